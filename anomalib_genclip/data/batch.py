@@ -1,0 +1,61 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Image items and batches that say which category and data set each image belongs to.
+
+anomalib's own batch knows one category: the datamodule's. Zero-shot protocols put several categories (and data
+sets) into one loader, so the two names travel with every image.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from anomalib.data import ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem
+
+
+def _as_numpy(value: ImageItem | ImageBatch, numpy_class: type) -> Any:  # noqa: ANN401
+    """Convert without the two names: anomalib's numpy classes have no fields for them."""
+    known = {field.name for field in fields(numpy_class)}
+    values = {name: getattr(value, name) for name in known}
+    return numpy_class(**{
+        name: item.detach().cpu().numpy() if hasattr(item, "detach") else item for name, item in values.items()
+    })
+
+
+@dataclass
+class CategoryItem(ImageItem):
+    """One image of a known category.
+
+    Args:
+        category (str | None): Category of the image, for example ``"bottle"``. Defaults to ``None``.
+        dataset (str | None): Name of the data set that the category belongs to. Defaults to ``None``.
+    """
+
+    category: str | None = None
+    dataset: str | None = None
+
+    numpy_class: ClassVar[type[NumpyImageItem]] = NumpyImageItem
+
+    def to_numpy(self) -> NumpyImageItem:
+        """Convert to anomalib's numpy item; category and dataset are dropped."""
+        return _as_numpy(self, NumpyImageItem)
+
+
+@dataclass
+class CategoryBatch(ImageBatch):
+    """A batch whose images may belong to several categories.
+
+    Args:
+        category (list[str] | None): Category of each image. Defaults to ``None``.
+        dataset (list[str] | None): Data set of each image. Defaults to ``None``.
+    """
+
+    category: list[str] | None = None
+    dataset: list[str] | None = None
+
+    item_class: ClassVar[type[CategoryItem]] = CategoryItem
+    numpy_class: ClassVar[type[NumpyImageBatch]] = NumpyImageBatch
+
+    def to_numpy(self) -> NumpyImageBatch:
+        """Convert to anomalib's numpy batch; category and dataset are dropped."""
+        return _as_numpy(self, NumpyImageBatch)
