@@ -1,0 +1,34 @@
+# Every target makes the virtual environment if there is none, and installs again when pyproject.toml has changed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help quickstart test test-slow lint
+
+help:
+	@echo "make quickstart   train a small GenCLIP and test it on categories it has not seen"
+	@echo "make test         run the fast tests"
+	@echo "make test-slow    run the slow tests"
+	@echo "make lint         run ruff and mypy"
+	@echo "Variables: PYTHON=$(PYTHON) (makes the environment), VENV=$(VENV) (where it is)"
+
+# --clear would throw away an environment that only needs the changed dependencies, so it is made once.
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+quickstart: $(STAMP)
+	$(BIN)/anomalib train --config configs/quickstart.yaml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,356 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which CLIP models can be the backbone, and how their weights are found and loaded.
+
+Names and weights are open_clip's. The model is always built from open_clip's own configuration and its weights are
+loaded here, because ``open_clip.create_model`` treats OpenAI's weights, activation and position embedding
+differently from version to version (2.24 ignores ``force_image_size`` for them, 3.x ignores QuickGELU).
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import CLIP, resize_pos_embed
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BACKBONE = "ViT-L-14-336"
+DEFAULT_PRETRAINED = "openai"
+TINY = "tiny"
+PAPER_IMAGE_SIZE = 518  # paper, implementation details: 37 patches of 14 px per side
+NUM_LAYERS = 4
+_QUICKGELU = "-quickgelu"
+_RANDOM_SEED = 0
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What must be known of a CLIP model before any weight is loaded.
+
+    Args:
+        name (str): open_clip's name of the architecture, without ``-quickgelu``, or ``"tiny"``.
+        patch_size (int): Side of a patch in pixels.
+        image_size (int): Side of the images that the model was trained on, in pixels.
+        depth (int): Number of transformer blocks of the vision tower.
+        vision_width (int): ``d_v``.
+        text_width (int): ``d_t``.
+        embed_dim (int): ``d``.
+        context_length (int): Longest prompt in tokens, [SOS] and [EOS] included.
+        quick_gelu (bool): Whether the architecture asks for QuickGELU. Weights can ask for it too.
+    """
+
+    name: str
+    patch_size: int
+    image_size: int
+    depth: int
+    vision_width: int
+    text_width: int
+    embed_dim: int
+    context_length: int
+    quick_gelu: bool
+
+
+def _unsupported_reason(config: Mapping[str, Any]) -> str | None:
+    """Say why a configuration is not a plain-ViT CLIP, or ``None`` if it is one."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if "timm_model_name" in vision:
+        return "its image tower is a timm model"
+    if not isinstance(vision.get("layers"), int):
+        return "its image tower is a ResNet"
+    if vision.get("attentional_pool") or vision.get("pool_type", "tok") != "tok" or vision.get("final_ln_after_pool"):
+        return "its image tower has no CLS token output"
+    if any(key.startswith("hf_") for key in text):
+        return "its text tower or tokenizer is not CLIP's"
+    if text.get("embed_cls") or text.get("no_causal_mask") or text.get("pool_type", "argmax") != "argmax":
+        return "its text tower is not CLIP's causal one"
+    return None
+
+
+def list_backbones() -> list[str]:
+    """List the names that ``backbone`` takes: the bundled ``"tiny"`` and open_clip's plain-ViT CLIP models."""
+    names = (name for name in open_clip.list_models() if not name.endswith(_QUICKGELU))
+    return [TINY, *(name for name in names if _unsupported_reason(open_clip.get_model_config(name)) is None)]
+
+
+def _read_config(name: str) -> dict[str, Any]:
+    """Read the configuration of an architecture (name without ``-quickgelu``)."""
+    if name == TINY:
+        from .tiny import tiny_config
+
+        return tiny_config()
+    config = open_clip.get_model_config(name)
+    if config is None:
+        msg = f"Unknown backbone {name!r}. Supported are: {', '.join(list_backbones())}."
+        raise ValueError(msg)
+    reason = _unsupported_reason(config)
+    if reason is not None:
+        msg = (
+            f"Backbone {name!r} cannot be used: {reason}. GenCLIP needs a plain ViT with a CLS token and CLIP's own "
+            f"text tower. Supported are: {', '.join(list_backbones())}."
+        )
+        raise ValueError(msg)
+    return config
+
+
+def backbone_spec(backbone: str) -> BackboneSpec:
+    """Look up an architecture without building it.
+
+    Args:
+        backbone (str): A name of :func:`list_backbones`, with or without ``-quickgelu``.
+
+    Returns:
+        BackboneSpec: Its sizes.
+
+    Raises:
+        ValueError: If the name is unknown or the model is not a plain-ViT CLIP.
+    """
+    name = backbone.removesuffix(_QUICKGELU)
+    config = _read_config(name)
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    return BackboneSpec(
+        name=name,
+        patch_size=vision["patch_size"],
+        image_size=vision["image_size"],
+        depth=vision["layers"],
+        vision_width=vision["width"],
+        text_width=text["width"],
+        embed_dim=config["embed_dim"],
+        context_length=text.get("context_length", 77),
+        quick_gelu=bool(config.get("quick_gelu")) or backbone.endswith(_QUICKGELU),
+    )
+
+
+def resolve_image_size(spec: BackboneSpec, image_size: int | Sequence[int] | None) -> tuple[int, int]:
+    """Turn the ``image_size`` argument into height and width in pixels.
+
+    ``None`` gives the paper's 518 px, rounded down to whole patches; a model trained on less than 224 px keeps its
+    own size, because its position embedding does not stretch that far (ours).
+
+    Raises:
+        ValueError: If a side is no positive multiple of the patch size.
+    """
+    if image_size is None:
+        native = spec.image_size
+        side = native if native < 224 else PAPER_IMAGE_SIZE // spec.patch_size * spec.patch_size  # noqa: PLR2004
+        return side, side
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2:  # noqa: PLR2004
+        msg = f"image_size must be one number or (height, width), got {image_size!r}."
+        raise ValueError(msg)
+    for side in sides:
+        if isinstance(side, bool) or not isinstance(side, int) or side < spec.patch_size or side % spec.patch_size:
+            lower = side // spec.patch_size * spec.patch_size if isinstance(side, int) else 0
+            nearest = [value for value in (lower, lower + spec.patch_size) if value > 0]
+            msg = (
+                f"image_size {image_size!r} does not fit {spec.name}: both sides must be positive multiples of its "
+                f"patch size {spec.patch_size}. Nearest: {' or '.join(map(str, nearest))}."
+            )
+            raise ValueError(msg)
+    return sides
+
+
+def resolve_layers(spec: BackboneSpec, layers: Sequence[int] | None) -> list[int]:
+    """Turn the ``layers`` argument into block numbers, counted from 1.
+
+    ``None`` gives the four quarters of the tower: 6, 12, 18, 24 for ViT-L/14, as in the paper.
+
+    Raises:
+        ValueError: If the list is empty, repeats a block or names one that the tower does not have.
+    """
+    if layers is None:
+        return sorted({max(1, spec.depth * quarter // NUM_LAYERS) for quarter in range(1, NUM_LAYERS + 1)})
+    layers = list(layers)
+    whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers)
+    if not layers or not whole or len(set(layers)) != len(layers) or min(layers) < 1 or max(layers) > spec.depth:
+        msg = f"layers {layers!r} do not fit {spec.name}: give distinct block numbers between 1 and {spec.depth}."
+        raise ValueError(msg)
+    return sorted(layers)
+
+
+def _find_pretrained(spec: BackboneSpec, pretrained: str) -> tuple[dict[str, Any], bool]:
+    """Find open_clip's entry for a tag, and whether its weights were trained with QuickGELU.
+
+    open_clip 3.x marks such weights; 2.24 only lists them under the ``-quickgelu`` name as well.
+    """
+    plain = open_clip.get_pretrained_cfg(spec.name, pretrained)
+    quick = open_clip.get_pretrained_cfg(spec.name + _QUICKGELU, pretrained)
+    config = plain or quick
+    return config, bool(quick) or bool(config.get("quick_gelu")) or pretrained == DEFAULT_PRETRAINED
+
+
+def check_pretrained(spec: BackboneSpec, pretrained: str | None) -> None:
+    """Check the ``pretrained`` argument before anything is loaded.
+
+    Raises:
+        ValueError: If it is neither ``None``, nor one of open_clip's tags for this model, nor a file.
+    """
+    if spec.name == TINY or pretrained is None or Path(pretrained).is_file() or _find_pretrained(spec, pretrained)[0]:
+        return
+    names = (spec.name, spec.name + _QUICKGELU)
+    tags = sorted({tag for name in names for tag in open_clip.list_pretrained_tags_by_model(name)})
+    msg = (
+        f"pretrained={pretrained!r} is neither a file nor an open_clip tag of {spec.name}. "
+        f"Tags: {', '.join(tags) or 'none'}. Or give the path of a weights file, or null for random weights."
+    )
+    raise ValueError(msg)
+
+
+def _download(spec: BackboneSpec, pretrained: str, config: dict[str, Any]) -> str:
+    """Fetch the weights of a tag through open_clip, or say how to do without the network."""
+    source = config.get("hf_hub") or config.get("url") or "unknown address"
+    try:
+        with _quiet("huggingface_hub"):
+            return open_clip.download_pretrained(config)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        msg = (
+            f"The CLIP weights {pretrained!r} of {spec.name} could not be fetched from {source}: {reason}\n"
+            "Ways out:\n"
+            "  - pretrained=<file>: a local copy (.safetensors or .pt) in open_clip's or OpenAI's layout;\n"
+            "  - fill the cache on a machine with network access and copy it: ~/.cache/huggingface or ~/.cache/clip;\n"
+            f"  - backbone={TINY!r}: the bundled demonstration CLIP, which needs no download."
+        )
+        # The stack below is the hub client's own and says nothing that the user can act on.
+        raise ConnectionError(msg) from None
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a logger's warnings back: the hub client prints four lines for each of its dozen tries."""
+    client = logging.getLogger(name)
+    level = client.level
+    client.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        client.setLevel(level)
+
+
+def _read_file(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a weights file in open_clip's or OpenAI's layout without running any pickled code."""
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        elif _is_torchscript(path):  # how OpenAI publishes its weights
+            state = torch.jit.load(path, map_location="cpu").state_dict()
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, SafetensorError, EOFError, ValueError, _unpickling_error()) as error:
+        msg = f"{path} cannot be read as CLIP weights: {str(error).splitlines()[0] if str(error) else error!r}"
+        raise ValueError(msg) from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    state = {key.removeprefix("module."): value for key, value in dict(state).items()}
+    for key in ("input_resolution", "context_length", "vocab_size", "attn_mask"):
+        state.pop(key, None)
+    return state
+
+
+def _unpickling_error() -> type[Exception]:
+    import pickle  # only the exception that torch.load(weights_only=True) raises for a refused payload
+
+    return pickle.UnpicklingError
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Tell a TorchScript archive from a plain torch file: only the former has a ``constants.pkl``."""
+    import zipfile
+
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _file_needs_quick_gelu(spec: BackboneSpec, path: Path) -> bool:
+    """Guess the activation of a local file, which does not say it, and tell the user about the guess.
+
+    TorchScript archives are OpenAI's, and some architectures (ViT-L-14-336) have published QuickGELU weights only.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(spec.name)
+    quick = _is_torchscript(path) or (bool(tags) and all(_find_pretrained(spec, tag)[1] for tag in tags))
+    if not quick:
+        logger.warning(
+            "%s is read with GELU. If its weights were trained with QuickGELU, as OpenAI's were, use backbone=%r.",
+            path.name,
+            spec.name + _QUICKGELU,
+        )
+    return quick
+
+
+def _build(name: str, image_size: tuple[int, int], quick_gelu: bool) -> CLIP:
+    """Build the architecture with seeded random weights, leaving the caller's random stream alone."""
+    config = _read_config(name)
+    config["vision_cfg"]["image_size"] = image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_RANDOM_SEED)
+        return CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick_gelu)
+
+
+def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int, int]) -> CLIP:
+    """Build a CLIP model for an image size and load its weights.
+
+    The position embedding is interpolated to the image size by open_clip's own function (bicubic, antialiased).
+
+    Args:
+        spec (BackboneSpec): The architecture.
+        pretrained (str | None): An open_clip tag, a weights file, or ``None`` for random weights, which are the same
+            on every call. ``"tiny"`` brings its own weights and ignores it.
+        image_size (tuple[int, int]): Height and width in pixels.
+
+    Returns:
+        CLIP: open_clip's model, in float32 on the CPU, frozen, in evaluation mode.
+
+    Raises:
+        ConnectionError: If the weights cannot be downloaded.
+        ValueError: If a weights file cannot be read or does not belong to the architecture.
+    """
+    quick_gelu = spec.quick_gelu
+    state, origin = None, pretrained
+    if spec.name == TINY:
+        from .tiny import tiny_state_dict  # reads the file only for those who ask for it
+
+        state, origin = tiny_state_dict(), "the bundled weights"
+    elif pretrained is None:
+        logger.warning("%s has random weights (pretrained=None): its scores mean nothing.", spec.name)
+    elif Path(pretrained).is_file():
+        state = _read_file(pretrained)
+        quick_gelu = quick_gelu or _file_needs_quick_gelu(spec, Path(pretrained))
+    else:
+        config, trained_with_quick_gelu = _find_pretrained(spec, pretrained)
+        quick_gelu = quick_gelu or trained_with_quick_gelu
+        state = _read_file(_download(spec, pretrained, config))
+    model = _build(spec.name, image_size, quick_gelu)
+    if state is not None:
+        _load_state(model, state, spec, str(origin))
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def _load_state(model: CLIP, state: dict[str, torch.Tensor], spec: BackboneSpec, origin: str) -> None:
+    """Load weights that must match the architecture key by key."""
+    state = {key: value.float() for key, value in state.items()}
+    try:
+        resize_pos_embed(state, model)
+        model.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        msg = f"{origin} does not hold the weights of {spec.name}: {' '.join(lines[1:3]) or lines[0]}"
+        raise ValueError(msg) from error
+
+
+def fingerprint(model: CLIP) -> str:
+    """Hash four small tensors and the activation: they tell one CLIP from another, whatever file it came from."""
+    digest = hashlib.sha256(type(model.visual.transformer.resblocks[0].mlp.gelu).__name__.encode())
+    for tensor in (model.visual.proj, model.visual.class_embedding, model.text_projection, model.ln_final.weight):
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,154 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Class names: their tokens, and Class Name Filtering (CNF)."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor, nn
+
+from .clip import FrozenCLIP
+
+GENERIC = "object"
+ABNORMAL_WORD = "damaged"
+MAX_SHOWN = 60
+
+
+def clean_class_name(name: str) -> str:
+    """Bring a class name into the form that is written into prompts: ``_`` becomes a space.
+
+    Raises:
+        ValueError: If nothing is left of it.
+    """
+    cleaned = " ".join(str(name).replace("_", " ").split())
+    if not cleaned:
+        msg = f"Class name {name!r} is empty. Give the product's name, or leave it out to use {GENERIC!r}."
+        raise ValueError(msg)
+    return cleaned
+
+
+def _written_prompt(name: str) -> str:
+    """Write the prompt that CNF compares an image with."""
+    return f"a photo of an {GENERIC}" if name == GENERIC else f"a photo of a {name}"
+
+
+@cache
+def _tokenizer() -> SimpleTokenizer:
+    return SimpleTokenizer()
+
+
+def suffix_ids(name: str, max_tokens: int) -> tuple[list[int], list[int]]:
+    """Tokenize what follows the learnable tokens of the normal and of the abnormal prompt.
+
+    Args:
+        name (str): Cleaned class name.
+        max_tokens (int): Most tokens that ``damaged {class} [EOS]`` may have.
+
+    Returns:
+        tuple[list[int], list[int]]: Token numbers of ``{class} [EOS]`` and of ``damaged {class} [EOS]``.
+
+    Raises:
+        ValueError: If the name has no or too many tokens.
+    """
+    tokenizer = _tokenizer()
+    normal, abnormal = ([*tokenizer.encode(text), tokenizer.eot_token_id] for text in (name, f"{ABNORMAL_WORD} {name}"))
+    shown = repr(name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}...")
+    if len(normal) == 1:
+        msg = f"Class name {shown} has no token that CLIP knows."
+        raise ValueError(msg)
+    if len(abnormal) > max_tokens:
+        room = max_tokens - len(abnormal) + len(normal) - 1
+        msg = (
+            f"Class name {shown} has {len(normal) - 1} tokens; with these prompt lengths there is room for {room}. "
+            "Give a shorter name."
+        )
+        raise ValueError(msg)
+    return normal, abnormal
+
+
+class ClassNames(nn.Module):
+    """A growing table of class names with all that is computed from a name alone.
+
+    Index 0 is always ``"object"``, the name that CNF falls back to. Nothing in the table is learned, so its buffers
+    are not saved.
+
+    Args:
+        clip (FrozenCLIP): Gives token embeddings and text features. Not registered as a submodule: the model owns it.
+        max_tokens (int): Most tokens that a suffix (``damaged {class} [EOS]``) may have.
+    """
+
+    suffix: Tensor
+    eos: Tensor
+    features: Tensor
+
+    def __init__(self, clip: FrozenCLIP, max_tokens: int) -> None:
+        super().__init__()
+        self.max_tokens = max_tokens
+        self.names: list[str] = []
+        width = clip.model.token_embedding.weight.shape[1]
+        self.register_buffer("suffix", torch.zeros(0, 2, 1, width), persistent=False)
+        self.register_buffer("eos", torch.zeros(0, 2, dtype=torch.long), persistent=False)
+        self.register_buffer("features", torch.zeros(0, clip.model.visual.proj.shape[1]), persistent=False)
+        self.add([GENERIC], clip)
+
+    @torch.inference_mode(mode=False)
+    @torch.no_grad()
+    def add(self, names: Iterable[str], clip: FrozenCLIP) -> None:
+        """Add cleaned names that are not in the table yet.
+
+        Runs outside of inference mode, because training reads the same buffers later.
+
+        Args:
+            names (Iterable[str]): Cleaned class names.
+            clip (FrozenCLIP): Gives token embeddings and text features.
+
+        Raises:
+            ValueError: If a name has no or too many tokens; the table stays as it was.
+        """
+        new = list(dict.fromkeys(name for name in names if name not in self.names))
+        if not new:
+            return
+        ids = [suffix_ids(name, self.max_tokens) for name in new]
+        with torch.autocast(self.suffix.device.type, enabled=False):
+            features = torch.stack([clip.encode_text(_written_prompt(name)) for name in new])
+        length = max(self.suffix.shape[2], *(len(sequence) for pair in ids for sequence in pair))
+        padded = torch.stack([torch.stack([_pad(clip.embed(sequence), length) for sequence in pair]) for pair in ids])
+        known = nn.functional.pad(self.suffix, (0, 0, 0, length - self.suffix.shape[2]))
+        self.suffix = torch.cat([known, padded])
+        lengths = torch.tensor([[len(sequence) - 1 for sequence in pair] for pair in ids], device=self.eos.device)
+        self.eos = torch.cat([self.eos, lengths])
+        self.features = torch.cat([self.features, features])
+        self.names.extend(new)
+
+    def index(self, names: Sequence[str]) -> Tensor:
+        """Look up names of the table.
+
+        Returns:
+            Tensor: Their positions, ``(len(names),)``.
+        """
+        return torch.tensor([self.names.index(name) for name in names], device=self.eos.device)
+
+    def filter(self, embedding: Tensor, index: Tensor) -> Tensor:
+        """Class Name Filtering: keep a name only where the image supports it (rule: ours).
+
+        The name stays if the image is at least as close to "a photo of a {class}" as to "a photo of an object".
+
+        Args:
+            embedding (Tensor): CLIP's image embeddings, ``(B, d)``, unit length.
+            index (Tensor): Positions of the images' class names, ``(B,)``.
+
+        Returns:
+            Tensor: The same positions, 0 (``"object"``) where the name was dropped, ``(B,)``.
+        """
+        features = self.features.to(embedding.dtype)
+        named = (embedding * features[index]).sum(dim=-1)
+        generic = embedding @ features[0]
+        return torch.where(named >= generic, index, torch.zeros_like(index))
+
+
+def _pad(embeddings: Tensor, length: int) -> Tensor:
+    """Pad token embeddings ``(L, d_t)`` with zeros to ``(length, d_t)``."""
+    return nn.functional.pad(embeddings, (0, 0, 0, length - len(embeddings)))

@@ -1,0 +1,155 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Frozen CLIP: images to layer tokens, token embeddings to text features."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class ImageTokens(NamedTuple):
+    """What the frozen vision tower says about a batch of images.
+
+    Args:
+        patches (tuple[Tensor, ...]): For each tapped layer its patch tokens after CLIP's final norm,
+            ``(B, N, d_v)``, row by row over the patch grid.
+        cls (Tensor): The tapped layers' CLS tokens ``c^i`` as they are, ``(B, M, d_v)``.
+        pooled (Tensor): The last tapped layer's CLS token after CLIP's final norm, ``(B, d_v)``.
+        embedding (Tensor): CLIP's own image embedding, ``(B, d)``, unit length.
+    """
+
+    patches: tuple[Tensor, ...]
+    cls: Tensor
+    pooled: Tensor
+    embedding: Tensor
+
+
+def _run_blocks(blocks: nn.ModuleList, tokens: Tensor, mask: Tensor | None, taps: Sequence[int]) -> list[Tensor]:
+    """Run transformer blocks and collect the outputs after the tapped ones, all ``(B, L, width)``.
+
+    open_clip 2.24 keeps its blocks sequence first, newer versions batch first. Without a mask a wrong layout raises
+    no error, it is silently wrong, so the block itself is asked.
+    """
+    batch_first = blocks[0].attn.batch_first
+    if not batch_first:
+        tokens = tokens.transpose(0, 1)
+    outputs = []
+    for number, block in enumerate(blocks, start=1):
+        tokens = block(tokens, attn_mask=mask)
+        if number in taps:
+            outputs.append(tokens if batch_first else tokens.transpose(0, 1))
+    return outputs
+
+
+class FrozenCLIP(nn.Module):
+    """open_clip's model as it is, read at several layers and fed with token embeddings.
+
+    Args:
+        model (CLIP): A model of :func:`anomalib_genclip.backbone.load_clip`. It is never trained here.
+        layers (Sequence[int]): Tapped blocks of the vision tower, counted from 1, ascending.
+    """
+
+    def __init__(self, model: CLIP, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(requires_grad=False)
+        self.layers = tuple(layers)
+        self.tokenizer = SimpleTokenizer(context_length=model.context_length)
+        self.grid_size: tuple[int, int] = tuple(model.visual.grid_size)
+
+    def train(self, mode: bool = True) -> "FrozenCLIP":  # noqa: ARG002
+        """Stay in evaluation mode whatever the parent module does."""
+        return super().train(mode=False)
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor) -> ImageTokens:
+        """Run the vision tower once and read all that GenCLIP needs.
+
+        Args:
+            images (Tensor): Normalised images, ``(B, 3, H, W)``, of the size that the model was built for.
+
+        Returns:
+            ImageTokens: The tapped layers' tokens and CLIP's image embedding.
+        """
+        visual = self.model.visual
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)
+        cls = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        tokens = torch.cat([cls, patches], dim=1)
+        tokens = visual.ln_pre(tokens + visual.positional_embedding.to(tokens.dtype))
+        blocks = visual.transformer.resblocks
+        *tapped, last = _run_blocks(blocks, tokens, None, (*(n for n in self.layers if n < len(blocks)), len(blocks)))
+        if self.layers[-1] == len(blocks):
+            tapped.append(last)
+        return ImageTokens(
+            patches=tuple(visual.ln_post(layer[:, 1:]) for layer in tapped),
+            cls=torch.stack([layer[:, 0] for layer in tapped], dim=1),
+            pooled=visual.ln_post(tapped[-1][:, 0]),
+            embedding=F.normalize(visual.ln_post(last[:, 0]) @ visual.proj, dim=-1),
+        )
+
+    def encode_prompts(self, embeddings: Tensor, eos: Tensor) -> Tensor:
+        """Run the text tower on prompts given as token embeddings.
+
+        The tower is causal, so what stands after [EOS] changes nothing: prompts may be cut right after the longest
+        one's [EOS], and shorter ones padded with anything.
+
+        Args:
+            embeddings (Tensor): Token embeddings from [SOS] to at least [EOS], ``(S, L, d_t)``, L at most the
+                tower's context length.
+            eos (Tensor): Position of each prompt's [EOS], ``(S,)``, integers.
+
+        Returns:
+            Tensor: Text features, ``(S, d)``, unit length. Gradients reach ``embeddings``.
+        """
+        model = self.model
+        length = embeddings.shape[1]
+        tokens = embeddings + model.positional_embedding[:length].to(embeddings.dtype)
+        mask = model.attn_mask[:length, :length]
+        blocks = model.transformer.resblocks
+        tokens = _run_blocks(blocks, tokens, mask, (len(blocks),))[0]
+        index = eos.view(-1, 1, 1).expand(-1, 1, tokens.shape[-1])
+        # The norm works token by token, so only [EOS] needs it.
+        features = model.ln_final(tokens.gather(1, index)[:, 0])
+        projection = model.text_projection
+        features = projection(features) if isinstance(projection, nn.Module) else features @ projection
+        return F.normalize(features, dim=-1)
+
+    def embed(self, token_ids: Sequence[int]) -> Tensor:
+        """Look up token embeddings, ``(len(token_ids), d_t)``."""
+        weight = self.model.token_embedding.weight
+        return weight[torch.tensor(token_ids, dtype=torch.long, device=weight.device)]
+
+    @property
+    def sos_id(self) -> int:
+        """Token number of [SOS]."""
+        return self.tokenizer.sot_token_id
+
+    @property
+    def eos_id(self) -> int:
+        """Token number of [EOS]."""
+        return self.tokenizer.eot_token_id
+
+    @torch.no_grad()
+    def encode_text(self, text: str) -> Tensor:
+        """Encode one written prompt.
+
+        Args:
+            text (str): The prompt, without special tokens.
+
+        Returns:
+            Tensor: Text feature, ``(d,)``, unit length.
+
+        Raises:
+            ValueError: If the prompt is longer than the text tower's context.
+        """
+        ids = [self.sos_id, *self.tokenizer.encode(text), self.eos_id]
+        if len(ids) > self.model.context_length:
+            msg = f"The prompt {text[:60]!r}... has {len(ids)} tokens, the text tower takes {self.model.context_length}."
+            raise ValueError(msg)
+        embeddings = self.embed(ids).unsqueeze(0)
+        return self.encode_prompts(embeddings, torch.tensor([len(ids) - 1], device=embeddings.device))[0]

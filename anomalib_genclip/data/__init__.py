@@ -1,0 +1,34 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Data for zero-shot protocols: source and target data sets in one datamodule, and rendered defects.
+
+The names are imported when they are first used, so that ``import anomalib_genclip.data`` costs nothing.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "CategoryBatch": ".batch",
+    "CategoryItem": ".batch",
+    "CrossDataset": ".cross_dataset",
+    "SyntheticDefects": ".synthetic",
+}
+
+__all__ = ["CategoryBatch", "CategoryItem", "CrossDataset", "SyntheticDefects"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Import a public name on first use (PEP 562)."""
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})

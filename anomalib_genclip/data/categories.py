@@ -1,0 +1,196 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which categories a datamodule has, and one datamodule per category.
+
+The rules, the same for every data set:
+
+- A datamodule whose ``category`` is set has categories. One without (``Folder``, ``Kolektor``) is a single category
+  that bears the datamodule's ``name``.
+- The known categories are the ``CATEGORIES`` constant in the data set's module (or the datamodule's), as anomalib
+  writes it.
+- A category is on disk if ``<root>/<category>`` or ``<root>/*/<category>`` is a folder with a file in it (the second
+  form is VisA's split tree and Real-IAD's resolutions).
+"""
+
+import copy
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from anomalib.data import AnomalibDataModule
+
+logger = logging.getLogger(__name__)
+
+Categories = list[str] | Literal["all"] | None
+
+
+def category_of(datamodule: AnomalibDataModule) -> str:
+    """Return the datamodule's category, or its name if it has none."""
+    return datamodule.category or datamodule.name
+
+
+def known_categories(datamodule: AnomalibDataModule) -> tuple[str, ...]:
+    """Return the names that the data set's authors gave its categories, empty if none are listed."""
+    for cls in type(datamodule).__mro__:
+        # anomalib keeps the constant with the data set: datasets/image/visa.py for datamodules/image/visa.py.
+        for module in (cls.__module__, cls.__module__.replace(".datamodules.", ".datasets.")):
+            if hasattr(sys.modules.get(module), "CATEGORIES"):
+                return tuple(sys.modules[module].CATEGORIES)
+    return ()
+
+
+def categories_on_disk(datamodule: AnomalibDataModule, names: Iterable[str]) -> list[str]:
+    """Return those of ``names`` that have files under the datamodule's root, in the order given."""
+    root = _root(datamodule)
+    if root is None or not root.is_dir():
+        return []
+    return [name for name in names if any(map(_has_files, (root / name, *root.glob(f"*/{name}"))))]
+
+
+def folders_on_disk(datamodule: AnomalibDataModule) -> list[str]:
+    """Return the names of the folders directly under the datamodule's root, whatever they are."""
+    root = _root(datamodule)
+    return sorted(path.name for path in root.iterdir() if path.is_dir()) if root is not None and root.is_dir() else []
+
+
+def describe(datamodule: AnomalibDataModule) -> str:
+    """Name a datamodule, its category and its root for a message."""
+    category = f" category '{datamodule.category}'" if datamodule.category else ""
+    root = _root(datamodule)
+    return f"{datamodule.name}{category}" + (f" (root {root})" if root is not None else "")
+
+
+def expand(
+    datamodules: list[AnomalibDataModule],
+    categories: Categories,
+    option: str,
+) -> list[AnomalibDataModule]:
+    """Make one datamodule per category.
+
+    Args:
+        datamodules (list[AnomalibDataModule]): Datamodules as the user gave them; they are not changed.
+        categories (list[str] | Literal["all"] | None): ``None`` keeps each datamodule's own category; ``"all"`` takes
+            the known ones that are on disk; a list is shared out among the datamodules that know the names or have
+            them on disk.
+        option (str): Name of the user's option, for messages.
+
+    Returns:
+        list[AnomalibDataModule]: Copies, each with its own category.
+
+    Raises:
+        TypeError: If ``categories`` is a string other than ``"all"``.
+        ValueError: If a listed category is missing, or ``"all"`` finds none.
+    """
+    if isinstance(categories, str) and categories != "all":
+        msg = f"{option} must be a list of category names, 'all' or None, got {categories!r}. Write ['{categories}']."
+        raise TypeError(msg)
+    if categories is None:
+        return [copy.copy(datamodule) for datamodule in datamodules]
+    if categories == "all":
+        chosen = [_all_categories(datamodule, option) for datamodule in datamodules]
+    else:
+        chosen = [_own_categories(datamodule, categories) for datamodule in datamodules]
+        _refuse_unclaimed(datamodules, categories, chosen, option)
+    pairs = zip(datamodules, chosen, strict=True)
+    return [_with_category(datamodule, name) for datamodule, names in pairs for name in names]
+
+
+def warn_about_missing(datamodule: AnomalibDataModule, option: str) -> None:
+    """Name the known categories that ``"all"`` leaves out because they are not on disk."""
+    known = known_categories(datamodule) if datamodule.category else ()
+    found = categories_on_disk(datamodule, known)
+    if missing := [name for name in known if name not in found]:
+        logger.warning(
+            "%s='all': %d of %d categories of %s are not in %s and are left out: %s.",
+            option,
+            len(missing),
+            len(known),
+            datamodule.name,
+            _root(datamodule),
+            ", ".join(missing),
+        )
+
+
+def to_download(datamodule: AnomalibDataModule) -> list[AnomalibDataModule]:
+    """Return one datamodule per known category if the root holds no folder yet, else nothing.
+
+    Some data sets come as a whole and some category by category; asking for each does both.
+    """
+    if not datamodule.category or _root(datamodule) is None or folders_on_disk(datamodule):
+        return []
+    return [_with_category(datamodule, name) for name in known_categories(datamodule)]
+
+
+def _root(datamodule: AnomalibDataModule) -> Path | None:
+    root = getattr(datamodule, "root", None)
+    return None if root is None else Path(root)
+
+
+def _has_files(folder: Path) -> bool:
+    """Stop at the first file, so that large data sets cost nothing."""
+    return folder.is_dir() and any(path.is_file() for path in folder.rglob("*"))
+
+
+def _with_category(datamodule: AnomalibDataModule, name: str) -> AnomalibDataModule:
+    """Copy a datamodule; the copy is shallow because setup() only replaces attributes."""
+    part = copy.copy(datamodule)
+    if datamodule.category:
+        part.category = name
+    return part
+
+
+def _all_categories(datamodule: AnomalibDataModule, option: str) -> list[str]:
+    """Return the known categories on disk."""
+    if not datamodule.category:
+        return [category_of(datamodule)]
+    known = known_categories(datamodule)
+    found = categories_on_disk(datamodule, known)
+    if not found:
+        folders = ", ".join(folders_on_disk(datamodule)) or "no folders"
+        msg = (
+            f"{option}='all' found none of the known categories of {datamodule.name} in {_root(datamodule)}. "
+            f"There are: {folders}. Known are: {', '.join(known) or 'none'}. "
+            f"List the categories that you want in {option}, or correct the root."
+        )
+        raise ValueError(msg)
+    return found
+
+
+def _own_categories(datamodule: AnomalibDataModule, names: list[str]) -> list[str]:
+    """Return those of the listed names that belong to this datamodule, each once."""
+    names = list(dict.fromkeys(names))
+    if not datamodule.category:
+        return [name for name in names if name == category_of(datamodule)]
+    known = known_categories(datamodule)
+    some_known_on_disk = bool(categories_on_disk(datamodule, known))
+    on_disk = categories_on_disk(datamodule, names)
+    # A known name that is not on disk is left to prepare_data(), which downloads it, unless the data set is there
+    # without it: then it would be fetched a second time.
+    return [name for name in names if name in on_disk or (name in known and not some_known_on_disk)]
+
+
+def _refuse_unclaimed(
+    datamodules: list[AnomalibDataModule],
+    names: list[str],
+    chosen: list[list[str]],
+    option: str,
+) -> None:
+    """Raise if a listed name belongs to no datamodule, or a datamodule gets no name."""
+    missing = [name for name in names if not any(name in own for own in chosen)]
+    empty = [datamodule for datamodule, own in zip(datamodules, chosen, strict=True) if not own]
+    if not missing and not empty:
+        return
+    what = f"not found: {', '.join(missing)}" if missing else f"none of them is of {empty[0].name}"
+    there = "; ".join(f"{describe(datamodule)} has {_inventory(datamodule)}" for datamodule in datamodules)
+    msg = f"{option}={list(names)}: {what}. {there}."
+    raise ValueError(msg)
+
+
+def _inventory(datamodule: AnomalibDataModule) -> str:
+    """List what a user could have asked for."""
+    if not datamodule.category:
+        return f"the one category '{category_of(datamodule)}'"
+    return ", ".join(folders_on_disk(datamodule)) or "no folders"

@@ -1,0 +1,198 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a test run keeps of a category, and the figures it makes of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .exact import image_metrics, pixel_metrics
+from .result import IMAGE_METRICS, PIXEL_METRICS
+from .streaming import ScoreHistogram
+
+NO_SCORE, NO_LABEL, NO_MAP, NO_MASK = "no score", "no label", "no anomaly map", "no mask"
+BAD_SCORE, BAD_MAP = "a score that is not finite", "an anomaly map that is not finite"
+
+
+@dataclass
+class ImageScores:
+    """Prediction and ground truth of one image, on the CPU.
+
+    Args:
+        identity (str): What tells the image from others, usually its path.
+        score (float | None): Predicted image score.
+        label (bool | None): Whether the image is anomalous.
+        anomaly_map (Tensor | None): Predicted map of shape (H, W), float32.
+        mask (Tensor | None): Ground truth of shape (H, W), boolean.
+    """
+
+    identity: str
+    score: float | None
+    label: bool | None
+    anomaly_map: Tensor | None
+    mask: Tensor | None
+
+    def image_gap(self) -> str | None:
+        """Why the image cannot take part in the image metrics, or None."""
+        if self.score is None:
+            return NO_SCORE
+        if self.label is None:
+            return NO_LABEL
+        return None if torch.tensor(self.score).isfinite() else BAD_SCORE
+
+    def pixel_gap(self) -> str | None:
+        """Why the image cannot take part in the pixel metrics, or None."""
+        if self.anomaly_map is None:
+            return NO_MAP
+        if self.mask is None:
+            return NO_MASK
+        return None if self.anomaly_map.isfinite().all() else BAD_MAP
+
+
+@dataclass
+class CategoryScores:
+    """Scores of one category: of each image, and of its pixels one by one or as a histogram.
+
+    Args:
+        images (dict[str, tuple[float, bool]]): Image to score and label.
+        maps (dict[str, tuple[Tensor, Tensor]]): Image to map and mask, each of shape (H, W).
+        histogram (ScoreHistogram | None): Pixels of the images whose maps were given up.
+        folded (set[str]): Those images.
+        gaps (dict[str, set[str]]): What images lack, and which images lack it.
+        seen (set[str]): All images that came.
+        repeated (int): Images that came again and were not counted again.
+        counted_twice (int): Images whose pixels are in the histogram twice.
+    """
+
+    images: dict[str, tuple[float, bool]] = field(default_factory=dict)
+    maps: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    histogram: ScoreHistogram | None = None
+    folded: set[str] = field(default_factory=set)
+    gaps: dict[str, set[str]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    repeated: int = 0
+    counted_twice: int = 0
+
+    def add(self, image: ImageScores) -> int:
+        """Take in one image, once.
+
+        Args:
+            image (ImageScores): The image.
+
+        Returns:
+            int: Number of pixels that are now kept and were not before.
+        """
+        if image.identity in self.seen:
+            self.repeated += 1
+            return 0
+        self.seen.add(image.identity)
+        image_gap, pixel_gap = image.image_gap(), image.pixel_gap()
+        for gap in filter(None, (image_gap, pixel_gap)):
+            self.gaps.setdefault(gap, set()).add(image.identity)
+        if image_gap is None:
+            self.images[image.identity] = (image.score, image.label)
+        if pixel_gap is None:
+            self.maps[image.identity] = (image.anomaly_map, image.mask)
+            return image.mask.numel()
+        return 0
+
+    def fold(self, keep: str | None = None) -> None:
+        """Move maps into the histogram, all but that of the image ``keep``."""
+        for identity in [identity for identity in self.maps if identity != keep]:
+            self.histogram = self.histogram or ScoreHistogram()
+            self.histogram.add(*self.maps.pop(identity))
+            self.folded.add(identity)
+
+    @classmethod
+    def union(cls, parts: Iterable["CategoryScores"]) -> "CategoryScores":
+        """What several processes have seen of a category, every image once."""
+        parts, whole = list(parts), cls()
+        for part in parts:
+            whole.images = part.images | whole.images
+            whole.maps = part.maps | whole.maps
+            whole.counted_twice += len(whole.folded & part.folded)
+            whole.folded |= part.folded
+            whole.seen |= part.seen
+            whole.repeated += part.repeated
+            for gap, identities in part.gaps.items():
+                whole.gaps[gap] = whole.gaps.get(gap, set()) | identities
+            if part.histogram:
+                whole.histogram = whole.histogram or ScoreHistogram()
+                whole.histogram.merge(part.histogram)
+        for identity in whole.folded & whole.maps.keys():
+            del whole.maps[identity]
+        return whole
+
+    def figures(self) -> tuple[dict[str, float], list[str]]:
+        """The category's figures and what has to be said about them.
+
+        Returns:
+            tuple[dict[str, float], list[str]]: Metric name to value without the undefined ones, and one note for
+                each thing that is undefined, left out or counted otherwise than expected.
+        """
+        image_values, image_notes = self._image_figures()
+        pixel_values, pixel_notes = self._pixel_figures()
+        notes = image_notes + pixel_notes
+        if self.repeated:
+            notes.append(f"{self.repeated} image(s) came again and were counted once (images are told apart by path)")
+        if self.counted_twice:
+            notes.append(
+                f"the pixels of {self.counted_twice} image(s) were counted by two processes; a larger pixel_budget "
+                "or one process avoids this"
+            )
+        return image_values | pixel_values, notes
+
+    def _image_figures(self) -> tuple[dict[str, float], list[str]]:
+        labels = {label for _, label in self.images.values()}
+        left_out = self._gap_notes("image", BAD_SCORE, (NO_SCORE, NO_LABEL))
+        if BAD_SCORE in self.gaps or not labels:
+            return {}, left_out
+        if len(labels) < 2:
+            missing = "normal" if labels == {True} else "anomalous"
+            return {}, [*left_out, f"image metrics undefined (not in the mean): no {missing} images"]
+        scores, labels = zip(*(self.images[identity] for identity in sorted(self.images)), strict=True)
+        values = image_metrics(torch.tensor(scores), torch.tensor(labels))
+        return _named("image", values, IMAGE_METRICS), left_out
+
+    def _pixel_figures(self) -> tuple[dict[str, float], list[str]]:
+        left_out = self._gap_notes("pixel", BAD_MAP, (NO_MAP, NO_MASK))
+        if BAD_MAP in self.gaps or not (self.maps or self.histogram):
+            return {}, left_out
+        if self.maps and len({mask.shape for _, mask in self.maps.values()}) > 1:
+            left_out.append("pixel metrics are streaming ones: maps differ in size, which anomalib's AUPRO cannot take")
+            self.fold()
+        if self.histogram:
+            self.fold()
+            normal, anomalous = self.histogram.num_normal, self.histogram.num_anomalous
+        else:
+            anomalous = sum(int(mask.sum()) for _, mask in self.maps.values())
+            normal = sum(mask.numel() for _, mask in self.maps.values()) - anomalous
+        if not normal or not anomalous:
+            missing = "anomalous" if normal else "normal"
+            return {}, [*left_out, f"pixel metrics undefined (not in the mean): no {missing} pixels"]
+        if self.histogram:
+            return _named("pixel", self.histogram.metrics(), PIXEL_METRICS), left_out
+        maps, masks = zip(*(self.maps[identity] for identity in sorted(self.maps)), strict=True)
+        return _named("pixel", pixel_metrics(torch.stack(maps), torch.stack(masks)), PIXEL_METRICS), left_out
+
+    def _gap_notes(self, level: str, fatal: str, others: tuple[str, ...]) -> list[str]:
+        """Notes on images without what the ``level``'s metrics need; a ``fatal`` gap makes them undefined."""
+        taking_part = self.images if level == "image" else self.maps.keys() | self.folded
+        notes = []
+        for gap in (fatal, *others):
+            identities = self.gaps.get(gap)
+            if not identities:
+                continue
+            undefined = gap == fatal or not taking_part
+            outcome = "metrics undefined (not in the mean)" if undefined else "metrics without some images"
+            notes.append(f"{level} {outcome}: {len(identities)} image(s) with {gap}, for example {min(identities)}")
+        return notes
+
+
+def _named(level: str, values: dict[str, float], order: tuple[str, ...]) -> dict[str, float]:
+    """The values under their full names, in the metrics' order."""
+    named = {f"{level}_{name}": value for name, value in values.items()}
+    return {name: named[name] for name in order}

@@ -1,0 +1,63 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A bar chart of a test run's result."""
+
+import io
+from textwrap import shorten
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .result import IMAGE_METRICS, METRIC_NAMES, EvaluationResult
+
+IMAGE_COLOURS = ("#8fb4d9", "#1f5a96")  # categories, mean
+PIXEL_COLOURS = ("#f0b27a", "#b9560b")
+MAX_PIXELS = 20_000  # of the picture's height, which grows with the number of categories
+
+
+def draw_chart(result: EvaluationResult) -> bytes:
+    """Draw one panel of bars per metric, categories by rows and the mean last.
+
+    Args:
+        result (EvaluationResult): The result.
+
+    Returns:
+        bytes: A PNG picture. matplotlib's global state and backend are left alone.
+    """
+    rows = [*result.categories.items(), ("mean", result.mean)]
+    height = 1.3 + 0.28 * len(rows)
+    figure = Figure(figsize=(13, height), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for name, axes in zip(METRIC_NAMES, figure.subplots(1, len(METRIC_NAMES), sharey=True), strict=True):
+        _draw_metric(axes, name, [row.get(name) for _, row in rows])
+    first = figure.axes[0]
+    labels = [shorten(category, 32, placeholder="…") or category[:32] for category, _ in rows]
+    first.set_yticks(range(len(rows)), labels, parse_math=False)
+    first.get_yticklabels()[-1].set_fontweight("bold")
+    first.set_ylim(len(rows) - 0.4, -0.6)
+    figure.suptitle(f"Test metrics in percent (pixel metrics: {result.mode})", fontsize=11)
+    picture = io.BytesIO()
+    canvas.figure.savefig(picture, format="png", dpi=min(130, MAX_PIXELS / height))
+    return picture.getvalue()
+
+
+def _draw_metric(axes, name: str, values: list[float | None]) -> None:  # noqa: ANN001
+    """Bars of one metric, the last of them the mean, with the figures at their feet."""
+    colour, mean_colour = IMAGE_COLOURS if name in IMAGE_METRICS else PIXEL_COLOURS
+    for row, value in enumerate(values):
+        last = row == len(values) - 1
+        axes.barh(row, 100 * (value or 0), height=0.74, color=mean_colour if last else colour)
+        text = "n/a" if value is None else f"{100 * value:.1f}"
+        on_bar = last and value is not None and value > 0.25
+        axes.text(2, row, text, va="center", fontsize=8, color="white" if on_bar else "black")
+    if values[-1] is not None:
+        axes.axvline(100 * values[-1], color=mean_colour, linewidth=0.8, linestyle="--")
+    axes.set_title(name.replace("_", " "), fontsize=9)
+    axes.set_xlim(0, 100)
+    axes.set_xticks([0, 50, 100])
+    axes.tick_params(labelsize=8, left=False)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)

@@ -1,0 +1,517 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""GenCLIP as a model of anomalib.
+
+Paper:
+    GenCLIP: Generalizing CLIP Prompts for Zero-shot Anomaly Detection, https://arxiv.org/abs/2504.14919
+
+Example:
+    Train on one data set, test on another:
+
+    >>> from anomalib.data import MVTecAD, Visa
+    >>> from anomalib.engine import Engine
+    >>> from anomalib_genclip import CrossDataset, GenCLIP  # doctest: +SKIP
+
+    >>> datamodule = CrossDataset(
+    ...     source=Visa(), source_categories="all", target=MVTecAD(), target_categories="all"
+    ... )  # doctest: +SKIP
+    >>> Engine().train(model=GenCLIP(), datamodule=datamodule)  # doctest: +SKIP
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib import LearningType
+from anomalib.data import Batch, Folder, ImageBatch
+from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor, nn
+from torchmetrics.functional.classification import binary_auroc
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+from torchvision.tv_tensors import Mask
+
+from .backbone import DEFAULT_BACKBONE, DEFAULT_PRETRAINED, backbone_spec, resolve_image_size, resolve_layers
+from .class_names import GENERIC, clean_class_name, suffix_ids
+from .evaluation import CategoryEvaluator
+from .loss import GenCLIPLoss
+from .post_processor import RawScorePostProcessor
+from .torch_model import SCORE_WEIGHTS, GenCLIPModel, check_branches, check_prompt_lengths
+from .visualizer import CategoryVisualizer
+from .weights import Fit, LearnedWeights, load_weights
+
+logger = logging.getLogger(__name__)
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+ANOMALY_SOURCES = ("auto", "labels", "synthetic")
+PROMPT_LENGTH = 4  # n and q (ours)
+_LIGHTNING_DEFAULT_EPOCHS = 1000
+_FROZEN = "model.clip."
+
+
+class GenCLIP(AnomalibModule):
+    """GenCLIP: zero-shot anomaly detection with general prompts learned on another data set.
+
+    Args:
+        backbone (str | None): An open_clip ViT such as ``"ViT-L-14-336"`` or ``"ViT-B-16-quickgelu"``, or ``"tiny"``,
+            the bundled demonstration CLIP. Defaults to ``None``: what ``weights`` was trained with, else
+            ``"ViT-L-14-336"``.
+        pretrained (str | None): An open_clip tag, a local weights file (``.safetensors`` or ``.pt``), or ``None`` for
+            random weights. Defaults to ``"openai"``.
+        image_size (int | Sequence[int] | None): Side, or height and width, that images are resized to, in pixels:
+            multiples of the patch size. Defaults to ``None``: as ``weights``, else 518 rounded down to whole patches.
+        layers (list[int] | None): Tapped blocks of the vision tower, counted from 1. Defaults to ``None``: as
+            ``weights``, else the four quarters (6, 12, 18, 24 for ViT-L/14).
+        state_length (int | None): Tokens of the normal and of the abnormal prompt, ``n``. Defaults to ``None``: as
+            ``weights``, else 4.
+        query_length (int | None): Tokens of the general query prompt and of the vision prompts, ``q``. Defaults to
+            ``None``: as ``weights``, else 4.
+        class_name (str | None): Class name for all images. Defaults to ``None``: the category in the batch, else the
+            datamodule's category (for ``Folder`` its name), else ``"object"``.
+        class_names (dict[str, str] | None): Names for categories that say nothing, such as ``{"01": "cable"}``.
+            Defaults to ``None``.
+        branches (str): ``"both"``, ``"vision"`` (vision-enhanced only) or ``"query"`` (query-only only) make map and
+            score. Defaults to ``"both"``.
+        class_name_filter (bool): Class Name Filtering: replace the class name by "object" for images that it does
+            not fit. Defaults to ``True``.
+        smoothing_sigma (float): Standard deviation of a Gaussian on the anomaly map, in input pixels; 0 for none.
+            Defaults to ``0.0``.
+        weights (str | Path | None): A prompts file written by :meth:`save_weights`, or ``"tiny-demo"``. The model is
+            then zero-shot: it is used as it is, and training leaves it alone. Defaults to ``None``.
+        fine_tune (bool): Train on from ``weights``. Defaults to ``False``.
+        learning_rate (float): Adam's learning rate for prompts and ``φ``. Defaults to ``1e-3``.
+        projection_learning_rate (float): Adam's learning rate for ``ψ``. Defaults to ``1e-3``.
+        query_only_share (float): Share of the training images that see the query-only prompt instead of the
+            vision-enhanced one (ours; the paper's is 0). Defaults to ``0.3``.
+        image_loss_weight (float): Weight of the cross-entropy on the CLS token (ours; the paper's is 0). Defaults to
+            ``0.5``.
+        anomaly_source (str): Where anomalous training images come from: ``"labels"`` of the training set,
+            ``"synthetic"`` (anomalib's Perlin generator on normal images), or ``"auto"``: labels if the set has
+            anomalous images. Defaults to ``"auto"``.
+        epochs (int): Epochs of a run whose trainer was given no limit. Defaults to ``15``.
+        pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
+        post_processor (nn.Module | bool): Post-processor, or whether to use the default, which keeps thresholds and
+            does not normalise. Defaults to ``True``.
+        evaluator (Evaluator | bool): Evaluator, or whether to use the default, which evaluates per category. Defaults
+            to ``True``.
+        visualizer (Visualizer | bool): Visualizer, or whether to use the default, which writes one picture per image.
+            Defaults to ``True``.
+
+    Raises:
+        ValueError: If an argument is unknown or does not fit the backbone, before any weight is loaded.
+        FileNotFoundError: If ``weights`` does not exist.
+        ConnectionError: If CLIP's weights cannot be downloaded.
+
+    Example:
+        >>> from anomalib_genclip import GenCLIP
+        >>> model = GenCLIP(backbone="ViT-B-16", pretrained="laion2b_s34b_b88k")  # doctest: +SKIP
+        >>> model = GenCLIP(weights="prompts.safetensors")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        backbone: str | None = None,
+        pretrained: str | None = DEFAULT_PRETRAINED,
+        image_size: int | Sequence[int] | None = None,
+        layers: list[int] | None = None,
+        state_length: int | None = None,
+        query_length: int | None = None,
+        class_name: str | None = None,
+        class_names: dict[str, str] | None = None,
+        branches: str = "both",
+        class_name_filter: bool = True,
+        smoothing_sigma: float = 0.0,
+        weights: str | Path | None = None,
+        fine_tune: bool = False,
+        learning_rate: float = 1e-3,
+        projection_learning_rate: float = 1e-3,
+        query_only_share: float = 0.3,
+        image_loss_weight: float = 0.5,
+        anomaly_source: str = "auto",
+        epochs: int = 15,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        learned = load_weights(weights) if weights is not None else None
+        if learned is None and fine_tune:
+            msg = "fine_tune=True starts from trained prompts: give their file as weights."
+            raise ValueError(msg)
+        if learned is not None:
+            backbone = backbone or learned.fit.backbone
+            pretrained = learned.pretrained if pretrained == DEFAULT_PRETRAINED else pretrained
+            image_size = image_size or learned.image_size
+            layers = layers or learned.fit.layers
+            state_length = state_length or learned.fit.state_length
+            query_length = query_length or learned.fit.query_length
+        # The settings are resolved in place, because Lightning saves these variables as hyperparameters: a checkpoint
+        # then stands for itself, without the prompts file.
+        weights = None
+        backbone = backbone or DEFAULT_BACKBONE
+        spec = backbone_spec(backbone)
+        image_size = resolve_image_size(spec, image_size)
+        layers = resolve_layers(spec, layers)
+        state_length = PROMPT_LENGTH if state_length is None else state_length
+        query_length = PROMPT_LENGTH if query_length is None else query_length
+        check_branches(branches)
+        check_prompt_lengths(state_length, query_length, spec.context_length)
+        names = [*([class_name] if class_name is not None else []), *(class_names or {}).values()]
+        for name in names:
+            suffix_ids(clean_class_name(name), spec.context_length - 1 - state_length - query_length)
+        _check_ranges(
+            smoothing_sigma=(smoothing_sigma, 0, None),
+            learning_rate=(learning_rate, 0, None),
+            projection_learning_rate=(projection_learning_rate, 0, None),
+            query_only_share=(query_only_share, 0, 1),
+            image_loss_weight=(image_loss_weight, 0, None),
+            epochs=(epochs, 1, None),
+        )
+        if anomaly_source not in ANOMALY_SOURCES:
+            msg = f"anomaly_source={anomaly_source!r} is unknown. Choose one of {', '.join(ANOMALY_SOURCES)}."
+            raise ValueError(msg)
+        if pre_processor is True:
+            pre_processor = self.configure_pre_processor(image_size)
+
+        super().__init__(
+            pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
+        )
+        self.model = GenCLIPModel(
+            backbone=backbone,
+            pretrained=pretrained,
+            image_size=image_size,
+            layers=layers,
+            state_length=state_length,
+            query_length=query_length,
+            branches=branches,
+            class_name_filter=class_name_filter,
+            smoothing_sigma=smoothing_sigma,
+        )
+        self.loss = GenCLIPLoss(image_weight=image_loss_weight)
+        self.anomaly_generator = PerlinAnomalyGenerator()
+        self.pretrained = pretrained
+        self.class_name = class_name
+        self.class_names = class_names or {}
+        self.learning_rate = learning_rate
+        self.projection_learning_rate = projection_learning_rate
+        self.query_only_share = query_only_share
+        self.anomaly_source = anomaly_source
+        self.epochs = epochs
+        self.trained_on = ""
+        self._zero_shot = learned is not None and not fine_tune
+        self._makes_anomalies = False
+        self._held_out: list[tuple[Tensor, Tensor, Tensor]] = []
+        if learned is not None:
+            self._use(learned)
+        if class_name is not None:
+            self.model.set_default_class(class_name)
+
+    # Steps
+
+    def training_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+        """Compute the loss of the vision-enhanced branch (paper, training)."""
+        del args, kwargs
+        if batch.gt_mask is None:
+            msg = f"Training needs masks, and {_first_path(batch)} comes without one. Use a source with masks."
+            raise ValueError(msg)
+        query_only = torch.rand(len(batch.image), device=self.device) < self.query_only_share
+        maps, cls = self.model.training_logits(batch.image, self._class_index(batch), query_only)
+        loss = self.loss(maps, cls, batch.gt_mask)
+        self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(batch.image))
+        return {"loss": loss}
+
+    def validation_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+        """Predict, and keep the parts of the image score: their weight is chosen when all are seen."""
+        del args, kwargs
+        parts = self.model.score_parts(batch.image, self._class_index(batch))
+        if batch.gt_label is not None and not self._zero_shot:
+            self._held_out.append((parts.top, parts.cls, batch.gt_label))
+        return batch.update(pred_score=self.model.image_score(parts), anomaly_map=parts.anomaly_map)
+
+    def test_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+        """Predict with the class names that belong to the images."""
+        del args, kwargs
+        predictions = self.model(batch.image, self._class_index(batch))
+        return batch.update(**predictions._asdict())
+
+    def predict_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+        """Predict with the class names that belong to the images."""
+        return self.test_step(batch, *args, **kwargs)
+
+    # Class names
+
+    def _class_index(self, batch: Batch) -> Tensor:
+        """Find each image's class name: argument, batch, datamodule, "object"."""
+        size = len(batch.image)
+        if self.class_name is not None:
+            names: Sequence[str | None] = [self.class_name] * size
+        else:
+            names = getattr(batch, "category", None) or [None] * size
+        fallback = self._datamodule_category()
+        names = [name or fallback for name in names]
+        return self.model.class_index([self.class_names.get(name, name) for name in names])
+
+    def _datamodule_category(self) -> str:
+        """Category of the trainer's datamodule, or "object"."""
+        datamodule = getattr(self._trainer, "datamodule", None)
+        if isinstance(datamodule, Folder):
+            return datamodule.name or GENERIC
+        return getattr(datamodule, "category", None) or GENERIC
+
+    # Training: anomalous images, epochs, optimiser
+
+    def setup(self, stage: str) -> None:
+        """Bound the number of epochs and find out where anomalous images come from."""
+        if stage != "fit":
+            return
+        # Lightning's default of 1000 epochs means that nobody gave a limit. anomalib's trainer_arguments would
+        # override a limit that somebody did give.
+        if self.trainer.max_epochs == _LIGHTNING_DEFAULT_EPOCHS and self.trainer.max_steps == -1:
+            self.trainer.fit_loop.max_epochs = self.epochs
+        datamodule = getattr(self.trainer, "datamodule", None)
+        self.trained_on = " ".join(filter(None, (getattr(datamodule, key, "") for key in ("name", "category"))))
+
+    def on_fit_start(self) -> None:
+        """Decide between labelled and synthetic anomalies, once the training set is known."""
+        self._makes_anomalies = self._needs_synthetic_anomalies()
+
+    def _needs_synthetic_anomalies(self) -> bool:
+        if self.anomaly_source == "synthetic":
+            return True
+        dataset = self._training_dataset()
+        samples = getattr(dataset, "samples", None)
+        has_anomalies = samples is None or bool((samples["label_index"] == 1).any())
+        if has_anomalies:
+            return False
+        name = getattr(dataset, "name", None) or "The training set"
+        if self.anomaly_source == "labels":
+            msg = (
+                f"{name} has no anomalous image in its training set and anomaly_source is 'labels'. Train on a "
+                "labelled source (CrossDataset), or set anomaly_source to 'synthetic'."
+            )
+            raise ValueError(msg)
+        logger.warning(
+            "%s has only normal training images: anomalies are made on the fly with anomalib's Perlin generator. "
+            "GenCLIP learns more from a labelled source: see CrossDataset.",
+            name,
+        )
+        return True
+
+    def _training_dataset(self) -> Any:  # noqa: ANN401
+        """The training set, wherever the trainer got it from."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None:
+            return getattr(datamodule, "train_data", None)
+        source = self.trainer.fit_loop._data_source.instance  # noqa: SLF001  # the loader is not loaded yet
+        return getattr(source, "dataset", None)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Make anomalies while the images are in [0, 1]: the pre-processor normalises them after this hook."""
+        del dataloader_idx
+        if self._makes_anomalies and self._trainer is not None and self.trainer.training:
+            batch.image, mask = self.anomaly_generator(batch.image)
+            mask = mask.squeeze(1)
+            batch.update(gt_mask=Mask(mask > 0), gt_label=mask.flatten(1).amax(dim=1) > 0)
+        return batch
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with one learning rate for prompts and ``φ``, another for ``ψ``."""
+        return torch.optim.Adam([
+            {"params": self.model.prompts.parameters(), "lr": self.learning_rate},
+            {"params": self.model.projections.parameters(), "lr": self.projection_learning_rate},
+        ])
+
+    def on_validation_epoch_end(self) -> None:
+        """Choose ``w`` by the image AUROC on the held-out images (ours), and fit the threshold to it."""
+        held_out, self._held_out = self._held_out, []
+        if not held_out or self.trainer.sanity_checking:
+            return
+        top, cls, label = (self._gather(torch.cat(parts)) for parts in zip(*held_out, strict=True))
+        if label.min() == label.max():
+            return
+        old = self.model.score_weight.item()
+        scores = {weight: torch.lerp(top, cls, weight) for weight in SCORE_WEIGHTS}
+        # The middle weight wins ties: it is the least extreme.
+        best = max(scores, key=lambda weight: (binary_auroc(scores[weight], label.int()).item(), weight == 0.25))  # noqa: PLR2004
+        self.model.score_weight.fill_(best)
+        if best != old:
+            self._refit_image_threshold(scores[best], label)
+
+    def _gather(self, values: Tensor) -> Tensor:
+        """Collect values of all processes, ``(n,)``."""
+        return self.all_gather(values).flatten() if self.trainer.world_size > 1 else values
+
+    def _refit_image_threshold(self, scores: Tensor, labels: Tensor) -> None:
+        """Have the post-processor find its image threshold anew: it has seen scores of the former weight."""
+        if not isinstance(self.post_processor, PostProcessor):
+            return
+        batch = ImageBatch(image=torch.zeros(len(scores), 3, 1, 1), pred_score=scores, gt_label=labels)
+        self.post_processor.on_validation_batch_end(self.trainer, self, batch)
+        self.post_processor.on_validation_epoch_end(self.trainer, self)
+
+    def val_dataloader(self) -> list:
+        """No images of its own. anomalib validates zero-shot models even where there is nothing to validate on."""
+        return []
+
+    # Learned weights and checkpoints
+
+    @property
+    def fit_description(self) -> Fit:
+        """What the learned tensors fit to."""
+        model = self.model
+        return Fit(
+            backbone=model.spec.name,
+            fingerprint=model.fingerprint,
+            layers=model.layers,
+            state_length=len(model.prompts.normal),
+            query_length=len(model.prompts.query),
+        )
+
+    def save_weights(self, path: str | Path) -> Path:
+        """Write the learned tensors and thresholds, without CLIP, into a prompts file.
+
+        Args:
+            path (str | Path): A ``*.safetensors`` file.
+
+        Returns:
+            Path: The file.
+
+        Raises:
+            ValueError: If the name has another ending.
+        """
+        tensors = {key: value for key, value in self.model.state_dict().items() if not key.startswith("clip.")}
+        nan = torch.tensor(float("nan"))
+        keeps = isinstance(self.post_processor, RawScorePostProcessor)
+        thresholds = self.post_processor.raw_thresholds() if keeps else {"image": nan, "pixel": nan}
+        is_file = self.pretrained is not None and Path(self.pretrained).is_file()
+        return LearnedWeights(
+            fit=self.fit_description,
+            pretrained=Path(self.pretrained).name if is_file else self.pretrained,
+            image_size=self.model.image_size,
+            trained_on=self.trained_on,
+            tensors=tensors,
+            thresholds=thresholds,
+        ).save(path)
+
+    def _use(self, learned: LearnedWeights) -> None:
+        """Take over the contents of a prompts file."""
+        self.fit_description.check(learned.fit, learned.source)
+        state = {f"model.{key}": value for key, value in learned.tensors.items()}
+        own = {key: value for key, value in self.state_dict().items() if key.startswith("model.")}
+        for key in own.keys() - state.keys():
+            if not key.startswith(_FROZEN):
+                msg = f"{learned.source} lacks the tensor {key!r}."
+                raise ValueError(msg)
+        for key, value in state.items():
+            if key not in own or own[key].shape != value.shape:
+                expected = tuple(own[key].shape) if key in own else "no such tensor"
+                msg = f"{learned.source}: tensor {key!r} has shape {tuple(value.shape)}, the model has {expected}."
+                raise ValueError(msg)
+        super().load_state_dict(state, strict=False)
+        self.trained_on = learned.trained_on
+        if self._zero_shot and isinstance(self.post_processor, RawScorePostProcessor):
+            self.post_processor.set_thresholds(**learned.thresholds)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave CLIP out of the checkpoint and say what the rest fits to."""
+        super().on_save_checkpoint(checkpoint)
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith(_FROZEN)}
+        checkpoint["genclip"] = {**asdict(self.fit_description), "trained_on": self.trained_on}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse checkpoints of another backbone or other layers."""
+        description = dict(checkpoint.get("genclip") or {})
+        if not description:
+            msg = "The checkpoint was not written by GenCLIP."
+            raise ValueError(msg)
+        self.trained_on = description.pop("trained_on")
+        self.fit_description.check(Fit(**description), "The checkpoint")
+        super().on_load_checkpoint(checkpoint)
+
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
+        """Load a state that may lack the frozen CLIP, and nothing else.
+
+        Raises:
+            RuntimeError: If a learned tensor is missing, or there are unknown ones.
+        """
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [key for key in result.missing_keys if not key.startswith(_FROZEN)]
+        if strict and (missing or result.unexpected_keys):
+            msg = f"Wrong tensors in the state of GenCLIP: missing {missing}, unknown {result.unexpected_keys}."
+            raise RuntimeError(msg)
+        return result
+
+    # What anomalib asks of a model
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """No sanity validation: it would look at untrained prompts only."""
+        return {"num_sanity_val_steps": 0}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Zero-shot with ``weights``, unless they are fine-tuned; otherwise the model is trained."""
+        # The base class asks before __init__ is through.
+        return LearningType.ZERO_SHOT if getattr(self, "_zero_shot", False) else LearningType.ONE_CLASS
+
+    @staticmethod
+    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Resize (bicubic) and normalise as CLIP does.
+
+        Args:
+            image_size (tuple[int, int] | None): Height and width; ``None`` gives the default backbone's.
+
+        Returns:
+            PreProcessor: The pre-processor.
+        """
+        size = image_size or resolve_image_size(backbone_spec(DEFAULT_BACKBONE), None)
+        return PreProcessor(
+            Compose([
+                Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True),
+                Normalize(mean=CLIP_MEAN, std=CLIP_STD),
+            ])
+        )
+
+    def configure_post_processor(self) -> PostProcessor:
+        """Thresholds on raw scores: see :class:`RawScorePostProcessor`."""
+        return RawScorePostProcessor()
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Metrics per category and as the mean over categories."""
+        return CategoryEvaluator()
+
+    @classmethod
+    def configure_visualizer(cls) -> Visualizer:
+        """One picture per image, sorted by data set and category."""
+        return CategoryVisualizer()
+
+
+def _check_ranges(**arguments: tuple[float, float, float | None]) -> None:
+    """Check that numbers are within their bounds.
+
+    Raises:
+        ValueError: If one is not, or is not a finite number.
+    """
+    for name, (value, low, high) in arguments.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not low <= value < float("inf") or (high is not None and value > high):
+            msg = f"{name}={value!r} is out of range: it must be {f'between {low} and {high}' if high else f'>= {low}'}."
+            raise ValueError(msg)
+
+
+def _first_path(batch: Batch) -> str:
+    """Name the first image of a batch for a message."""
+    paths = getattr(batch, "image_path", None)
+    return str(paths[0]) if paths else "an image"

@@ -1,0 +1,68 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Training loss: focal and Dice on the layer-wise maps, cross-entropy on the CLS token."""
+
+import torch
+from kornia.losses import focal_loss
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from .anomaly_map import upsample
+
+FOCAL_GAMMA = 2.0
+DICE_SMOOTHING = 1.0  # pixels
+
+
+def dice_loss(probability: Tensor, target: Tensor) -> Tensor:
+    """Dice loss per channel, pooled over the batch and smoothed.
+
+    Our own, because kornia's is per image, unsmoothed and averages over classes: an image without a defect then has
+    no gradient in the abnormal channel, and the background rules the mean.
+
+    Args:
+        probability (Tensor): Softmax output, ``(B, 2, H, W)``.
+        target (Tensor): One-hot mask, ``(B, 2, H, W)``.
+
+    Returns:
+        Tensor: Mean of the two channels' losses, a scalar in [0, 1].
+    """
+    dims = (0, 2, 3)
+    overlap = (probability * target).sum(dims)
+    total = probability.sum(dims) + target.sum(dims)
+    return (1 - (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)).mean()
+
+
+class GenCLIPLoss(nn.Module):
+    """Sum over the layers of focal + Dice, plus a weighted image-level term (ours).
+
+    Args:
+        image_weight (float): Weight of the cross-entropy on the CLS token. 0 is the paper's loss; trained on masks
+            alone the CLS token unlearns what CLIP knew of whole images.
+    """
+
+    def __init__(self, image_weight: float) -> None:
+        super().__init__()
+        self.image_weight = image_weight
+
+    def forward(self, maps: Tensor, cls: Tensor, mask: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            maps (Tensor): Layer-wise logits (``cos / τ``, before softmax), ``(M, B, 2, h, w)``.
+            cls (Tensor): Logits of the CLS token, ``(B, 2)``.
+            mask (Tensor): Ground truth, ``(B, H, W)``, 0 or 1; any size.
+
+        Returns:
+            Tensor: Scalar.
+        """
+        mask = (mask > 0).long()
+        one_hot = F.one_hot(mask, num_classes=2).movedim(-1, 1)
+        loss = maps.new_zeros((), dtype=torch.float32)
+        for layer in maps.float():
+            logits = upsample(layer, mask.shape[-2:])
+            loss = loss + focal_loss(logits, mask, alpha=None, gamma=FOCAL_GAMMA, reduction="mean")
+            loss = loss + dice_loss(logits.softmax(dim=1), one_hot)
+        if self.image_weight:
+            loss = loss + self.image_weight * F.cross_entropy(cls.float(), mask.flatten(1).amax(dim=1))
+        return loss

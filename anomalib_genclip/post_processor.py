@@ -1,0 +1,81 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Thresholds on raw scores."""
+
+import torch
+from anomalib.post_processing import PostProcessor
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+NATURAL_THRESHOLD = 0.5  # scores are probabilities
+
+
+class RawScorePostProcessor(PostProcessor):
+    """Apply thresholds to the scores as they are.
+
+    anomalib's normalisation clamps scores to the range that was seen in validation. GenCLIP validates on the source
+    and is tested on other data, where shifted scores would collapse into ties; its scores are in [0, 1] anyway.
+    anomalib's own class with ``enable_normalization=False`` collects thresholds but then labels at 0.5.
+
+    Args:
+        enable_thresholding (bool): Whether to make labels and masks. Defaults to ``True``.
+        enable_threshold_matching (bool): Whether the pixel threshold stands in for a missing image threshold and the
+            other way round. Defaults to ``True``.
+        image_sensitivity (float): 0.5 labels at the threshold found in validation; each 0.1 more lowers it by 0.1 of
+            the score's range. Defaults to ``0.5``.
+        pixel_sensitivity (float): The same for the mask. Defaults to ``0.5``.
+    """
+
+    def __init__(
+        self,
+        enable_thresholding: bool = True,
+        enable_threshold_matching: bool = True,
+        image_sensitivity: float = 0.5,
+        pixel_sensitivity: float = 0.5,
+    ) -> None:
+        super().__init__(
+            enable_normalization=False,
+            enable_thresholding=enable_thresholding,
+            enable_threshold_matching=enable_threshold_matching,
+            image_sensitivity=image_sensitivity,
+            pixel_sensitivity=pixel_sensitivity,
+        )
+        self.keep_thresholds = False
+
+    def set_thresholds(self, image: Tensor, pixel: Tensor) -> None:
+        """Take over thresholds, and keep them whatever is validated on afterwards.
+
+        anomalib validates zero-shot models before each test, by default on the test images themselves.
+
+        Args:
+            image (Tensor): Image threshold, a scalar; NaN for none.
+            pixel (Tensor): Pixel threshold, a scalar; NaN for none.
+        """
+        self._image_threshold.copy_(image)
+        self._pixel_threshold.copy_(pixel)
+        self.keep_thresholds = True
+
+    def raw_thresholds(self) -> dict[str, Tensor]:
+        """Return the thresholds found in validation, by the names of :meth:`set_thresholds`; NaN for none."""
+        return {"image": self._image_threshold, "pixel": self._pixel_threshold}
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args, **kwargs) -> None:
+        """Collect scores for the thresholds, unless they were given."""
+        if not self.keep_thresholds:
+            super().on_validation_batch_end(trainer, pl_module, *args, **kwargs)
+
+    @property
+    def normalized_image_threshold(self) -> Tensor:
+        """Threshold on the image score."""
+        return self._shifted(self.image_threshold, self.image_sensitivity)
+
+    @property
+    def normalized_pixel_threshold(self) -> Tensor:
+        """Threshold on the anomaly map."""
+        return self._shifted(self.pixel_threshold, self.pixel_sensitivity)
+
+    @staticmethod
+    def _shifted(threshold: Tensor, sensitivity: float) -> Tensor:
+        threshold = torch.where(torch.isnan(threshold), torch.full_like(threshold, NATURAL_THRESHOLD), threshold)
+        return threshold + 0.5 - sensitivity

@@ -1,0 +1,95 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Learnable prompts: normal, abnormal, general query (GQP) and multi-layer vision prompts (MVP)."""
+
+import torch
+from torch import Tensor, nn
+
+INIT_STD = 0.02  # ours: the spread of CLIP's own token embeddings
+BOTTLENECK = 64  # ours
+
+
+class VisionPrompt(nn.Module):
+    """``φ_i``: maps one layer's CLS token into text-token space (ours).
+
+    The last matrix starts at zero, so ``V`` does too: CLS tokens are tens of times larger than CLIP's token embeddings
+    and would drown the prompt. No biases: what is constant in ``V`` would be missing from the query-only features.
+
+    Args:
+        vision_width (int): ``d_v``.
+        text_width (int): ``d_t``.
+        length (int): ``q``, number of prompt tokens.
+    """
+
+    def __init__(self, vision_width: int, text_width: int, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.norm = nn.LayerNorm(vision_width, elementwise_affine=False)
+        self.down = nn.Linear(vision_width, BOTTLENECK, bias=False)
+        self.up = nn.Linear(BOTTLENECK, length * text_width, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, cls: Tensor) -> Tensor:
+        """Map CLS tokens ``(B, d_v)`` to vision prompts ``(B, q, d_t)``."""
+        hidden = nn.functional.gelu(self.down(self.norm(cls)))
+        return self.up(hidden).unflatten(-1, (self.length, -1))
+
+
+class PromptLearner(nn.Module):
+    """The learnable tokens and how prompts are put together.
+
+    A prompt is ``[SOS] N_p (Q_p + V^i) {class} [EOS]`` for normal and ``[SOS] A_p (Q_p + V^i) damaged {class} [EOS]``
+    for abnormal (order, addition and the word: ours).
+
+    Args:
+        vision_width (int): ``d_v``.
+        text_width (int): ``d_t``.
+        num_layers (int): ``M``, number of tapped layers.
+        state_length (int): ``n``, length of ``N_p`` and ``A_p``.
+        query_length (int): ``q``, length of ``Q_p`` and ``V^i``.
+    """
+
+    def __init__(
+        self, vision_width: int, text_width: int, num_layers: int, state_length: int, query_length: int
+    ) -> None:
+        super().__init__()
+        self.normal = nn.Parameter(torch.randn(state_length, text_width) * INIT_STD)
+        self.abnormal = nn.Parameter(torch.randn(state_length, text_width) * INIT_STD)
+        self.query = nn.Parameter(torch.randn(query_length, text_width) * INIT_STD)
+        self.vision = nn.ModuleList(VisionPrompt(vision_width, text_width, query_length) for _ in range(num_layers))
+
+    def vision_prompts(self, cls: Tensor) -> Tensor:
+        """Compute the multi-layer vision prompts.
+
+        Args:
+            cls (Tensor): CLS tokens of the tapped layers, ``(B, M, d_v)``.
+
+        Returns:
+            Tensor: ``V``, ``(B, M, q, d_t)``.
+        """
+        return torch.stack([phi(cls[:, i]) for i, phi in enumerate(self.vision)], dim=1)
+
+    def forward(self, sos: Tensor, suffix: Tensor, vision: Tensor | None = None) -> Tensor:
+        """Put prompts together as token embeddings.
+
+        Args:
+            sos (Tensor): Embedding of [SOS], ``(d_t,)``.
+            suffix (Tensor): What follows the learnable tokens, for normal and abnormal: ``(*, 2, T, d_t)``.
+            vision (Tensor | None): Vision prompts to add to ``Q_p``, ``(*, q, d_t)``, or ``None`` for the query-only
+                prompt.
+
+        Returns:
+            Tensor: Embeddings ``(*, 2, 1 + n + q + T, d_t)``; index 0 of the pair is normal.
+        """
+        leading = suffix.shape[:-3]
+        state = torch.stack([self.normal, self.abnormal]).expand(*leading, -1, -1, -1)
+        query = self.query if vision is None else self.query + vision
+        query = query.unsqueeze(-3).expand(*leading, 2, -1, -1)
+        start = sos.expand(*leading, 2, 1, -1)
+        return torch.cat([start.to(state.dtype), state, query, suffix.to(state.dtype)], dim=-2)
+
+    @property
+    def suffix_start(self) -> int:
+        """Position of the first token after the learnable ones: ``1 + n + q``."""
+        return 1 + len(self.normal) + len(self.query)

@@ -1,0 +1,134 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Pictures of results, one per image, for loaders that hold several categories and data sets."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalib.visualization import ImageVisualizer
+from PIL import Image
+
+# The model imports this module while anomalib.models may be half imported.
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anomalib.data import ImageBatch, ImageItem
+    from anomalib.models import AnomalibModule
+    from lightning.pytorch import Trainer
+
+_Group = tuple[str, str]  # data set, category
+_SHORTEST_TAIL = 2
+
+
+class CategoryVisualizer(ImageVisualizer):
+    """Image visualizer that saves ``<output_dir>/<dataset>/<category>/<folder>/<file>``.
+
+    Data set and category are the image's own where the batch has them, else the datamodule's; unknown ones are left
+    out. ``<folder>`` is the image's parent folder, with as many further parents as it takes to tell all images of a
+    category apart. anomalib's own visualizer keeps the parent folder only, so that pictures of two categories
+    overwrite each other. It also keeps the first run's folder for all later runs; this one asks the trainer each time,
+    unless ``output_dir`` is given.
+
+    Args:
+        **kwargs: Arguments of :class:`anomalib.visualization.ImageVisualizer`.
+
+    Example:
+        >>> from anomalib_genclip.visualizer import CategoryVisualizer
+        >>> visualizer = CategoryVisualizer(field_size=(128, 128))
+    """
+
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(**kwargs)
+        self._tail_lengths: dict[_Group, int] = {}
+
+    def on_test_start(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
+        """Look at all test paths, to name the pictures apart."""
+        del pl_module
+        self._tail_lengths = _tail_lengths(trainer.test_dataloaders, _datamodule_group(trainer))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
+        """Look at all prediction paths, to name the pictures apart."""
+        del pl_module
+        self._tail_lengths = _tail_lengths(trainer.predict_dataloaders, _datamodule_group(trainer))
+
+    def on_test_batch_end(  # noqa: PLR0917 - Lightning's signature
+        self,
+        trainer: Trainer,
+        pl_module: AnomalibModule,
+        outputs: ImageBatch,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Save one picture per image of the batch."""
+        del pl_module, outputs
+        root = Path(self.output_dir if self.output_dir is not None else Path(trainer.default_root_dir) / "images")
+        for index, item in enumerate(batch):
+            picture = self.visualize(item)
+            if not isinstance(picture, Image.Image):
+                continue
+            group = _item_group(item, _datamodule_group(trainer))
+            # Images that come as arrays have no path; their place in the run names them.
+            tail = self._tail(item, group) or Path(f"{dataloader_idx}_{batch_idx}_{index}.png")
+            file = root.joinpath(*filter(None, group), tail)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(file)
+
+    def _tail(self, item: ImageItem, group: _Group) -> Path | None:
+        """Return folder and file name of an item's picture, ``None`` without a path."""
+        if not item.image_path:
+            return None
+        return Path(*_parts(item.image_path)[-self._tail_lengths.get(group, _SHORTEST_TAIL) :])
+
+
+def _datamodule_group(trainer: Trainer) -> _Group:
+    """Return the datamodule's name and category, empty where there is none."""
+    datamodule = getattr(trainer, "datamodule", None)
+    return getattr(datamodule, "name", None) or "", getattr(datamodule, "category", None) or ""
+
+
+def _item_group(item: ImageItem, fallback: _Group) -> _Group:
+    """Return an item's data set and category, or the datamodule's if the item does not say."""
+    group = getattr(item, "dataset", None) or "", getattr(item, "category", None) or ""
+    return group if any(group) else fallback
+
+
+def _parts(path: str | Path) -> tuple[str, ...]:
+    """Split a path without its anchor and without ``..``, so that no tail of it leads out of a folder."""
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and lose the user's names
+    return path.relative_to(path.anchor).parts
+
+
+def _tail_lengths(loaders: object, fallback: _Group) -> dict[_Group, int]:
+    """Return for each group how many parts at the end of its paths tell them apart."""
+    groups: dict[_Group, set[tuple[str, ...]]] = defaultdict(set)
+    for group, path in _known_paths(loaders, fallback):
+        groups[group].add(_parts(path))
+    return {group: _shortest_unique_tail(paths) for group, paths in groups.items()}
+
+
+def _shortest_unique_tail(paths: set[tuple[str, ...]]) -> int:
+    """Return the smallest length of at least two at which all tails differ."""
+    length = _SHORTEST_TAIL
+    while len({path[-length:] for path in paths}) < len(paths):
+        length += 1
+    return length
+
+
+def _known_paths(loaders: object, fallback: _Group) -> Iterator[tuple[_Group, str]]:
+    """Yield group and path of each image that the loaders will give, as far as their data sets tell."""
+    for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
+        dataset = getattr(loader, "dataset", None)
+        samples = getattr(dataset, "samples", None)
+        if samples is not None and {"dataset", "category"} <= set(samples.columns):
+            for row in samples[["dataset", "category", "image_path"]].itertuples(index=False):
+                yield (row.dataset, row.category), row.image_path
+        elif samples is not None:
+            yield from ((fallback, path) for path in samples["image_path"])
+        else:
+            yield from ((fallback, path) for path in getattr(dataset, "image_filenames", []))

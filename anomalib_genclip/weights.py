@@ -1,0 +1,185 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Prompts files: what GenCLIP has learned, without CLIP, in one safetensors file."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+FORMAT = "anomalib-genclip"
+FORMAT_VERSION = 1
+BUNDLED = {"tiny-demo": "assets/tiny_demo.safetensors"}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What learned tensors fit to: compared whenever they are loaded.
+
+    Args:
+        backbone (str): Name of the architecture.
+        fingerprint (str): Hash of the CLIP weights.
+        layers (list[int]): Tapped blocks.
+        state_length (int): ``n``.
+        query_length (int): ``q``.
+    """
+
+    backbone: str
+    fingerprint: str
+    layers: list[int]
+    state_length: int
+    query_length: int
+
+    def check(self, other: "Fit", source: str) -> None:
+        """Refuse tensors that were learned for another model.
+
+        Args:
+            other (Fit): What the tensors were learned for.
+            source (str): Where they come from, for the message.
+
+        Raises:
+            ValueError: If anything differs; the message names both sides.
+        """
+        own, theirs = asdict(self), asdict(other)
+        if own == theirs:
+            return
+        if own["backbone"] == theirs["backbone"] and own["fingerprint"] != theirs["fingerprint"]:
+            what = f"other weights of {self.backbone} ({theirs['fingerprint']}, this model has {own['fingerprint']})"
+        else:
+            keys = [key for key in own if own[key] != theirs[key] and key != "fingerprint"]
+            what = ", ".join(f"{key} {theirs[key]!r} (this model has {own[key]!r})" for key in keys)
+        msg = f"{source} was trained for {what}. Build the model with the same settings, or train again."
+        raise ValueError(msg)
+
+
+@dataclass(frozen=True)
+class LearnedWeights:
+    """Contents of a prompts file.
+
+    Args:
+        fit (Fit): What the tensors fit to.
+        pretrained (str | None): The ``pretrained`` argument of the training run; a file by its name only.
+        image_size (tuple[int, int]): Height and width of the training images.
+        trained_on (str): Name of the training data, as a note for the reader.
+        tensors (dict[str, Tensor]): The learned tensors.
+        thresholds (dict[str, Tensor]): Image and pixel threshold found in validation, NaN for none.
+        source (str): Where this came from.
+    """
+
+    fit: Fit
+    pretrained: str | None
+    image_size: tuple[int, int]
+    trained_on: str
+    tensors: dict[str, Tensor]
+    thresholds: dict[str, Tensor]
+    source: str = ""
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file, whole or not at all.
+
+        Args:
+            path (str | Path): Where to; must end in ``.safetensors``. Folders are made.
+
+        Returns:
+            Path: The file.
+
+        Raises:
+            ValueError: If the name has another ending.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            msg = f"A prompts file must be named *.safetensors, got {path}."
+            raise ValueError(msg)
+        metadata = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "fit": asdict(self.fit),
+            "pretrained": self.pretrained,
+            "image_size": list(self.image_size),
+            "trained_on": self.trained_on,
+        }
+        tensors = {**self.tensors, **{f"threshold.{key}": value for key, value in self.thresholds.items()}}
+        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save(tensors, {"genclip": json.dumps(metadata)}))
+        return path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or an interruption, never sees half of it."""
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
+        try:
+            temporary.write(content)
+            temporary.flush()
+            os.fsync(temporary.fileno())
+        except BaseException:
+            Path(temporary.name).unlink()
+            raise
+    Path(temporary.name).chmod(0o644)
+    Path(temporary.name).replace(path)
+
+
+def load_weights(path: str | Path) -> LearnedWeights:
+    """Read a prompts file. Only tensors and plain text are read: nothing in it can run.
+
+    Args:
+        path (str | Path): A file written by :meth:`LearnedWeights.save`, or the name of bundled prompts.
+
+    Returns:
+        LearnedWeights: Its contents.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a prompts file, is broken, or holds values that are not finite.
+    """
+    source = str(path)
+    path = Path(str(files("anomalib_genclip") / BUNDLED[source])) if source in BUNDLED else Path(path)
+    if not path.is_file():
+        msg = f"No prompts file {source}. Give a *.safetensors file, or one of the bundled: {', '.join(BUNDLED)}."
+        raise FileNotFoundError(msg)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("genclip", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        hint = " A Lightning checkpoint goes to ckpt_path instead." if path.suffix == ".ckpt" else ""
+        msg = f"{source} is not a readable prompts file: {error}.{hint}"
+        raise ValueError(msg) from error
+    return _parse(metadata, tensors, source)
+
+
+def _parse(metadata: Mapping, tensors: dict[str, Tensor], source: str) -> LearnedWeights:
+    """Check what was read and give it names."""
+    if metadata.get("format") != FORMAT:
+        msg = f"{source} is a safetensors file, but not one of GenCLIP's prompts files."
+        raise ValueError(msg)
+    if metadata.get("version") != FORMAT_VERSION:
+        msg = f"{source} has format version {metadata.get('version')!r}, this package reads {FORMAT_VERSION}."
+        raise ValueError(msg)
+    for key, value in tensors.items():
+        if not key.startswith("threshold.") and not (value.is_floating_point() and torch.isfinite(value).all()):
+            msg = f"{source}: tensor {key!r} is not made of finite floating-point numbers."
+            raise ValueError(msg)
+    thresholds = {key.removeprefix("threshold."): tensors.pop(key) for key in list(tensors) if "threshold." in key}
+    try:
+        return LearnedWeights(
+            fit=Fit(**metadata["fit"]),
+            pretrained=metadata["pretrained"],
+            image_size=tuple(metadata["image_size"]),
+            trained_on=metadata["trained_on"],
+            tensors=tensors,
+            thresholds={key: thresholds[key] for key in ("image", "pixel")},
+            source=source,
+        )
+    except (KeyError, TypeError) as error:
+        msg = f"{source} lacks a part of its description: {error}."
+        raise ValueError(msg) from error

@@ -1,0 +1,461 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""CrossDataset: who trains, who tests, and what travels with each image."""
+
+import logging
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from anomalib import TaskType
+from anomalib.cli import AnomalibCLI
+from anomalib.data import AnomalibDataModule, Folder, MVTecAD
+from anomalib.data.datasets import MVTecADDataset
+from anomalib.data.utils import ValSplitMode
+from data_trees import SIZE, every_layout, folder, mpdd, mvtec_ad, visa
+from PIL import Image
+from torchvision.transforms.v2 import Resize
+
+from anomalib_genclip.data import CategoryBatch, CrossDataset
+from anomalib_genclip.data.cross_dataset import CrossDataset as CrossDatasetItself
+
+
+def cross(source: object, target: object, **options: object) -> CrossDataset:
+    """Make a prepared and set-up CrossDataset without workers."""
+    datamodule = CrossDataset(source, target, **{"num_workers": 0, **options})
+    datamodule.prepare_data()
+    datamodule.setup()
+    return datamodule
+
+
+def counts(datamodule: CrossDataset, subset: str) -> dict[tuple[str, str, int], int]:
+    """Count a subset's images per data set, category and label."""
+    samples = getattr(datamodule, f"{subset}_data").samples
+    return samples.groupby(["dataset", "category", "label_index"]).size().to_dict()
+
+
+def paths(datamodule: CrossDataset, subset: str) -> set[str]:
+    """Return a subset's image paths."""
+    return set(getattr(datamodule, f"{subset}_data").samples.image_path)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> MVTecAD:
+    """Give a small target."""
+    return mvtec_ad(tmp_path / "target", ["cable"])
+
+
+def test_every_layout_is_a_source_and_a_target(tmp_path: Path) -> None:
+    """All test images of each data set are used, each with its own names, and the masks are the right ones."""
+    sources, targets = (list(every_layout(tmp_path / side).values()) for side in ("source", "target"))
+    datamodule = cross(sources, targets)
+    groups = {("MVTecAD", "bottle"), ("MPDD", "tubes"), ("BTech", "01"), ("Visa", "candle"), ("screws", "screws")}
+    expected = {(*group, label): 4 for group in groups for label in (0, 1)}
+    # Kolektor has no test folder: anomalib takes a fifth of its normal images.
+    expected |= {("Kolektor", "Kolektor", 0): 2, ("Kolektor", "Kolektor", 1): 4}
+    assert counts(datamodule, "test") == expected
+    train, val = counts(datamodule, "train"), counts(datamodule, "val")
+    assert {group: train[group] + val[group] for group in expected} == expected
+    assert set(val.values()) == {1}
+    for item in datamodule.test_data:
+        white = item.image.mean(0) > 0.9
+        # JPEG blurs the square's edge.
+        assert (white != item.gt_mask).float().mean() < 0.05
+        assert item.gt_mask.any() == item.gt_label
+
+
+@pytest.mark.parametrize("mode", list(ValSplitMode))
+def test_source_is_the_whole_test_split_whatever_its_val_split_mode(tmp_path: Path, target: MVTecAD, mode: str) -> None:
+    """Also modes that move half of the test split elsewhere, such as Folder's default."""
+    source = folder(tmp_path / "source", normal=6, anomalous=10)
+    source.val_split_mode = mode
+    datamodule = cross(source, target)
+    held_out, train = paths(datamodule, "val"), paths(datamodule, "train")
+    assert not held_out & train
+    whole = {*map(str, (tmp_path / "source" / "bad").iterdir()), *map(str, (tmp_path / "source/good_test").iterdir())}
+    assert held_out | train == whole
+
+
+def test_normal_images_stay_where_the_data_set_would_drop_them(tmp_path: Path, target: MVTecAD) -> None:
+    """RealIAD and MVTecAD2 have test_split_mode none, under which anomalib removes normal test images."""
+    source = mvtec_ad(tmp_path / "source")
+    source.test_split_mode = target.test_split_mode = type(source.test_split_mode).NONE
+    datamodule = cross(source, target)
+    assert counts(datamodule, "train") == {("MVTecAD", "bottle", 0): 3, ("MVTecAD", "bottle", 1): 3}
+    assert counts(datamodule, "test") == {("MVTecAD", "cable", 0): 4, ("MVTecAD", "cable", 1): 4}
+
+
+def test_validation_never_sees_the_target(tmp_path: Path, target: MVTecAD) -> None:
+    """Thresholds come from source images only."""
+    datamodule = cross(mvtec_ad(tmp_path / "source"), target)
+    assert all(str(tmp_path / "source") in path for path in paths(datamodule, "val") | paths(datamodule, "train"))
+    assert all(str(tmp_path / "target") in path for path in paths(datamodule, "test"))
+    assert datamodule.predict_dataloader().dataset is datamodule.test_data
+
+
+def test_held_out_share_is_stratified_and_repeatable(tmp_path: Path, target: MVTecAD) -> None:
+    """The same in each run, another for another seed, a tenth of each label of each category."""
+    source = mvtec_ad(tmp_path / "source", ["bottle", "carpet"], normal=20, anomalous=10)
+    both = cross(source, target, source_categories=["bottle", "carpet"])
+    bottle, carpet = ("MVTecAD", "bottle"), ("MVTecAD", "carpet")
+    assert counts(both, "val") == {(*bottle, 0): 2, (*bottle, 1): 1, (*carpet, 0): 2, (*carpet, 1): 1}
+    assert paths(cross(source, target, source_categories="all"), "val") == paths(both, "val")
+    assert paths(cross(source, target), "val") == {path for path in paths(both, "val") if "bottle" in path}
+    other_seed = cross(source, target, source_categories=["bottle", "carpet"], seed=1)
+    assert paths(other_seed, "val") != paths(both, "val")
+
+
+def test_test_set_of_sampled_normals_is_repeatable(tmp_path: Path) -> None:
+    """A Folder without normal test images samples them; train and test runs must get the same."""
+    target = folder(tmp_path / "target", normal=20, normal_test=False)
+    source = mvtec_ad(tmp_path / "source")
+    first, again = cross(source, target), cross(source, target)
+    assert counts(first, "test")["screws", "screws", 0] == 4
+    assert paths(first, "test") == paths(again, "test")
+
+
+def test_items_match_their_rows_after_sorting_subsampling_and_in_workers(tmp_path: Path) -> None:
+    """Sorting by path interleaves the parts; each item must still be its own row's image."""
+    # The second source's paths sort before the first's.
+    sources = [mpdd(tmp_path / "z"), folder(tmp_path / "a", name="screws"), mvtec_ad(tmp_path / "m")]
+    datamodule = cross(sources, mvtec_ad(tmp_path / "target"), train_batch_size=5, num_workers=2)
+    subset = datamodule.train_data.subsample([7, 0, 12, 3])
+    for data in (datamodule.train_data, subset):
+        for row, item in zip(data.samples.itertuples(), data, strict=True):
+            assert (item.image_path, item.dataset, item.category) == (row.image_path, row.dataset, row.category)
+            assert bool(item.gt_label) == bool(row.label_index)
+            pixels = np.asarray(Image.open(row.image_path).convert("RGB")).transpose(2, 0, 1) / 255
+            assert np.allclose(item.image.numpy(), pixels, atol=1e-6)
+    rows = datamodule.train_data.samples.set_index("image_path")
+    seen = []
+    for batch in datamodule.train_dataloader():
+        assert isinstance(batch, CategoryBatch)
+        assert batch.image.shape[1:] == (3, SIZE, SIZE)
+        assert batch.gt_mask.shape == (len(batch.image), SIZE, SIZE)
+        assert list(rows.loc[batch.image_path].category) == batch.category
+        assert list(rows.loc[batch.image_path].dataset) == batch.dataset
+        assert list(rows.loc[batch.image_path].label_index == 1) == batch.gt_label.tolist()
+        seen += batch.image_path
+    assert sorted(seen) == sorted(rows.index)
+
+
+def test_category_travels_with_each_item_of_a_batch(tmp_path: Path) -> None:
+    """One batch may hold several categories."""
+    datamodule = cross(
+        mpdd(tmp_path / "s"),
+        [mvtec_ad(tmp_path / "t"), folder(tmp_path / "u")],
+        eval_batch_size=16,
+    )
+    (batch,) = datamodule.test_dataloader()
+    assert set(batch.category) == {"bottle", "screws"}
+    assert [(item.dataset, item.category) for item in batch] == list(zip(batch.dataset, batch.category, strict=True))
+
+
+def test_augmentations_reach_the_images_of_their_own_subset(tmp_path: Path, target: MVTecAD) -> None:
+    """Image and mask are resized, each subset as asked for; subsets do not share a transform."""
+    datamodule = cross(mpdd(tmp_path / "s"), target, train_augmentations=Resize((16, 16)), augmentations=Resize((8, 8)))
+    for data, side in ((datamodule.train_data, 16), (datamodule.val_data, 8), (datamodule.test_data, 8)):
+        assert data[0].image.shape == (3, side, side)
+        assert data[0].gt_mask.shape == (side, side)
+    # The engine puts the model's resize here.
+    datamodule.test_data.augmentations = Resize((4, 4))
+    assert datamodule.test_data[0].image.shape == (3, 4, 4)
+    assert datamodule.val_data[0].image.shape == (3, 8, 8)
+
+
+def test_inner_augmentations_are_said_to_be_unused(
+    tmp_path: Path,
+    target: MVTecAD,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A user who put them there must not believe that they act."""
+    source = mpdd(tmp_path / "s")
+    source.train_augmentations = Resize((8, 8))
+    with caplog.at_level(logging.WARNING):
+        datamodule = cross(source, target)
+    assert "Augmentations of MPDD are not used" in caplog.text
+    assert datamodule.train_data[0].image.shape == (3, SIZE, SIZE)
+
+
+def test_data_sets_with_their_own_reading_are_read_their_way(tmp_path: Path, target: MVTecAD) -> None:
+    """MVTec LOCO, for one, overrides __getitem__."""
+
+    class Doubled(MVTecADDataset):
+        def __getitem__(self, index: int) -> object:
+            item = super().__getitem__(index)
+            item.image = item.image / 2
+            return item
+
+    class DoubledModule(MVTecAD):
+        def _setup(self, _stage: str | None = None) -> None:
+            super()._setup(_stage)
+            self.test_data = Doubled(root=self.root, category=self.category, split="test")
+
+    mvtec_ad(tmp_path / "s")
+    datamodule = cross(DoubledModule(root=tmp_path / "s"), target)
+    assert all(item.image.max() <= 0.5 for item in datamodule.train_data)
+    assert datamodule.test_data[0].image.max() > 0.9
+
+
+def test_several_mask_files_for_one_image_are_a_mask(tmp_path: Path, target: MVTecAD) -> None:
+    """MVTec LOCO lists them."""
+
+    class Loco(MVTecAD):
+        def _setup(self, _stage: str | None = None) -> None:
+            super()._setup(_stage)
+            samples = self.test_data.samples
+            samples["mask_path"] = [[mask, mask] if isinstance(mask, str) else mask for mask in samples.mask_path]
+
+    mvtec_ad(tmp_path / "s")
+    assert len(cross(Loco(root=tmp_path / "s"), target).train_data) == 6
+
+
+def test_all_means_the_known_categories_on_disk(
+    tmp_path: Path,
+    target: MVTecAD,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """VisA's split tree has empty folders for categories that are not there; they do not count."""
+    source = visa(tmp_path / "visa", ["capsules", "pcb1"])
+    with caplog.at_level(logging.WARNING):
+        datamodule = cross(source, target, source_categories="all")
+    assert set(datamodule.train_data.samples.category) == {"capsules", "pcb1"}
+    assert (tmp_path / "visa" / "visa_pytorch" / "candle").is_dir()
+    (warning,) = [message for message in caplog.messages if "left out" in message]
+    assert "10 of 12" in warning
+    assert "candle" in warning
+    assert "capsules" not in warning
+    assert source.category == "capsules"
+    assert not hasattr(source, "test_data")
+
+
+def test_all_without_any_known_category_names_what_is_there(tmp_path: Path, target: MVTecAD) -> None:
+    """The way out is to list them, and listed ones need not be known."""
+    source = mvtec_ad(tmp_path / "s", ["gear", "plate"])
+    with pytest.raises(ValueError, match=r"found none.*gear, plate.*List the categories") as error:
+        cross(source, target, source_categories="all")
+    assert str(tmp_path / "s") in str(error.value)
+    datamodule = cross(source, target, source_categories=["plate", "gear"])
+    assert set(datamodule.train_data.samples.category) == {"gear", "plate"}
+
+
+@pytest.mark.parametrize("missing", ["cabel", "carpet"])
+def test_a_listed_category_that_is_missing_is_named(tmp_path: Path, target: MVTecAD, missing: str) -> None:
+    """Misspelt or merely absent, and without starting a download of the whole data set."""
+    source = mvtec_ad(tmp_path / "s", ["bottle", "cable"])
+    with pytest.raises(ValueError, match=rf"not found: {missing}\..*bottle, cable"):
+        cross(source, target, source_categories=["bottle", missing])
+
+
+def test_listed_categories_are_shared_out_among_datamodules(tmp_path: Path, target: MVTecAD) -> None:
+    """Each goes to the data set that has it."""
+    sources = [mvtec_ad(tmp_path / "a", ["bottle", "gear"]), visa(tmp_path / "b"), folder(tmp_path / "c")]
+    datamodule = cross(sources, target, source_categories=["gear", "candle", "screws"])
+    groups = {key[:2] for key in counts(datamodule, "train")}
+    assert groups == {("MVTecAD", "gear"), ("Visa", "candle"), ("screws", "screws")}
+    with pytest.raises(ValueError, match="none of them is of Visa"):
+        cross(sources, target, source_categories=["gear", "screws"])
+
+
+def test_a_string_of_categories_is_not_taken_letter_by_letter(tmp_path: Path, target: MVTecAD) -> None:
+    """The message shows how to write it."""
+    with pytest.raises(TypeError, match=r"\['bottle'\]"):
+        cross(mvtec_ad(tmp_path / "s"), target, source_categories="bottle")
+
+
+def test_each_category_is_prepared_and_a_failed_download_is_explained(
+    tmp_path: Path,
+    target: MVTecAD,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An empty root is downloaded category by category, as some data sets need; a failure names the data set."""
+    asked = []
+
+    def download(self: MVTecAD) -> None:
+        asked.append(self.category)
+        if self.category != "bottle":
+            message = "no route to host"
+            raise URLError(message)
+        mvtec_ad(Path(self.root))
+
+    source = MVTecAD(root=tmp_path / "absent")
+    monkeypatch.setattr(MVTecAD, "prepare_data", download)
+    with pytest.raises(RuntimeError, match=r"(?s)source MVTecAD category 'cable'.*absent.*no route to host.*bottle"):
+        CrossDataset(source, target, source_categories="all").prepare_data()
+    assert asked == ["bottle", "cable"]
+
+
+def test_an_absent_folder_is_explained(tmp_path: Path, target: MVTecAD) -> None:
+    """Folder has nothing to download: set-up fails."""
+    source = Folder(name="nuts", root=tmp_path / "absent", normal_dir="good", abnormal_dir="bad")
+    with pytest.raises(RuntimeError, match=r"source nuts .*absent"):
+        cross(source, target)
+
+
+def test_target_without_masks_has_image_labels_only(
+    tmp_path: Path,
+    target: MVTecAD,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One such target makes the whole test set a classification task, and is named."""
+    plain = folder(tmp_path / "plain", name="plain", masks=False)
+    with caplog.at_level(logging.WARNING):
+        datamodule = cross(mpdd(tmp_path / "s"), [target, plain])
+    assert "target plain/plain have no masks" in caplog.text
+    assert datamodule.test_data.task == TaskType.CLASSIFICATION
+    assert datamodule.train_data.task == datamodule.val_data.task == TaskType.SEGMENTATION
+    for batch in datamodule.test_dataloader():
+        assert batch.gt_mask is None
+        assert batch.gt_label is not None
+
+
+def test_a_mask_file_that_is_gone_is_no_mask(tmp_path: Path) -> None:
+    """BTech makes mask paths up from image names."""
+    source, target = every_layout(tmp_path / "s")["BTech"], every_layout(tmp_path / "t")["BTech"]
+    (tmp_path / "t/BTech/01/ground_truth/crack/002.png").unlink()
+    assert cross(source, target).test_data.task == TaskType.CLASSIFICATION
+    (tmp_path / "s/BTech/01/ground_truth/crack/001.png").unlink()
+    with pytest.raises(ValueError, match=r"1 anomalous images of the source BTech/01 have no mask: .*001\.png"):
+        cross(source, target)
+
+
+def test_source_must_have_masks_and_anomalies(tmp_path: Path, target: MVTecAD) -> None:
+    """Both errors name the data set and category."""
+    with pytest.raises(ValueError, match="4 anomalous images of the source plain/plain have no mask"):
+        cross([mpdd(tmp_path / "s"), folder(tmp_path / "plain", name="plain", masks=False)], target)
+    clean = mvtec_ad(tmp_path / "clean", ["carpet"], anomalous=0)
+    with pytest.raises(ValueError, match=r"No anomalous images .* source MVTecAD/carpet"):
+        cross([mpdd(tmp_path / "s"), clean], target)
+
+
+def test_the_same_files_in_source_and_target_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also through a link, and only then."""
+    source = mvtec_ad(tmp_path / "s")
+    (tmp_path / "link").symlink_to(tmp_path / "s")
+    with caplog.at_level(logging.WARNING):
+        cross(source, MVTecAD(root=tmp_path / "link"))
+        assert "8 images are in both" in caplog.text
+        assert str(tmp_path / "s" / "bottle" / "test" / "crack" / "000.png") in caplog.text
+        assert "and 3 more" in caplog.text
+        caplog.clear()
+        cross(source, mvtec_ad(tmp_path / "copy"))
+        assert not caplog.text
+
+
+def test_name_and_category_make_the_results_folder(tmp_path: Path, target: MVTecAD) -> None:
+    """The engine writes to results/<model>/<name>/<category>."""
+    several = [visa(tmp_path / "a"), folder(tmp_path / "b"), visa(tmp_path / "c")]
+    assert CrossDataset(several, target).name == "Visa+screws_to_MVTecAD"
+    assert CrossDataset(several, target).category == ""
+
+
+def test_a_used_datamodule_is_set_up_anew_for_each_category(tmp_path: Path, target: MVTecAD) -> None:
+    """After a run of its own, a datamodule remembers its subsets; they are not those of other categories."""
+    source = mvtec_ad(tmp_path / "s", ["bottle", "carpet"])
+    source.setup()
+    source._is_setup = True  # as a trainer leaves it
+    datamodule = cross(source, target, source_categories=["carpet"])
+    assert all("carpet" in path for path in paths(datamodule, "train"))
+    assert all("bottle" in path for path in source.test_data.samples.image_path)
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.1])
+def test_thresholds_need_a_held_out_share(target: MVTecAD, ratio: float) -> None:
+    """The base class would silently turn 0 into 0.5."""
+    with pytest.raises(ValueError, match="val_split_ratio"):
+        CrossDataset(target, target, val_split_ratio=ratio)
+
+
+@pytest.mark.parametrize("source", [[], "Visa", [None]])
+def test_a_source_is_one_or_more_datamodules(target: MVTecAD, source: object) -> None:
+    """Anything else is refused at once."""
+    with pytest.raises((TypeError, ValueError), match="source must"):
+        CrossDataset(source, target)
+
+
+def from_command_line(*arguments: str) -> AnomalibDataModule:
+    """Return the datamodule that anomalib's command line makes."""
+    return AnomalibCLI(["train", "--model", "Padim", "--model.pre_trained=false", *arguments], run=False).datamodule
+
+
+CLASS = f"{CrossDatasetItself.__module__}.{CrossDatasetItself.__name__}"
+
+
+def test_from_nested_flags(tmp_path: Path) -> None:
+    """Every level can be reached."""
+    mpdd(tmp_path / "s")
+    mvtec_ad(tmp_path / "t", ["cable", "gear"])
+    datamodule = from_command_line(
+        *("--data", CLASS, "--data.num_workers", "0", "--data.seed", "3"),
+        *("--data.source", "MPDD", "--data.source.root", str(tmp_path / "s"), "--data.source.category", "tubes"),
+        *("--data.target", "MVTecAD", "--data.target.root", str(tmp_path / "t")),
+        *("--data.target_categories", "[cable,gear]"),
+    )
+    datamodule.prepare_data()
+    datamodule.setup()
+    assert datamodule.seed == 3
+    assert {key[:2] for key in counts(datamodule, "train")} == {("MPDD", "tubes")}
+    assert {key[:2] for key in counts(datamodule, "test")} == {("MVTecAD", "cable"), ("MVTecAD", "gear")}
+
+
+def test_from_yaml_and_flags_over_it(tmp_path: Path) -> None:
+    """A list of sources in the file, single values from the command line."""
+    mpdd(tmp_path / "s")
+    folder(tmp_path / "f")
+    mvtec_ad(tmp_path / "t", ["cable"])
+    config = tmp_path / "data.yaml"
+    config.write_text(f"""
+class_path: {CLASS}
+init_args:
+  source:
+    - class_path: MPDD
+      init_args: {{root: {tmp_path / "s"}, category: tubes}}
+    - class_path: Folder
+      init_args:
+        name: screws
+        root: {tmp_path / "f"}
+        normal_dir: good
+        normal_test_dir: good_test
+        abnormal_dir: bad
+        mask_dir: mask
+  target:
+    class_path: MVTecAD
+    init_args: {{root: elsewhere}}
+  target_categories: all
+  num_workers: 0
+""")
+    flags = ("--data.target.root", str(tmp_path / "t"), "--data.eval_batch_size", "2")
+    datamodule = from_command_line("--data", str(config), *flags)
+    datamodule.prepare_data()
+    datamodule.setup()
+    assert {key[:2] for key in counts(datamodule, "train")} == {("MPDD", "tubes"), ("screws", "screws")}
+    assert len(next(iter(datamodule.test_dataloader())).image) == 2
+
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "data"
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("visa_to_mvtec.yaml", "Visa_to_MVTecAD"),
+        ("mvtec_to_visa.yaml", "MVTecAD_to_Visa"),
+        ("folder_to_folder.yaml", "metal nut_to_leather"),
+    ],
+)
+def test_the_configs_load(file: str, name: str) -> None:
+    """With the short class names that users write."""
+    assert from_command_line("--data", str(CONFIGS / file)).name == name
+
+
+def test_repeated_runs_draw_nothing_from_the_global_generator(tmp_path: Path, target: MVTecAD) -> None:
+    """Splitting must not depend on, or change, the state that training starts from."""
+    source = folder(tmp_path / "s", normal_test=False)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    cross(source, target)
+    assert torch.rand(1) == expected

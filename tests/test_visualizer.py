@@ -1,0 +1,210 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""CategoryVisualizer: one picture per image, where one expects it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from anomalib import LearningType
+from anomalib.data import ImageBatch, InferenceBatch, PredictDataset
+from anomalib.engine import Engine
+from anomalib.models import AnomalibModule
+from anomalib.visualization import ImageVisualizer
+from data_trees import folder, mpdd, mvtec_ad, write_normal
+from pandas import DataFrame
+from torch.utils.data import DataLoader
+
+from anomalib_genclip.data import CategoryBatch, CrossDataset
+from anomalib_genclip.visualizer import CategoryVisualizer
+
+
+def pictures(root: Path) -> list[str]:
+    """List the saved pictures."""
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def files(root: Path, *names: str) -> list[str]:
+    """Make empty files, because anomalib's items check that their paths exist."""
+    for path in (root / name for name in names):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return [str(root / name) for name in names]
+
+
+def batch_of(paths: Sequence[str] | None, count: int | None = None, **names: list[str]) -> ImageBatch:
+    """Make a batch with predictions."""
+    count = count or len(paths)
+    return (CategoryBatch if names else ImageBatch)(
+        image=torch.rand(count, 3, 8, 8),
+        image_path=paths,
+        anomaly_map=torch.rand(count, 8, 8),
+        pred_mask=torch.ones(count, 8, 8, dtype=torch.bool),
+        **names,
+    )
+
+
+def trainer_of(
+    root: Path, paths: Sequence[str] | None = None, datamodule: object = None, **columns: list[str]
+) -> object:
+    """Make what the visualizer sees of a trainer; paths is what the test loader's data set says it has."""
+    samples = None if paths is None else DataFrame({"image_path": paths, **columns})
+    loader = SimpleNamespace(dataset=SimpleNamespace(samples=samples))
+    return SimpleNamespace(default_root_dir=str(root), datamodule=datamodule, test_dataloaders=loader)
+
+
+def save(trainer: object, *batches: ImageBatch, visualizer: CategoryVisualizer | None = None) -> None:
+    """Run the hooks of a test."""
+    visualizer = visualizer or CategoryVisualizer(field_size=(8, 8))
+    visualizer.on_test_start(trainer, None)
+    for index, batch in enumerate(batches):
+        visualizer.on_test_batch_end(trainer, None, None, batch, index)
+
+
+def test_equal_file_names_in_two_categories_give_two_pictures(tmp_path: Path) -> None:
+    paths = files(tmp_path, *(f"d/{category}/test/crack/{i}.png" for category in ("bottle", "cable") for i in range(2)))
+    names = {"category": ["bottle", "bottle", "cable", "cable"], "dataset": ["MVTecAD"] * 4}
+    save(trainer_of(tmp_path, paths, **names), batch_of(paths, **names))
+    expected = [f"MVTecAD/{category}/crack/{i}.png" for category in ("bottle", "cable") for i in range(2)]
+    assert pictures(tmp_path / "images") == expected
+
+
+def test_equal_folders_within_a_category_get_as_many_parents_as_needed(tmp_path: Path) -> None:
+    paths = files(tmp_path, "left/a/crack/0.png", "right/a/crack/0.png", "right/a/good/0.png", "left/b/crack/0.png")
+    names = {"category": ["gear", "gear", "gear", "plate"], "dataset": ["Folder"] * 4}
+    trainer = trainer_of(tmp_path, paths, **names)
+    # Known from the start: the first batch alone does not show the clash.
+    save(trainer, batch_of(paths[:1], category=["gear"], dataset=["Folder"]))
+    assert pictures(tmp_path / "images") == ["Folder/gear/left/a/crack/0.png"]
+    save(trainer, batch_of(paths, **names))
+    assert pictures(tmp_path / "images") == [
+        "Folder/gear/left/a/crack/0.png",
+        "Folder/gear/right/a/crack/0.png",
+        "Folder/gear/right/a/good/0.png",
+        "Folder/plate/crack/0.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("datamodule", "expected"),
+    [
+        (SimpleNamespace(name="MVTecAD", category="bottle"), "MVTecAD/bottle/crack/0.png"),
+        (SimpleNamespace(name="screws", category=""), "screws/crack/0.png"),
+        (None, "crack/0.png"),
+    ],
+)
+def test_an_ordinary_batch_takes_the_names_of_the_datamodule(tmp_path: Path, datamodule: object, expected: str) -> None:
+    paths = files(tmp_path, "d/bottle/test/crack/0.png")
+    save(trainer_of(tmp_path, paths, datamodule), batch_of(paths))
+    assert pictures(tmp_path / "images") == [expected]
+
+
+def test_ordinary_samples_that_clash_are_told_apart(tmp_path: Path) -> None:
+    paths = files(tmp_path, "one/crack/0.png", "two/crack/0.png")
+    save(trainer_of(tmp_path, paths, SimpleNamespace(name="screws", category="")), batch_of(paths))
+    assert pictures(tmp_path / "images") == ["screws/one/crack/0.png", "screws/two/crack/0.png"]
+
+
+def test_unknown_paths_use_the_parent_folder(tmp_path: Path) -> None:
+    save(trainer_of(tmp_path), batch_of(files(tmp_path, "d/e/0.png")))
+    assert pictures(tmp_path / "images") == ["e/0.png"]
+
+
+def test_no_path_leads_out_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a relative path nor one that is taken whole, down to its anchor."""
+    (path,) = files(tmp_path, "d/0.png")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    save(trainer_of(tmp_path / "run", ["../d/0.png", "/elsewhere" + path]), batch_of(["../d/0.png"]))
+    assert pictures(tmp_path / "run" / "images") == [path.lstrip("/")]
+
+
+def test_images_without_a_path_are_numbered(tmp_path: Path) -> None:
+    names = {"category": ["gear", "gear"], "dataset": ["arrays", "arrays"]}
+    save(trainer_of(tmp_path), batch_of(None, 2), batch_of(None, 2, **names))
+    assert pictures(tmp_path / "images") == [
+        "0_0_0.png",
+        "0_0_1.png",
+        "arrays/gear/0_1_0.png",
+        "arrays/gear/0_1_1.png",
+    ]
+
+
+def test_each_run_writes_to_its_own_folder(tmp_path: Path) -> None:
+    visualizer = CategoryVisualizer(field_size=(8, 8))
+    paths = files(tmp_path, "d/e/0.png")
+    for run in ("v0", "v1"):
+        save(trainer_of(tmp_path / run, paths), batch_of(paths), visualizer=visualizer)
+        assert pictures(tmp_path / run) == ["images/e/0.png"]
+
+
+def test_output_dir_is_obeyed(tmp_path: Path) -> None:
+    visualizer = CategoryVisualizer(field_size=(8, 8), output_dir=tmp_path / "mine")
+    save(trainer_of(tmp_path / "run"), batch_of(files(tmp_path, "d/e/0.png")), visualizer=visualizer)
+    assert pictures(tmp_path / "mine") == ["e/0.png"]
+    assert not (tmp_path / "run").exists()
+
+
+class Brightness(AnomalibModule):
+    """The least model that the engine runs: bright pixels are anomalous."""
+
+    def __init__(self, visualizer: ImageVisualizer) -> None:
+        super().__init__(pre_processor=False, post_processor=False, evaluator=False, visualizer=visualizer)
+
+    def test_step(self, batch: ImageBatch, *_: object) -> ImageBatch:
+        """Score by brightness."""
+        anomaly_map = batch.image.mean(1)
+        prediction = InferenceBatch(
+            anomaly_map=anomaly_map,
+            pred_mask=anomaly_map > 0.9,
+            pred_score=anomaly_map.amax((1, 2)),
+            pred_label=anomaly_map.amax((1, 2)) > 0.9,
+        )
+        return batch.update(**prediction._asdict())
+
+    predict_step = test_step
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Keep the engine from validating first."""
+        return LearningType.ONE_CLASS
+
+    @property
+    def trainer_arguments(self) -> dict:
+        """Nothing special."""
+        return {}
+
+
+def engine_of(root: Path) -> Engine:
+    """Make a quiet engine."""
+    return Engine(default_root_dir=root, accelerator="cpu", logger=False, enable_progress_bar=False)
+
+
+def test_through_the_engine_every_test_image_has_its_picture(tmp_path: Path) -> None:
+    targets = [mvtec_ad(tmp_path / "t", ["bottle", "cable"]), folder(tmp_path / "f", name="bottle")]
+    datamodule = CrossDataset(
+        mpdd(tmp_path / "s"), targets, target_categories=["bottle", "cable"], num_workers=0, eval_batch_size=5
+    )
+    engine_of(tmp_path / "results").test(Brightness(CategoryVisualizer(field_size=(8, 8))), datamodule=datamodule)
+    root = tmp_path / "results" / "Brightness" / "MPDD_to_MVTecAD+bottle"
+    (images,) = root.rglob("images")
+    assert len(pictures(images)) == len(datamodule.test_data) == 24
+    folders = {str(Path(path).parent) for path in pictures(images)}
+    assert folders == {
+        *(f"MVTecAD/{category}/{kind}" for category in ("bottle", "cable") for kind in ("good", "crack")),
+        "bottle/bottle/good_test",
+        "bottle/bottle/bad",
+    }
+
+
+def test_through_the_engine_predict_on_a_plain_folder(tmp_path: Path) -> None:
+    for name in ("left/0.png", "left/1.png", "right/0.png", "top.png"):
+        write_normal(tmp_path / "input" / name)
+    dataset = PredictDataset(tmp_path / "input")
+    loader = DataLoader(dataset, batch_size=3, collate_fn=dataset.collate_fn)
+    engine_of(tmp_path / "results").predict(Brightness(CategoryVisualizer(field_size=(8, 8))), dataloaders=loader)
+    (images,) = (tmp_path / "results").rglob("images")
+    assert pictures(images) == ["input/top.png", "left/0.png", "left/1.png", "right/0.png"]
