@@ -13,9 +13,9 @@ help:
 	@echo "make lint         run ruff and mypy"
 	@echo "Variables: PYTHON=$(PYTHON) (makes the environment), VENV=$(VENV) (where it is)"
 
-# --clear would throw away an environment that only needs the changed dependencies, so it is made once.
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): minutes the first time"
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 

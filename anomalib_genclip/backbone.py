@@ -141,10 +141,10 @@ def resolve_image_size(spec: BackboneSpec, image_size: int | Sequence[int] | Non
     """
     if image_size is None:
         native = spec.image_size
-        side = native if native < 224 else PAPER_IMAGE_SIZE // spec.patch_size * spec.patch_size  # noqa: PLR2004
+        side = native if native < 224 else PAPER_IMAGE_SIZE // spec.patch_size * spec.patch_size
         return side, side
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(sides) != 2:  # noqa: PLR2004
+    sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
+    if len(sides) != 2:
         msg = f"image_size must be one number or (height, width), got {image_size!r}."
         raise ValueError(msg)
     for side in sides:
@@ -211,7 +211,7 @@ def _download(spec: BackboneSpec, pretrained: str, config: dict[str, Any]) -> st
     try:
         with _quiet("huggingface_hub"):
             return open_clip.download_pretrained(config)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # each hub client and each version has its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         msg = (
             f"The CLIP weights {pretrained!r} of {spec.name} could not be fetched from {source}: {reason}\n"

@@ -149,7 +149,9 @@ class FrozenCLIP(nn.Module):
         """
         ids = [self.sos_id, *self.tokenizer.encode(text), self.eos_id]
         if len(ids) > self.model.context_length:
-            msg = f"The prompt {text[:60]!r}... has {len(ids)} tokens, the text tower takes {self.model.context_length}."
+            msg = (
+                f"The prompt {text[:60]!r}... has {len(ids)} tokens, the text tower takes {self.model.context_length}."
+            )
             raise ValueError(msg)
         embeddings = self.embed(ids).unsqueeze(0)
         return self.encode_prompts(embeddings, torch.tensor([len(ids) - 1], device=embeddings.device))[0]

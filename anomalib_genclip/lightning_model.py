@@ -27,23 +27,23 @@ from typing import Any
 
 import torch
 from anomalib import LearningType
-from anomalib.data import Batch, Folder, ImageBatch
-from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
+from anomalib.data import Folder, ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
-from torchvision.tv_tensors import Mask
 
 from .backbone import DEFAULT_BACKBONE, DEFAULT_PRETRAINED, backbone_spec, resolve_image_size, resolve_layers
 from .class_names import GENERIC, clean_class_name, suffix_ids
 from .evaluation import CategoryEvaluator
 from .loss import GenCLIPLoss
+from .perlin import ANOMALY_SOURCES, PerlinAnomalies
 from .post_processor import RawScorePostProcessor
 from .torch_model import SCORE_WEIGHTS, GenCLIPModel, check_branches, check_prompt_lengths
 from .visualizer import CategoryVisualizer
@@ -53,7 +53,6 @@ logger = logging.getLogger(__name__)
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-ANOMALY_SOURCES = ("auto", "labels", "synthetic")
 PROMPT_LENGTH = 4  # n and q (ours)
 _LIGHTNING_DEFAULT_EPOCHS = 1000
 _FROZEN = "model.clip."
@@ -198,7 +197,6 @@ class GenCLIP(AnomalibModule):
             smoothing_sigma=smoothing_sigma,
         )
         self.loss = GenCLIPLoss(image_weight=image_loss_weight)
-        self.anomaly_generator = PerlinAnomalyGenerator()
         self.pretrained = pretrained
         self.class_name = class_name
         self.class_names = class_names or {}
@@ -209,7 +207,6 @@ class GenCLIP(AnomalibModule):
         self.epochs = epochs
         self.trained_on = ""
         self._zero_shot = learned is not None and not fine_tune
-        self._makes_anomalies = False
         self._held_out: list[tuple[Tensor, Tensor, Tensor]] = []
         if learned is not None:
             self._use(learned)
@@ -218,19 +215,19 @@ class GenCLIP(AnomalibModule):
 
     # Steps
 
-    def training_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+    def training_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:
         """Compute the loss of the vision-enhanced branch (paper, training)."""
         del args, kwargs
         if batch.gt_mask is None:
             msg = f"Training needs masks, and {_first_path(batch)} comes without one. Use a source with masks."
             raise ValueError(msg)
-        query_only = torch.rand(len(batch.image), device=self.device) < self.query_only_share
+        query_only = torch.rand(len(batch), device=self.device) < self.query_only_share
         maps, cls = self.model.training_logits(batch.image, self._class_index(batch), query_only)
         loss = self.loss(maps, cls, batch.gt_mask)
-        self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(batch.image))
+        self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(batch))
         return {"loss": loss}
 
-    def validation_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+    def validation_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:
         """Predict, and keep the parts of the image score: their weight is chosen when all are seen."""
         del args, kwargs
         parts = self.model.score_parts(batch.image, self._class_index(batch))
@@ -238,27 +235,24 @@ class GenCLIP(AnomalibModule):
             self._held_out.append((parts.top, parts.cls, batch.gt_label))
         return batch.update(pred_score=self.model.image_score(parts), anomaly_map=parts.anomaly_map)
 
-    def test_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+    def test_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:  # type: ignore[override]
         """Predict with the class names that belong to the images."""
         del args, kwargs
         predictions = self.model(batch.image, self._class_index(batch))
         return batch.update(**predictions._asdict())
 
-    def predict_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+    def predict_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:  # type: ignore[override]
         """Predict with the class names that belong to the images."""
         return self.test_step(batch, *args, **kwargs)
 
     # Class names
 
-    def _class_index(self, batch: Batch) -> Tensor:
+    def _class_index(self, batch: ImageBatch) -> Tensor:
         """Find each image's class name: argument, batch, datamodule, "object"."""
-        size = len(batch.image)
-        if self.class_name is not None:
-            names: Sequence[str | None] = [self.class_name] * size
-        else:
-            names = getattr(batch, "category", None) or [None] * size
+        size = len(batch)
         fallback = self._datamodule_category()
-        names = [name or fallback for name in names]
+        own = [self.class_name] * size if self.class_name is not None else getattr(batch, "category", None)
+        names = [name or fallback for name in own or [None] * size]
         return self.model.class_index([self.class_names.get(name, name) for name in names])
 
     def _datamodule_category(self) -> str:
@@ -270,8 +264,12 @@ class GenCLIP(AnomalibModule):
 
     # Training: anomalous images, epochs, optimiser
 
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Put the maker of synthetic anomalies before the pre-processor."""
+        return [PerlinAnomalies(self.anomaly_source), *super().configure_callbacks()]
+
     def setup(self, stage: str) -> None:
-        """Bound the number of epochs and find out where anomalous images come from."""
+        """Bound the number of epochs."""
         if stage != "fit":
             return
         # Lightning's default of 1000 epochs means that nobody gave a limit. anomalib's trainer_arguments would
@@ -280,49 +278,6 @@ class GenCLIP(AnomalibModule):
             self.trainer.fit_loop.max_epochs = self.epochs
         datamodule = getattr(self.trainer, "datamodule", None)
         self.trained_on = " ".join(filter(None, (getattr(datamodule, key, "") for key in ("name", "category"))))
-
-    def on_fit_start(self) -> None:
-        """Decide between labelled and synthetic anomalies, once the training set is known."""
-        self._makes_anomalies = self._needs_synthetic_anomalies()
-
-    def _needs_synthetic_anomalies(self) -> bool:
-        if self.anomaly_source == "synthetic":
-            return True
-        dataset = self._training_dataset()
-        samples = getattr(dataset, "samples", None)
-        has_anomalies = samples is None or bool((samples["label_index"] == 1).any())
-        if has_anomalies:
-            return False
-        name = getattr(dataset, "name", None) or "The training set"
-        if self.anomaly_source == "labels":
-            msg = (
-                f"{name} has no anomalous image in its training set and anomaly_source is 'labels'. Train on a "
-                "labelled source (CrossDataset), or set anomaly_source to 'synthetic'."
-            )
-            raise ValueError(msg)
-        logger.warning(
-            "%s has only normal training images: anomalies are made on the fly with anomalib's Perlin generator. "
-            "GenCLIP learns more from a labelled source: see CrossDataset.",
-            name,
-        )
-        return True
-
-    def _training_dataset(self) -> Any:  # noqa: ANN401
-        """The training set, wherever the trainer got it from."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None:
-            return getattr(datamodule, "train_data", None)
-        source = self.trainer.fit_loop._data_source.instance  # noqa: SLF001  # the loader is not loaded yet
-        return getattr(source, "dataset", None)
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Make anomalies while the images are in [0, 1]: the pre-processor normalises them after this hook."""
-        del dataloader_idx
-        if self._makes_anomalies and self._trainer is not None and self.trainer.training:
-            batch.image, mask = self.anomaly_generator(batch.image)
-            mask = mask.squeeze(1)
-            batch.update(gt_mask=Mask(mask > 0), gt_label=mask.flatten(1).amax(dim=1) > 0)
-        return batch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with one learning rate for prompts and ``φ``, another for ``ψ``."""
@@ -342,7 +297,9 @@ class GenCLIP(AnomalibModule):
         old = self.model.score_weight.item()
         scores = {weight: torch.lerp(top, cls, weight) for weight in SCORE_WEIGHTS}
         # The middle weight wins ties: it is the least extreme.
-        best = max(scores, key=lambda weight: (binary_auroc(scores[weight], label.int()).item(), weight == 0.25))  # noqa: PLR2004
+        best = max(
+            scores, key=lambda weight: (binary_auroc(scores[weight], label.int()).item(), weight == SCORE_WEIGHTS[1])
+        )
         self.model.score_weight.fill_(best)
         if best != old:
             self._refit_image_threshold(scores[best], label)
@@ -390,13 +347,15 @@ class GenCLIP(AnomalibModule):
             ValueError: If the name has another ending.
         """
         tensors = {key: value for key, value in self.model.state_dict().items() if not key.startswith("clip.")}
-        nan = torch.tensor(float("nan"))
-        keeps = isinstance(self.post_processor, RawScorePostProcessor)
-        thresholds = self.post_processor.raw_thresholds() if keeps else {"image": nan, "pixel": nan}
-        is_file = self.pretrained is not None and Path(self.pretrained).is_file()
+        thresholds = dict.fromkeys(("image", "pixel"), torch.tensor(float("nan")))
+        if isinstance(self.post_processor, RawScorePostProcessor):
+            thresholds = self.post_processor.raw_thresholds()
+        pretrained = self.pretrained
+        if pretrained is not None and Path(pretrained).is_file():
+            pretrained = Path(pretrained).name
         return LearnedWeights(
             fit=self.fit_description,
-            pretrained=Path(self.pretrained).name if is_file else self.pretrained,
+            pretrained=pretrained,
             image_size=self.model.image_size,
             trained_on=self.trained_on,
             tensors=tensors,
@@ -507,11 +466,12 @@ def _check_ranges(**arguments: tuple[float, float, float | None]) -> None:
     for name, (value, low, high) in arguments.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not low <= value < float("inf") or (high is not None and value > high):
-            msg = f"{name}={value!r} is out of range: it must be {f'between {low} and {high}' if high else f'>= {low}'}."
+            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+            msg = f"{name}={value!r} is out of range: it must be {bounds}."
             raise ValueError(msg)
 
 
-def _first_path(batch: Batch) -> str:
+def _first_path(batch: ImageBatch) -> str:
     """Name the first image of a batch for a message."""
     paths = getattr(batch, "image_path", None)
     return str(paths[0]) if paths else "an image"

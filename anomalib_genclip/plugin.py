@@ -60,8 +60,8 @@ class _Watcher(MetaPathFinder):
         """Have the module's loader report to this object, if it is one that it waits for."""
         if fullname not in self.waiting_for:
             return None
-        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next((spec for spec in others if spec is not None), None)
+        others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
             spec.loader = _ReportingLoader(spec.loader, self)
         return spec
@@ -69,15 +69,14 @@ class _Watcher(MetaPathFinder):
     def executed(self, module: str) -> None:
         """Tell anomalib of all classes it is ready for, and stop watching when nothing is left to wait for."""
         self.waiting_for.discard(module)
-        for name in list(self.unknown):
-            # Adding a class can import this package's other modules, which ends up here and adds theirs.
-            if name in self.unknown and self._is_ready_for(*self.unknown[name]):
-                _add_class(name, *self.unknown.pop(name))
+        for name, (defined_in, targets) in list(self.unknown.items()):
+            ready = defined_in not in self.executing and all(target in sys.modules for target in targets)
+            # Adding one class may import the module of another, which ends up here and adds that one.
+            if ready and name in self.unknown:
+                del self.unknown[name]
+                _add_class(name, defined_in, targets)
         if not self.waiting_for and self in sys.meta_path:
             sys.meta_path.remove(self)
-
-    def _is_ready_for(self, defined_in: str, targets: Sequence[str]) -> bool:
-        return defined_in not in self.executing and all(target in sys.modules for target in targets)
 
 
 class _ReportingLoader(Loader):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
-from anomalib.models.components import GaussianBlur2d
+from kornia.filters import GaussianBlur2d
 from torch import Tensor, nn
 
 from .anomaly_map import abnormal_probability, similarity_logits, top_mean, upsample
@@ -97,13 +97,11 @@ class GenCLIPModel(nn.Module):
         self.spec = spec
 
         self.clip = FrozenCLIP(load_clip(spec, pretrained, self.image_size), self.layers)
-        self.prompts = PromptLearner(
-            spec.vision_width, spec.text_width, len(self.layers), state_length, query_length
-        )
+        self.prompts = PromptLearner(spec.vision_width, spec.text_width, len(self.layers), state_length, query_length)
         # ψ starts as CLIP's own projection, so an untrained model compares as CLIP does.
         self.projections = nn.ParameterList(self.clip.model.visual.proj.detach().clone() for _ in self.layers)
         self.class_names = ClassNames(self.clip, spec.context_length - self.prompts.suffix_start)
-        self.smoothing = GaussianBlur2d(sigma=smoothing_sigma, channels=1) if smoothing_sigma else nn.Identity()
+        self.smoothing = _gaussian(smoothing_sigma) if smoothing_sigma else nn.Identity()
         self.register_buffer("sos", self.clip.embed([self.clip.sos_id])[0].clone(), persistent=False)
         self.register_buffer("default_class", torch.zeros((), dtype=torch.long), persistent=False)
         self.register_buffer("score_weight", torch.tensor(SCORE_WEIGHTS[1]))
@@ -179,9 +177,7 @@ class GenCLIPModel(nn.Module):
         cls = (image.pooled @ self.projections[-1]).unsqueeze(1)
         maps, scores = {}, {}
         for branch, text in self._branch_text(image, class_index).items():
-            layers = [
-                abnormal_probability(similarity_logits(patches, text[i])) for i, patches in enumerate(features)
-            ]
+            layers = [abnormal_probability(similarity_logits(patches, text[i])) for i, patches in enumerate(features)]
             maps[branch] = torch.stack(layers).mean(dim=0).unflatten(-1, self.clip.grid_size).unsqueeze(1)
             scores[branch] = abnormal_probability(similarity_logits(cls, text[-1]))[:, 0]
         return BranchMaps(maps, scores, class_index)
@@ -236,9 +232,7 @@ class GenCLIPModel(nn.Module):
 
     def _encode(self, embeddings: Tensor, suffix_eos: Tensor) -> Tensor:
         """Encode prompts of any leading shape in one pass: ``(*, L, d_t)`` to ``(prod(*), d)``."""
-        return self.clip.encode_prompts(
-            embeddings.flatten(0, -3), suffix_eos.flatten() + self.prompts.suffix_start
-        )
+        return self.clip.encode_prompts(embeddings.flatten(0, -3), suffix_eos.flatten() + self.prompts.suffix_start)
 
     def compute_query_features(self) -> Tensor:
         """``F_Q``: text features of the query-only prompt, ``(2, d)``, the same for all images."""
@@ -263,6 +257,12 @@ class GenCLIPModel(nn.Module):
         with torch.autocast(self.sos.device.type, enabled=False):
             self.query_features = self.compute_query_features()
         self._query_source = self._prompt_versions()
+
+
+def _gaussian(sigma: float) -> nn.Module:
+    """Gaussian blur over four standard deviations to each side."""
+    side = 2 * round(4 * sigma) + 1
+    return GaussianBlur2d((side, side), (sigma, sigma))
 
 
 def check_branches(branches: str) -> str:

@@ -56,7 +56,7 @@ class CategoryVisualizer(ImageVisualizer):
         del pl_module
         self._tail_lengths = _tail_lengths(trainer.predict_dataloaders, _datamodule_group(trainer))
 
-    def on_test_batch_end(  # noqa: PLR0917 - Lightning's signature
+    def on_test_batch_end(
         self,
         trainer: Trainer,
         pl_module: AnomalibModule,

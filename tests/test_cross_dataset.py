@@ -12,7 +12,7 @@ import pytest
 import torch
 from anomalib import TaskType
 from anomalib.cli import AnomalibCLI
-from anomalib.data import AnomalibDataModule, Folder, MVTecAD
+from anomalib.data import AnomalibDataModule, Folder, ImageItem, MVTecAD
 from anomalib.data.datasets import MVTecADDataset
 from anomalib.data.utils import ValSplitMode
 from data_trees import SIZE, every_layout, folder, mpdd, mvtec_ad, visa
@@ -180,24 +180,38 @@ def test_inner_augmentations_are_said_to_be_unused(
     assert datamodule.train_data[0].image.shape == (3, SIZE, SIZE)
 
 
+class Halved(MVTecADDataset):
+    """Darkens its images and always gives masks."""
+
+    def __getitem__(self, index: int) -> ImageItem:
+        """Read one image."""
+        item = super().__getitem__(index)
+        return ImageItem(
+            image=item.image / 2,
+            gt_label=item.gt_label,
+            gt_mask=torch.zeros(item.image.shape[-2:]) if item.gt_mask is None else item.gt_mask,
+            image_path=item.image_path,
+        )
+
+
+class HalvedModule(MVTecAD):
+    """Datamodule of :class:`Halved`."""
+
+    def _setup(self, _stage: str | None = None) -> None:
+        super()._setup(_stage)
+        self.test_data = Halved(root=self.root, category=self.category, split="test")
+
+
 def test_data_sets_with_their_own_reading_are_read_their_way(tmp_path: Path, target: MVTecAD) -> None:
     """MVTec LOCO, for one, overrides __getitem__."""
-
-    class Doubled(MVTecADDataset):
-        def __getitem__(self, index: int) -> object:
-            item = super().__getitem__(index)
-            item.image = item.image / 2
-            return item
-
-    class DoubledModule(MVTecAD):
-        def _setup(self, _stage: str | None = None) -> None:
-            super()._setup(_stage)
-            self.test_data = Doubled(root=self.root, category=self.category, split="test")
-
     mvtec_ad(tmp_path / "s")
-    datamodule = cross(DoubledModule(root=tmp_path / "s"), target)
+    datamodule = cross(HalvedModule(root=tmp_path / "s"), target)
     assert all(item.image.max() <= 0.5 for item in datamodule.train_data)
     assert datamodule.test_data[0].image.max() > 0.9
+    # Masks that a data set gives of its own accord do not fit into a batch with images that have none.
+    plain = folder(tmp_path / "plain", name="plain", masks=False)
+    mixed = cross(mpdd(tmp_path / "m"), [HalvedModule(root=tmp_path / "s"), plain])
+    assert all(item.gt_mask is None for item in mixed.test_data)
 
 
 def test_several_mask_files_for_one_image_are_a_mask(tmp_path: Path, target: MVTecAD) -> None:
@@ -243,11 +257,12 @@ def test_all_without_any_known_category_names_what_is_there(tmp_path: Path, targ
 
 
 @pytest.mark.parametrize("missing", ["cabel", "carpet"])
-def test_a_listed_category_that_is_missing_is_named(tmp_path: Path, target: MVTecAD, missing: str) -> None:
+@pytest.mark.parametrize("there", ["bottle", "gear"])
+def test_a_listed_category_that_is_missing_is_named(tmp_path: Path, target: MVTecAD, there: str, missing: str) -> None:
     """Misspelt or merely absent, and without starting a download of the whole data set."""
-    source = mvtec_ad(tmp_path / "s", ["bottle", "cable"])
-    with pytest.raises(ValueError, match=rf"not found: {missing}\..*bottle, cable"):
-        cross(source, target, source_categories=["bottle", missing])
+    source = mvtec_ad(tmp_path / "s", [there, "hinge"])
+    with pytest.raises(ValueError, match=rf"not found: {missing}\..* has {there}, hinge"):
+        cross(source, target, source_categories=[there, missing])
 
 
 def test_listed_categories_are_shared_out_among_datamodules(tmp_path: Path, target: MVTecAD) -> None:
@@ -316,7 +331,9 @@ def test_a_mask_file_that_is_gone_is_no_mask(tmp_path: Path) -> None:
     """BTech makes mask paths up from image names."""
     source, target = every_layout(tmp_path / "s")["BTech"], every_layout(tmp_path / "t")["BTech"]
     (tmp_path / "t/BTech/01/ground_truth/crack/002.png").unlink()
-    assert cross(source, target).test_data.task == TaskType.CLASSIFICATION
+    test_data = cross(source, target).test_data
+    assert test_data.task == TaskType.CLASSIFICATION
+    assert all(item.gt_mask is None for item in test_data)
     (tmp_path / "s/BTech/01/ground_truth/crack/001.png").unlink()
     with pytest.raises(ValueError, match=r"1 anomalous images of the source BTech/01 have no mask: .*001\.png"):
         cross(source, target)
@@ -332,16 +349,18 @@ def test_source_must_have_masks_and_anomalies(tmp_path: Path, target: MVTecAD) -
 
 
 def test_the_same_files_in_source_and_target_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Also through a link, and only then."""
-    source = mvtec_ad(tmp_path / "s")
-    (tmp_path / "link").symlink_to(tmp_path / "s")
+    """Also through links, and only then."""
+    source, linked, copy = mpdd(tmp_path / "s"), mpdd(tmp_path / "linked"), mpdd(tmp_path / "copy")
+    for image in (tmp_path / "linked" / "tubes" / "test").rglob("*.png"):
+        image.unlink()
+        image.symlink_to(tmp_path / "s" / image.relative_to(tmp_path / "linked"))
     with caplog.at_level(logging.WARNING):
-        cross(source, MVTecAD(root=tmp_path / "link"))
+        cross(source, linked)
         assert "8 images are in both" in caplog.text
-        assert str(tmp_path / "s" / "bottle" / "test" / "crack" / "000.png") in caplog.text
+        assert str(tmp_path / "s" / "tubes" / "test" / "crack" / "000.png") in caplog.text
         assert "and 3 more" in caplog.text
         caplog.clear()
-        cross(source, mvtec_ad(tmp_path / "copy"))
+        cross(source, copy)
         assert not caplog.text
 
 

@@ -32,7 +32,7 @@ FIRST_IMPORTS = {
     "import anomalib.cli": "import anomalib.models; anomalib.models.GenCLIP",
     "import anomalib_genclip": "",
     "from anomalib_genclip import GenCLIP": "import anomalib.models; assert anomalib.models.GenCLIP is GenCLIP",
-    "from anomalib_genclip import CrossDataset": "import anomalib.data; assert anomalib.data.CrossDataset is CrossDataset",
+    "from anomalib_genclip import CrossDataset": "from anomalib import data; assert data.CrossDataset is CrossDataset",
     "import anomalib_genclip.lightning_model": "import anomalib.models; anomalib.models.GenCLIP",
     "import anomalib_genclip.data.cross_dataset": "import anomalib.data; anomalib.data.CrossDataset",
 }
@@ -53,22 +53,23 @@ assert anomalib.data.CrossDataset is anomalib_genclip.CrossDataset
 assert not [finder for finder in sys.meta_path if type(finder).__module__ == "anomalib_genclip.plugin"]
 """
 
-MADE_FROM_SHORT_NAMES = """
-from anomalib.data import get_datamodule
+MODELS_FROM_SHORT_NAMES = """
 from anomalib.models import get_model
-from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 
 small = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}
 by_config = {"class_path": "GenCLIP", "init_args": small}
 models = [get_model("genclip", **small), get_model("gen_clip", **small), get_model("GenCLIP", **small)]
 models += [get_model(by_config), get_model(by_config | {"class_path": "anomalib.models.GenCLIP"})]
 assert {type(model).__name__ for model in models} == {"GenCLIP"}
+"""
 
+BENCHMARK_CONFIGURATION = """
+from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
+
+model = {"class_path": "GenCLIP", "init_args": {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}}
 folder = {"class_path": "Folder", "init_args": {"name": "parts", "root": ".", "normal_dir": "good"}}
 data = {"class_path": "CrossDataset", "init_args": {"source": folder, "target": folder}}
-assert type(get_datamodule(data)).__name__ == "CrossDataset"
-
-[job] = BenchmarkJobGenerator("cpu").generate_jobs({"seed": 0, "model": by_config, "data": data}, None)
+[job] = BenchmarkJobGenerator("cpu").generate_jobs({"seed": 0, "model": model, "data": data}, None)
 assert [type(job.model).__name__, type(job.datamodule).__name__] == ["GenCLIP", "CrossDataset"]
 """
 
@@ -148,7 +149,8 @@ CASES: dict[str, tuple[str, Sequence[str], dict[str, str]]] = {
         f"known after: {first}": (f"{first}\n{then}\n{ALL_NAMES}", OUR_WARNINGS_ARE_ERRORS, {})
         for first, then in FIRST_IMPORTS.items()
     },
-    "made from short names": (MADE_FROM_SHORT_NAMES, (), {}),
+    "models from short names": (MODELS_FROM_SHORT_NAMES, (), {}),
+    "benchmark configuration": (BENCHMARK_CONFIGURATION, (), {}),
     "command line": (COMMAND_LINE, (), {}),
     "known in a spawned process": (SPAWNED, (), {}),
     "a start without torch pays nothing": (WITHOUT_TORCH, (), {}),

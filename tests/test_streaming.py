@@ -26,6 +26,15 @@ OUTSIDE_SHAPES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Small tensors on busy cores: threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def scored_masks(num: int, size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and masks of shape (num, size, size), every second mask with up to three regions."""
     random = torch.Generator().manual_seed(seed)

@@ -7,7 +7,12 @@ The names are imported when they are first used, so that ``import anomalib_gencl
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .batch import CategoryBatch, CategoryItem
+    from .cross_dataset import CrossDataset
+    from .synthetic import SyntheticDefects
 
 _HOMES = {
     "CategoryBatch": ".batch",

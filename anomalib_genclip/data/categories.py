@@ -98,30 +98,38 @@ def expand(
     return [_with_category(datamodule, name) for datamodule, names in pairs for name in names]
 
 
-def warn_about_missing(datamodule: AnomalibDataModule, option: str) -> None:
+def warn_about_missing(datamodules: list[AnomalibDataModule], option: str) -> None:
     """Name the known categories that ``"all"`` leaves out because they are not on disk."""
-    known = known_categories(datamodule) if datamodule.category else ()
-    found = categories_on_disk(datamodule, known)
-    if missing := [name for name in known if name not in found]:
-        logger.warning(
-            "%s='all': %d of %d categories of %s are not in %s and are left out: %s.",
-            option,
-            len(missing),
-            len(known),
-            datamodule.name,
-            _root(datamodule),
-            ", ".join(missing),
-        )
+    for datamodule in filter(_has_categories, datamodules):
+        known = known_categories(datamodule)
+        found = categories_on_disk(datamodule, known)
+        if missing := [name for name in known if name not in found]:
+            logger.warning(
+                "%s='all': %d of %d categories of %s are not in %s and are left out: %s.",
+                option,
+                len(missing),
+                len(known),
+                datamodule.name,
+                _root(datamodule),
+                ", ".join(missing),
+            )
 
 
-def to_download(datamodule: AnomalibDataModule) -> list[AnomalibDataModule]:
-    """Return one datamodule per known category if the root holds no folder yet, else nothing.
+def to_download(datamodules: list[AnomalibDataModule]) -> list[AnomalibDataModule]:
+    """Return one datamodule per known category of those whose root holds no folder yet.
 
     Some data sets come as a whole and some category by category; asking for each does both.
     """
-    if not datamodule.category or _root(datamodule) is None or folders_on_disk(datamodule):
-        return []
-    return [_with_category(datamodule, name) for name in known_categories(datamodule)]
+    absent = [
+        datamodule
+        for datamodule in filter(_has_categories, datamodules)
+        if _root(datamodule) is not None and not folders_on_disk(datamodule)
+    ]
+    return [_with_category(datamodule, name) for datamodule in absent for name in known_categories(datamodule)]
+
+
+def _has_categories(datamodule: AnomalibDataModule) -> bool:
+    return bool(datamodule.category)
 
 
 def _root(datamodule: AnomalibDataModule) -> Path | None:
@@ -137,14 +145,14 @@ def _has_files(folder: Path) -> bool:
 def _with_category(datamodule: AnomalibDataModule, name: str) -> AnomalibDataModule:
     """Copy a datamodule; the copy is shallow because setup() only replaces attributes."""
     part = copy.copy(datamodule)
-    if datamodule.category:
+    if _has_categories(datamodule):
         part.category = name
     return part
 
 
 def _all_categories(datamodule: AnomalibDataModule, option: str) -> list[str]:
     """Return the known categories on disk."""
-    if not datamodule.category:
+    if not _has_categories(datamodule):
         return [category_of(datamodule)]
     known = known_categories(datamodule)
     found = categories_on_disk(datamodule, known)
@@ -162,14 +170,14 @@ def _all_categories(datamodule: AnomalibDataModule, option: str) -> list[str]:
 def _own_categories(datamodule: AnomalibDataModule, names: list[str]) -> list[str]:
     """Return those of the listed names that belong to this datamodule, each once."""
     names = list(dict.fromkeys(names))
-    if not datamodule.category:
+    if not _has_categories(datamodule):
         return [name for name in names if name == category_of(datamodule)]
     known = known_categories(datamodule)
-    some_known_on_disk = bool(categories_on_disk(datamodule, known))
     on_disk = categories_on_disk(datamodule, names)
     # A known name that is not on disk is left to prepare_data(), which downloads it, unless the data set is there
-    # without it: then it would be fetched a second time.
-    return [name for name in names if name in on_disk or (name in known and not some_known_on_disk)]
+    # without it: then all of it would be fetched a second time.
+    is_there = on_disk or categories_on_disk(datamodule, known)
+    return [name for name in names if name in on_disk or (name in known and not is_there)]
 
 
 def _refuse_unclaimed(
@@ -191,6 +199,6 @@ def _refuse_unclaimed(
 
 def _inventory(datamodule: AnomalibDataModule) -> str:
     """List what a user could have asked for."""
-    if not datamodule.category:
+    if not _has_categories(datamodule):
         return f"the one category '{category_of(datamodule)}'"
     return ", ".join(folders_on_disk(datamodule)) or "no folders"

@@ -31,7 +31,7 @@ _SHOWN = 5
 
 
 class CrossDataset(AnomalibDataModule):
-    """Datamodule that trains on a source and tests on a target.
+    r"""Datamodule that trains on a source and tests on a target.
 
     - Training: the source's whole labelled test split (normal and anomalous images, with masks), whatever
       ``val_split_mode`` the source has, less the held-out share.
@@ -77,8 +77,8 @@ class CrossDataset(AnomalibDataModule):
 
         From the command line::
 
-            anomalib train --model GenCLIP --data CrossDataset \\
-                --data.source Visa --data.source_categories all \\
+            anomalib train --model GenCLIP --data CrossDataset \
+                --data.source Visa --data.source_categories all \
                 --data.target MVTecAD --data.target.category bottle
     """
 
@@ -134,10 +134,7 @@ class CrossDataset(AnomalibDataModule):
         """
         for datamodules, categories, option in self._sides():
             # Which categories there are is only known once the data are there.
-            absent = (
-                [part for datamodule in datamodules for part in to_download(datamodule)] if categories == "all" else []
-            )
-            for part in absent:
+            for part in to_download(datamodules) if categories == "all" else []:
                 _call(part, "prepare_data", option)
             for part in expand(datamodules, categories, option):
                 _call(part, "prepare_data", option)
@@ -146,8 +143,7 @@ class CrossDataset(AnomalibDataModule):
         """Make the three subsets."""
         for datamodules, categories, option in self._sides():
             if categories == "all":
-                for datamodule in datamodules:
-                    warn_about_missing(datamodule, option)
+                warn_about_missing(datamodules, option)
         seed = self.seed or 0
         source, target = (
             _load(expand(datamodules, categories, option), seed, option)

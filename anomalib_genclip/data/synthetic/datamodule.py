@@ -1,0 +1,264 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The rendered pictures as an anomalib data module: drawn once, then read by anomalib's own data set class."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from anomalib.data.datamodules.base.image import AnomalibDataModule
+from anomalib.data.datasets.image.mvtecad import MVTecADDataset
+from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
+from rich.progress import track
+from torchvision.transforms.v2 import Transform
+
+from .categories import CATEGORIES, DEFECTS_OF
+from .render import render
+
+logger = logging.getLogger(__name__)
+
+# Raised whenever the same seed would give other pictures, so that old renders are made anew.
+RENDER_VERSION = 1
+_RECIPE = "recipe.json"
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    """Write a PNG: RGB ``(S, S, 3)`` or grey ``(S, S)``, uint8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image):
+        msg = f"Could not write {path}."
+        raise OSError(msg)
+
+
+def _split_plan(category: str, recipe: dict[str, Any]) -> list[tuple[str, str | None, int]]:
+    """List ``(folder, defect, count)`` of a category."""
+    damaged = [(f"test/{kind}", kind, recipe["test_per_defect"]) for kind in DEFECTS_OF[category]]
+    return [("train/good", None, recipe["train_good"]), ("test/good", None, recipe["test_good"]), *damaged]
+
+
+def _read_recipe(folder: Path) -> dict[str, Any] | None:
+    """Read what a folder was rendered from, or ``None`` if this module did not render it or it is unreadable."""
+    try:
+        return json.loads((folder / _RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def render_category(root: Path | str, category: str, recipe: dict[str, Any]) -> None:
+    """Render a category in MVTec AD's layout.
+
+    The folder appears whole or not at all: everything is written beside it first and then moved into place. Every
+    picture has its own random generator, so that it depends on nothing but the recipe and its own place.
+
+    Args:
+        root: Folder of the data set.
+        category: One of ``CATEGORIES``.
+        recipe: ``seed``, ``size`` (pixels), ``train_good``, ``test_good``, ``test_per_defect`` and ``version``.
+    """
+    cv2.setNumThreads(1)
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{category}-", dir=root))
+    try:
+        number = sum(ord(letter) * 31**place for place, letter in enumerate(category)) % 2**32
+        for part, (folder, kind, count) in enumerate(_split_plan(category, recipe)):
+            for k in range(count):
+                rng = np.random.default_rng([recipe["seed"], number, part, k])
+                image, mask = render(category, kind, recipe["size"], rng)
+                _write(work / folder / f"{k:03}.png", image)
+                if kind:
+                    _write(work / "ground_truth" / kind / f"{k:03}_mask.png", mask)
+        (work / _RECIPE).write_text(json.dumps(recipe, indent=2), encoding="utf-8")
+        work.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        _move_into_place(work, root / category, recipe)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _move_into_place(work: Path, target: Path, recipe: dict[str, Any]) -> None:
+    """Swap a finished folder in; if another process was faster with the same recipe, its folder stays."""
+    old = work.with_name(work.name + ".old")
+    try:
+        if target.exists():
+            if _read_recipe(target) == recipe:
+                return
+            target.rename(old)
+        work.rename(target)
+    except OSError:
+        if _read_recipe(target) != recipe:
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def render_dataset(root: Path | str, categories: tuple[str, ...], recipe: dict[str, Any]) -> None:
+    """Render the categories that are not there yet or were rendered from another recipe.
+
+    Args:
+        root: Folder of the data set.
+        categories: Names to render.
+        recipe: See :func:`render_category`.
+
+    Raises:
+        FileExistsError: If a folder of that name holds something that this module did not render.
+    """
+    root = Path(root)
+    missing = [name for name in categories if _read_recipe(root / name) != recipe]
+    for name in missing:
+        if (root / name).exists() and _read_recipe(root / name) is None:
+            msg = f"{root / name} holds no synthetic renders and is left alone. Choose another root."
+            raise FileExistsError(msg)
+    if not missing:
+        logger.info("Found the synthetic data set.")
+        return
+    workers = min(len(missing), os.cpu_count() or 1, 8)
+    title = "Rendering SyntheticDefects"
+    if workers == 1:
+        for name in track(missing, title):
+            render_category(root, name, recipe)
+        return
+    # Spawned, because the parent may hold threads and a GPU that a forked child must not inherit.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(render_category, root, name, recipe) for name in missing]
+        for job in track(as_completed(jobs), title, total=len(jobs)):
+            job.result()
+
+
+class SyntheticDefects(AnomalibDataModule):
+    """Rendered textures and objects with defects and pixel masks.
+
+    The first call of :meth:`prepare_data` renders every category in MVTec AD's layout; the pictures depend only on
+    the arguments. They need no download and no licence form, and they are for tests and first steps: results on them
+    say little about photographs.
+
+    Args:
+        root (Path | str | None): Folder of the data set.
+            Defaults to ``"./datasets/SyntheticDefects"``.
+        category (str): One of ``anomalib_genclip.data.synthetic.CATEGORIES``.
+            Defaults to ``"wood"``.
+        render_size (int): Side of the pictures in pixels.
+            Defaults to ``128``.
+        train_good (int): Normal training pictures per category.
+            Defaults to ``40``.
+        test_good (int): Normal test pictures per category.
+            Defaults to ``30``.
+        test_per_defect (int): Test pictures per defect kind; every category has five kinds.
+            Defaults to ``8``.
+        render_seed (int): Seed of the pictures. ``seed`` is anomalib's and concerns only the splits.
+            Defaults to ``0``.
+        train_batch_size (int): Training batch size.
+            Defaults to ``32``.
+        eval_batch_size (int): Test batch size.
+            Defaults to ``32``.
+        num_workers (int): Number of workers.
+            Defaults to ``8``.
+        train_augmentations (Transform | None): Augmentations of the training images.
+            Defaults to ``None``.
+        val_augmentations (Transform | None): Augmentations of the validation images.
+            Defaults to ``None``.
+        test_augmentations (Transform | None): Augmentations of the test images.
+            Defaults to ``None``.
+        augmentations (Transform | None): General augmentations if stage-specific ones are not given.
+        test_split_mode (TestSplitMode): Method to create the test set.
+            Defaults to ``TestSplitMode.FROM_DIR``.
+        test_split_ratio (float): Fraction of data to use for testing.
+            Defaults to ``0.2``.
+        val_split_mode (ValSplitMode): Method to create the validation set. The default is anomalib's: validation
+            on the test images.
+            Defaults to ``ValSplitMode.SAME_AS_TEST``.
+        val_split_ratio (float): Fraction of data to use for validation.
+            Defaults to ``0.5``.
+        seed (int | None): Seed of the splits.
+            Defaults to ``None``.
+
+    Example:
+        >>> datamodule = SyntheticDefects(category="gear")
+        >>> datamodule.prepare_data()
+        >>> datamodule.setup()
+        >>> next(iter(datamodule.test_dataloader())).image.shape
+        torch.Size([32, 3, 128, 128])
+    """
+
+    def __init__(
+        self,
+        root: Path | str | None = "./datasets/SyntheticDefects",
+        category: str = "wood",
+        render_size: int = 128,
+        train_good: int = 40,
+        test_good: int = 30,
+        test_per_defect: int = 8,
+        render_seed: int = 0,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 8,
+        train_augmentations: Transform | None = None,
+        val_augmentations: Transform | None = None,
+        test_augmentations: Transform | None = None,
+        augmentations: Transform | None = None,
+        test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
+        test_split_ratio: float = 0.2,
+        val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
+        val_split_ratio: float = 0.5,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            train_augmentations=train_augmentations,
+            val_augmentations=val_augmentations,
+            test_augmentations=test_augmentations,
+            augmentations=augmentations,
+            test_split_mode=test_split_mode,
+            test_split_ratio=test_split_ratio,
+            val_split_mode=val_split_mode,
+            val_split_ratio=val_split_ratio,
+            seed=seed,
+        )
+        if category not in CATEGORIES:
+            msg = f"There is no synthetic category {category!r}. There are: {', '.join(CATEGORIES)}."
+            raise ValueError(msg)
+        if not 32 <= render_size <= 512:
+            msg = f"render_size must lie between 32 and 512 pixels, not {render_size}."
+            raise ValueError(msg)
+        self.root = Path(root or "./datasets/SyntheticDefects")
+        self.category = category
+        self.recipe = {
+            "version": RENDER_VERSION,
+            "seed": render_seed,
+            "size": render_size,
+            "train_good": train_good,
+            "test_good": test_good,
+            "test_per_defect": test_per_defect,
+        }
+
+    def prepare_data(self) -> None:
+        """Render all categories unless they are there already.
+
+        Directory structure afterwards::
+
+            datasets/
+            └── SyntheticDefects/
+                ├── weave/
+                │   ├── train/good/000.png
+                │   ├── test/good/000.png
+                │   ├── test/hole/000.png
+                │   ├── ground_truth/hole/000_mask.png
+                │   └── recipe.json
+                └── ...
+        """
+        render_dataset(self.root, CATEGORIES, self.recipe)
+
+    def _setup(self, _stage: str | None = None) -> None:
+        """Read the folders with anomalib's MVTec AD data set."""
+        self.train_data = MVTecADDataset(split=Split.TRAIN, root=self.root, category=self.category)
+        self.test_data = MVTecADDataset(split=Split.TEST, root=self.root, category=self.category)

@@ -1,0 +1,304 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Defects: each function damages a finished scene, before light and camera are applied.
+
+Every function takes a :class:`Canvas` and returns the damaged image ``(S, S, 3)`` and the damage's opacity
+``(S, S)``; lengths are in shares of the picture's side, so that a defect looks alike at every render size.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from .canvas import Canvas, blend, hsv, perlin, relief
+
+Damage = tuple[np.ndarray, np.ndarray]
+# A defect is drawn again until it changes the picture by this much on average and covers this share of it.
+LEAST_CHANGE, LEAST_AREA, GREATEST_AREA = 0.06, 0.0015, 0.25
+_SUBPIXEL = 4  # bits of the fixed-point coordinates that OpenCV draws with
+
+
+def _site(c: Canvas) -> tuple[float, float]:
+    """Choose a pixel ``(column, row)`` of the object, away from its edge where possible."""
+    inner = cv2.erode(c.region, np.ones((5, 5), np.uint8), iterations=max(1, c.size // 64))
+    rows, cols = np.nonzero(inner > 0.9)
+    if not len(rows):
+        rows, cols = np.nonzero(c.region > 0.5)
+    k = c.rng.integers(len(rows))
+    return float(cols[k]), float(rows[k])
+
+
+def _offsets(c: Canvas, site: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return every pixel's offset from ``site`` in shares of the side, in a frame turned at random."""
+    rows, cols = np.mgrid[0 : c.size, 0 : c.size].astype(np.float32)
+    u, v, angle = (cols - site[0]) / c.size, (rows - site[1]) / c.size, c.rng.uniform(0, np.pi)
+    return np.cos(angle) * u + np.sin(angle) * v, -np.sin(angle) * u + np.cos(angle) * v
+
+
+def _blob(c: Canvas, radius: tuple[float, float], ragged: float = 0.5, soft: float = 0.015) -> np.ndarray:
+    """Draw an irregular spot somewhere on the object.
+
+    Args:
+        c: The scene.
+        radius: Least and greatest radius.
+        ragged: 0 for an ellipse, 1 for a very uneven outline.
+        soft: Width of the fading edge.
+
+    Returns:
+        Opacity ``(S, S)``.
+    """
+    u, v = _offsets(c, _site(c))
+    r, stretch = c.rng.uniform(*radius), c.rng.uniform(1, 1.8)
+    distance = np.hypot(u / stretch, v * stretch**0.5) + ragged * r * 0.7 * perlin(c.rng, c.size, 16)
+    return np.clip((r - distance) / soft + 0.5, 0, 1).astype(np.float32)
+
+
+def _contrast(c: Canvas, mask: np.ndarray, least: float = 0.12, most: float = 0.5) -> np.ndarray:
+    """Draw a colour that differs in brightness from what lies under ``mask``."""
+    under = (c.image * mask[..., None]).sum((0, 1)) / max(mask.sum(), 1e-6)
+    step = c.rng.uniform(least, most)
+    darker = c.rng.random() < np.clip(under.mean(), 0.15, 0.85)
+    colour = under - step if darker else under + step
+    return np.clip(colour + c.rng.normal(0, 0.03, 3), 0, 1).astype(np.float32)
+
+
+def _stroke(c: Canvas, points: np.ndarray, width: float) -> np.ndarray:
+    """Draw an antialiased line through ``points`` ``(n, 2)`` (pixels), ``width`` pixels wide; widths below 1 fade."""
+    sheet = np.zeros((c.size, c.size), np.uint8)
+    fixed = np.round(points * 2**_SUBPIXEL).astype(np.int32)
+    cv2.polylines(sheet, [fixed], False, 255, max(1, round(width)), cv2.LINE_AA, _SUBPIXEL)
+    return sheet.astype(np.float32) / 255 * min(1, 0.4 + 0.6 * width)
+
+
+def _path(c: Canvas, length: float, jag: float, bend: float, steps: int = 12) -> np.ndarray:
+    """Walk from a site: ``steps`` points ``(steps, 2)`` in pixels; ``jag`` turns at random, ``bend`` curves."""
+    rng = c.rng
+    turns = rng.normal(0, jag, steps) + np.linspace(0, rng.uniform(-bend, bend), steps)
+    heading = rng.uniform(0, 2 * np.pi) + turns
+    step = length * c.size / steps * np.stack([np.cos(heading), np.sin(heading)], 1)
+    walk = np.cumsum(step, 0)
+    return walk - walk[steps // 2] + np.array(_site(c))
+
+
+def _warp(image: np.ndarray, cols: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Fetch every pixel of the result from ``(cols, rows)``, each ``(S, S)``."""
+    cols, rows = cols.astype(np.float32), rows.astype(np.float32)
+    return cv2.remap(image, cols, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+
+
+def scratch(c: Canvas) -> Damage:
+    """One to three thin, smooth, pale or dark lines."""
+    rng, alpha = c.rng, np.zeros((c.size, c.size), np.float32)
+    path = _path(c, rng.uniform(0.15, 0.6), 0.03, 0.8)
+    width = rng.uniform(0.7, 2.4) * c.size / 128
+    for k in range(rng.choice([1, 1, 2, 3])):
+        alpha = np.maximum(alpha, _stroke(c, path + k * rng.uniform(2, 5, 2) * c.size / 128, width))
+    alpha *= c.region
+    return blend(c.image, alpha * rng.uniform(0.6, 1), _contrast(c, alpha, 0.18, 0.6)), alpha
+
+
+def crack(c: Canvas) -> Damage:
+    """A jagged dark line with branches."""
+    rng, size = c.rng, c.size
+    path = _path(c, rng.uniform(0.2, 0.7), 0.5, 0.5, 16)
+    width = rng.uniform(0.8, 2.6) * size / 128
+    alpha = _stroke(c, path, width)
+    for _ in range(rng.integers(0, 4)):
+        start = path[rng.integers(2, len(path) - 1)]
+        branch = np.cumsum(rng.normal(0, 0.02 * size, (5, 2)) + rng.normal(0, 0.025 * size, 2), 0)
+        alpha = np.maximum(alpha, _stroke(c, np.vstack([start, start + branch]), width * 0.6))
+    alpha *= c.region
+    under = (c.image * alpha[..., None]).sum((0, 1)) / max(alpha.sum(), 1e-6)
+    image = blend(c.image, alpha * rng.uniform(0.65, 1), (under * rng.uniform(0.05, 0.5)).astype(np.float32))
+    lip = relief(cv2.GaussianBlur(alpha, (0, 0), 1.0), c.light, 0.06)
+    return np.clip(image + (lip * c.region)[..., None], 0, 1), alpha
+
+
+def stain(c: Canvas) -> Damage:
+    """A soft-edged spot of another liquid, sometimes with a darker rim."""
+    rng = c.rng
+    alpha = _blob(c, (0.04, 0.17), rng.uniform(0.3, 1), rng.uniform(0.01, 0.05)) * c.region
+    tint = hsv(rng, rng.random(), rng.uniform(0.2, 0.8), rng.uniform(0.25, 0.8))
+    wet = c.image * (1 - rng.uniform(0.4, 0.95) * (1 - tint))
+    if rng.random() < 0.3:  # a bright film instead, such as dried lime or flour
+        wet = c.image + rng.uniform(0.25, 0.7) * (np.float32(0.95) - c.image)
+    image = blend(c.image, alpha, wet)
+    if rng.random() < 0.4:
+        image = image * (1 - 0.35 * (4 * alpha * (1 - alpha)))[..., None]
+    return image, alpha
+
+
+def hole(c: Canvas) -> Damage:
+    """A pit or puncture: dark or showing what lies below, with a lit rim."""
+    rng = c.rng
+    alpha = _blob(c, (0.02, 0.085), rng.uniform(0, 0.6), 1.2 / c.size) * c.region
+    through = c.background if c.background is not None and rng.random() < 0.4 else rng.uniform(0.02, 0.22)
+    image = blend(c.image, alpha * rng.uniform(0.8, 1), np.asarray(through, np.float32))
+    rim = relief(cv2.GaussianBlur(alpha, (0, 0), 0.012 * c.size), c.light, 0.1)
+    return np.clip(image + (rim * c.region)[..., None], 0, 1), alpha
+
+
+def dent(c: Canvas) -> Damage:
+    """A smooth hollow or bump: only its shading and a slight bend of the pattern show it."""
+    rng = c.rng
+    u, v = _offsets(c, _site(c))
+    r, stretch = rng.uniform(0.05, 0.14), rng.uniform(1, 2)
+    bump = np.exp(-(((u / stretch) ** 2 + (v * stretch**0.5) ** 2) / r**2) * 1.6).astype(np.float32)
+    depth = rng.choice([-1, 1]) * rng.uniform(0.5, 1.3)
+    rows, cols = np.mgrid[0 : c.size, 0 : c.size].astype(np.float32)
+    push = (depth * bump * r * 0.35 * c.size).astype(np.float32)
+    warped = _warp(c.image, cols + push * np.cos(c.light), rows + push * np.sin(c.light))
+    shading = np.clip(relief(bump, c.light, 1) / max(np.abs(relief(bump, c.light, 1)).max(), 1e-6), -1, 1)
+    alpha = np.clip(bump * 3 - 0.4, 0, 1) * c.region
+    image = blend(c.image, alpha, np.clip(warped + depth * 0.32 * shading[..., None] - 0.05, 0, 1))
+    return image, alpha
+
+
+def missing(c: Canvas) -> Damage:
+    """A part is not there, or a piece has broken off."""
+    if not c.parts:
+        return chip(c)
+    mask, under = c.parts[c.rng.integers(len(c.parts))]
+    return blend(c.image, mask, under), mask.astype(np.float32)
+
+
+def chip(c: Canvas) -> Damage:
+    """A bite out of the object's edge; on a sheet, a flake off its surface."""
+    rng = c.rng
+    edge = c.region - cv2.erode(c.region, np.ones((3, 3), np.uint8))
+    rows, cols = np.nonzero(edge > 0.5)
+    if not len(rows):
+        alpha = _blob(c, (0.03, 0.09), 0.9, 1.2 / c.size) * c.region
+        return blend(c.image, alpha, _contrast(c, alpha, 0.15, 0.4)), alpha
+    k = rng.integers(len(rows))
+    u, v = _offsets(c, (cols[k], rows[k]))
+    r = rng.uniform(0.04, 0.11)
+    distance = np.hypot(u, v * rng.uniform(0.8, 1.6)) + 0.5 * r * perlin(rng, c.size, 32)
+    alpha = np.clip((r - distance) * c.size / 1.2 + 0.5, 0, 1) * c.region
+    return blend(c.image, alpha, c.background), alpha.astype(np.float32)
+
+
+def contamination(c: Canvas) -> Damage:
+    """Foreign matter on top: a speck cluster, a fibre or a crumb, with a little shadow."""
+    rng, kind = c.rng, c.rng.integers(3)
+    alpha = np.zeros((c.size, c.size), np.float32)
+    if kind == 0:
+        col, row = _site(c)
+        for _ in range(rng.integers(4, 14)):
+            at = np.array([col, row]) + rng.normal(0, 0.06 * c.size, 2)
+            sheet = np.zeros((c.size, c.size), np.uint8)
+            radius = rng.uniform(0.008, 0.022) * c.size
+            cv2.circle(sheet, tuple(np.round(at * 16).astype(int).tolist()), int(radius * 16), 255, -1, cv2.LINE_AA, 4)
+            alpha = np.maximum(alpha, sheet.astype(np.float32) / 255)
+    elif kind == 1:
+        alpha = _stroke(c, _path(c, rng.uniform(0.2, 0.5), 0.25, 4, 20), rng.uniform(1, 2.2) * c.size / 128)
+    else:
+        alpha = _blob(c, (0.025, 0.07), 0.7, 1.2 / c.size)
+    alpha = alpha * c.region
+    colour = hsv(rng, rng.random(), rng.uniform(0, 0.9), rng.uniform(0.05, 1))
+    shade = cv2.warpAffine(alpha, np.float32([[1, 0, 1.5 * np.cos(c.light)], [0, 1, 1.5 * np.sin(c.light)]]), alpha.shape)
+    image = c.image * (1 - 0.35 * shade * c.region)[..., None]
+    ground = colour * (1 + 0.25 * perlin(rng, c.size, 64))[..., None]
+    return blend(image, alpha * rng.uniform(0.8, 1), np.clip(ground, 0, 1)), alpha
+
+
+def misprint(c: Canvas) -> Damage:
+    """Print or pattern in the wrong place: smeared, doubled, shifted or cut off."""
+    rng = c.rng
+    move = rng.uniform(0.04, 0.12) * c.size * np.array([np.cos(c.light), np.sin(c.light)])
+    shifted = cv2.warpAffine(c.image, np.float32([[1, 0, move[0]], [0, 1, move[1]]]), (c.size, c.size), borderMode=cv2.BORDER_REFLECT)
+    if c.prints and rng.random() < 0.6:
+        mask, clean = c.prints[rng.integers(len(c.prints))]
+        near = np.clip(_blob(c, (0.12, 0.3), 0.2), 0, 1)
+        grown = cv2.dilate(mask, np.ones((3, 3), np.uint8), iterations=max(1, c.size // 64))
+        area = grown * near
+        replaced = clean if rng.random() < 0.5 else np.minimum(clean, cv2.blur(shifted, (5, 1)))
+        return blend(c.image, area, replaced), area
+    u, v = _offsets(c, _site(c))
+    half = rng.uniform(0.06, 0.16, 2)
+    area = np.clip((half[0] - np.abs(u)) * c.size, 0, 1) * np.clip((half[1] - np.abs(v)) * c.size, 0, 1) * c.region
+    wrong = cv2.flip(shifted, int(rng.integers(-1, 2))) if rng.random() < 0.4 else shifted
+    return blend(c.image, area, wrong), area.astype(np.float32)
+
+
+def discoloration(c: Canvas) -> Damage:
+    """The surface keeps its pattern but has another hue or is bleached or burnt."""
+    rng = c.rng
+    alpha = _blob(c, (0.05, 0.2), 0.5, rng.uniform(0.02, 0.08)) * c.region
+    mean = c.image.mean(-1, keepdims=True)
+    if rng.random() < 0.5:
+        other = np.clip(mean * (1 + rng.uniform(0.3, 1) * (hsv(rng, rng.random(), 0.7, 0.9) / 0.55 - 1)), 0, 1)
+    else:
+        other = np.clip(c.image * rng.choice([rng.uniform(0.35, 0.7), rng.uniform(1.3, 1.8)]), 0, 1)
+    return blend(c.image, alpha, other.astype(np.float32)), alpha
+
+
+def distortion(c: Canvas) -> Damage:
+    """The pattern is pulled or twisted locally."""
+    rng, (col, row) = c.rng, _site(c)
+    rows, cols = np.mgrid[0 : c.size, 0 : c.size].astype(np.float32)
+    dx, dy, r = cols - col, rows - row, rng.uniform(0.09, 0.2) * c.size
+    fade = np.clip(1 - np.hypot(dx, dy) / r, 0, 1)
+    if rng.random() < 0.5:
+        angle = rng.choice([-1, 1]) * rng.uniform(1.0, 3.0) * fade
+        map_x = col + np.cos(angle) * dx - np.sin(angle) * dy
+        map_y = row + np.sin(angle) * dx + np.cos(angle) * dy
+    else:
+        pull, heading = rng.uniform(0.4, 0.9) * r * fade**0.7, rng.uniform(0, 2 * np.pi)
+        map_x, map_y = cols + pull * np.cos(heading), rows + pull * np.sin(heading)
+    warped = _warp(c.image, map_x, map_y)
+    alpha = np.clip(fade * 4, 0, 1) * cv2.dilate(c.region, np.ones((3, 3), np.uint8))
+    return blend(c.image, alpha, warped), alpha
+
+
+DEFECTS: dict[str, Callable[[Canvas], Damage]] = {
+    "scratch": scratch,
+    "crack": crack,
+    "stain": stain,
+    "hole": hole,
+    "dent": dent,
+    "missing": missing,
+    "chip": chip,
+    "contamination": contamination,
+    "misprint": misprint,
+    "discoloration": discoloration,
+    "distortion": distortion,
+}
+# Those whose outline is only where the picture really changed: two equal pieces of pattern are no damage.
+_BY_CHANGE = {"missing", "misprint", "distortion"}
+
+
+def _outline(name: str, before: np.ndarray, after: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Turn an opacity into a binary mask ``(S, S)`` uint8 of what a viewer would call damaged."""
+    mask = alpha > 0.35
+    if name in _BY_CHANGE:
+        change = np.abs(after - before).mean(-1) > 0.025
+        reach = max(3, before.shape[0] // 32) | 1
+        closed = cv2.morphologyEx(change.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
+        mask = mask & (cv2.morphologyEx(closed, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)) > 0)
+    return mask.astype(np.uint8)
+
+
+def damage(c: Canvas, name: str) -> np.ndarray:
+    """Damage the scene in place and return the binary mask ``(S, S)`` uint8.
+
+    A drawn defect that cannot be seen or is far too small or large is drawn again; after eight tries the most
+    visible one stands.
+    """
+    best, best_change = None, -1.0
+    for _ in range(8):
+        image, alpha = DEFECTS[name](c)
+        image = np.clip(image, 0, 1).astype(np.float32)
+        mask = _outline(name, c.image, image, alpha)
+        area = mask.mean()
+        change = float(np.abs(image - c.image).mean(-1)[mask > 0].mean()) if mask.any() else 0.0
+        if LEAST_AREA <= area <= GREATEST_AREA and change > best_change:
+            best, best_change = (image, mask), change
+        if best_change >= LEAST_CHANGE:
+            break
+    if best is None:
+        return damage(c, "stain")
+    c.image = best[0]
+    return best[1]

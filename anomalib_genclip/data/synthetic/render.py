@@ -1,0 +1,69 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rendering one picture: paint the scene, damage it, put it under a lamp and in front of a camera."""
+
+import cv2
+import numpy as np
+
+from .canvas import Canvas, fractal
+from .categories import CATEGORIES, DEFECTS_OF, PAINTERS, TEXTURES
+from .defects import damage
+from .textures import ZOOM
+
+
+def light_and_camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Vary a picture as lamps and cameras do: uneven light, tint, gamma, blur and noise.
+
+    Args:
+        image: ``(S, S, 3)`` float32 in ``[0, 1]``.
+        rng: Source of randomness.
+
+    Returns:
+        ``(S, S, 3)`` uint8.
+    """
+    size = image.shape[0]
+    line = np.linspace(-1, 1, size, dtype=np.float32)
+    angle = rng.uniform(0, 2 * np.pi)
+    slope = rng.uniform(0, 0.28) * (np.cos(angle) * line[None] + np.sin(angle) * line[:, None])
+    vignette = rng.uniform(-0.05, 0.2) * (line[None] ** 2 + line[:, None] ** 2) / 2
+    clouds = rng.uniform(0, 0.06) * fractal(rng, size, 2, 1)
+    light = rng.uniform(0.75, 1.2) * (1 + slope - vignette + clouds)
+    image = image * light[..., None] * rng.uniform(0.93, 1.07, 3).astype(np.float32)
+    image = np.clip(image, 0, 1) ** rng.uniform(0.8, 1.25)
+    sigma = rng.uniform(0, 0.8) * size / 128
+    if sigma > 0.25:
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
+    noise = rng.standard_normal((size, size, 3), dtype=np.float32) * rng.uniform(0.003, 0.03)
+    return (np.clip(image + noise, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def scene(category: str, size: int, rng: np.random.Generator) -> Canvas:
+    """Paint an undamaged scene of a category in a random pose."""
+    if category not in PAINTERS:
+        msg = f"There is no synthetic category {category!r}. There are: {', '.join(CATEGORIES)}."
+        raise ValueError(msg)
+    canvas = Canvas(size, rng, zoom=ZOOM, shift=0.5) if category in TEXTURES else Canvas(size, rng)
+    PAINTERS[category](canvas)
+    canvas.image = np.clip(canvas.image, 0, 1).astype(np.float32)
+    return canvas
+
+
+def render(category: str, defect: str | None, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Render one picture.
+
+    Args:
+        category: One of :data:`CATEGORIES`.
+        defect: One of ``DEFECTS``, or ``None`` for a normal picture.
+        size: Side ``S`` in pixels.
+        rng: Source of all randomness: equal generators give equal pictures.
+
+    Returns:
+        The image ``(S, S, 3)`` uint8 RGB and the mask ``(S, S)`` uint8, 255 where it is damaged.
+    """
+    canvas = scene(category, size, rng)
+    mask = np.zeros((size, size), np.uint8) if defect is None else damage(canvas, defect) * np.uint8(255)
+    return light_and_camera(canvas.image, rng), mask
+
+
+__all__ = ["DEFECTS_OF", "light_and_camera", "render", "scene"]

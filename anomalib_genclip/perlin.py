@@ -1,0 +1,66 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Anomalies made on the fly, for training sets that have none."""
+
+import logging
+
+from anomalib.data import Batch
+from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torchvision.tv_tensors import Mask
+
+logger = logging.getLogger(__name__)
+
+ANOMALY_SOURCES = ("auto", "labels", "synthetic")
+
+
+class PerlinAnomalies(Callback):
+    """Put anomalib's Perlin anomalies into half of the training images, as DRAEM does.
+
+    A callback that stands before the pre-processor, because the generator expects images in [0, 1].
+
+    Args:
+        source (str): ``"labels"`` never makes any, ``"synthetic"`` always does, ``"auto"`` does where the training
+            set has no anomalous image.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.generator = PerlinAnomalyGenerator()
+        self.active = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the training set's labels.
+
+        Raises:
+            ValueError: If labels are wanted and no image is anomalous.
+        """
+        del pl_module
+        dataset = getattr(trainer.train_dataloader, "dataset", None)
+        samples = getattr(dataset, "samples", None)
+        # A dataset without anomalib's table of samples brings its own masks, or training says that it has none.
+        labelled = samples is None or bool((samples["label_index"] == 1).any())
+        name = getattr(dataset, "name", None) or "The training set"
+        self.active = self.source == "synthetic" or (self.source == "auto" and not labelled)
+        if self.source == "labels" and not labelled:
+            msg = (
+                f"{name} has no anomalous training image and anomaly_source is 'labels'. Train on a labelled source "
+                "(CrossDataset), or set anomaly_source to 'synthetic'."
+            )
+            raise ValueError(msg)
+        if self.active and self.source == "auto":
+            logger.warning(
+                "%s has only normal training images: anomalies are made on the fly with anomalib's Perlin generator. "
+                "GenCLIP learns more from a labelled source: see CrossDataset.",
+                name,
+            )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """Replace images, masks and labels of the batch."""
+        del trainer, pl_module, batch_idx
+        if not self.active:
+            return
+        images, masks = self.generator(batch.image)
+        masks = masks.squeeze(1)
+        batch.update(image=images, gt_mask=Mask(masks > 0), gt_label=masks.flatten(1).amax(dim=1) > 0)

@@ -1,0 +1,49 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Write the demonstration CLIP's weights.
+
+From a training checkpoint to the package's file (half precision, without tokens that were never trained)::
+
+    python examples/export_tiny_clip.py --checkpoint runs/tiny/last.pt --out anomalib_genclip/assets/tiny_clip.safetensors
+
+From the package's file to a complete state dict, which plain open_clip loads (and which has OpenAI's layout)::
+
+    python examples/export_tiny_clip.py --out tiny_clip_openclip.safetensors
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from anomalib_genclip.tiny import TINY_CLIP_FILE, TRAINED_IDS, TRAINED_ROWS, tiny_state_dict
+from safetensors.torch import save_file
+
+
+def compact_state(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Turn a checkpoint of ``train_tiny_clip.py`` into the tensors of the package's file."""
+    saved = torch.load(checkpoint, weights_only=True)
+    state = {key: value.half().contiguous() for key, value in saved["model"].items()}
+    state[TRAINED_ROWS] = state.pop("token_embedding.weight")
+    state[TRAINED_IDS] = torch.tensor(saved["ids"], dtype=torch.int32)
+    # Sixteen bits would round the temperature, the one number that is used as an exponent.
+    state["logit_scale"] = saved["model"]["logit_scale"].float()
+    return state
+
+
+def main() -> None:
+    """Read the command line and write the file, whole or not at all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="training checkpoint; without it the package's own weights")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    state = compact_state(args.checkpoint) if args.checkpoint else tiny_state_dict(TINY_CLIP_FILE)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    partial = args.out.with_name(args.out.name + ".partial")
+    save_file(state, str(partial))
+    partial.replace(args.out)
+    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

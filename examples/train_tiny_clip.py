@@ -1,0 +1,474 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Train the bundled demonstration CLIP on captioned renders, on an ordinary processor.
+
+Two commands, the second of which continues from its own checkpoint when it is started again::
+
+    python examples/train_tiny_clip.py render --pool /tmp/pool --shards 40
+    python examples/train_tiny_clip.py train --pool /tmp/pool --out runs/tiny --minutes 90
+
+``examples/export_tiny_clip.py`` then writes the weights file of the package. What is trained on what, and how well
+it does, is in ``docs/tiny_clip_model_card.md``.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from anomalib_genclip.data.synthetic import CATEGORIES, DEFECTS_OF, TEXTURES, UNSEEN_BY_TINY, render
+from anomalib_genclip.data.synthetic.anonymous import render_anonymous
+from anomalib_genclip.tiny import VISION, build_tiny_clip
+from open_clip import tokenize
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.model import CLIP
+from torch.nn import functional
+
+SEEN = tuple(name for name in CATEGORIES if name not in UNSEEN_BY_TINY)
+POOL_SIDE, SHARD = 128, 1000
+# Share of nameless things among the pictures, and of damaged ones.
+ANONYMOUS, DAMAGED = 0.55, 0.6
+SIDE, PATCH = VISION["image_size"], VISION["patch_size"]
+GRID = SIDE // PATCH
+# Of the state and region terms; the contrast between images and captions learns its own, as CLIP does.
+TEMPERATURE = 0.07
+MEAN = torch.tensor(OPENAI_DATASET_MEAN).view(3, 1, 1)
+STD = torch.tensor(OPENAI_DATASET_STD).view(3, 1, 1)
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def render_shard(folder: Path, number: int, seed: int) -> None:
+    """Render 1,000 pictures: ``NNN.npy`` ``(1000, 128, 128, 4)`` uint8 (RGB and mask) and ``NNN.json`` with their facts."""
+    rng = np.random.default_rng([seed, number])
+    pictures, facts = np.empty((SHARD, POOL_SIDE, POOL_SIDE, 4), np.uint8), []
+    for k in range(SHARD):
+        damaged = bool(rng.random() < DAMAGED)
+        if rng.random() < ANONYMOUS:
+            image, mask, surface, kind = render_anonymous(damaged, POOL_SIDE, rng)
+            name = None
+        else:
+            name = str(rng.choice(SEEN))
+            kind = str(rng.choice(DEFECTS_OF[name])) if damaged else None
+            image, mask = render(name, kind, POOL_SIDE, rng)
+            surface = name in TEXTURES
+        pictures[k, ..., :3], pictures[k, ..., 3] = image, mask
+        facts.append({"name": name, "surface": surface, "kind": kind})
+    np.save(folder / f"{number:03}.tmp.npy", pictures)
+    (folder / f"{number:03}.json").write_text(json.dumps(facts))
+    (folder / f"{number:03}.tmp.npy").rename(folder / f"{number:03}.npy")
+
+
+def render_pool(folder: Path, first: int, shards: int, seed: int) -> None:
+    """Render the shards that are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    for number in range(first, shards):
+        if not (folder / f"{number:03}.npy").exists():
+            start = time.time()
+            render_shard(folder, number, seed)
+            print(f"shard {number}: {time.time() - start:.0f} s", flush=True)
+
+
+class Pool(torch.utils.data.IterableDataset):
+    """Endless augmented batches from the rendered shards.
+
+    Args:
+        folder: Where the shards are. New ones are noticed every 200 batches.
+        batch: Pictures per batch.
+        seed: Seed of the order, the augmentation and the captions.
+    """
+
+    def __init__(self, folder: Path, batch: int, seed: int) -> None:
+        super().__init__()
+        self.folder, self.batch, self.seed = folder, batch, seed
+
+    def _open(self) -> list[tuple[np.ndarray, list[dict]]]:
+        files = sorted(self.folder.glob("[0-9][0-9][0-9].npy"))
+        return [(np.load(file, mmap_mode="r"), json.loads(file.with_suffix(".json").read_text())) for file in files]
+
+    def __iter__(self):
+        """Yield images ``(B, 3, 112, 112)`` uint8, patch coverage ``(B, 196)`` and ``B`` dicts of facts."""
+        cv2.setNumThreads(1)
+        rng = np.random.default_rng(self.seed)
+        for number in range(10**9):
+            if number % 200 == 0:
+                shards = self._open()
+            images, coverage, facts = [], [], []
+            for _ in range(self.batch):
+                pictures, known = shards[rng.integers(len(shards))]
+                k = rng.integers(len(known))
+                image, mask = augment(pictures[k], rng)
+                images.append(torch.from_numpy(image).permute(2, 0, 1))
+                patches = mask.reshape(GRID, PATCH, GRID, PATCH).mean((1, 3))
+                coverage.append(torch.from_numpy(patches.astype(np.float32)).flatten())
+                facts.append(known[k] | {"damaged": bool(mask.any()), "place": place_of(mask)})
+            yield torch.stack(images), torch.stack(coverage), facts
+
+
+def augment(picture: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Crop, mirror, recolour and blur a picture ``(128, 128, 4)``.
+
+    A crop must either hold at least 24 damaged pixels or none, so that its caption is true.
+
+    Returns:
+        Image ``(112, 112, 3)`` uint8 and mask ``(112, 112)`` float32 of zeros and ones.
+    """
+    for attempt in range(6):
+        side = POOL_SIDE if rng.random() < 0.45 or attempt == 5 else int(rng.uniform(72, 128))
+        top, left = rng.integers(0, POOL_SIDE - side + 1, 2)
+        crop = picture[top : top + side, left : left + side]
+        damaged = int((crop[..., 3] > 127).sum())
+        if damaged == 0 or damaged >= 24:
+            break
+    crop = np.rot90(crop, rng.integers(4))
+    crop = cv2.resize(np.ascontiguousarray(crop[:, :: rng.choice([-1, 1])]), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    mask = (crop[..., 3] > 127).astype(np.float32)
+    return recolour(np.ascontiguousarray(crop[..., :3]), rng), mask
+
+
+def recolour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Change the colours, contrast, sharpness and noise of an image ``(S, S, 3)`` uint8."""
+    if rng.random() < 0.5:
+        image = image[..., rng.permutation(3)]
+    if rng.random() < 0.15:
+        image = np.repeat(image.mean(-1, keepdims=True).astype(np.uint8), 3, -1)
+    if rng.random() < 0.7:
+        ramp = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
+        ramp = np.clip((ramp - 0.5) * rng.uniform(0.6, 1.5) + 0.5 + rng.uniform(-0.15, 0.15), 0, 1)
+        ramp = np.clip(ramp ** rng.uniform(0.7, 1.4, 3) * rng.uniform(0.8, 1.1, 3), 0, 1)
+        ramp = 1 - ramp if rng.random() < 0.08 else ramp
+        table = (ramp * 255).astype(np.uint8)
+        image = np.stack([table[image[..., k], k] for k in range(3)], -1)
+    if rng.random() < 0.2:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))
+    if rng.random() < 0.3:
+        noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(2, 12)
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(image)
+
+
+def place_of(mask: np.ndarray) -> str | None:
+    """Name the third of the picture that a defect's centre lies in, or ``None`` for a normal picture."""
+    if not mask.any():
+        return None
+    rows, cols = np.nonzero(mask)
+    row, col = ("top", "", "bottom")[int(rows.mean() * 3 / SIDE)], ("left", "", "right")[int(cols.mean() * 3 / SIDE)]
+    return f"{row} {col}".strip() or "centre"
+
+
+# --- captions -----------------------------------------------------------------------------------------------------
+
+PERFECT = (
+    "a photo of a perfect {}", "a photo of a flawless {}", "a photo of a {} without defect", "a perfect {}",
+    "a photo of an intact {}", "a photo of a normal {}", "a photo of a {} in good condition", "a clean {}",
+    "a close-up photo of a perfect {}", "a photo of an unblemished {}",
+)  # fmt: skip
+DAMAGED_WORDS = (
+    "a photo of a damaged {}", "a photo of a broken {}", "a photo of a {} with a defect", "a damaged {}",
+    "a photo of a defective {}", "a photo of an abnormal {}", "a photo of a {} with damage", "a {} with a flaw",
+    "a close-up photo of a damaged {}", "a photo of a faulty {}",
+)  # fmt: skip
+NEUTRAL = ("a photo of a {}", "a {}", "a close-up photo of a {}", "a photo of the {}")
+KIND_WORDS = {
+    "scratch": ("a scratch", "scratches"), "crack": ("a crack", "a fracture"), "stain": ("a stain", "a spot"),
+    "hole": ("a hole", "a puncture"), "dent": ("a dent", "a bump"), "missing": ("a missing part", "a part missing"),
+    "chip": ("a chip", "a chipped edge"), "contamination": ("contamination", "dirt on it"),
+    "misprint": ("a misprint", "a wrong pattern"), "discoloration": ("discoloration", "a wrong colour"),
+    "distortion": ("a distortion", "a bent part"),
+}  # fmt: skip
+# A made-up name: its only token is the mean of all others, which is how unknown words are read later.
+MADE_UP = "\x00"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence and what it claims; ``None`` claims nothing."""
+
+    text: str
+    name: str
+    damaged: bool | None = None
+    kind: str | None = None
+    place: str | None = None
+
+    def is_true_of(self, fact: dict) -> bool:
+        """Tell whether the sentence describes the picture."""
+        names = {"object", fact["name"] or MADE_UP} | ({"surface"} if fact["surface"] else set())
+        return (
+            self.name in names
+            and self.damaged in (None, fact["damaged"])
+            and (self.kind is None or (fact["damaged"] and self.kind == fact["kind"]))
+            and self.place in (None, fact["place"])
+        )
+
+
+def _say(template: str, name: str) -> str:
+    """Put a class name into a template; only "object" takes "an"."""
+    article = template.replace(" a {}", " an {}") if name == "object" else template
+    return article.format(name.replace("_", " "))
+
+
+def choose_name(fact: dict, rng: np.random.Generator) -> str:
+    """Call a picture by its name, by a made-up one if it has none, or (a fifth at least) just "object"."""
+    if rng.random() < 0.2:
+        return "object"
+    if fact["name"]:
+        return fact["name"]
+    if fact["surface"] and rng.random() < 0.4:
+        return "surface"
+    return MADE_UP if rng.random() < 0.4 else "object"
+
+
+def caption_of(fact: dict, name: str, rng: np.random.Generator) -> Caption:
+    """Write a caption: class, state, and for damage half the time its kind and perhaps its place."""
+    if rng.random() < 0.12:
+        return Caption(_say(str(rng.choice(NEUTRAL)), name), name)
+    if not fact["damaged"]:
+        return Caption(_say(str(rng.choice(PERFECT)), name), name, False)
+    kind = fact["kind"] if rng.random() < 0.5 else None
+    place = fact["place"] if rng.random() < 0.25 else None
+    if kind is None:
+        text = _say(str(rng.choice(DAMAGED_WORDS)), name)
+    else:
+        text = _say("a photo of a {} with ", name) + str(rng.choice(KIND_WORDS[kind]))
+    return Caption(text + (f" at the {place}" if place else ""), name, True, kind, place)
+
+
+class Vocabulary:
+    """CLIP's tokens, renumbered to those that captions can hold, so that the embedding stays small while training."""
+
+    def __init__(self) -> None:
+        names = [name.replace("_", " ") for name in SEEN] + ["object", "surface"]
+        sentences = [t.format(n) for t in (*PERFECT, *DAMAGED_WORDS, *NEUTRAL) for n in names]
+        sentences += [word for words in KIND_WORDS.values() for word in words] + ["a an of with"]
+        sentences += [f"at the {row} {col} centre" for row in ("top", "bottom") for col in ("left", "right")]
+        self.ids = sorted({int(i) for chunk in tokenize(sentences) for i in chunk if i})
+        self.place = {token: k for k, token in enumerate(self.ids)}
+        self.cache: dict[str, list[int]] = {}
+
+    def __len__(self) -> int:
+        """Return the number of tokens; the number itself stands for the made-up name."""
+        return len(self.ids)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the renumbered tokens of a sentence, [SOS] and [EOS] included."""
+        if text not in self.cache:
+            parts = [[self.place[int(i)] for i in tokenize(part)[0] if i] for part in text.split(MADE_UP)]
+            tokens = parts[0]
+            for part in parts[1:]:
+                tokens = tokens[:-1] + [len(self)] + part[1:]
+            self.cache[text] = tokens
+        return self.cache[text]
+
+
+# --- towers -------------------------------------------------------------------------------------------------------
+
+
+def encode_texts(model: CLIP, vocabulary: Vocabulary, texts: list[str]) -> torch.Tensor:
+    """Encode sentences into unit features ``(K, d)``; the causal text tower is cut at the longest one."""
+    tokens = [vocabulary.encode(text) for text in texts]
+    length = max(map(len, tokens))
+    padded = torch.tensor([row + [0] * (length - len(row)) for row in tokens])
+    rows = model.token_embedding.weight
+    x = functional.embedding(padded, torch.cat([rows, rows.mean(0, keepdim=True)])) + model.positional_embedding[:length]
+    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+    last = torch.tensor([len(row) - 1 for row in tokens])
+    x = model.ln_final(x)[torch.arange(len(tokens)), last] @ model.text_projection
+    return functional.normalize(x.float(), dim=-1)
+
+
+def encode_images(model: CLIP, images: torch.Tensor, layers: tuple[int, ...] = (8,)) -> list[torch.Tensor]:
+    """Encode images ``(B, 3, 112, 112)`` uint8.
+
+    Returns:
+        For every layer in ``layers`` (counted from 1) the projected, unit CLS and patch features ``(B, 197, d)``.
+    """
+    visual = model.visual
+    x = visual.conv1((images.float() / 255 - MEAN) / STD).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], 1)
+    x = visual.ln_pre(x + visual.positional_embedding)
+    features = []
+    for number, block in enumerate(visual.transformer.resblocks, 1):
+        x = block(x)
+        if number in layers:
+            features.append(functional.normalize((visual.ln_post(x) @ visual.proj).float(), dim=-1))
+    return features
+
+
+# --- losses -------------------------------------------------------------------------------------------------------
+
+
+def contrast(cosines: torch.Tensor, own: torch.Tensor, truth: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Contrast images and captions, both ways, with every true caption of an image a positive.
+
+    Args:
+        cosines: Image times caption ``(B, K)``.
+        own: Number of each image's own caption ``(B,)``.
+        truth: Whether a caption describes an image ``(B, K)``.
+        scale: CLIP's inverse temperature.
+
+    Returns:
+        Mean of both directions.
+    """
+    weight = 0.3 * truth.float()
+    weight[torch.arange(len(own)), own] = 1
+    to_text = weight / weight.sum(1, keepdim=True)
+    described = truth.any(0)
+    to_image = truth[:, described].float() / truth[:, described].sum(0)
+    loss_text = -(to_text * functional.log_softmax(scale * cosines, 1)).sum(1).mean()
+    loss_image = -(to_image * functional.log_softmax(scale * cosines[:, described], 0)).sum(0).mean()
+    return (loss_text + loss_image) / 2
+
+
+def region_contrast(patches: torch.Tensor, state: torch.Tensor, coverage: torch.Tensor) -> torch.Tensor:
+    """Contrast patches with "perfect" and "damaged" captions of the picture's name.
+
+    Args:
+        patches: Unit patch features ``(B, 196, d)``.
+        state: Unit features of a perfect and a damaged caption for each picture ``(B, 2, d)``.
+        coverage: Damaged share of every patch ``(B, 196)``. Barely touched patches do not count.
+
+    Returns:
+        Binary cross-entropy, damaged and intact patches each half of the weight.
+    """
+    logits = (patches @ (state[:, 1] - state[:, 0]).unsqueeze(-1)).squeeze(-1) / TEMPERATURE
+    damaged, intact = coverage >= 0.15, coverage == 0
+    loss = functional.binary_cross_entropy_with_logits(logits, damaged.float(), reduction="none")
+    return (loss[damaged].mean() if damaged.any() else 0) * 0.4 + loss[intact].mean() * 0.6
+
+
+def step_loss(
+    model: CLIP, vocabulary: Vocabulary, images: torch.Tensor, coverage: torch.Tensor, facts: list[dict],
+    rng: np.random.Generator, deep: float,
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """Compute the three losses of one batch; ``deep`` weighs the region term at layers 4 and 6."""
+    names = [choose_name(fact, rng) for fact in facts]
+    own = [caption_of(fact, name, rng) for fact, name in zip(facts, names, strict=True)]
+    pick = int(rng.integers(len(PERFECT))) if rng.random() < 0.5 else 0
+    pair = lambda name: [_say(PERFECT[pick], name), _say(DAMAGED_WORDS[pick], name)]  # noqa: E731
+    claims = own + [Caption(pair(n)[s], n, bool(s)) for n in sorted(set(names)) for s in (0, 1)]
+    captions = list({claim.text: claim for claim in claims}.values())
+    at = {claim.text: k for k, claim in enumerate(captions)}
+    truth = torch.tensor([[claim.is_true_of(fact) for claim in captions] for fact in facts])
+    with torch.autocast("cpu", torch.bfloat16):
+        texts = encode_texts(model, vocabulary, list(at))
+        layers = (4, 6, 8) if deep else (8,)
+        # Small pieces keep the activations in the processor's cache: half as fast again as one big batch.
+        pieces = [encode_images(model, piece, layers) for piece in images.split(16)]
+    features = [torch.cat(piece) for piece in zip(*pieces, strict=True)]
+    final, state = features[-1], texts[torch.tensor([[at[text] for text in pair(name)] for name in names])]
+    scale = model.logit_scale.exp().clamp(max=50)
+    damaged = torch.tensor([int(fact["damaged"]) for fact in facts])
+    cls_state = torch.einsum("bd,bsd->bs", final[:, 0], state) / TEMPERATURE
+    losses = {
+        "contrast": contrast(final[:, 0] @ texts.T, torch.tensor([at[claim.text] for claim in own]), truth, scale),
+        "state": functional.cross_entropy(cls_state, damaged),
+        "region": region_contrast(final[:, 1:], state, coverage),
+    }
+    if deep:
+        losses["deep"] = sum(region_contrast(f[:, 1:], state, coverage) for f in features[:-1]) / (len(features) - 1)
+    return losses
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+def learning_rate(step: int, progress: float, peak: float) -> float:
+    """Rise over 150 steps, stay, and fall to zero over the last 40 % of the time."""
+    return peak * min(1, (step + 1) / 150) * min(1, max(0.01, (1 - progress) / 0.4))
+
+
+def _optimizer(model: CLIP) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices only."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0, betas=(0.9, 0.98))
+
+
+def _save(path: Path, **content: object) -> None:
+    """Write a checkpoint whole or not at all."""
+    torch.save(content, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train for a number of minutes, continuing from the last checkpoint of ``args.out`` if there is one."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    vocabulary = Vocabulary()
+    model = build_tiny_clip(len(vocabulary))
+    torch.nn.init.normal_(model.visual.positional_embedding, std=0.01)
+    optimizer, step, spent = _optimizer(model), 0, 0.0
+    last = args.out / "last.pt"
+    if last.exists():
+        saved = torch.load(last, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step, spent = saved["step"], saved["seconds"]
+    rng = np.random.default_rng([args.seed, step])
+    # A resumed run goes on with other draws than the first: the pool is endless, nothing need be repeated.
+    batches = torch.utils.data.DataLoader(Pool(args.pool, args.batch, args.seed + 1000 * step), None, num_workers=1)
+    since, totals, saved_at = time.time(), {}, spent
+    for images, coverage, facts in batches:
+        progress = spent / (60 * args.minutes)
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, progress, args.lr)
+        losses = step_loss(model, vocabulary, images, coverage, facts, rng, args.deep)
+        weights = {"contrast": 1.0, "state": 0.5, "region": args.region, "deep": args.deep}
+        optimizer.zero_grad()
+        sum(weights[name] * loss for name, loss in losses.items()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        for name, loss in losses.items():
+            totals[name] = totals.get(name, 0) + loss.item()
+        spent, since = spent + time.time() - since, time.time()
+        if step % 20 == 0:
+            means = " ".join(f"{name} {total / 20:.3f}" for name, total in totals.items())
+            print(f"step {step} {spent / 60:.1f} min {means} scale {model.logit_scale.exp().item():.1f}", flush=True)
+            totals = {}
+        if spent - saved_at > 120:
+            saved_at = spent
+            _save(last, model=model.state_dict(), optimizer=optimizer.state_dict(), step=step, seconds=spent, ids=vocabulary.ids)
+    _save(last, model=model.state_dict(), optimizer=optimizer.state_dict(), step=step, seconds=spent, ids=vocabulary.ids)
+    print(f"done: {step} steps of {args.batch}, {spent / 60:.1f} minutes", flush=True)
+
+
+def _main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    rendering = commands.add_parser("render", help="render the pool of training pictures")
+    rendering.add_argument("--first", type=int, default=0)
+    rendering.add_argument("--shards", type=int, default=40)
+    training = commands.add_parser("train", help="train on the pool, or go on")
+    training.add_argument("--out", type=Path, required=True)
+    training.add_argument("--minutes", type=float, default=90, help="training time, earlier runs counted in")
+    training.add_argument("--batch", type=int, default=64)
+    training.add_argument("--lr", type=float, default=1e-3)
+    training.add_argument("--region", type=float, default=1.0, help="weight of the region term")
+    training.add_argument("--deep", type=float, default=0.0, help="weight of the region term at layers 4 and 6")
+    training.add_argument("--threads", type=int, default=2)
+    for command in (rendering, training):
+        command.add_argument("--pool", type=Path, required=True)
+        command.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.command == "render":
+        render_pool(args.pool, args.first, args.shards, args.seed)
+    else:
+        train(args)
+
+
+if __name__ == "__main__":
+    _main()

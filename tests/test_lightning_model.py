@@ -1,0 +1,452 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""GenCLIP inside anomalib: engine, class names, thresholds, checkpoints, prompts files."""
+
+import logging
+from types import SimpleNamespace
+
+import data_trees
+import pytest
+import torch
+from anomalib import LearningType
+from anomalib.data import Folder, ImageBatch, PredictDataset
+from anomalib.engine import Engine
+from anomalib.metrics import AUROC, Evaluator
+from anomalib.post_processing import PostProcessor
+from anomalib_genclip import CrossDataset, GenCLIP
+from anomalib_genclip.data import CategoryBatch
+from anomalib_genclip.post_processor import RawScorePostProcessor
+from safetensors.torch import load_file, save_file
+
+SETTINGS = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}
+
+
+def build(**settings) -> GenCLIP:
+    """Build a small model with random CLIP weights and without pictures."""
+    return GenCLIP(**{**SETTINGS, "visualizer": False, **settings})
+
+
+def engine(folder, **settings) -> Engine:
+    """Build a quiet engine on the CPU."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    return Engine(default_root_dir=folder, accelerator="cpu", devices=1, **quiet, **settings)
+
+
+@pytest.fixture
+def cross(tmp_path) -> CrossDataset:
+    """Two source and two target categories."""
+    source = data_trees.mvtec_ad(tmp_path / "source", ("cable", "tile"), normal=6, anomalous=6)
+    target = data_trees.mvtec_ad(tmp_path / "target", ("bottle", "wood"))
+    return CrossDataset(
+        source=source,
+        source_categories=["cable", "tile"],
+        target=target,
+        target_categories=["bottle", "wood"],
+        train_batch_size=4,
+        eval_batch_size=4,
+        num_workers=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One short training run: the engine, its model and its files."""
+    folder = tmp_path_factory.mktemp("trained")
+    source = data_trees.mvtec_ad(folder / "source", ("cable",), normal=6, anomalous=6)
+    target = data_trees.mvtec_ad(folder / "target", ("bottle",))
+    data = CrossDataset(source=source, target=target, train_batch_size=4, eval_batch_size=4, num_workers=0)
+    model = build()
+    run = engine(folder / "results", max_epochs=1)
+    run.fit(model, datamodule=data)
+    prompts = model.save_weights(folder / "prompts.safetensors")
+    return SimpleNamespace(engine=run, model=model, data=data, prompts=prompts, checkpoint=run.best_model_path)
+
+
+def learned(model: GenCLIP) -> dict[str, torch.Tensor]:
+    """Copy the learned tensors."""
+    return {k: v.clone() for k, v in model.model.state_dict().items() if not k.startswith("clip.")}
+
+
+# Class names
+
+
+@pytest.mark.parametrize(
+    ("settings", "category", "datamodule", "expected"),
+    [
+        ({"class_name": "bolt"}, ["cable", "tile"], {"category": "wood"}, ["bolt", "bolt"]),
+        ({}, ["cable", "metal_nut"], {"category": "wood"}, ["cable", "metal nut"]),
+        ({}, ["cable", ""], {"category": "wood"}, ["cable", "wood"]),
+        ({}, None, {"category": "metal_nut"}, ["metal nut", "metal nut"]),
+        ({}, None, {"category": ""}, ["object", "object"]),
+        ({"class_names": {"01": "cable"}}, ["01", "02"], None, ["cable", "02"]),
+        ({"class_names": {"01": "cable"}}, None, {"category": "01"}, ["cable", "cable"]),
+        ({}, None, None, ["object", "object"]),
+    ],
+)
+def test_class_name_comes_from_argument_batch_datamodule_or_is_object(settings, category, datamodule, expected):
+    model = build(**settings)
+    if datamodule is not None:
+        model._trainer = SimpleNamespace(datamodule=SimpleNamespace(**datamodule))
+    batch = ImageBatch(image=torch.zeros(2, 3, 8, 8))
+    if category is not None:
+        batch = CategoryBatch(image=torch.zeros(2, 3, 8, 8), category=category)
+    names = [model.model.class_names.names[i] for i in model._class_index(batch)]
+    assert names == expected
+
+
+def test_folder_gives_its_name(tmp_path):
+    model = build()
+    model._trainer = SimpleNamespace(datamodule=Folder(name="steel_screw", normal_dir=tmp_path))
+    assert model._datamodule_category() == "steel_screw"
+
+
+def test_class_name_is_the_default_of_an_exported_model():
+    model = build(class_name="bolt")
+    assert model.model.class_names.names[int(model.model.default_class)] == "bolt"
+
+
+# Training through the engine
+
+
+def test_cross_dataset_trains_and_tests_per_category(cross, tmp_path):
+    model = build()
+    before = learned(model)
+    frozen = model.model.clip.model.visual.proj.clone()
+    results = engine(tmp_path / "results", max_epochs=1).train(model=model, datamodule=cross)[0]
+    changed = {key for key, value in learned(model).items() if not torch.equal(value, before[key])}
+    assert changed >= {"prompts.normal", "prompts.abnormal", "prompts.query", "projections.0"}
+    assert torch.equal(model.model.clip.model.visual.proj, frozen)
+    assert {"image_AUROC", "pixel_AUROC", "bottle/pixel_AUPRO", "wood/image_F1Max"} <= results.keys()
+    assert model.trained_on == "MVTecAD_to_MVTecAD"
+
+
+def test_one_class_datamodule_trains_on_synthetic_anomalies(tmp_path, caplog):
+    data = data_trees.mvtec_ad(tmp_path / "data", normal=4)
+    model = build()
+    before = learned(model)
+    with caplog.at_level(logging.WARNING):
+        engine(tmp_path / "results", max_epochs=1).fit(model, datamodule=data)
+    assert "CrossDataset" in caplog.text
+    assert not torch.equal(before["prompts.abnormal"], learned(model)["prompts.abnormal"])
+
+
+def test_labels_without_an_anomalous_image_are_an_error(tmp_path):
+    data = data_trees.mvtec_ad(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"MVTecAD has no anomalous training image.*CrossDataset"):
+        engine(tmp_path / "results", max_epochs=1).fit(build(anomaly_source="labels"), datamodule=data)
+
+
+def test_synthetic_anomalies_are_wanted_in_spite_of_labels(cross, tmp_path, caplog):
+    model = build(anomaly_source="synthetic")
+    with caplog.at_level(logging.WARNING):
+        engine(tmp_path / "results", max_epochs=1, limit_train_batches=1).fit(model, datamodule=cross)
+    assert "only normal" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("limits", "epochs"), [({}, 2), ({"max_epochs": 1}, 1), ({"max_steps": 3}, None), ({"max_epochs": 3}, 3)]
+)
+def test_epochs_are_the_models_unless_the_trainer_has_a_limit(cross, tmp_path, limits, epochs):
+    run = engine(tmp_path / "results", limit_train_batches=1, limit_val_batches=0, **limits)
+    run.fit(build(epochs=2), datamodule=cross)
+    if epochs is None:
+        assert run.trainer.global_step == limits["max_steps"]
+    else:
+        assert run.trainer.current_epoch == epochs
+
+
+def test_score_weight_is_chosen_on_the_held_out_images(monkeypatch):
+    model = build()
+    monkeypatch.setattr(GenCLIP, "trainer", SimpleNamespace(sanity_checking=False, world_size=1))
+    label = torch.tensor([0, 0, 1, 1])
+    right, wrong = torch.tensor([0.1, 0.2, 0.8, 0.9]), torch.tensor([0.7, 0.65, 0.35, 0.3])
+    weakly_right = torch.tensor([0.4, 0.45, 0.5, 0.55])
+    for top, cls, expected in ((weakly_right, right.flip(0), 0.0), (wrong, right, 0.5), (right, right, 0.25)):
+        model._held_out = [(top[:2], cls[:2], label[:2]), (top[2:], cls[2:], label[2:])]
+        model.on_validation_epoch_end()
+        assert model.model.score_weight == expected
+        scores = torch.lerp(top, cls, expected)
+        predicted = scores > model.post_processor.normalized_image_threshold
+        assert predicted.tolist() == label.bool().tolist()
+
+
+# Honest scores
+
+
+def test_shifted_target_scores_keep_their_order(trained):
+    """anomalib's default clamps to the range seen in validation, and ties follow."""
+    raw, labels = torch.linspace(0.55, 0.95, 40), torch.arange(40) % 3 == 0
+    raw = raw + labels * 0.1
+    for processor, same in ((RawScorePostProcessor(), True), (PostProcessor(), False)):
+        validation = ImageBatch(
+            image=torch.zeros(4, 3, 4, 4),
+            pred_score=torch.tensor([0.1, 0.2, 0.3, 0.4]),
+            gt_label=torch.tensor([0, 0, 1, 1]),
+            anomaly_map=torch.rand(4, 4, 4) * 0.4,
+            gt_mask=torch.zeros(4, 4, 4),
+        )
+        processor.on_validation_batch_end(None, None, validation)
+        processor.on_validation_epoch_end(None, None)
+        batch = ImageBatch(image=torch.zeros(40, 3, 4, 4), pred_score=raw.clone(), gt_label=labels)
+        batch.anomaly_map = torch.rand(40, 4, 4)
+        processor.on_test_batch_end(None, None, batch)
+        metrics = []
+        for scores in (raw, batch.pred_score):
+            metric = AUROC(fields=["pred_score", "gt_label"])
+            metric.update(ImageBatch(image=torch.zeros(40, 3, 4, 4), pred_score=scores, gt_label=labels))
+            metrics.append(metric.compute())
+        assert (metrics[0] == metrics[1]) == same
+
+
+def test_labels_use_the_threshold_that_validation_found():
+    processor = RawScorePostProcessor()
+    processor.set_thresholds(torch.tensor(0.3), torch.tensor(0.2))
+    batch = ImageBatch(image=torch.zeros(2, 3, 4, 4), pred_score=torch.tensor([0.25, 0.35]))
+    batch.anomaly_map = torch.tensor([0.15, 0.25]).view(2, 1, 1).expand(2, 4, 4)
+    processor.on_test_batch_end(None, None, batch)
+    assert batch.pred_label.tolist() == [False, True]
+    assert batch.pred_mask.flatten(1).any(dim=1).tolist() == [False, True]
+    assert batch.pred_score.tolist() == pytest.approx([0.25, 0.35])
+
+
+@pytest.mark.parametrize(("sensitivity", "threshold"), [(0.5, 0.3), (0.6, 0.2), (0.4, 0.4)])
+def test_sensitivity_moves_the_threshold(sensitivity, threshold):
+    processor = RawScorePostProcessor(image_sensitivity=sensitivity)
+    processor.set_thresholds(torch.tensor(0.3), torch.tensor(float("nan")))
+    assert processor.normalized_image_threshold == pytest.approx(threshold)
+    assert processor.normalized_pixel_threshold == pytest.approx(0.3)  # matched
+
+
+def test_scores_without_any_threshold_are_labelled_at_one_half():
+    assert RawScorePostProcessor().normalized_image_threshold == 0.5
+
+
+def test_thresholds_come_from_the_source(trained):
+    own = trained.model.post_processor.raw_thresholds()
+    assert all(torch.isfinite(value) for value in own.values())
+    before = {key: value.clone() for key, value in own.items()}
+    trained.engine.test(trained.model, datamodule=trained.data)
+    assert trained.model.post_processor.raw_thresholds() == before
+
+
+# Checkpoints
+
+
+def test_checkpoint_holds_no_clip_and_loads_with_weights_only(trained):
+    checkpoint = torch.load(trained.checkpoint, weights_only=True)
+    assert not [key for key in checkpoint["state_dict"] if ".clip." in key]
+    assert "model.prompts.query" in checkpoint["state_dict"]
+    loaded = GenCLIP.load_from_checkpoint(trained.checkpoint)
+    expected = learned(trained.model)
+    assert all(torch.equal(value, expected[key]) for key, value in learned(loaded).items())
+    assert loaded.post_processor.raw_thresholds() == trained.model.post_processor.raw_thresholds()
+
+
+@pytest.mark.parametrize("call", ["fit", "validate", "test", "predict"])
+def test_every_call_takes_the_checkpoint(trained, tmp_path, call):
+    model = build(epochs=2)
+    run = engine(tmp_path, limit_train_batches=1)
+    getattr(run, call)(model=model, datamodule=trained.data, ckpt_path=trained.checkpoint)
+    if call != "fit":
+        expected = learned(trained.model)
+        assert all(torch.equal(value, expected[key]) for key, value in learned(model).items())
+
+
+def test_missing_learned_tensor_is_an_error():
+    model = build()
+    state = model.state_dict()
+    model.load_state_dict({key: value for key, value in state.items() if ".clip." not in key})
+    with pytest.raises(RuntimeError, match=r"model\.prompts\.query"):
+        model.load_state_dict({key: value for key, value in state.items() if key != "model.prompts.query"})
+    with pytest.raises(RuntimeError, match="stray"):
+        model.load_state_dict({**state, "stray": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"backbone": "ViT-S-16-alt"}, ["'ViT-S-32-alt'", "'ViT-S-16-alt'"]),
+        ({"layers": [6, 12]}, [r"\[3, 6, 9, 12\]", r"\[6, 12\]"]),
+        ({"state_length": 2}, ["state_length 4", "this model has 2"]),
+        ({"backbone": "ViT-S-32-alt-quickgelu"}, ["other weights of ViT-S-32-alt"]),
+    ],
+)
+def test_checkpoint_of_another_model_is_refused_by_name(trained, tmp_path, settings, named):
+    with pytest.raises(ValueError, match=".*".join(named)):
+        engine(tmp_path).test(model=build(**settings), datamodule=trained.data, ckpt_path=trained.checkpoint)
+
+
+def test_foreign_checkpoint_is_refused():
+    with pytest.raises(ValueError, match="not written by GenCLIP"):
+        build().on_load_checkpoint({"state_dict": {}})
+
+
+# Prompts files
+
+
+def test_prompts_file_restores_model_and_settings(trained):
+    model = GenCLIP(weights=trained.prompts)
+    assert model.model.spec.name == "ViT-S-32-alt"
+    assert model.model.image_size == (64, 64)
+    images = torch.randn(2, 3, 64, 64)
+    expected = trained.model.eval().model(images)
+    torch.testing.assert_close(model.eval().model(images).anomaly_map, expected.anomaly_map)
+    assert model.post_processor.raw_thresholds() == trained.model.post_processor.raw_thresholds()
+    assert model.learning_type == LearningType.ZERO_SHOT
+    assert model.trained_on == "MVTecAD_to_MVTecAD cable" or model.trained_on == "MVTecAD_to_MVTecAD"
+
+
+@pytest.mark.parametrize("call", ["fit", "train", "validate", "test", "predict"])
+def test_zero_shot_model_is_used_and_not_trained(trained, tmp_path, call):
+    model = GenCLIP(weights=trained.prompts, visualizer=False)
+    before = {**learned(model), **model.post_processor.raw_thresholds()}
+    getattr(engine(tmp_path), call)(model=model, datamodule=trained.data)
+    after = {**learned(model), **model.post_processor.raw_thresholds()}
+    assert all(torch.equal(value, before[key]) for key, value in after.items())
+
+
+def test_positional_datamodule_works_as_in_anomalibs_benchmark(trained, tmp_path):
+    model = GenCLIP(weights=trained.prompts, visualizer=False)
+    run = engine(tmp_path)
+    run.fit(model, trained.data)
+    assert "image_AUROC" in run.test(model, trained.data)[0]
+
+
+def test_zero_shot_prediction_needs_a_folder_only(trained, tmp_path):
+    folder = tmp_path / "images"
+    for i in range(3):
+        data_trees.write_normal(folder / f"{i}.png", seed=i)
+    model = GenCLIP(weights=trained.prompts, visualizer=False)
+    by_path = engine(tmp_path / "a").predict(model=model, data_path=folder)
+    by_dataset = engine(tmp_path / "b").predict(model=model, dataset=PredictDataset(folder))
+    assert sum(len(batch) for batch in by_path) == 3
+    torch.testing.assert_close(by_path[0].pred_score, by_dataset[0].pred_score)
+    assert by_path[0].pred_label is not None
+
+
+def test_fine_tuning_starts_from_the_prompts_and_trains(trained, tmp_path):
+    model = GenCLIP(weights=trained.prompts, fine_tune=True, visualizer=False)
+    before = learned(model)
+    assert all(torch.equal(value, before[key]) for key, value in learned(trained.model).items())
+    run = engine(tmp_path, max_epochs=1)
+    run.fit(model, datamodule=trained.data)
+    assert not torch.equal(before["prompts.query"], learned(model)["prompts.query"])
+    trained.prompts.rename(trained.prompts.with_suffix(".moved"))
+    try:
+        GenCLIP.load_from_checkpoint(run.best_model_path)  # stands for itself
+    finally:
+        trained.prompts.with_suffix(".moved").rename(trained.prompts)
+
+
+def test_fine_tuning_needs_weights():
+    with pytest.raises(ValueError, match="give their file as weights"):
+        build(fine_tune=True)
+
+
+def _rewrite(path, target, change):
+    """Write a prompts file with changed tensors and the same description."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, target, metadata)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("prompts.query"), r"lacks the tensor 'model\.prompts\.query'"),
+        (lambda t: t.update({"prompts.query": torch.zeros(3, 7)}), r"prompts\.query.*\(3, 7\).*\(4, 256\)"),
+        (lambda t: t["prompts.query"].fill_(float("nan")), r"prompts\.query' is not made of finite"),
+        (lambda t: t.update({"prompts.query": t["prompts.query"].long()}), "finite floating-point"),
+        (lambda t: t.update({"stray": torch.zeros(1)}), "stray.*no such tensor"),
+        (lambda t: t.pop("threshold.image"), "lacks a part of its description"),
+    ],
+)
+def test_wrong_tensors_in_a_prompts_file_are_refused_by_name(trained, tmp_path, change, message):
+    path = _rewrite(trained.prompts, tmp_path / "wrong.safetensors", change)
+    with pytest.raises(ValueError, match=rf"wrong\.safetensors.*{message}"):
+        GenCLIP(weights=path)
+
+
+@pytest.mark.parametrize("cut", [0, 7, 1000, -1])
+def test_truncated_prompts_files_are_refused(trained, tmp_path, cut):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(trained.prompts.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"cut\.safetensors is not a readable prompts file"):
+        GenCLIP(weights=path)
+
+
+def test_prompts_of_another_backbone_are_refused(trained):
+    with pytest.raises(ValueError, match="'ViT-S-32-alt'.*'ViT-S-16-alt'"):
+        GenCLIP(weights=trained.prompts, backbone="ViT-S-16-alt", pretrained=None)
+
+
+def test_other_files_are_no_prompts_files(trained, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors.*tiny-demo"):
+        GenCLIP(weights="nowhere.safetensors")
+    with pytest.raises(ValueError, match="ckpt_path"):
+        GenCLIP(weights=trained.checkpoint)
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="not one of GenCLIP's"):
+        GenCLIP(weights=tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"\*\.safetensors"):
+        trained.model.save_weights(tmp_path / "prompts.pt")
+
+
+def test_prompts_file_is_small_at_real_size():
+    """Counted, not built: ViT-L/14 with the default settings stays under 20 MB."""
+    from anomalib_genclip.backbone import backbone_spec
+    from anomalib_genclip.prompts import PromptLearner
+
+    spec = backbone_spec("ViT-L-14-336")
+    prompts = PromptLearner(spec.vision_width, spec.text_width, 4, 4, 4)
+    numbers = sum(p.numel() for p in prompts.parameters()) + 4 * spec.vision_width * spec.embed_dim
+    assert numbers * 4 < 20e6
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"branches": "text"}, "both, vision, query"),
+        ({"anomaly_source": "none"}, "auto, labels, synthetic"),
+        ({"query_only_share": 1.5}, "between 0 and 1"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0"),
+        ({"projection_learning_rate": float("nan")}, "projection_learning_rate=nan"),
+        ({"image_loss_weight": -1}, "image_loss_weight"),
+        ({"smoothing_sigma": -1}, "smoothing_sigma"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"class_name": " "}, "is empty"),
+        ({"class_name": "screw " * 300}, "300 tokens"),
+        ({"class_names": {"01": ""}}, "is empty"),
+        ({"layers": [13]}, "between 1 and 12"),
+        ({"image_size": 65}, "patch size 32"),
+        ({"state_length": 0}, "at least 1"),
+    ],
+)
+def test_wrong_settings_are_refused_before_clip_is_built(monkeypatch, settings, message):
+    monkeypatch.setattr("anomalib_genclip.torch_model.load_clip", lambda *_: pytest.fail("CLIP was loaded"))
+    with pytest.raises(ValueError, match=message):
+        build(**settings)
+
+
+def test_learning_rates_go_to_their_parameters():
+    model = build(learning_rate=0.5, projection_learning_rate=0.25)
+    groups = {group["lr"]: group["params"] for group in model.configure_optimizers().param_groups}
+    assert len(groups[0.5]) == len(list(model.model.prompts.parameters()))
+    assert len(groups[0.25]) == len(model.model.projections)
+
+
+def test_components_can_be_replaced_or_left_out():
+    evaluator = Evaluator(test_metrics=[AUROC(fields=["pred_score", "gt_label"])])
+    model = build(evaluator=evaluator, post_processor=False, pre_processor=False)
+    assert model.evaluator is evaluator
+    assert model.post_processor is None
+    assert model.pre_processor is None

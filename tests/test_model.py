@@ -1,0 +1,372 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The method: DESIGN and paper against what the torch model computes."""
+
+import copy
+
+import open_clip
+import pytest
+import torch
+from anomalib_genclip.anomaly_map import abnormal_probability
+from anomalib_genclip.class_names import clean_class_name
+from anomalib_genclip.loss import GenCLIPLoss, dice_loss
+from anomalib_genclip.torch_model import GenCLIPModel
+from torch.nn import functional as F
+from torchmetrics.functional.classification import binary_auroc
+
+BACKBONE = "ViT-S-32-alt"
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def built() -> GenCLIPModel:
+    """Build the model once: random weights, the same for all tests."""
+    torch.manual_seed(0)
+    return GenCLIPModel(BACKBONE, pretrained=None, image_size=SIZE)
+
+
+@pytest.fixture
+def model(built) -> GenCLIPModel:
+    """An untrained model that a test may change."""
+    return copy.deepcopy(built).eval()
+
+
+@pytest.fixture
+def noisy(model) -> GenCLIPModel:
+    """A model whose learned tensors all count, as after training."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * (0.05 if "projections" in name else 0.2))
+    return model.eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, SIZE, SIZE)
+
+
+# The frozen tower
+
+
+def test_image_embedding_is_open_clips_own(model, images):
+    with torch.no_grad():
+        expected = F.normalize(model.clip.model.encode_image(images), dim=-1)
+    torch.testing.assert_close(model.clip.encode_image(images).embedding, expected)
+
+
+@pytest.mark.parametrize("text", ["a photo of a bottle cap", "a photo of an object"])
+def test_text_cut_after_eos_equals_open_clips_full_context(model, text):
+    """The tower is causal: 77 tokens and the shortest possible prompt give the same feature."""
+    with torch.no_grad():
+        tokens = open_clip.get_tokenizer(BACKBONE)([text])
+        expected = F.normalize(model.clip.model.encode_text(tokens), dim=-1)[0]
+    torch.testing.assert_close(model.clip.encode_text(text), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_what_follows_eos_changes_nothing(noisy, images):
+    index = noisy.class_index(["cap"] * 3)
+    before = noisy(images, index)
+    noisy.class_index(["a much longer name of some product that pads all the others"])
+    after = noisy(images, index)
+    torch.testing.assert_close(before.anomaly_map, after.anomaly_map, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(before.pred_score, after.pred_score, atol=1e-6, rtol=1e-5)
+
+
+def test_untrained_patch_features_are_clips_projection(model, images):
+    with torch.no_grad():
+        model.clip.model.visual.output_tokens = True
+        _, tokens = model.clip.model.visual(images)
+        model.clip.model.visual.output_tokens = False
+    torch.testing.assert_close(model.clip.encode_image(images).patches[-1], tokens)
+    assert all(torch.equal(psi, model.clip.model.visual.proj) for psi in model.projections)
+
+
+def test_layers_are_counted_from_one_and_read_in_order():
+    model = GenCLIPModel(BACKBONE, pretrained=None, image_size=SIZE, layers=[5, 2])
+    outputs = {}
+    for number, block in enumerate(model.clip.model.visual.transformer.resblocks, start=1):
+        block.register_forward_hook(lambda _, __, output, number=number: outputs.update({number: output}))
+    tokens = model.clip.encode_image(torch.randn(1, 3, SIZE, SIZE))
+    batch_first = model.clip.model.visual.transformer.resblocks[0].attn.batch_first
+    expected = [outputs[n][:, 0] if batch_first else outputs[n][0] for n in (2, 5)]
+    assert model.layers == [2, 5]
+    torch.testing.assert_close(tokens.cls, torch.stack(expected, dim=1))
+
+
+# Prompts
+
+
+def test_prompt_holds_its_parts_in_order(model):
+    name = "cap"
+    index = int(model.class_index([name]))
+    vision = torch.randn(4, 256)
+    normal, abnormal = model.prompts(model.sos, model.class_names.suffix[index], vision)
+    ids = {word: model.clip.tokenizer.encode(word) for word in ("cap", "damaged")}
+    eos = model.clip.embed([model.clip.eos_id])
+    query = model.prompts.query + vision
+    sos = model.sos.unsqueeze(0)
+    expected = torch.cat([sos, model.prompts.normal, query, model.clip.embed(ids["cap"]), eos])
+    torch.testing.assert_close(normal[: len(expected)], expected)
+    damaged = model.clip.embed(ids["damaged"] + ids["cap"])
+    expected = torch.cat([sos, model.prompts.abnormal, query, damaged, eos])
+    torch.testing.assert_close(abnormal[: len(expected)], expected)
+    assert (model.class_names.eos[index] + model.prompts.suffix_start).tolist() == [len(expected) - 2, len(expected) - 1]
+
+
+def test_vision_prompts_are_zero_at_the_start_and_not_after_training(model, images):
+    cls = model.clip.encode_image(images).cls
+    assert not model.prompts.vision_prompts(cls).any()
+    _train(model, images, torch.randint(0, 2, (3, SIZE, SIZE)), steps=2)
+    assert model.prompts.vision_prompts(cls).any()
+
+
+def test_vision_enhanced_features_depend_on_the_image_and_query_features_do_not(noisy, images):
+    image = noisy.clip.encode_image(images)
+    index = noisy.class_index(["cap"] * 3)
+    text = noisy._vision_text(image, index)
+    assert text.shape == (4, 3, 2, 256)
+    assert not torch.allclose(text[:, 0], text[:, 1], atol=1e-4)
+    first = noisy.score_parts(images[:1]), noisy.query_features
+    second = noisy.score_parts(images[1:]), noisy.query_features
+    assert first[1] is second[1]
+    torch.testing.assert_close(noisy.query_features, noisy.compute_query_features())
+
+
+def test_query_features_follow_the_prompts(noisy, images):
+    before = noisy(images).pred_score
+    with torch.no_grad():
+        noisy.prompts.abnormal.normal_()
+    after = noisy(images).pred_score
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(noisy.query_features, noisy.compute_query_features())
+
+
+# Class names
+
+
+def test_class_name_filter_decides_for_each_image(model):
+    """With embeddings that are the text features themselves, the answer is known."""
+    index = model.class_index(["cable", "cable", "bolt"])
+    features = model.class_names.features
+    embedding = torch.stack([features[index[0]], features[0], features[index[2]]])
+    assert model.class_names.filter(embedding, index).tolist() == [index[0], 0, index[2]]
+
+
+def test_filtered_name_gives_the_map_of_object(noisy, images):
+    names = ["zxqv wkjh"] * 3
+    generic = noisy(images, noisy.class_index(["object"] * 3)).anomaly_map
+    index = noisy.class_index(names)
+    embedding = noisy.clip.encode_image(images).embedding
+    noisy.class_names.features[index[0]] = -embedding.mean(dim=0)  # a name that fits no image
+    torch.testing.assert_close(noisy(images, index).anomaly_map, generic)
+    noisy.class_name_filter = False
+    assert not torch.allclose(noisy(images, index).anomaly_map, generic, atol=1e-4)
+
+
+def test_class_names_of_one_batch_do_not_mix(noisy, images):
+    noisy.class_name_filter = False
+    index = noisy.class_index(["cable", "printed_circuit_board", "object"])
+    together = noisy(images, index)
+    for i in range(3):
+        alone = noisy(images[i : i + 1], index[i : i + 1])
+        torch.testing.assert_close(together.anomaly_map[i], alone.anomaly_map[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together.pred_score[i], alone.pred_score[0], atol=1e-5, rtol=1e-4)
+
+
+def test_underscores_become_spaces():
+    assert clean_class_name("printed_circuit  board ") == "printed circuit board"
+
+
+@pytest.mark.parametrize("name", ["", "_", "  "])
+def test_empty_class_name_is_an_error(model, name):
+    with pytest.raises(ValueError, match="is empty"):
+        model.class_index([name])
+
+
+def test_long_class_name_is_an_error_that_says_how_long(model):
+    names = list(model.class_names.names)
+    with pytest.raises(ValueError, match=r"has 300 tokens.*room for 66"):
+        model.class_index(["screw " * 300])
+    assert model.class_names.names == names
+
+
+def test_longest_class_name_fits(model, images):
+    name = " ".join(["screw"] * 66)
+    assert torch.isfinite(model(images, model.class_index([name] * 3)).pred_score).all()
+
+
+# Branches, maps and scores
+
+
+def test_two_branch_map_is_the_mean_of_both(noisy, images):
+    results = {}
+    for branches in ("both", "vision", "query"):
+        noisy.branches = branches
+        results[branches] = noisy.score_parts(images, noisy.class_index(["cable"] * 3))
+        assert results[branches].anomaly_map.shape == (3, 1, SIZE, SIZE)
+    for part in ("anomaly_map", "cls"):
+        mean = (getattr(results["vision"], part) + getattr(results["query"], part)) / 2
+        torch.testing.assert_close(getattr(results["both"], part), mean)
+    assert not torch.allclose(results["vision"].anomaly_map, results["query"].anomaly_map, atol=1e-4)
+
+
+def test_map_is_the_mean_of_the_layers(noisy, images):
+    noisy.branches = "query"
+    image = noisy.clip.encode_image(images)
+    text = noisy.compute_query_features()
+    maps = []
+    for patches, psi in zip(image.patches, noisy.projections, strict=True):
+        features = F.normalize(patches @ psi, dim=-1)
+        maps.append(abnormal_probability(features @ text.T / 0.07).view(3, 1, 3, 3))
+    expected = F.interpolate(torch.stack(maps).mean(dim=0), (SIZE, SIZE), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(noisy(images).anomaly_map, expected)
+
+
+def test_image_score_joins_top_of_the_map_and_cls(noisy, images):
+    parts = noisy.score_parts(images)
+    highest = parts.anomaly_map.flatten(1).sort(dim=1, descending=True).values[:, : -(-SIZE * SIZE // 100)]
+    torch.testing.assert_close(parts.top, highest.mean(dim=1))
+    for weight in (0.0, 0.25, 0.5):
+        noisy.score_weight.fill_(weight)
+        torch.testing.assert_close(noisy(images).pred_score, (1 - weight) * parts.top + weight * parts.cls)
+
+
+def test_outputs_are_in_the_unit_interval_however_extreme_the_features(noisy, images):
+    result = noisy(images * 1e4)
+    for value in (result.anomaly_map, result.pred_score):
+        assert value.min() >= 0
+        assert value.max() <= 1
+
+
+def test_smoothing_keeps_the_mean_and_lowers_the_spread(noisy, images):
+    sharp = noisy(images).anomaly_map
+    smooth = GenCLIPModel(BACKBONE, None, SIZE, smoothing_sigma=4.0).eval()
+    smooth.load_state_dict(noisy.state_dict())
+    smooth = smooth.eval()(images).anomaly_map
+    assert smooth.std() < sharp.std()
+    torch.testing.assert_close(smooth.mean(), sharp.mean(), atol=0.02, rtol=0)
+
+
+def test_image_size_may_be_oblong():
+    model = GenCLIPModel(BACKBONE, None, image_size=(64, 128)).eval()
+    image = torch.randn(1, 3, 64, 128)
+    assert model(image).anomaly_map.shape == (1, 1, 64, 128)
+    assert model.clip.grid_size == (2, 4)
+
+
+def test_compiles_without_a_graph_break(noisy, images):
+    index = noisy.class_index(["cable"] * 3)
+    compiled = torch.compile(noisy, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images, index).anomaly_map, noisy(images, index).anomaly_map)
+
+
+# Training
+
+
+def _train(model, images, mask, steps, lr=1e-3):
+    model.train()
+    loss = GenCLIPLoss(image_weight=0.5)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        value = loss(*model.training_logits(images, None), mask)
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    model.eval()
+    return losses
+
+
+def test_only_learned_tensors_change(model, images):
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    _train(model, images, torch.randint(0, 2, (3, SIZE, SIZE)), steps=2)
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    learned = {name for name, parameter in model.named_parameters() if not name.startswith("clip.")}
+    assert changed == learned
+
+
+def test_all_learned_tensors_get_a_gradient(noisy, images):
+    """DDP waits for every trainable parameter."""
+    maps, cls = noisy.training_logits(images, None, torch.tensor([True, False, False]))
+    GenCLIPLoss(0.5)(maps, cls, torch.randint(0, 2, (3, SIZE, SIZE))).backward()
+    missing = [n for n, p in noisy.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not missing
+
+
+def test_query_only_images_train_on_the_query_prompt(noisy, images):
+    index = noisy.class_index(["cable"] * 3)
+    maps, _ = noisy.training_logits(images, index, torch.tensor([True, False, False]))
+    text = noisy.compute_query_features()
+    patches = noisy.clip.encode_image(images).patches[0]
+    expected = F.normalize(patches @ noisy.projections[0], dim=-1) @ text.T / 0.07
+    expected = expected.transpose(1, 2).unflatten(-1, (3, 3))
+    torch.testing.assert_close(maps[0, 0], expected[0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(maps[0, 1], expected[1], atol=1e-2)
+
+
+def test_planted_defects_can_be_overfitted(model):
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, SIZE, SIZE) * 0.1
+    mask = torch.zeros(4, SIZE, SIZE)
+    images[0, :, :32, 32:64] += 2
+    mask[0, :32, 32:64] = 1
+    images[2, :, 64:, :32] += 2
+    mask[2, 64:, :32] = 1
+    untrained = model(images)
+    losses = _train(model, images, mask, steps=40, lr=3e-3)
+    trained = model(images)
+    assert losses[-1] < 0.5 * losses[0]
+    assert binary_auroc(trained.anomaly_map.squeeze(1), mask.int()) > 0.97
+    assert binary_auroc(trained.anomaly_map, mask.int().unsqueeze(1)) > binary_auroc(
+        untrained.anomaly_map, mask.int().unsqueeze(1)
+    )
+
+
+# Loss
+
+
+def _logits(probability: torch.Tensor) -> torch.Tensor:
+    return torch.stack([torch.log1p(-probability), torch.log(probability)], dim=1)
+
+
+def test_all_normal_map_on_an_anomalous_batch_costs_half_of_dice():
+    mask = torch.zeros(2, 32, 32)
+    mask[:, 8:16, 8:16] = 1
+    one_hot = F.one_hot(mask.long(), 2).movedim(-1, 1)
+    all_normal = _logits(torch.full((2, 32, 32), 1e-6)).softmax(1)
+    assert dice_loss(all_normal, one_hot) >= 0.5
+    right = _logits(mask.clamp(1e-6, 1 - 1e-6)).softmax(1)
+    assert dice_loss(right, one_hot) < 1e-3
+
+
+def test_dice_teaches_on_a_batch_without_defects():
+    logits = torch.zeros(1, 2, 8, 8, requires_grad=True)
+    one_hot = F.one_hot(torch.zeros(1, 8, 8).long(), 2).movedim(-1, 1)
+    dice_loss(logits.softmax(1), one_hot).backward()
+    assert (logits.grad[:, 1] > 0).all()
+
+
+def test_loss_sums_over_layers_and_takes_masks_of_any_size():
+    maps = torch.randn(3, 2, 2, 4, 4)
+    cls = torch.randn(2, 2)
+    mask = torch.zeros(2, 37, 53)
+    mask[0, 5:20, 5:20] = 1
+    loss = GenCLIPLoss(image_weight=0.0)
+    each = torch.stack([loss(layer.unsqueeze(0), cls, mask) for layer in maps])
+    torch.testing.assert_close(loss(maps, cls, mask), each.sum())
+    with_image = GenCLIPLoss(image_weight=2.0)(maps, cls, mask) - each.sum()
+    torch.testing.assert_close(with_image, 2 * F.cross_entropy(cls, torch.tensor([1, 0])))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+@pytest.mark.parametrize("filled", [0.0, 1.0])
+def test_loss_is_finite_on_extreme_logits_and_masks(scale, filled):
+    maps = (torch.randn(2, 2, 2, 4, 4) * scale).requires_grad_()
+    loss = GenCLIPLoss(0.5)(maps, torch.randn(2, 2) * scale, torch.full((2, 16, 16), filled))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(maps.grad).all()
