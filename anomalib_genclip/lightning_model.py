@@ -156,7 +156,8 @@ class GenCLIP(AnomalibModule):
             query_length = query_length or learned.fit.query_length
         # The settings are resolved in place, because Lightning saves these variables as hyperparameters: a checkpoint
         # then stands for itself, without the prompts file.
-        weights = None
+        zero_shot = learned is not None and not fine_tune
+        weights, fine_tune = None, False
         backbone = backbone or DEFAULT_BACKBONE
         spec = backbone_spec(backbone)
         image_size = resolve_image_size(spec, image_size)
@@ -206,7 +207,7 @@ class GenCLIP(AnomalibModule):
         self.anomaly_source = anomaly_source
         self.epochs = epochs
         self.trained_on = ""
-        self._zero_shot = learned is not None and not fine_tune
+        self._zero_shot = zero_shot
         self._held_out: list[tuple[Tensor, Tensor, Tensor]] = []
         if learned is not None:
             self._use(learned)

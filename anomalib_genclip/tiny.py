@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 TINY_CLIP_FILE = Path(__file__).parent / "assets" / "tiny_clip.safetensors"
 
 EMBED_DIM = 128
-VISION = {"image_size": 112, "patch_size": 8, "width": 192, "layers": 8, "head_width": 64}
+VISION = {"image_size": 112, "patch_size": 8, "width": 128, "layers": 8, "head_width": 64}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 3}
 
 # How the file names the token embeddings that were trained and their places in CLIP's vocabulary.

@@ -284,6 +284,22 @@ def encode_texts(model: CLIP, vocabulary: Vocabulary, texts: list[str]) -> torch
     return functional.normalize(x.float(), dim=-1)
 
 
+def attend(attention: torch.nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
+    """Do what the attention module does, with its weights, spelt out: twice as fast backwards on a processor.
+
+    Args:
+        attention: A block's own module.
+        x: Tokens ``(B, L, d_v)``.
+
+    Returns:
+        Tokens ``(B, L, d_v)``.
+    """
+    qkv = functional.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    query, key, value = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    weights = ((query * attention.head_dim**-0.5) @ key.transpose(-1, -2)).to(value.dtype).softmax(-1)
+    return attention.out_proj((weights.to(value.dtype) @ value).transpose(1, 2).flatten(2))
+
+
 def encode_images(model: CLIP, images: torch.Tensor, layers: tuple[int, ...] = (8,)) -> list[torch.Tensor]:
     """Encode images ``(B, 3, 112, 112)`` uint8.
 
@@ -296,7 +312,8 @@ def encode_images(model: CLIP, images: torch.Tensor, layers: tuple[int, ...] = (
     x = visual.ln_pre(x + visual.positional_embedding)
     features = []
     for number, block in enumerate(visual.transformer.resblocks, 1):
-        x = block(x)
+        x = x + block.ls_1(attend(block.attn, block.ln_1(x)))
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
         if number in layers:
             features.append(functional.normalize((visual.ln_post(x) @ visual.proj).float(), dim=-1))
     return features

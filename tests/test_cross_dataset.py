@@ -16,6 +16,7 @@ from anomalib.data import AnomalibDataModule, Folder, ImageItem, MVTecAD
 from anomalib.data.datasets import MVTecADDataset
 from anomalib.data.utils import ValSplitMode
 from data_trees import SIZE, every_layout, folder, mpdd, mvtec_ad, visa
+from omegaconf import DictConfig
 from PIL import Image
 from torchvision.transforms.v2 import Resize
 
@@ -452,6 +453,21 @@ init_args:
     datamodule.setup()
     assert {key[:2] for key in counts(datamodule, "train")} == {("MPDD", "tubes"), ("screws", "screws")}
     assert len(next(iter(datamodule.test_dataloader())).image) == 2
+
+
+def test_from_the_settings_that_a_benchmark_hands_over(tmp_path: Path) -> None:
+    """get_datamodule leaves nested settings in OmegaConf's containers."""
+    folder(tmp_path / "f")
+    mvtec_ad(tmp_path / "t", ["cable", "gear"])
+    folders = {"normal_dir": "good", "normal_test_dir": "good_test", "abnormal_dir": ["bad"], "mask_dir": ["mask"]}
+    source = {"class_path": "Folder", "init_args": {"name": "screws", "root": str(tmp_path / "f"), **folders}}
+    target = {"class_path": "anomalib.data.MVTecAD", "init_args": {"root": str(tmp_path / "t")}}
+    settings = {"source": [source], "target": target, "target_categories": ["cable", "gear"], "num_workers": 0}
+    datamodule = cross(**DictConfig(settings))
+    assert counts(datamodule, "train")["screws", "screws", 1] == 3
+    assert {key[:2] for key in counts(datamodule, "test")} == {("MVTecAD", "cable"), ("MVTecAD", "gear")}
+    with pytest.raises(TypeError, match=r"\['cable'\]"):
+        cross(source, target, target_categories="cable")
 
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "data"

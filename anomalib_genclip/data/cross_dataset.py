@@ -6,13 +6,14 @@
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from anomalib import TaskType
-from anomalib.data import AnomalibDataModule
+from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.data.datamodules.base.video import AnomalibVideoDataModule
 from anomalib.data.utils import LabelName, TestSplitMode, ValSplitMode
+from omegaconf import OmegaConf
 from torchvision.transforms.v2 import Transform
 
 from anomalib_genclip.data.categories import (
@@ -116,8 +117,8 @@ class CrossDataset(AnomalibDataModule):
         )
         self.source = _as_image_datamodules(source, "source")
         self.target = _as_image_datamodules(target, "target")
-        self.source_categories = source_categories
-        self.target_categories = target_categories
+        self.source_categories = _plain(source_categories)
+        self.target_categories = _plain(target_categories)
 
     @property
     def name(self) -> str:
@@ -181,8 +182,14 @@ def _as_image_datamodules(
     value: AnomalibDataModule | list[AnomalibDataModule],
     option: str,
 ) -> list[AnomalibDataModule]:
-    """Return a non-empty list of image datamodules."""
-    datamodules = list(value) if isinstance(value, list | tuple) else [value]
+    """Return a non-empty list of image datamodules.
+
+    anomalib's ``get_datamodule``, and with it ``anomalib benchmark``, hands nested settings over as they are in the
+    file; those are made into datamodules here.
+    """
+    value = _plain(value)
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    datamodules = [get_datamodule(item) if isinstance(item, dict) else item for item in values]
     if not datamodules:
         msg = f"{option} must name at least one datamodule."
         raise ValueError(msg)
@@ -191,6 +198,11 @@ def _as_image_datamodules(
             msg = f"{option} must be anomalib image datamodules, got {type(datamodule).__name__}."
             raise TypeError(msg)
     return datamodules
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """Turn OmegaConf's containers into Python's; leave everything else."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _call(datamodule: AnomalibDataModule, method: Literal["prepare_data", "setup"], option: str) -> None:

@@ -45,9 +45,10 @@ def draw_chart(result: EvaluationResult) -> bytes:
 def _draw_metric(axes, name: str, values: list[float | None]) -> None:  # noqa: ANN001
     """Bars of one metric, the last of them the mean, with the figures at their feet."""
     colour, mean_colour = IMAGE_COLOURS if name in IMAGE_METRICS else PIXEL_COLOURS
+    colours = [colour] * (len(values) - 1) + [mean_colour]
+    axes.barh(range(len(values)), [100 * (value or 0) for value in values], height=0.74, color=colours)
     for row, value in enumerate(values):
         last = row == len(values) - 1
-        axes.barh(row, 100 * (value or 0), height=0.74, color=mean_colour if last else colour)
         text = "n/a" if value is None else f"{100 * value:.1f}"
         on_bar = last and value is not None and value > 0.25
         axes.text(2, row, text, va="center", fontsize=8, color="white" if on_bar else "black")
