@@ -78,4 +78,4 @@ class RawScorePostProcessor(PostProcessor):
     @staticmethod
     def _shifted(threshold: Tensor, sensitivity: float) -> Tensor:
         threshold = torch.where(torch.isnan(threshold), torch.full_like(threshold, NATURAL_THRESHOLD), threshold)
-        return threshold + 0.5 - sensitivity
+        return threshold + (0.5 - sensitivity)  # exactly the threshold at the default
