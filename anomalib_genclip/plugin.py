@@ -26,7 +26,9 @@ CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 # When one of these has been executed, anomalib has all that the classes above build on. `anomalib.data` itself is no
-# use here: imported first of all, it is already half executed when it imports torch. Its last import is this one.
+# use here: imported first of all, it is already half executed when it imports torch. Its last import is the first of
+# these, so what `anomalib.data` defines after its imports (`get_datamodule`) must not be imported at the top of the
+# modules above.
 _READY = ("anomalib.data.predict", "anomalib.models.image")
 
 

@@ -21,12 +21,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from anomalib_genclip.data.synthetic import CATEGORIES, DEFECTS_OF, TEXTURES, UNSEEN_BY_TINY, render
+from anomalib_genclip.data.synthetic import CATEGORIES, DEFECTS_OF, SOURCE, TEXTURES, TUNING, UNSEEN_BY_TINY, render
 from anomalib_genclip.data.synthetic.anonymous import render_anonymous
+from anomalib.metrics.aupro import _AUPRO
 from anomalib_genclip.tiny import VISION, build_tiny_clip
 from open_clip import tokenize
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP
+from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
 SEEN = tuple(name for name in CATEGORIES if name not in UNSEEN_BY_TINY)
@@ -300,11 +302,14 @@ def attend(attention: torch.nn.MultiheadAttention, x: torch.Tensor) -> torch.Ten
     return attention.out_proj((weights.to(value.dtype) @ value).transpose(1, 2).flatten(2))
 
 
-def encode_images(model: CLIP, images: torch.Tensor, layers: tuple[int, ...] = (8,)) -> list[torch.Tensor]:
+def encode_images(
+    model: CLIP, images: torch.Tensor, layers: tuple[int, ...] = (8,), *, unit: bool = True,
+) -> list[torch.Tensor]:  # fmt: skip
     """Encode images ``(B, 3, 112, 112)`` uint8.
 
     Returns:
-        For every layer in ``layers`` (counted from 1) the projected, unit CLS and patch features ``(B, 197, d)``.
+        For every layer in ``layers`` (counted from 1) the projected CLS and patch features ``(B, 197, d)``, of unit
+        length unless ``unit`` is false.
     """
     visual = model.visual
     x = visual.conv1((images.float() / 255 - MEAN) / STD).flatten(2).transpose(1, 2)
@@ -315,7 +320,8 @@ def encode_images(model: CLIP, images: torch.Tensor, layers: tuple[int, ...] = (
         x = x + block.ls_1(attend(block.attn, block.ln_1(x)))
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
         if number in layers:
-            features.append(functional.normalize((visual.ln_post(x) @ visual.proj).float(), dim=-1))
+            projected = (visual.ln_post(x) @ visual.proj).float()
+            features.append(functional.normalize(projected, dim=-1) if unit else projected)
     return features
 
 
@@ -462,6 +468,107 @@ def train(args: argparse.Namespace) -> None:
     print(f"done: {step} steps of {args.batch}, {spent / 60:.1f} minutes", flush=True)
 
 
+# --- measuring ----------------------------------------------------------------------------------------------------
+
+
+def _test_pictures(name: str, normal: int, damaged: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
+    """Render test pictures ``(n, 3, 112, 112)`` uint8 and masks ``(n, 112, 112)`` of a category."""
+    rng = np.random.default_rng([seed, CATEGORIES.index(name)])
+    kinds = [None] * normal + [DEFECTS_OF[name][k % len(DEFECTS_OF[name])] for k in range(damaged)]
+    pairs = [render(name, kind, POOL_SIDE, rng) for kind in kinds]
+    images = np.stack([cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for image, _ in pairs])
+    masks = np.stack([cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_AREA) > 127 for _, mask in pairs])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), masks
+
+
+def _pixel_scores(maps: torch.Tensor, masks: np.ndarray) -> tuple[float, float]:
+    """Return pixel AUROC and AUPRO of patch maps ``(n, 14, 14)``, upsampled to the masks."""
+    full = functional.interpolate(maps[:, None].float(), size=(SIDE, SIDE), mode="bilinear")[:, 0]
+    aupro = _AUPRO()
+    aupro.update(full, torch.from_numpy(masks))
+    return roc_auc_score(masks.ravel(), full.numpy().ravel()), float(aupro.compute())
+
+
+def _adapt(tokens: torch.Tensor, coverage: torch.Tensor, model: CLIP, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Train one matrix per tapped layer and two text vectors on source patches, as a stand-in for prompt training."""
+    matrices = torch.nn.Parameter(model.visual.proj.detach().repeat(4, 1, 1))
+    texts = torch.nn.Parameter(start.clone())
+    optimizer = torch.optim.Adam([matrices, texts], lr=1e-3)
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(15):
+        for rows in torch.randperm(len(tokens), generator=rng).split(16):
+            cosines = _cosines(tokens[rows].float(), matrices, texts)
+            target = coverage[rows, None].expand(-1, 4, -1)
+            chance = (cosines / TEMPERATURE).softmax(-1)[..., 1]
+            weight = torch.where(target > 0.5, 1 - chance, chance) ** 2
+            focal = weight.detach() * functional.binary_cross_entropy(chance.clamp(1e-6, 1 - 1e-6), target, reduction="none")
+            overlap = 2 * (chance * target).sum((0, 2)) / (chance + target).sum((0, 2)).clamp(min=1)
+            optimizer.zero_grad()
+            (10 * focal.mean() + (1 - overlap).mean()).backward()
+            optimizer.step()
+    return matrices.detach(), texts.detach()
+
+
+def _cosines(tokens: torch.Tensor, matrices: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """Return ``(B, 4, 196, 2)`` cosines of patch tokens ``(B, 4, 196, d_v)`` with two text vectors."""
+    features = functional.normalize(tokens @ matrices, dim=-1)
+    return features @ functional.normalize(texts, dim=-1).T
+
+
+@torch.inference_mode()
+def _tokens(model: CLIP, images: torch.Tensor) -> torch.Tensor:
+    """Return the normed, unprojected tokens of layers 2, 4, 6 and 8, ``(n, 4, 197, d_v)`` bfloat16."""
+    projection, pieces = model.visual.proj, []
+    model.visual.proj = torch.nn.Parameter(torch.eye(len(projection)))
+    with torch.autocast("cpu", torch.bfloat16):
+        for piece in images.split(16):
+            pieces.append(torch.stack(encode_images(model, piece, (2, 4, 6, 8), unit=False), 1).bfloat16())
+    model.visual.proj = projection
+    return torch.cat(pieces)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Print scores with hand-written prompts, and those after a short training on the source categories."""
+    torch.set_num_threads(args.threads)
+    saved = torch.load(args.checkpoint, weights_only=True)
+    vocabulary = Vocabulary()
+    model = build_tiny_clip(len(vocabulary))
+    model.load_state_dict(saved["model"])
+    model.requires_grad_(requires_grad=False)
+    tested = dict.fromkeys((*TUNING, *(UNSEEN_BY_TINY if args.unseen else ())))
+    train = [_test_pictures(name, 10, 16, 77_000) for name in SOURCE]
+    source = torch.cat([_tokens(model, images) for images, _ in train])[:, :, 1:]
+    masks = np.concatenate([m for _, m in train]).reshape(-1, GRID, PATCH, GRID, PATCH).mean((2, 4))
+    coverage = torch.from_numpy(masks.astype(np.float32)).flatten(1)
+    words = [_say(t, "object") for t in (PERFECT[0], DAMAGED_WORDS[0])]
+    general = encode_texts(model, vocabulary, words)
+    matrices, texts = _adapt(source, coverage, model, general)
+    rows = []
+    for name in tested:
+        images, masks = _test_pictures(name, 16, 24, 78_000)
+        tokens, label = _tokens(model, images), masks.any((1, 2))
+        known = name if name in SEEN else "object"
+        hand = encode_texts(model, vocabulary, [_say(t, known) for t in (PERFECT[0], DAMAGED_WORDS[0])])
+        plain = (_cosines(tokens.float(), model.visual.proj, hand) / TEMPERATURE).softmax(-1)[..., 1]
+        adapted = (_cosines(tokens.float(), matrices, texts) / TEMPERATURE).softmax(-1)[..., 1]
+        shape = (-1, GRID, GRID)
+        top = adapted[:, :, 1:].mean(1).topk(3, -1).values.mean(-1)
+        row = [roc_auc_score(label, plain[:, 3, 0]), roc_auc_score(label, top)]
+        row += _pixel_scores(plain[:, 3, 1:].reshape(shape), masks)
+        row += _pixel_scores(plain[:, :, 1:].mean(1).reshape(shape), masks)
+        row += _pixel_scores(adapted[:, :, 1:].mean(1).reshape(shape), masks)
+        rows.append((name, row))
+    print(f"step {saved['step']}, {saved['seconds'] / 60:.0f} minutes")
+    print("category: image AUROC CLS, map | hand, last layer: pixel, AUPRO | hand, 4 layers | adapted, 4 layers")
+    for title, group in (("TUNING", TUNING), ("UNSEEN", UNSEEN_BY_TINY)):
+        chosen = [row for name, row in rows if name in group]
+        if args.verbose:
+            for name, row in rows:
+                if name in group:
+                    print(f"  {name:22}", *(f"{value:.3f}" for value in row))
+        print(f"{title:24}", *(f"{value:.3f}" for value in np.mean(chosen, 0)), flush=True)
+
+
 def _main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -476,15 +583,22 @@ def _main() -> None:
     training.add_argument("--lr", type=float, default=1e-3)
     training.add_argument("--region", type=float, default=1.0, help="weight of the region term")
     training.add_argument("--deep", type=float, default=0.0, help="weight of the region term at layers 4 and 6")
-    training.add_argument("--threads", type=int, default=2)
+    measuring = commands.add_parser("measure", help="print scores of a checkpoint on categories it has not seen")
+    measuring.add_argument("--checkpoint", type=Path, required=True)
+    measuring.add_argument("--unseen", action="store_true", help="also all categories that it has never seen")
+    measuring.add_argument("--verbose", action="store_true", help="one line per category")
+    for command in (training, measuring):
+        command.add_argument("--threads", type=int, default=2)
     for command in (rendering, training):
         command.add_argument("--pool", type=Path, required=True)
         command.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.command == "render":
         render_pool(args.pool, args.first, args.shards, args.seed)
-    else:
+    elif args.command == "train":
         train(args)
+    else:
+        measure(args)
 
 
 if __name__ == "__main__":

@@ -484,7 +484,7 @@ def test_two_processes_equal_one(data, tmp_path):
     for mode in BUDGETS:
         (tmp_path / mode).mkdir()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__, str(tmp_path)], check=True, timeout=300, env=environment)
+    subprocess.run([sys.executable, __file__, str(tmp_path)], check=True, timeout=120, env=environment)
     for mode, budget in BUDGETS.items():
         _, alone = evaluate(data, tmp_path / "alone", pixel_budget=budget)
         assert alone.mode == mode

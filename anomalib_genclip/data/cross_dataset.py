@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from anomalib import TaskType
-from anomalib.data import AnomalibDataModule, get_datamodule
+from anomalib.data import AnomalibDataModule
 from anomalib.data.datamodules.base.video import AnomalibVideoDataModule
 from anomalib.data.utils import LabelName, TestSplitMode, ValSplitMode
 from omegaconf import OmegaConf
@@ -189,6 +189,8 @@ def _as_image_datamodules(
     """
     value = _plain(value)
     values = list(value) if isinstance(value, list | tuple) else [value]
+    from anomalib.data import get_datamodule  # anomalib.data is still being imported when this module is
+
     datamodules = [get_datamodule(item) if isinstance(item, dict) else item for item in values]
     if not datamodules:
         msg = f"{option} must name at least one datamodule."

@@ -15,9 +15,13 @@ def _compute(metric_class: type[AnomalibMetric], scores: Tensor, targets: Tensor
     metric = metric_class(fields=["scores", "targets"])
     for part in metric.modules():  # F1Max keeps a second metric inside, which would wait for other processes too
         if isinstance(part, Metric):
-            part.sync_on_compute = False
+            part.distributed_available_fn = _not_distributed
     metric.update(SimpleNamespace(scores=scores, targets=targets))
     return float(metric.compute())
+
+
+def _not_distributed() -> bool:
+    return False
 
 
 def _into_unit_range(scores: Tensor) -> Tensor:
