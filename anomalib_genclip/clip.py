@@ -78,7 +78,7 @@ class FrozenCLIP(nn.Module):
         """
         visual = self.model.visual
         patches = visual.conv1(images).flatten(2).transpose(1, 2)
-        cls = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        cls = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         tokens = torch.cat([cls, patches], dim=1)
         tokens = visual.ln_pre(tokens + visual.positional_embedding.to(tokens.dtype))
         blocks = visual.transformer.resblocks

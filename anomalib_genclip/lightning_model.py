@@ -45,6 +45,7 @@ from .evaluation import CategoryEvaluator
 from .loss import GenCLIPLoss
 from .perlin import ANOMALY_SOURCES, PerlinAnomalies
 from .post_processor import RawScorePostProcessor
+from .pre_processor import AntialiasedPreProcessor
 from .torch_model import SCORE_WEIGHTS, GenCLIPModel, check_branches, check_prompt_lengths
 from .visualizer import CategoryVisualizer
 from .weights import Fit, LearnedWeights, load_weights
@@ -54,6 +55,7 @@ logger = logging.getLogger(__name__)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PROMPT_LENGTH = 4  # n and q (ours)
+ONNX_OPSET = 18  # the oldest that torch's exporter writes
 _LIGHTNING_DEFAULT_EPOCHS = 1000
 _FROZEN = "model.clip."
 
@@ -166,7 +168,8 @@ class GenCLIP(AnomalibModule):
         query_length = PROMPT_LENGTH if query_length is None else query_length
         check_branches(branches)
         check_prompt_lengths(state_length, query_length, spec.context_length)
-        names = [*([class_name] if class_name is not None else []), *(class_names or {}).values()]
+        class_names = dict(class_names or {})
+        names = [*([class_name] if class_name is not None else []), *class_names.values()]
         for name in names:
             suffix_ids(clean_class_name(name), spec.context_length - 1 - state_length - query_length)
         _check_ranges(
@@ -200,7 +203,7 @@ class GenCLIP(AnomalibModule):
         self.loss = GenCLIPLoss(image_weight=image_loss_weight)
         self.pretrained = pretrained
         self.class_name = class_name
-        self.class_names = class_names or {}
+        self.class_names = class_names
         self.learning_rate = learning_rate
         self.projection_learning_rate = projection_learning_rate
         self.query_only_share = query_only_share
@@ -412,6 +415,21 @@ class GenCLIP(AnomalibModule):
             raise RuntimeError(msg)
         return result
 
+    # Export
+
+    def to_onnx(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,  # noqa: ANN401  # torch.onnx.export's
+    ) -> Path:
+        """Export to ONNX as anomalib does, but for the opset that torch's exporter writes.
+
+        anomalib asks for opset 14, and torch then prints the traceback of a conversion that fails.
+        """
+        return super().to_onnx(export_root, model_file_name, input_size, **{"opset_version": ONNX_OPSET, **kwargs})
+
     # What anomalib asks of a model
 
     @property
@@ -436,7 +454,7 @@ class GenCLIP(AnomalibModule):
             PreProcessor: The pre-processor.
         """
         size = image_size or resolve_image_size(backbone_spec(DEFAULT_BACKBONE), None)
-        return PreProcessor(
+        return AntialiasedPreProcessor(
             Compose([
                 Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True),
                 Normalize(mean=CLIP_MEAN, std=CLIP_STD),

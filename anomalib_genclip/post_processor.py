@@ -68,11 +68,15 @@ class RawScorePostProcessor(PostProcessor):
     @property
     def normalized_image_threshold(self) -> Tensor:
         """Threshold on the image score."""
+        if self.enable_normalization:  # the tiled ensemble switches it on from outside
+            return super().normalized_image_threshold
         return self._shifted(self.image_threshold, self.image_sensitivity)
 
     @property
     def normalized_pixel_threshold(self) -> Tensor:
         """Threshold on the anomaly map."""
+        if self.enable_normalization:
+            return super().normalized_pixel_threshold
         return self._shifted(self.pixel_threshold, self.pixel_sensitivity)
 
     @staticmethod

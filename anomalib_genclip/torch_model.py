@@ -170,7 +170,7 @@ class GenCLIPModel(nn.Module):
         """Run the branches separately; arguments as in :meth:`forward`."""
         image = self.clip.encode_image(images)
         if class_index is None:
-            class_index = self.default_class.expand(len(images))
+            class_index = self.default_class.expand(images.shape[0])
         if self.class_name_filter:
             class_index = self.class_names.filter(image.embedding, class_index)
         features = self._project(image)
@@ -198,7 +198,7 @@ class GenCLIPModel(nn.Module):
         """
         image = self.clip.encode_image(images)
         if class_index is None:
-            class_index = self.default_class.expand(len(images))
+            class_index = self.default_class.expand(images.shape[0])
         if query_only is not None:
             class_index = torch.where(query_only, torch.zeros_like(class_index), class_index)
         text = self._vision_text(image, class_index, query_only)

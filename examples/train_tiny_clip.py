@@ -15,21 +15,23 @@ it does, is in ``docs/tiny_clip_model_card.md``.
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from anomalib_genclip.data.synthetic import CATEGORIES, DEFECTS_OF, SOURCE, TEXTURES, TUNING, UNSEEN_BY_TINY, render
-from anomalib_genclip.data.synthetic.anonymous import render_anonymous
 from anomalib.metrics.aupro import _AUPRO
-from anomalib_genclip.tiny import VISION, build_tiny_clip
 from open_clip import tokenize
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional
+
+from anomalib_genclip.data.synthetic import CATEGORIES, DEFECTS_OF, SOURCE, TEXTURES, TUNING, UNSEEN_BY_TINY, render
+from anomalib_genclip.data.synthetic.anonymous import render_anonymous
+from anomalib_genclip.tiny import VISION, build_tiny_clip
 
 SEEN = tuple(name for name in CATEGORIES if name not in UNSEEN_BY_TINY)
 POOL_SIDE, SHARD = 128, 1000
@@ -47,7 +49,10 @@ STD = torch.tensor(OPENAI_DATASET_STD).view(3, 1, 1)
 
 
 def render_shard(folder: Path, number: int, seed: int) -> None:
-    """Render 1,000 pictures: ``NNN.npy`` ``(1000, 128, 128, 4)`` uint8 (RGB and mask) and ``NNN.json`` with their facts."""
+    """Render 1,000 pictures.
+
+    They are in ``NNN.npy``, ``(1000, 128, 128, 4)`` uint8 (RGB and mask), and their facts in ``NNN.json``.
+    """
     rng = np.random.default_rng([seed, number])
     pictures, facts = np.empty((SHARD, POOL_SIDE, POOL_SIDE, 4), np.uint8), []
     for k in range(SHARD):
@@ -96,7 +101,7 @@ class Pool(torch.utils.data.IterableDataset):
         files = sorted(self.folder.glob("[0-9][0-9][0-9].npy"))
         return [(np.load(file, mmap_mode="r"), json.loads(file.with_suffix(".json").read_text())) for file in files]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[dict]]]:
         """Yield images ``(B, 3, 112, 112)`` uint8, patch coverage ``(B, 196)`` and ``B`` dicts of facts."""
         cv2.setNumThreads(1)
         rng = np.random.default_rng(self.seed)
@@ -233,14 +238,14 @@ def caption_of(fact: dict, name: str, rng: np.random.Generator) -> Caption:
     if rng.random() < 0.12:
         return Caption(_say(str(rng.choice(NEUTRAL)), name), name)
     if not fact["damaged"]:
-        return Caption(_say(str(rng.choice(PERFECT)), name), name, False)
+        return Caption(_say(str(rng.choice(PERFECT)), name), name, damaged=False)
     kind = fact["kind"] if rng.random() < 0.5 else None
     place = fact["place"] if rng.random() < 0.25 else None
     if kind is None:
         text = _say(str(rng.choice(DAMAGED_WORDS)), name)
     else:
         text = _say("a photo of a {} with ", name) + str(rng.choice(KIND_WORDS[kind]))
-    return Caption(text + (f" at the {place}" if place else ""), name, True, kind, place)
+    return Caption(text + (f" at the {place}" if place else ""), name, damaged=True, kind=kind, place=place)
 
 
 class Vocabulary:
@@ -265,7 +270,7 @@ class Vocabulary:
             parts = [[self.place[int(i)] for i in tokenize(part)[0] if i] for part in text.split(MADE_UP)]
             tokens = parts[0]
             for part in parts[1:]:
-                tokens = tokens[:-1] + [len(self)] + part[1:]
+                tokens = [*tokens[:-1], len(self), *part[1:]]
             self.cache[text] = tokens
         return self.cache[text]
 
@@ -279,7 +284,10 @@ def encode_texts(model: CLIP, vocabulary: Vocabulary, texts: list[str]) -> torch
     length = max(map(len, tokens))
     padded = torch.tensor([row + [0] * (length - len(row)) for row in tokens])
     rows = model.token_embedding.weight
-    x = functional.embedding(padded, torch.cat([rows, rows.mean(0, keepdim=True)])) + model.positional_embedding[:length]
+    x = (
+        functional.embedding(padded, torch.cat([rows, rows.mean(0, keepdim=True)]))
+        + model.positional_embedding[:length]
+    )
     x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
     last = torch.tensor([len(row) - 1 for row in tokens])
     x = model.ln_final(x)[torch.arange(len(tokens)), last] @ model.text_projection
@@ -323,6 +331,51 @@ def encode_images(
             projected = (visual.ln_post(x) @ visual.proj).float()
             features.append(functional.normalize(projected, dim=-1) if unit else projected)
     return features
+
+
+# --- starting values ----------------------------------------------------------------------------------------------
+
+
+def _waves(side: int, width: int) -> torch.Tensor:
+    """Return the usual two-dimensional sine and cosine position code ``(side², width)``."""
+    frequencies = 1 / 100 ** (torch.arange(width // 4) / (width // 4 - 1))
+    angles = torch.arange(side)[:, None] * frequencies
+    code = torch.cat([angles.sin(), angles.cos()], 1)
+    rows, cols = code[:, None].expand(side, side, -1), code[None].expand(side, side, -1)
+    return torch.cat([rows, cols], -1).flatten(0, 1)
+
+
+@torch.no_grad()
+def start_well(model: CLIP, pictures: torch.Tensor) -> None:
+    """Set starting values of the vision tower from which a few thousand steps go far.
+
+    - The patch embedding whitens patches of the training pictures, so that fine structure weighs as much as the mean
+      colour; an ordinary start shows the first layer little but the mean colour.
+    - Position codes are sines of a size that the first normalisation does not drown, and queries and keys start
+      alike, so that patches first look at near and similar patches ("mimetic" start, Trockman and Kolter 2023).
+
+    Args:
+        model: The model to change.
+        pictures: Training pictures ``(n, 3, 112, 112)`` uint8.
+    """
+    visual, width = model.visual, VISION["width"]
+    patches = functional.unfold((pictures.float() / 255 - MEAN) / STD, PATCH, stride=PATCH)
+    patches = patches.transpose(1, 2).flatten(0, 1)
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    filters = (vectors / (values + 1e-2).sqrt())[:, -width:].T
+    turn = torch.linalg.qr(torch.randn(width, width)).Q
+    visual.conv1.weight.copy_((turn @ filters).view_as(visual.conv1.weight) * 0.7)
+    visual.positional_embedding.zero_()
+    visual.positional_embedding[1:] = 0.7 * _waves(GRID, width)
+    for block in visual.transformer.resblocks:
+        head = width // block.attn.num_heads
+        query, key = block.attn.in_proj_weight[:width], block.attn.in_proj_weight[width : 2 * width]
+        for k in range(block.attn.num_heads):
+            u, s, v = torch.linalg.svd(0.5 * torch.randn(width, width) / width**0.5 + 0.4 * torch.eye(width))
+            rows = slice(k * head, (k + 1) * head)
+            query[rows] = (u[:, :head] * s[:head].sqrt()).T
+            key[rows] = v[:head] * s[:head].sqrt()[:, None]
+        block.mlp.c_proj.weight.mul_(0.5)
 
 
 # --- losses -------------------------------------------------------------------------------------------------------
@@ -429,7 +482,8 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     vocabulary = Vocabulary()
     model = build_tiny_clip(len(vocabulary))
-    torch.nn.init.normal_(model.visual.positional_embedding, std=0.01)
+    if not args.plain_start:
+        start_well(model, next(iter(Pool(args.pool, 256, args.seed)))[0])
     optimizer, step, spent = _optimizer(model), 0, 0.0
     last = args.out / "last.pt"
     if last.exists():
@@ -463,8 +517,17 @@ def train(args: argparse.Namespace) -> None:
             totals = {}
         if spent - saved_at > 120:
             saved_at = spent
-            _save(last, model=model.state_dict(), optimizer=optimizer.state_dict(), step=step, seconds=spent, ids=vocabulary.ids)
-    _save(last, model=model.state_dict(), optimizer=optimizer.state_dict(), step=step, seconds=spent, ids=vocabulary.ids)
+            _save(
+                last,
+                model=model.state_dict(),
+                optimizer=optimizer.state_dict(),
+                step=step,
+                seconds=spent,
+                ids=vocabulary.ids,
+            )
+    _save(
+        last, model=model.state_dict(), optimizer=optimizer.state_dict(), step=step, seconds=spent, ids=vocabulary.ids
+    )
     print(f"done: {step} steps of {args.batch}, {spent / 60:.1f} minutes", flush=True)
 
 
@@ -489,7 +552,9 @@ def _pixel_scores(maps: torch.Tensor, masks: np.ndarray) -> tuple[float, float]:
     return roc_auc_score(masks.ravel(), full.numpy().ravel()), float(aupro.compute())
 
 
-def _adapt(tokens: torch.Tensor, coverage: torch.Tensor, model: CLIP, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _adapt(
+    tokens: torch.Tensor, coverage: torch.Tensor, model: CLIP, start: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Train one matrix per tapped layer and two text vectors on source patches, as a stand-in for prompt training."""
     matrices = torch.nn.Parameter(model.visual.proj.detach().repeat(4, 1, 1))
     texts = torch.nn.Parameter(start.clone())
@@ -501,7 +566,9 @@ def _adapt(tokens: torch.Tensor, coverage: torch.Tensor, model: CLIP, start: tor
             target = coverage[rows, None].expand(-1, 4, -1)
             chance = (cosines / TEMPERATURE).softmax(-1)[..., 1]
             weight = torch.where(target > 0.5, 1 - chance, chance) ** 2
-            focal = weight.detach() * functional.binary_cross_entropy(chance.clamp(1e-6, 1 - 1e-6), target, reduction="none")
+            focal = weight.detach() * functional.binary_cross_entropy(
+                chance.clamp(1e-6, 1 - 1e-6), target, reduction="none"
+            )
             overlap = 2 * (chance * target).sum((0, 2)) / (chance + target).sum((0, 2)).clamp(min=1)
             optimizer.zero_grad()
             (10 * focal.mean() + (1 - overlap).mean()).backward()
@@ -518,13 +585,12 @@ def _cosines(tokens: torch.Tensor, matrices: torch.Tensor, texts: torch.Tensor) 
 @torch.inference_mode()
 def _tokens(model: CLIP, images: torch.Tensor) -> torch.Tensor:
     """Return the normed, unprojected tokens of layers 2, 4, 6 and 8, ``(n, 4, 197, d_v)`` bfloat16."""
-    projection, pieces = model.visual.proj, []
+    projection = model.visual.proj
     model.visual.proj = torch.nn.Parameter(torch.eye(len(projection)))
     with torch.autocast("cpu", torch.bfloat16):
-        for piece in images.split(16):
-            pieces.append(torch.stack(encode_images(model, piece, (2, 4, 6, 8), unit=False), 1).bfloat16())
+        pieces = [encode_images(model, piece, (2, 4, 6, 8), unit=False) for piece in images.split(16)]
     model.visual.proj = projection
-    return torch.cat(pieces)
+    return torch.cat([torch.stack(piece, 1).bfloat16() for piece in pieces])
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -581,6 +647,7 @@ def _main() -> None:
     training.add_argument("--minutes", type=float, default=90, help="training time, earlier runs counted in")
     training.add_argument("--batch", type=int, default=64)
     training.add_argument("--lr", type=float, default=1e-3)
+    training.add_argument("--plain-start", action="store_true", help="open_clip's own random starting values")
     training.add_argument("--region", type=float, default=1.0, help="weight of the region term")
     training.add_argument("--deep", type=float, default=0.0, help="weight of the region term at layers 4 and 6")
     measuring = commands.add_parser("measure", help="print scores of a checkpoint on categories it has not seen")

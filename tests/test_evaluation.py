@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -157,15 +156,10 @@ def of_category(data: Scored, category: str) -> list[dict]:
     return [item for item in data if item["category"] == category]
 
 
-def three_categories() -> Scored:
-    """Three categories of unequal size, an odd number of images."""
-    return Scored({"bottle": 10, "cable": 7, "screw": 4})
-
-
 @pytest.fixture(scope="module")
 def data() -> Scored:
-    """Three categories."""
-    return three_categories()
+    """Three categories of unequal size, an odd number of images."""
+    return Scored({"bottle": 10, "cable": 7, "screw": 4})
 
 
 @pytest.fixture(scope="module")
@@ -467,32 +461,20 @@ class Note(Callback):
         (self.folder / f"rank{trainer.global_rank}.json").write_text(note)
 
 
-BUDGETS = {"exact": 10**9, "streaming": 0}
-
-
-def main(folder: Path) -> None:
-    """Test with two processes; Lightning starts the second one by running this file again."""
-    torch.set_num_threads(1)
-    for mode, budget in BUDGETS.items():
-        trainer = trainer_in(folder / mode, strategy="ddp", devices=2, callbacks=[Note(folder / mode)])
-        trainer.test(Bare(CategoryEvaluator(pixel_budget=budget)), loader(three_categories(), 3), verbose=False)
-
-
-def test_two_processes_equal_one(data, tmp_path):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")
+@pytest.mark.parametrize(("mode", "budget"), [("exact", 10**9), ("streaming", 0)])
+def test_two_processes_equal_one(data, tmp_path, mode, budget):
     """The distributed sampler's padding changes nothing; both processes know the result, one reports it."""
     assert len(data) % 2 == 1
-    for mode in BUDGETS:
-        (tmp_path / mode).mkdir()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__, str(tmp_path)], check=True, timeout=120, env=environment)
-    for mode, budget in BUDGETS.items():
-        _, alone = evaluate(data, tmp_path / "alone", pixel_budget=budget)
-        assert alone.mode == mode
-        notes = [json.loads((tmp_path / mode / f"rank{rank}.json").read_text()) for rank in range(2)]
-        assert sum(note["images"] for note in notes) == len(data) + 1
-        for note in notes:
-            assert note["logged"] == pytest.approx(alone.logged(), abs=1e-6)
-        assert json.loads((tmp_path / mode / "metrics.json").read_text()) == alone.as_dict()
+    _, alone = evaluate(data, tmp_path / "alone", pixel_budget=budget)
+    assert alone.mode == mode
+    trainer = trainer_in(tmp_path, strategy="ddp_fork", devices=2, callbacks=[Note(tmp_path)])
+    trainer.test(Bare(CategoryEvaluator(pixel_budget=budget)), loader(data, batch_size=3), verbose=False)
+    notes = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert sum(note["images"] for note in notes) == len(data) + 1
+    for note in notes:
+        assert note["logged"] == pytest.approx(alone.logged(), abs=1e-6)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == alone.as_dict()
 
 
 def test_union_names_what_two_processes_have_folded():
@@ -621,7 +603,3 @@ def test_unwritable_folder_loses_no_result(data, tmp_path, caplog):
     logged, _ = evaluate(data, occupied, report=True)
     assert "pixel_AUPRO" in logged
     assert str(occupied) in caplog.text
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -29,7 +29,14 @@ from anomalib_genclip.data.synthetic import (
 )
 from anomalib_genclip.data.synthetic.contact_sheet import contact_sheet
 
-SMALL = {"version": datamodule.RENDER_VERSION, "seed": 3, "size": 48, "train_good": 2, "test_good": 2, "test_per_defect": 1}
+SMALL = {
+    "version": datamodule.RENDER_VERSION,
+    "seed": 3,
+    "size": 48,
+    "train_good": 2,
+    "test_good": 2,
+    "test_per_defect": 1,
+}
 
 
 def test_groups_split_the_categories() -> None:
@@ -47,7 +54,7 @@ def test_groups_split_the_categories() -> None:
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_every_category_renders_with_each_of_its_defects(category: str) -> None:
-    """Normal pictures have empty masks; a defect has a mask of sensible size whose inside differs from its surroundings."""
+    """Normal pictures have empty masks; a defect has a mask of sensible size."""
     image, mask = render(category, None, 64, np.random.default_rng(0))
     assert image.shape == (64, 64, 3)
     assert image.dtype == mask.dtype == np.uint8
@@ -73,7 +80,7 @@ def test_same_seed_same_picture_and_torch_is_left_alone() -> None:
 def test_sizes_scale_and_unknown_names_are_refused() -> None:
     """Any size renders; a wrong name lists the right ones."""
     assert render("bolt", "missing", 300, np.random.default_rng(0))[0].shape == (300, 300, 3)
-    with pytest.raises(ValueError, match="no synthetic category 'nonsense'.*wood"):
+    with pytest.raises(ValueError, match=r"no synthetic category 'nonsense'.*wood"):
         render("nonsense", None, 64, np.random.default_rng(0))
     with pytest.raises(ValueError, match="no synthetic category"):
         SyntheticDefects(category="nonsense")
@@ -94,7 +101,7 @@ def test_difference_to_the_mean_picture_finds_nothing() -> None:
 
 
 def test_folder_is_mvtec_layout_and_read_by_anomalib(tmp_path: Path) -> None:
-    """anomalib's own MVTec AD data module reads a rendered category."""
+    """Anomalib's own MVTec AD data module reads a rendered category."""
     datamodule.render_category(tmp_path, "coin", SMALL)
     assert sorted(p.name for p in (tmp_path / "coin" / "test").iterdir()) == sorted(("good", *DEFECTS_OF["coin"]))
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
@@ -108,9 +115,16 @@ def test_folder_is_mvtec_layout_and_read_by_anomalib(tmp_path: Path) -> None:
 
 
 def test_datamodule_renders_once_and_again_for_another_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second call does nothing; another seed renders anew; a broken recipe or a user's folder is never overwritten."""
+    """The second call does nothing; another seed renders anew; a user's folder is never overwritten."""
     monkeypatch.setattr(datamodule, "CATEGORIES", ("wood",))
-    make = {"root": tmp_path, "render_size": 48, "train_good": 2, "test_good": 2, "test_per_defect": 1, "num_workers": 0}
+    make = {
+        "root": tmp_path,
+        "render_size": 48,
+        "train_good": 2,
+        "test_good": 2,
+        "test_per_defect": 1,
+        "num_workers": 0,
+    }
     module = SyntheticDefects(**make)
     module.prepare_data()
     first = tmp_path / "wood" / "train" / "good" / "000.png"

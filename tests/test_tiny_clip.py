@@ -41,7 +41,7 @@ def test_file_is_small_and_half_precision() -> None:
     """The package stays small: 16 MB with everything, no rows that were never trained."""
     state = load_file(str(TINY_CLIP_FILE))
     assert TINY_CLIP_FILE.stat().st_size < 15_000_000
-    assert {str(v.dtype) for k, v in state.items() if v.ndim >= 2} == {"torch.float16"}
+    assert {str(value.dtype) for value in state.values() if value.ndim >= 2} == {"torch.float16"}
     assert all(torch.isfinite(value.float()).all() for value in state.values())
     assert len(state[TRAINED_IDS]) < 1000
 
@@ -56,7 +56,9 @@ def test_unknown_tokens_get_the_mean_trained_row() -> None:
     torch.testing.assert_close(weight[never], weight[trained].mean(0).expand(int(never.sum()), -1))
 
 
-def test_plain_open_clip_loads_the_export_and_agrees(model: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_open_clip_loads_the_export_and_agrees(
+    model: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The example writes a state dict that open_clip's own class takes, with the same features."""
     target = tmp_path / "full.safetensors"
     monkeypatch.setattr(sys, "argv", [str(EXPORT), "--out", str(target)])

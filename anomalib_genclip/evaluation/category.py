@@ -92,9 +92,9 @@ class CategoryScores:
         image_gap, pixel_gap = image.image_gap(), image.pixel_gap()
         for gap in filter(None, (image_gap, pixel_gap)):
             self.gaps.setdefault(gap, set()).add(image.identity)
-        if image_gap is None:
+        if image.score is not None and image.label is not None and image_gap is None:
             self.images[image.identity] = (image.score, image.label)
-        if pixel_gap is None:
+        if image.anomaly_map is not None and image.mask is not None and pixel_gap is None:
             self.maps[image.identity] = (image.anomaly_map, image.mask)
             return image.mask.numel()
         return 0
@@ -146,12 +146,12 @@ class CategoryScores:
         return image_values | pixel_values, notes
 
     def _image_figures(self) -> tuple[dict[str, float], list[str]]:
-        labels = {label for _, label in self.images.values()}
+        kinds = {label for _, label in self.images.values()}
         left_out = self._gap_notes("image", BAD_SCORE, (NO_SCORE, NO_LABEL))
-        if BAD_SCORE in self.gaps or not labels:
+        if BAD_SCORE in self.gaps or not kinds:
             return {}, left_out
-        if len(labels) < 2:
-            missing = "normal" if labels == {True} else "anomalous"
+        if len(kinds) < 2:
+            missing = "normal" if kinds == {True} else "anomalous"
             return {}, [*left_out, f"image metrics undefined (not in the mean): no {missing} images"]
         scores, labels = zip(*(self.images[identity] for identity in sorted(self.images)), strict=True)
         values = image_metrics(torch.tensor(scores), torch.tensor(labels))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import count
 
 import torch
-from anomalib.data import Batch
+from anomalib.data import ImageBatch
 from anomalib.metrics import AnomalibMetric, Evaluator
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
@@ -91,7 +91,7 @@ class CategoryEvaluator(Evaluator):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: STEP_OUTPUT | None,
-        batch: Batch,
+        batch: ImageBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -115,7 +115,7 @@ class CategoryEvaluator(Evaluator):
         for category in self._categories.values():
             category.fold(keep)
 
-    def _images(self, batch: Batch, rank: int) -> list[ImageScores]:
+    def _images(self, batch: ImageBatch, rank: int) -> list[ImageScores]:
         """The batch's images, copied to the CPU."""
         size = len(batch)
         scores = _flat(batch.pred_score, size)
@@ -135,7 +135,7 @@ class CategoryEvaluator(Evaluator):
             for index in range(size)
         ]
 
-    def _identity(self, batch: Batch, index: int, rank: int) -> str:
+    def _identity(self, batch: ImageBatch, index: int, rank: int) -> str:
         path = batch.image_path[index] if batch.image_path else None
         return str(path) if path else f"image {next(self._unnamed)} of process {rank}"
 
@@ -180,7 +180,7 @@ class CategoryEvaluator(Evaluator):
             print_report(self.result, write_report(self.result, trainer.default_root_dir))
 
 
-def _keys(batch: Batch, trainer: Trainer, dataloader_idx: int) -> list[Key]:
+def _keys(batch: ImageBatch, trainer: Trainer, dataloader_idx: int) -> list[Key]:
     """Data set and category of each image of a batch; where it does not say, those that its loader serves."""
     size = len(batch)
     dataset, category = _loader_key(trainer, dataloader_idx)

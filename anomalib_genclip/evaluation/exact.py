@@ -4,6 +4,7 @@
 """anomalib's own metrics on scores that are all at hand."""
 
 from types import SimpleNamespace
+from typing import Any
 
 from anomalib.metrics import AUPR, AUPRO, AUROC, AnomalibMetric, F1Max
 from torch import Tensor
@@ -12,7 +13,7 @@ from torchmetrics import Metric
 
 def _compute(metric_class: type[AnomalibMetric], scores: Tensor, targets: Tensor) -> float:
     """Value of one metric, computed in this process alone."""
-    metric = metric_class(fields=["scores", "targets"])
+    metric: Any = metric_class(fields=["scores", "targets"])
     for part in metric.modules():  # F1Max keeps a second metric inside, which would wait for other processes too
         if isinstance(part, Metric):
             part.distributed_available_fn = _not_distributed
@@ -21,6 +22,7 @@ def _compute(metric_class: type[AnomalibMetric], scores: Tensor, targets: Tensor
 
 
 def _not_distributed() -> bool:
+    """What a metric is told that must not wait for other processes."""
     return False
 
 

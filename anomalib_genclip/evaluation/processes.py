@@ -34,9 +34,9 @@ class Processes:
         """Every process's value in the first process, an empty list in the others."""
         if not self.group:
             return [value]
-        values = [None] * self.number if self.rank == 0 else None
-        distributed.gather_object(value, values, dst=0, group=self.group)
-        return values or []
+        values = [value] * self.number if self.rank == 0 else []
+        distributed.gather_object(value, values or None, dst=0, group=self.group)
+        return values
 
     def from_first(self, value: T) -> T:
         """The first process's value, in every process."""

@@ -54,22 +54,24 @@ def _pattern(c: Canvas) -> np.ndarray:
     u, v = (c.x + bend) * pitch, (c.y + bend) * pitch * rng.uniform(0.6, 1.6)
     sharp = rng.uniform(0.8, 4)
     if kind == 0:
-        return np.clip(sharp * np.sin(u), -1, 1)
-    if kind == 1:
-        return np.clip(sharp * np.sin(u) * np.sin(v), -1, 1)
-    if kind == 2:
-        return np.clip(sharp * (np.maximum(np.sin(u), np.sin(v)) - rng.uniform(0, 0.8)), -1, 1)
-    if kind == 3:
-        return np.clip(sharp * (np.sin(u) + np.sin(u / 2 + 0.87 * v) + np.sin(u / 2 - 0.87 * v)) / 2, -1, 1)
-    if kind == 4:
+        pattern = np.sin(u)
+    elif kind == 1:
+        pattern = np.sin(u) * np.sin(v)
+    elif kind == 2:
+        pattern = np.maximum(np.sin(u), np.sin(v)) - rng.uniform(0, 0.8)
+    elif kind == 3:
+        pattern = (np.sin(u) + np.sin(u / 2 + 0.87 * v) + np.sin(u / 2 - 0.87 * v)) / 2
+    elif kind == 4:
         _, border, number = voronoi(c, rng.uniform(0.1, 0.4), rng.uniform(0.2, 1))
         tones = rng.uniform(-1, 1, 4096)
-        return np.where(border < rng.uniform(0, 0.03), -1, 0.6 * tones[number])
-    if kind == 5:
-        return np.clip(2 * fractal(rng, c.size, int(rng.choice([2, 4, 8, 16, 32])), 4), -1, 1)
-    if kind == 6:
-        return np.clip(sharp * perlin(rng, c.size, int(rng.choice([16, 32, 64]))), -1, 1)
-    return np.clip(sharp * np.sin(u + 1.5 * np.sign(np.sin(v))), -1, 1)
+        pattern = np.where(border < rng.uniform(0, 0.03), -1, 0.6 * tones[number]) / sharp
+    elif kind == 5:
+        pattern = 2 * fractal(rng, c.size, int(rng.choice([2, 4, 8, 16, 32])), 4) / sharp
+    elif kind == 6:
+        pattern = perlin(rng, c.size, int(rng.choice([16, 32, 64])))
+    else:
+        pattern = np.sin(u + 1.5 * np.sign(np.sin(v)))
+    return np.clip(sharp * pattern, -1, 1)
 
 
 def _material(c: Canvas) -> np.ndarray:
@@ -107,14 +109,21 @@ def _outline(c: Canvas) -> np.ndarray:
     openings = rng.choice([0, 0, 1, 3, 4, 6])
     for k in range(openings):
         turn, away = 2 * np.pi * k / max(openings, 1), 0 if openings == 1 else 0.38
-        distance = np.maximum(distance, -c.circle(rng.uniform(0.08, 0.3 if openings == 1 else 0.16), away * np.cos(turn), away * np.sin(turn)))
+        distance = np.maximum(
+            distance,
+            -c.circle(rng.uniform(0.08, 0.3 if openings == 1 else 0.16), away * np.cos(turn), away * np.sin(turn)),
+        )
     return distance
 
 
 def _decorate(c: Canvas, inside: np.ndarray) -> None:
     """Put a few equal parts on an object, in a ring or a row; each can be missing."""
     rng = c.rng
-    count, colour, radius = int(rng.integers(2, 9)), hsv(rng, rng.random(), 0.4, rng.uniform(0.1, 0.9)), rng.uniform(0.05, 0.13)
+    count, colour, radius = (
+        int(rng.integers(2, 9)),
+        hsv(rng, rng.random(), 0.4, rng.uniform(0.1, 0.9)),
+        rng.uniform(0.05, 0.13),
+    )
     ring = rng.random() < 0.6
     for k in range(count):
         turn = 2 * np.pi * k / count
@@ -142,7 +151,9 @@ def _graft(c: Canvas) -> np.ndarray:
     return ((alpha > 0.35) & (np.abs(c.image - before).mean(-1) > 0.02)).astype(np.uint8)
 
 
-def render_anonymous(damaged: bool, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, bool, str | None]:
+def render_anonymous(
+    damaged: bool, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, bool, str | None]:
     """Render a nameless thing or surface.
 
     Args:

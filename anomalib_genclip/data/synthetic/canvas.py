@@ -38,7 +38,9 @@ def _perlin_bank() -> dict[int, np.ndarray]:
             )
             for cells in (2, 4, 8, 16, 32, 64)
         }
-    return {cells: (noise / np.abs(noise).max((1, 2), keepdims=True)).astype(np.float32) for cells, noise in bank.items()}
+    return {
+        cells: (noise / np.abs(noise).max((1, 2), keepdims=True)).astype(np.float32) for cells, noise in bank.items()
+    }
 
 
 def perlin(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:

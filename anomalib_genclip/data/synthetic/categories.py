@@ -8,7 +8,6 @@ from collections.abc import Callable
 from . import objects, textures
 from .canvas import Canvas
 
-
 # Painter and possible defects of every category. The order within a tuple is the order of the folders.
 _TEXTURES: dict[str, tuple[Callable[[Canvas], None], tuple[str, ...]]] = {
     "weave": (textures.weave, ("hole", "stain", "contamination", "distortion", "misprint")),

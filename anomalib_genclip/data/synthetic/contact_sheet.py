@@ -29,7 +29,9 @@ def _panel(category: str, size: int, defects: int, rng: np.random.Generator) -> 
     for k, kind in enumerate(kinds):
         words = category.replace("_", " ") if kind is None else kind
         ink = (0, 0, 0) if kind is None else (110, 110, 110)
-        cv2.putText(head, words, (k * size + 2, 10), cv2.FONT_HERSHEY_SIMPLEX, 0.32, ink, 1, cv2.LINE_AA)
+        (width, _), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 0.32, 1)
+        scale = 0.32 * min(1, (size - 4) / width)
+        cv2.putText(head, words, (k * size + 2, 10), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)
     return np.vstack([head, np.hstack(tiles)])
 
 
@@ -58,7 +60,9 @@ def contact_sheet(
     panels = [_panel(name, size, defects, rng) for name in categories]
     panels += [np.full_like(panels[0], 255)] * (-len(panels) % columns)
     gap = np.full((panels[0].shape[0], _GAP, 3), 255, np.uint8)
-    rows = [np.hstack([part for p in panels[k : k + columns] for part in (p, gap)]) for k in range(0, len(panels), columns)]
+    rows = [
+        np.hstack([part for p in panels[k : k + columns] for part in (p, gap)]) for k in range(0, len(panels), columns)
+    ]
     cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])
     return Path(path)
 

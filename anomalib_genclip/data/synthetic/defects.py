@@ -68,7 +68,9 @@ def _stroke(c: Canvas, points: np.ndarray, width: float) -> np.ndarray:
     """Draw an antialiased line through ``points`` ``(n, 2)`` (pixels), ``width`` pixels wide; widths below 1 fade."""
     sheet = np.zeros((c.size, c.size), np.uint8)
     fixed = np.round(points * 2**_SUBPIXEL).astype(np.int32)
-    cv2.polylines(sheet, [fixed], False, 255, max(1, round(width)), cv2.LINE_AA, _SUBPIXEL)
+    cv2.polylines(
+        sheet, [fixed], isClosed=False, color=255, thickness=max(1, round(width)), lineType=cv2.LINE_AA, shift=_SUBPIXEL
+    )
     return sheet.astype(np.float32) / 255 * min(1, 0.4 + 0.6 * width)
 
 
@@ -198,7 +200,9 @@ def contamination(c: Canvas) -> Damage:
         alpha = _blob(c, (0.025, 0.07), 0.7, 1.2 / c.size)
     alpha = alpha * c.region
     colour = hsv(rng, rng.random(), rng.uniform(0, 0.9), rng.uniform(0.05, 1))
-    shade = cv2.warpAffine(alpha, np.float32([[1, 0, 1.5 * np.cos(c.light)], [0, 1, 1.5 * np.sin(c.light)]]), alpha.shape)
+    shade = cv2.warpAffine(
+        alpha, np.float32([[1, 0, 1.5 * np.cos(c.light)], [0, 1, 1.5 * np.sin(c.light)]]), alpha.shape
+    )
     image = c.image * (1 - 0.35 * shade * c.region)[..., None]
     ground = colour * (1 + 0.25 * perlin(rng, c.size, 64))[..., None]
     return blend(image, alpha * rng.uniform(0.8, 1), np.clip(ground, 0, 1)), alpha
@@ -208,7 +212,9 @@ def misprint(c: Canvas) -> Damage:
     """Print or pattern in the wrong place: smeared, doubled, shifted or cut off."""
     rng = c.rng
     move = rng.uniform(0.04, 0.12) * c.size * np.array([np.cos(c.light), np.sin(c.light)])
-    shifted = cv2.warpAffine(c.image, np.float32([[1, 0, move[0]], [0, 1, move[1]]]), (c.size, c.size), borderMode=cv2.BORDER_REFLECT)
+    shifted = cv2.warpAffine(
+        c.image, np.float32([[1, 0, move[0]], [0, 1, move[1]]]), (c.size, c.size), borderMode=cv2.BORDER_REFLECT
+    )
     if c.prints and rng.random() < 0.6:
         mask, clean = c.prints[rng.integers(len(c.prints))]
         near = np.clip(_blob(c, (0.12, 0.3), 0.2), 0, 1)

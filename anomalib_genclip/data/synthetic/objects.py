@@ -1,7 +1,10 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Objects: each function paints one thing on a table and marks where it is, which parts can be missing and what is printed."""
+"""Objects: each function paints one thing on a table.
+
+It also marks where the thing is, which parts can be missing and what is printed.
+"""
 
 import cv2
 import numpy as np
@@ -80,7 +83,10 @@ def gear(c: Canvas) -> None:
     _metal(c, distance, tint=0.2)
     c.region = c.mask(distance)
     k = rng.integers(teeth)
-    tooth = np.abs(np.mod(angle - 2 * np.pi * k / teeth + np.pi, 2 * np.pi) - np.pi) < np.pi / teeth * rng.choice([1, 3])
+    tooth = np.abs(np.mod(angle - 2 * np.pi * k / teeth + np.pi, 2 * np.pi) - np.pi) < np.pi / teeth * rng.choice([
+        1,
+        3,
+    ])
     c.parts.append((c.region * tooth * (r > 0.72), c.background))
 
 
@@ -317,7 +323,10 @@ def fuse(c: Canvas) -> None:
     wire = np.abs(c.y + 0.04 * np.sin(c.x * 4)) - 0.025
     c.paint(np.maximum(wire, tube), grey(rng, 0.25, 0.45))
     gap = rng.uniform(-0.3, 0.3)
-    c.parts.append((c.mask(np.maximum(np.maximum(wire - 0.03, tube), np.abs(c.x - gap) - 0.14)), blend(c.background, c.mask(tube) * 0.55, grey(rng, 0.75, 0.95))))
+    c.parts.append((
+        c.mask(np.maximum(np.maximum(wire - 0.03, tube), np.abs(c.x - gap) - 0.14)),
+        blend(c.background, c.mask(tube) * 0.55, grey(rng, 0.75, 0.95)),
+    ))
     c.shade(0.3 * np.exp(-(((c.y + 0.12) / 0.04) ** 2)), c.mask(tube))
     _metal(c, caps)
     c.shade(0.25 * np.cos(c.y / 0.28 * 1.5) - 0.15, c.mask(caps))
@@ -373,6 +382,9 @@ def switch(c: Canvas) -> None:
     for sy in (-1, 1):
         clean = c.image
         c.paint(c.circle(0.09, 0, 0.62 * sy), grey(rng, 0.55, 0.8))
-        c.paint(np.maximum(c.circle(0.08, 0, 0.62 * sy), np.abs(c.x * 0.8 + (c.y - 0.62 * sy) * 0.6) - 0.018), grey(rng, 0.1, 0.3))
+        c.paint(
+            np.maximum(c.circle(0.08, 0, 0.62 * sy), np.abs(c.x * 0.8 + (c.y - 0.62 * sy) * 0.6) - 0.018),
+            grey(rng, 0.1, 0.3),
+        )
         c.parts.append((c.mask(c.circle(0.1, 0, 0.62 * sy)), clean))
     c.region = mask

@@ -16,8 +16,6 @@ def _fill(c: Canvas, colour: np.ndarray) -> None:
     c.image = np.broadcast_to(colour, c.image.shape).astype(np.float32)
 
 
-
-
 def weave(c: Canvas) -> None:
     """Plain-woven cloth: threads over and under, in one or two colours."""
     rng = c.rng
@@ -37,7 +35,9 @@ def wood(c: Canvas) -> None:
     bend = 0.35 * fractal(rng, c.size, 2, 2)
     ring = 0.5 + 0.5 * np.sin(rng.uniform(14, 30) * (c.y + bend + 0.1 * c.x) + rng.uniform(0, 6))
     light = hsv(rng, 0.08, 0.5, 0.75, 0.03)
-    c.image = blend(np.broadcast_to(light, c.image.shape), ring**2 * rng.uniform(0.4, 0.8), light * rng.uniform(0.45, 0.7))
+    c.image = blend(
+        np.broadcast_to(light, c.image.shape), ring**2 * rng.uniform(0.4, 0.8), light * rng.uniform(0.45, 0.7)
+    )
     pores = perlin(rng, c.size, 64)
     c.shade(0.06 * np.sin(90 * (c.y + bend) + 6 * pores))
     c.grain(0.04, 16)

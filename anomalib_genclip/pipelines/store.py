@@ -1,0 +1,64 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Results of finished jobs, so that an interrupted comparison goes on where it was."""
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from anomalib_genclip import __version__
+from anomalib_genclip.weights import write_whole
+
+
+def job_key(settings: dict[str, Any]) -> str:
+    """Name a job by all that its result depends on.
+
+    That is its settings, the contents of the files that they name (a prompts file may be trained anew under its old
+    name), and the versions of this package and of anomalib.
+
+    Args:
+        settings (dict[str, Any]): Plain data.
+
+    Returns:
+        str: A short hash.
+    """
+    files = {path: _digest(Path(path)) for path in _strings(settings) if _is_file(path)}
+    text = json.dumps([settings, files, __version__, version("anomalib")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _strings(value: Any) -> list[str]:  # noqa: ANN401
+    """List all strings in nested plain data."""
+    if isinstance(value, str):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+    return [text for part in parts for text in _strings(part)]
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # too long for a path
+        return False
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """Read a finished job's result, ``None`` if there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write a result, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(result, indent=2).encode())

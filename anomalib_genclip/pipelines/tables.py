@@ -1,0 +1,103 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Tables of results: in the terminal, and as files."""
+
+import csv
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from anomalib_genclip.evaluation.result import METRIC_NAMES
+from anomalib_genclip.weights import write_whole
+
+Row = dict[str, Any]
+UNDEFINED = "-"
+NOTE = "note"
+
+
+@dataclass
+class ResultTable:
+    """Rows of results.
+
+    Args:
+        title (str): What it shows.
+        rows (list[Row]): Values by column; a row may lack some.
+        remarks (list[str]): What a reader has to know.
+    """
+
+    title: str
+    rows: list[Row]
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> list[str]:
+        """The union of all rows' columns, in the order of their first appearance, and the notes last."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        return sorted(names, key=lambda name: name == NOTE)
+
+    def print(self, console: Console | None = None) -> None:
+        """Print the table, metrics in percent."""
+        table = Table(box=SIMPLE_HEAD, title=self.title, title_justify="left")
+        for index, name in enumerate(self.columns):
+            left = index == 0 or name == NOTE
+            # A name may break at "_", its figures may not.
+            table.add_column(
+                name.replace("_", "\n"), justify="left" if left else "right", no_wrap=not left, overflow="fold"
+            )
+        for row in self.rows:
+            table.add_row(*(escape(shown(name, row.get(name))) for name in self.columns))
+        console = console or Console()
+        console.print(table)
+        for remark in self.remarks:
+            console.print(remark, markup=False, highlight=False, soft_wrap=True)
+
+    def as_csv(self) -> str:
+        """Comma-separated values, metrics in [0, 1]; what is undefined is empty."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in self.rows)
+        return text.getvalue()
+
+    def as_json(self) -> str:
+        """The same as JSON, metrics in [0, 1]."""
+        content = {"title": self.title, "rows": self.rows, "remarks": self.remarks}
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+
+    def as_markdown(self) -> str:
+        """The same as a Markdown table, metrics in percent."""
+        body = [[_cell(shown(name, row.get(name))) for name in self.columns] for row in self.rows]
+        lines = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *body]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        remarks = "".join(f"- {remark}\n" for remark in self.remarks)
+        return f"{self.title}\n\n{table}\n" + (f"\n{remarks}" if remarks else "")
+
+    def write(self, folder: str | Path, stem: str) -> list[Path]:
+        """Write ``<stem>.csv``, ``<stem>.json`` and ``<stem>.md``, each whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        contents = {"csv": self.as_csv(), "json": self.as_json(), "md": self.as_markdown()}
+        for ending, text in contents.items():
+            write_whole(folder / f"{stem}.{ending}", text.encode())
+        return [folder / f"{stem}.{ending}" for ending in contents]
+
+
+def shown(name: str, value: Any) -> str:  # noqa: ANN401
+    """Write a value for people: metrics in percent, other numbers with three figures."""
+    if value is None:
+        return UNDEFINED
+    if isinstance(value, float):
+        return f"{100 * value:.1f}" if name in METRIC_NAMES else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return str(value)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

@@ -1,0 +1,124 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What one job of the comparison does, from plain settings to a plain result.
+
+Plain data, so that a job can be stored, recognised, and handed to a process of its own.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lightning import seed_everything
+
+from .measured_job import MeasuredJob, build_model, build_target, make_engine
+
+Settings = dict[str, Any]
+_LONGEST_REASON = 300
+
+
+def test_on_category(settings: Settings) -> dict[str, Any]:
+    """Test a model on one category; settings as made by :class:`.comparison.TestGenerator`."""
+    job = MeasuredJob(
+        accelerator=settings["accelerator"],
+        model=build_model(settings["model"]),
+        datamodule=build_target(settings["target"], settings["category"], settings["seed"]),
+        seed=settings["seed"],
+        protocol=settings["protocol"],
+        trainer=settings["trainer"],
+        checkpoint=settings["checkpoint"],
+    )
+    return job.run()
+
+
+def train_on_source(settings: Settings) -> dict[str, Any]:
+    """Train a model on the source and write a checkpoint; settings as made by :class:`.comparison.TrainGenerator`."""
+    from anomalib_genclip import CrossDataset
+
+    seed_everything(settings["seed"], workers=True)
+    model = build_model(settings["model"])
+    model.evaluator, model.visualizer = None, None
+    # Training never looks at the target; the source stands in for it.
+    options = {"seed": settings["seed"], **settings["data"]}
+    datamodule = CrossDataset(
+        source=settings["source"],
+        source_categories=settings["source_categories"],
+        target=settings["source"],
+        target_categories=settings["source_categories"],
+        **options,
+    )
+    checkpoint = Path(settings["checkpoint"])
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=checkpoint.parent) as folder:
+        engine = make_engine(folder, settings["accelerator"], settings["trainer"])
+        engine.fit(model=model, datamodule=datamodule)
+        written = Path(folder) / checkpoint.name
+        engine.trainer.save_checkpoint(written)
+        written.replace(checkpoint)
+    return {"checkpoint": str(checkpoint), "epochs": engine.trainer.current_epoch}
+
+
+ACTIONS = {"test": test_on_category, "train": train_on_source}
+
+
+def run_here(settings: Settings, log: Path) -> dict[str, Any]:
+    """Do what the settings say in this process.
+
+    Args:
+        settings (Settings): Settings with an ``action`` of :data:`ACTIONS`.
+        log (Path): Takes what is printed, and the traceback of a failure.
+
+    Returns:
+        dict[str, Any]: The result, or ``{"error": reason}``.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            return ACTIONS[settings["action"]](settings)
+        except Exception as error:  # noqa: BLE001  # a comparison goes on without the jobs that fail
+            traceback.print_exc()
+            return {"error": reason(error)}
+
+
+def run_isolated(settings: Settings, log: Path) -> dict[str, Any]:
+    """Do what the settings say in a process of its own: its memory is its own, and it may crash.
+
+    Args:
+        settings (Settings): Settings with an ``action`` of :data:`ACTIONS`.
+        log (Path): Takes what is printed, and the traceback of a failure.
+
+    Returns:
+        dict[str, Any]: The result, or ``{"error": reason}``.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder, log.open("w", encoding="utf-8") as file:
+        answer = Path(folder) / "result.json"
+        command = [sys.executable, "-m", "anomalib_genclip.pipelines.task", json.dumps(settings), str(answer), str(log)]
+        ended = subprocess.run(command, stdout=file, stderr=file, check=False)  # noqa: S603  # this very module
+        if answer.is_file():
+            return json.loads(answer.read_text(encoding="utf-8"))
+    hint = ", which is what happens when memory runs out" if ended.returncode == -9 else ""
+    return {"error": f"the process ended with code {ended.returncode}{hint}; see {log}"}
+
+
+def reason(error: BaseException) -> str:
+    """Say in one line what went wrong."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
+
+
+def main() -> None:
+    """Entry point of :func:`run_isolated`'s process: settings, file for the result, file for the log."""
+    settings, answer, log = sys.argv[1:]
+    result = run_here(json.loads(settings), Path(log))
+    Path(answer).write_text(json.dumps(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The same resize inside and outside of an exported model."""
+
+from typing import Any
+
+import torch
+from anomalib.pre_processing import PreProcessor
+from anomalib.pre_processing.utils.transform import get_exportable_transform
+from torch import Tensor, nn
+from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
+
+
+class AntialiasedPreProcessor(PreProcessor):
+    """Export the antialiased bicubic resize instead of dropping the antialiasing.
+
+    anomalib switches antialiasing off in what it exports, so that a photograph larger than the model's input is scored
+    differently by the engine and by the exported file. This class replaces the resize by :class:`MatrixResize`.
+
+    Args:
+        transform (Transform | None): Transform of images and masks. Defaults to ``None``.
+    """
+
+    def __init__(self, transform: Transform | None = None) -> None:
+        super().__init__(transform)
+        self.export_transform = _exportable(transform)
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        """Restore the transform from a checkpoint, and its exported form with it."""
+        super().load_checkpoint_config(config)
+        self.export_transform = _exportable(self.transform)
+
+
+def _exportable(transform: Transform | None) -> Transform | nn.Module | None:
+    """Do as anomalib's ``get_exportable_transform``, but keep antialiased bicubic resizes to a fixed size."""
+    if isinstance(transform, Compose):
+        return Compose([_exportable(step) for step in transform.transforms])
+    if isinstance(transform, Resize) and transform.antialias and transform.interpolation == InterpolationMode.BICUBIC:
+        size = transform.size
+        if size is not None and len(size) == 2:
+            return MatrixResize((size[0], size[1]))
+    return get_exportable_transform(transform)
+
+
+class MatrixResize(nn.Module):
+    """Antialiased bicubic resize from matrix products, equal to torch's to float32 rounding.
+
+    ONNX has an operator for it, which OpenVINO reads without its antialiasing and without a word. Matrix products mean
+    the same everywhere, and the interpolation is one along each axis.
+
+    Args:
+        size (tuple[int, int]): Height and width of the result.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Resize ``(*, H, W)`` to ``(*, *size)``; H and W may differ from call to call."""
+        rows, columns = (
+            _weights(old, new, images.device).to(images.dtype)
+            for old, new in zip(images.shape[-2:], self.size, strict=True)
+        )
+        return rows @ images @ columns.T
+
+
+def _weights(old: int, new: int, device: torch.device) -> Tensor:
+    """Compute what each of ``old`` pixels gives to each of ``new``: ``(new, old)``, rows sum to 1.
+
+    Distances between pixel centres are counted in whole units of ``1 / (2 old new)`` of the axis: runtimes that
+    compute in bfloat16 or float16 leave integers alone, and would misplace pixels by whole steps otherwise.
+    """
+    centres_old = (2 * torch.arange(old, device=device) + 1) * new
+    centres_new = (2 * torch.arange(new, device=device) + 1) * old
+    unit = 2 * torch.sym_max(old, new)  # the kernel widens when the image shrinks: that is the antialiasing
+    distance = (centres_old - centres_new[:, None]).abs().clamp(max=2 * unit)
+    weights = _cubic_kernel(distance.float() / unit)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _cubic_kernel(x: Tensor) -> Tensor:
+    """Keys' cubic with ``a = -1/2``, as torch and Pillow antialias with it, for x in [0, 2]."""
+    return torch.where(x < 1, (1 - x) * (1 + x - 1.5 * x * x), (1 - x) * (2 - x) * (2 - x) / 2)
