@@ -75,8 +75,18 @@ class FrozenCLIP(nn.Module):
 
         Returns:
             ImageTokens: The tapped layers' tokens and CLIP's image embedding.
+
+        Raises:
+            ValueError: If the images have another size.
         """
         visual = self.model.visual
+        size, expected = tuple(images.shape[-2:]), tuple(visual.image_size)
+        if size != expected:
+            msg = (
+                f"Images of {size[0]} x {size[1]} pixels came to a model that was built for {expected[0]} x "
+                f"{expected[1]}: set image_size, or give the pre-processor that size."
+            )
+            raise ValueError(msg)
         patches = visual.conv1(images).flatten(2).transpose(1, 2)
         cls = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         tokens = torch.cat([cls, patches], dim=1)

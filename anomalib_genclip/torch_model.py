@@ -91,6 +91,7 @@ class GenCLIPModel(nn.Module):
         check_pretrained(spec, pretrained)
         self.image_size = resolve_image_size(spec, image_size)
         self.layers = resolve_layers(spec, layers)
+        self.map_layers = self.layers  # those that make the map at inference; the ablation narrows them
         self.branches = check_branches(branches)
         self.class_name_filter = class_name_filter
         check_prompt_lengths(state_length, query_length, spec.context_length)
@@ -140,6 +141,7 @@ class GenCLIPModel(nn.Module):
         """Choose the class name for images that come without one, as they do in exported models."""
         self.default_class.fill_(int(self.class_index([name])))
 
+    @torch.no_grad()
     def forward(self, images: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
         """Find anomalies.
 
@@ -170,6 +172,7 @@ class GenCLIPModel(nn.Module):
         """Run the branches separately; arguments as in :meth:`forward`."""
         image = self.clip.encode_image(images)
         if class_index is None:
+            # Not len(): it is a number, and would fix the batch size of exported models.
             class_index = self.default_class.expand(images.shape[0])
         if self.class_name_filter:
             class_index = self.class_names.filter(image.embedding, class_index)
@@ -177,7 +180,11 @@ class GenCLIPModel(nn.Module):
         cls = (image.pooled @ self.projections[-1]).unsqueeze(1)
         maps, scores = {}, {}
         for branch, text in self._branch_text(image, class_index).items():
-            layers = [abnormal_probability(similarity_logits(patches, text[i])) for i, patches in enumerate(features)]
+            layers = [
+                abnormal_probability(similarity_logits(patches, text[i]))
+                for i, patches in enumerate(features)
+                if self.layers[i] in self.map_layers
+            ]
             maps[branch] = torch.stack(layers).mean(dim=0).unflatten(-1, self.clip.grid_size).unsqueeze(1)
             scores[branch] = abnormal_probability(similarity_logits(cls, text[-1]))[:, 0]
         return BranchMaps(maps, scores, class_index)

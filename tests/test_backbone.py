@@ -8,10 +8,11 @@ import logging
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from anomalib_genclip import backbone as backbones
 from anomalib_genclip.backbone import backbone_spec, list_backbones, load_clip, resolve_image_size, resolve_layers
 from anomalib_genclip.torch_model import GenCLIPModel
-from safetensors.torch import save_file
 
 SMALL = "ViT-S-32-alt"
 
@@ -60,7 +61,9 @@ def test_every_listed_backbone_has_a_spec():
             assert backbone_spec(name).depth >= 1
 
 
-@pytest.mark.parametrize("name", ["RN50", "ViT-B-16-SigLIP", "coca_ViT-B-32", "ViT-H-14-CLIPA", "xlm-roberta-base-ViT-B-32"])
+@pytest.mark.parametrize(
+    "name", ["RN50", "ViT-B-16-SigLIP", "coca_ViT-B-32", "ViT-H-14-CLIPA", "xlm-roberta-base-ViT-B-32"]
+)
 def test_other_kinds_of_clip_are_refused_with_what_is_supported(name):
     if name not in open_clip.list_models():
         pytest.skip("this open_clip does not know the model")

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -461,14 +460,13 @@ class Note(Callback):
         (self.folder / f"rank{trainer.global_rank}.json").write_text(note)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")
 @pytest.mark.parametrize(("mode", "budget"), [("exact", 10**9), ("streaming", 0)])
 def test_two_processes_equal_one(data, tmp_path, mode, budget):
     """The distributed sampler's padding changes nothing; both processes know the result, one reports it."""
     assert len(data) % 2 == 1
     _, alone = evaluate(data, tmp_path / "alone", pixel_budget=budget)
     assert alone.mode == mode
-    trainer = trainer_in(tmp_path, strategy="ddp_fork", devices=2, callbacks=[Note(tmp_path)])
+    trainer = trainer_in(tmp_path, strategy="ddp_spawn", devices=2, callbacks=[Note(tmp_path)])
     trainer.test(Bare(CategoryEvaluator(pixel_budget=budget)), loader(data, batch_size=3), verbose=False)
     notes = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert sum(note["images"] for note in notes) == len(data) + 1

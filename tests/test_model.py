@@ -8,12 +8,13 @@ import copy
 import open_clip
 import pytest
 import torch
+from torch.nn import functional as F  # noqa: N812
+from torchmetrics.functional.classification import binary_auroc
+
 from anomalib_genclip.anomaly_map import abnormal_probability
 from anomalib_genclip.class_names import clean_class_name
 from anomalib_genclip.loss import GenCLIPLoss, dice_loss
 from anomalib_genclip.torch_model import GenCLIPModel
-from torch.nn import functional as F
-from torchmetrics.functional.classification import binary_auroc
 
 BACKBONE = "ViT-S-32-alt"
 SIZE = 96
@@ -112,7 +113,10 @@ def test_prompt_holds_its_parts_in_order(model):
     damaged = model.clip.embed(ids["damaged"] + ids["cap"])
     expected = torch.cat([sos, model.prompts.abnormal, query, damaged, eos])
     torch.testing.assert_close(abnormal[: len(expected)], expected)
-    assert (model.class_names.eos[index] + model.prompts.suffix_start).tolist() == [len(expected) - 2, len(expected) - 1]
+    assert (model.class_names.eos[index] + model.prompts.suffix_start).tolist() == [
+        len(expected) - 2,
+        len(expected) - 1,
+    ]
 
 
 def test_vision_prompts_are_zero_at_the_start_and_not_after_training(model, images):
@@ -254,6 +258,11 @@ def test_image_size_may_be_oblong():
     image = torch.randn(1, 3, 64, 128)
     assert model(image).anomaly_map.shape == (1, 1, 64, 128)
     assert model.clip.grid_size == (2, 4)
+
+
+def test_images_of_another_size_are_refused(model):
+    with pytest.raises(ValueError, match=r"64 x 96 pixels .* built for 96 x 96"):
+        model(torch.randn(1, 3, 64, 96))
 
 
 def test_compiles_without_a_graph_break(noisy, images):

@@ -10,7 +10,7 @@ from itertools import count
 
 import torch
 from anomalib.data import ImageBatch
-from anomalib.metrics import AnomalibMetric, Evaluator
+from anomalib.metrics import AUROC, AnomalibMetric, Evaluator, F1Score
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
@@ -65,7 +65,7 @@ class CategoryEvaluator(Evaluator):
         report: bool = True,
         compute_on_cpu: bool = True,
     ) -> None:
-        super().__init__(val_metrics=val_metrics, compute_on_cpu=compute_on_cpu)
+        super().__init__(val_metrics=val_metrics, test_metrics=_pooled_metrics(), compute_on_cpu=compute_on_cpu)
         if isinstance(pixel_budget, bool) or not isinstance(pixel_budget, int) or pixel_budget < 0:
             msg = f"pixel_budget must be a whole number of at least 0, got {pixel_budget!r}"
             raise ValueError(msg)
@@ -88,8 +88,8 @@ class CategoryEvaluator(Evaluator):
 
     def on_test_batch_end(
         self,
-        trainer: Trainer,
-        pl_module: LightningModule,
+        trainer: Trainer | None,
+        pl_module: LightningModule | None,
         outputs: STEP_OUTPUT | None,
         batch: ImageBatch,
         batch_idx: int,
@@ -97,10 +97,14 @@ class CategoryEvaluator(Evaluator):
     ) -> None:
         """Take in a batch's scores, each for its image's category.
 
+        anomalib's tiled ensemble has no trainer and reads ``test_metrics`` itself: those are fed then, and only then.
+
         Raises:
             ValueError: If maps and masks differ in size.
         """
-        del pl_module, outputs, batch_idx
+        if trainer is None:
+            super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+            return
         budget = self.pixel_budget // trainer.world_size
         keys = _keys(batch, trainer, dataloader_idx)
         for key, image in zip(keys, self._images(batch, trainer.global_rank), strict=True):
@@ -178,6 +182,16 @@ class CategoryEvaluator(Evaluator):
         del pl_module
         if self.report and self.result and trainer.is_global_zero:
             print_report(self.result, write_report(self.result, trainer.default_root_dir))
+
+
+def _pooled_metrics() -> list[AnomalibMetric]:
+    """Anomalib's default metrics, over all images alike."""
+    return [
+        AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
+        F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
+        AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
+        F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
+    ]
 
 
 def _keys(batch: ImageBatch, trainer: Trainer, dataloader_idx: int) -> list[Key]:

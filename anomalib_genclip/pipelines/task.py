@@ -15,8 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from anomalib.data import get_datamodule
 from lightning import seed_everything
 
+from .ablated import ablated
 from .measured_job import MeasuredJob, build_model, build_target, make_engine
 
 Settings = dict[str, Any]
@@ -24,7 +26,7 @@ _LONGEST_REASON = 300
 
 
 def test_on_category(settings: Settings) -> dict[str, Any]:
-    """Test a model on one category; settings as made by :class:`.comparison.TestGenerator`."""
+    """Test a model on one category; settings as made by :class:`.comparison.EvaluateGenerator`."""
     job = MeasuredJob(
         accelerator=settings["accelerator"],
         model=build_model(settings["model"]),
@@ -64,7 +66,19 @@ def train_on_source(settings: Settings) -> dict[str, Any]:
     return {"checkpoint": str(checkpoint), "epochs": engine.trainer.current_epoch}
 
 
-ACTIONS = {"test": test_on_category, "train": train_on_source}
+def test_variant(settings: Settings) -> dict[str, Any]:
+    """Test a trained GenCLIP without some of its parts; settings as made by :class:`.ablation.AblationGenerator`."""
+    job = MeasuredJob(
+        accelerator=settings["accelerator"],
+        model=ablated(settings["weights"], settings["variant"]),
+        datamodule=get_datamodule(settings["data"]),
+        seed=settings["seed"],
+        protocol="zero_shot",
+    )
+    return job.run()
+
+
+ACTIONS = {"test": test_on_category, "train": train_on_source, "ablate": test_variant}
 
 
 def run_here(settings: Settings, log: Path) -> dict[str, Any]:

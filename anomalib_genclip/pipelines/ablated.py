@@ -1,0 +1,81 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Trained GenCLIPs without some of their parts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from anomalib_genclip.lightning_model import GenCLIP
+from anomalib_genclip.weights import load_weights
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A GenCLIP without some of its parts.
+
+    Args:
+        branches (str): The model's argument of that name.
+        class_name_filter (bool): The model's argument of that name.
+        layers (list[int]): Layers that make the map. The CLS token of the last one takes part in the image score
+            whatever they are.
+    """
+
+    branches: str
+    class_name_filter: bool
+    layers: list[int]
+
+    def apply(self, model: GenCLIP) -> None:
+        """Switch parts of a model off; nothing is trained."""
+        model.model.branches = self.branches
+        model.model.class_name_filter = self.class_name_filter
+        model.model.map_layers = self.layers
+
+
+def variants(layers: list[int]) -> list[Variant]:
+    """List what the ablation compares: branches, with and without CNF, then the layers one by one.
+
+    The query-only branch has no class name, so CNF changes nothing there.
+    """
+    branches = [("both", True), ("both", False), ("vision", True), ("vision", False), ("query", False)]
+    one_by_one = [Variant("both", class_name_filter=True, layers=[layer]) for layer in layers]
+    return [Variant(name, cnf, layers) for name, cnf in branches] + one_by_one
+
+
+def ablated(weights: str, variant: dict[str, Any]) -> GenCLIP:
+    """Load a trained model and switch parts of it off.
+
+    Args:
+        weights (str): A checkpoint (``.ckpt``) or a prompts file.
+        variant (dict[str, Any]): Arguments of :class:`Variant`.
+
+    Returns:
+        GenCLIP: The model.
+    """
+    model = load_trained(weights)
+    Variant(**variant).apply(model)
+    return model
+
+
+def load_trained(weights: str) -> GenCLIP:
+    """Load a trained model from a checkpoint (``.ckpt``) or a prompts file."""
+    if weights.endswith(".ckpt"):
+        return GenCLIP.load_from_checkpoint(weights, map_location="cpu")
+    return GenCLIP(weights=weights)
+
+
+def tapped_layers(weights: str) -> list[int]:
+    """Read which layers a trained model taps.
+
+    Raises:
+        ValueError: If the file is no checkpoint or prompts file of GenCLIP.
+    """
+    if not weights.endswith(".ckpt"):
+        return list(load_weights(weights).fit.layers)
+    description = torch.load(weights, map_location="cpu", weights_only=True).get("genclip")
+    if not description:
+        msg = f"{weights} was not written by GenCLIP."
+        raise ValueError(msg)
+    return list(description["layers"])

@@ -1,0 +1,106 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A comparison's results: per model, per model and category, and as a picture."""
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from anomalib_genclip.evaluation.result import METRIC_NAMES
+from anomalib_genclip.weights import write_whole
+
+from .plot import draw_accuracy_against_speed
+from .tables import NOTE, ResultTable, Row
+
+REMARKS = (
+    "Metrics in percent: each category by itself, then the mean over categories.",
+    "Every model keeps its own pre- and post-processor, as in anomalib's benchmark.",
+    "anomalib's post-processor clamps normalised scores to [0, 1], which makes ties; GenCLIP's does not normalise.",
+    "images_per_second: pre-processing and model, without reading files and metrics.",
+    "peak_memory_mib: without metrics; of the GPU if there is one, else of the whole process.",
+)
+
+
+class ComparisonTables:
+    """All rows of a comparison.
+
+    Args:
+        folder (Path): Where to write.
+        rows (list[dict[str, Any]]): One per model and category: ``model``, ``protocol``, ``category``, and figures or
+            ``error``.
+    """
+
+    def __init__(self, folder: Path, rows: list[dict[str, Any]]) -> None:
+        self.folder = folder
+        self.rows = rows
+
+    @property
+    def models(self) -> ResultTable:
+        """One row per model: means over its categories."""
+        names = dict.fromkeys(row["model"] for row in self.rows)
+        rows = [_summary([row for row in self.rows if row["model"] == name]) for name in names]
+        return ResultTable("Comparison: means over categories", rows, [*REMARKS, *self._warnings()])
+
+    @property
+    def categories(self) -> ResultTable:
+        """One row per model and category."""
+        return ResultTable("Comparison: by category", [_with_note(row) for row in self.rows], list(REMARKS))
+
+    def _warnings(self) -> list[str]:
+        """What makes the means of two models no longer comparable."""
+        done = [row for row in self.rows if "error" not in row]
+        covered = {model: {row["category"] for row in done if row["model"] == model} for model in _names(done)}
+        warnings = []
+        if len({frozenset(categories) for categories in covered.values()}) > 1:
+            warnings.append("The models' means are over different categories, because some jobs failed.")
+        images = {(row["category"], row["images"]) for row in done}
+        if len(images) > len({category for category, _ in images}):
+            warnings.append("The models were not tested on the same number of images.")
+        return warnings
+
+    def save(self) -> None:
+        """Print the models' table and write both tables and the plot."""
+        models = self.models
+        models.print()
+        models.write(self.folder, "comparison")
+        self.categories.write(self.folder, "comparison_by_category")
+        write_whole(self.folder / "comparison.png", draw_accuracy_against_speed(models.rows))
+        print(f"Tables and plot: {self.folder}/comparison.*, comparison_by_category.*")
+
+
+def _names(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["model"] for row in rows))
+
+
+def _summary(rows: list[dict[str, Any]]) -> Row:
+    """Join one model's rows: metrics by their means, times by their sums, memory by its peak."""
+    done = [row for row in rows if "error" not in row]
+    summary: Row = {
+        "model": rows[0]["model"],
+        "protocol": rows[0]["protocol"],
+        "categories": f"{len(done)} of {len(rows)}",
+    }
+    for name in METRIC_NAMES:
+        values = [row[name] for row in done if name in row]
+        summary[name] = fmean(values) if values else None
+    timed = [row for row in done if row.get("images_per_second")]
+    seconds = sum(row["images"] / row["images_per_second"] for row in timed)
+    memory = [row["peak_memory_mib"] for row in done if row.get("peak_memory_mib") is not None]
+    summary |= {
+        "images": sum(row["images"] for row in done),
+        "images_per_second": sum(row["images"] for row in timed) / seconds if seconds else None,
+        "peak_memory_mib": max(memory, default=None),
+        "device": ", ".join(dict.fromkeys(row["device"] for row in done)) or None,
+    }
+    return summary | {NOTE: "; ".join(dict.fromkeys(note for row in rows for note in _notes(row)))}
+
+
+def _with_note(row: dict[str, Any]) -> Row:
+    """Turn a job's failure and remarks into the row's note."""
+    figures = {name: value for name, value in row.items() if name not in {"error", "notes"}}
+    return {**figures, NOTE: "; ".join(_notes(row))}
+
+
+def _notes(row: dict[str, Any]) -> list[str]:
+    return [f"failed: {row['error']}"] if "error" in row else row["notes"]
