@@ -417,6 +417,11 @@ class GenCLIP(AnomalibModule):
 
     # Export
 
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Export as a torch file, as anomalib does."""
+        self._warn_of_generic_class_name()
+        return super().to_torch(export_root, model_file_name)
+
     def to_onnx(
         self,
         export_root: Path | str,
@@ -428,7 +433,17 @@ class GenCLIP(AnomalibModule):
 
         anomalib asks for opset 14, and torch then prints the traceback of a conversion that fails.
         """
+        self._warn_of_generic_class_name()
         return super().to_onnx(export_root, model_file_name, input_size, **{"opset_version": ONNX_OPSET, **kwargs})
+
+    def _warn_of_generic_class_name(self) -> None:
+        """Say that an export has no class name: ``anomalib export --ckpt_path`` takes the checkpoint's, if any."""
+        if self.model.branches != "query" and int(self.model.default_class) == 0:
+            logger.warning(
+                "Exported without a class name: the model takes every image for an %r. Give class_name where the model "
+                "is built, or to GenCLIP.load_from_checkpoint(path, class_name=...).",
+                GENERIC,
+            )
 
     # What anomalib asks of a model
 

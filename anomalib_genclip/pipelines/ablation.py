@@ -71,7 +71,7 @@ class AblationGenerator(JobGenerator):
                 "CNF": "on" if variant.class_name_filter else "off",
                 "layers": " ".join(map(str, variant.layers)),
             }
-            yield AblationJob(settings, labels, args["results_dir"], args["isolate"])
+            yield AblationJob(settings, labels, args["results_dir"], args["results_dir"], args["isolate"])
 
 
 class Ablation(Pipeline):

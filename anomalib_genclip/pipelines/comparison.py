@@ -6,7 +6,7 @@
 from argparse import Namespace
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from anomalib.data import get_datamodule
 from anomalib.pipelines.components.base import Job, JobGenerator, Pipeline, Runner
@@ -20,7 +20,7 @@ from .stored_job import JobResult, StoredJob
 from .task import Settings
 
 REQUIRED = {"target", "models"}
-OPTIONAL = {"results_dir", "accelerator", "isolate", "seed", "target_categories"}
+OPTIONAL = {"results_dir", "accelerator", "isolate", "jobs_dir", "seed", "target_categories"}
 ENTRY_REQUIRED = {"name", "protocol", "model"}
 ENTRY_OPTIONAL = {"trainer", "source", "source_categories", "data"}
 
@@ -33,7 +33,7 @@ class TrainJob(StoredJob):
     @property
     def checkpoint(self) -> Path:
         """Where the trained model is kept."""
-        return self.folder / "checkpoints" / f"{self.key}.ckpt"
+        return self.jobs_folder / "checkpoints" / f"{self.key}.ckpt"
 
     def kept(self, path: Path) -> dict[str, Any] | None:
         """Read the kept result, if the checkpoint is still there."""
@@ -92,7 +92,8 @@ class TrainGenerator(JobGenerator):
                     "seed": args["seed"],
                     "accelerator": args["accelerator"],
                 }
-                yield TrainJob(settings, {"model": entry["name"]}, args["results_dir"], args["isolate"])
+                labels = {"model": entry["name"]}
+                yield TrainJob(settings, labels, args["results_dir"], args["jobs_dir"], args["isolate"])
 
 
 class EvaluateGenerator(JobGenerator):
@@ -108,49 +109,70 @@ class EvaluateGenerator(JobGenerator):
         trained = prev_stage_result or {}
         if not args:
             return
-        categories = target_categories(args["target"], args["target_categories"])
         for entry in args["models"]:
             training = trained.get(entry["name"], {})
             failure = f"training failed: {training['error']}" if "error" in training else ""
-            for label, category in categories:
+            for part in args["parts"]:
                 settings = {
                     "action": "test",
                     "model": entry["model"],
                     "protocol": entry["protocol"],
                     "trainer": entry["trainer"],
                     "checkpoint": training.get("checkpoint"),
-                    "target": args["target"],
-                    "category": category,
+                    "target": part.target,
+                    "category": part.category,
                     "seed": args["seed"],
                     "accelerator": args["accelerator"],
                 }
-                labels = {"model": entry["name"], "protocol": entry["protocol"], "category": label}
-                yield EvaluateJob(settings, labels, args["results_dir"], args["isolate"], failure)
+                labels = {"model": entry["name"], "protocol": entry["protocol"], "category": part.label}
+                yield EvaluateJob(settings, labels, args["results_dir"], args["jobs_dir"], args["isolate"], failure)
 
 
-def target_categories(target: Settings, categories: list[str] | str | None) -> list[tuple[str, str | None]]:
-    """List a target's categories, downloading the data set if it is not there.
+class TargetPart(NamedTuple):
+    """One category of a target.
 
     Args:
-        target (Settings): ``{"class_path": name, "init_args": {...}}``.
-        categories (list[str] | str | None): As :class:`anomalib_genclip.CrossDataset` takes them.
+        label (str): Its name in tables.
+        target (Settings): The datamodule, ``{"class_path": name, "init_args": {...}}``.
+        category (str | None): Value of the datamodule's ``category``, ``None`` for data sets without categories.
+    """
+
+    label: str
+    target: Settings
+    category: str | None
+
+
+def target_parts(targets: list[Settings], categories: list[str] | str | None) -> list[TargetPart]:
+    """List the targets' categories, downloading a data set if it is not there.
+
+    Args:
+        targets (list[Settings]): Datamodules, ``{"class_path": name, "init_args": {...}}``.
+        categories (list[str] | str | None): As :class:`anomalib_genclip.CrossDataset` takes them; they concern each
+            data set that has categories.
 
     Returns:
-        list[tuple[str, str | None]]: For each category its name for tables, and the value of the datamodule's
-            ``category``, ``None`` for data sets without categories.
+        list[TargetPart]: The categories of all targets.
+
+    Raises:
+        ValueError: If a category is not there.
     """
-    datamodule = get_datamodule(target)
-    for part in to_download([datamodule]):
-        part.prepare_data()
-    parts = expand([datamodule], categories, "target_categories")
-    return [(category_of(part), part.category or None) for part in parts]
+    parts = []
+    for target in targets:
+        datamodule = get_datamodule(target)
+        for missing in to_download([datamodule]):
+            missing.prepare_data()
+        wanted = categories if datamodule.category else None
+        found = expand([datamodule], wanted, "target_categories")
+        parts += [TargetPart(category_of(part), target, part.category or None) for part in found]
+    return parts
 
 
 class Comparison(Pipeline):
     """Compare models of different protocols on the same images with the same metrics.
 
-    Settings (see ``configs/comparison.yaml``): ``target`` and ``target_categories`` say what all models are tested on,
-    each category by itself; ``models`` is a list of ``name``, ``protocol`` and ``model``. Protocols:
+    Settings (see ``configs/comparison.yaml``): ``target`` (a datamodule or a list of them) and ``target_categories``
+    say what all models are tested on, each category by itself; ``models`` is a list of ``name``, ``protocol`` and
+    ``model``. Protocols:
 
     - ``cross_dataset``: trained once on ``source`` (``source_categories``, ``data`` for the other arguments of
       :class:`anomalib_genclip.CrossDataset`), tested on every category of the target.
@@ -160,7 +182,8 @@ class Comparison(Pipeline):
     ``trainer`` holds arguments of Lightning's trainer, such as ``max_epochs``.
 
     Every job runs in a process of its own unless ``isolate`` is false. Finished jobs are kept in
-    ``<results_dir>/jobs`` and not run again; failed ones are rows that say why, and are tried again next time.
+    ``<jobs_dir>/jobs`` (by default that is ``results_dir``) and not run again; failed ones are rows that say why, and
+    are tried again next time.
 
     Example:
         >>> from argparse import Namespace
@@ -205,21 +228,29 @@ def complete_settings(settings: Settings) -> Settings:
     Raises:
         ValueError: If a setting is missing, unknown or contradicts another.
     """
-    _check_names(settings, REQUIRED, OPTIONAL, "The comparison")
-    defaults = {"accelerator": "auto", "isolate": True, "seed": 42, "target_categories": None}
+    check_names(settings, REQUIRED, OPTIONAL, "The comparison")
+    defaults = {"accelerator": "auto", "isolate": True, "seed": 42}
     entries = [_complete_entry(entry) for entry in settings["models"]]
     names = [entry["name"] for entry in entries]
     if not names or len(set(names)) < len(names):
         msg = f"models must be at least one, each with a name of its own, got: {', '.join(names) or 'none'}."
         raise ValueError(msg)
     folder = Path(settings.get("results_dir", "results/comparison"))
-    return {**defaults, **settings, "models": entries, "results_dir": folder}
+    targets = settings["target"] if isinstance(settings["target"], list) else [settings["target"]]
+    return {
+        **defaults,
+        **settings,
+        "models": entries,
+        "parts": target_parts(targets, settings.get("target_categories")),
+        "results_dir": folder,
+        "jobs_dir": Path(settings.get("jobs_dir", folder)),
+    }
 
 
 def _complete_entry(entry: Settings) -> Settings:
     """Check one model's settings and fill in the defaults."""
     what = f"Model {entry.get('name', '')!r}"
-    _check_names(entry, ENTRY_REQUIRED, ENTRY_OPTIONAL, what)
+    check_names(entry, ENTRY_REQUIRED, ENTRY_OPTIONAL, what)
     if entry["protocol"] not in PROTOCOLS:
         msg = f"{what}: protocol {entry['protocol']!r} is unknown. Choose one of {', '.join(PROTOCOLS)}."
         raise ValueError(msg)
@@ -229,7 +260,7 @@ def _complete_entry(entry: Settings) -> Settings:
     return {"trainer": {}, "source_categories": None, "data": {}, **entry}
 
 
-def _check_names(settings: Settings, required: set[str], optional: set[str], what: str) -> None:
+def check_names(settings: Settings, required: set[str], optional: set[str], what: str) -> None:
     """Check the names of settings, because a misspelt one would be ignored."""
     missing, unknown = required - settings.keys(), settings.keys() - required - optional
     if missing or unknown:

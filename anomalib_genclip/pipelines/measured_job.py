@@ -78,7 +78,6 @@ class MeasuredJob(BenchmarkJob):
                 engine.fit(model=self.model, datamodule=self.datamodule)
                 fit_seconds = {"fit_seconds": perf_counter() - start}
             engine.test(model=self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint)
-            device = str(engine.strategy.root_device)
         result = self.evaluator.result
         if result is None:
             msg = "The test gave no result: the evaluator was never called."
@@ -89,7 +88,7 @@ class MeasuredJob(BenchmarkJob):
             "images_per_second": meter.images_per_second,
             "peak_memory_mib": meter.peak_memory_mib,
             **fit_seconds,
-            "device": device,
+            "device": meter.device,
             "notes": result.notes,
         }
 

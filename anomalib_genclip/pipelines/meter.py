@@ -25,11 +25,13 @@ class Meter(Callback):
     Attributes:
         images (int): Images tested.
         peak_memory_mib (float | None): Peak memory in MiB.
+        device (str): What the model ran on.
     """
 
     def __init__(self) -> None:
         self.images = 0
         self.peak_memory_mib: float | None = None
+        self.device = ""
         self._batches: list[tuple[int, float]] = []
         self._start = 0.0
 
@@ -69,6 +71,7 @@ class Meter(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the memory, before the evaluator computes its metrics."""
         del trainer
+        self.device = pl_module.device.type
         self.peak_memory_mib = peak_memory_mib(pl_module.device)
 
 

@@ -38,7 +38,9 @@ class ProgressRunner(Runner):
         # Jobs redirect what they print; the bar must neither follow them nor catch it first.
         console = Console(file=Console().file)
         results = []
-        with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as progress:
+        with Progress(
+            *columns, console=console, redirect_stdout=False, redirect_stderr=False, disable=not jobs
+        ) as progress:
             bar = progress.add_task(self.generator.job_class.name, total=len(jobs))
             for job in jobs:
                 progress.update(bar, description=str(job))

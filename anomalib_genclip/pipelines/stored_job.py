@@ -27,7 +27,7 @@ class JobResult:
 
 
 class StoredJob(Job):
-    """A job whose result is kept in ``<folder>/jobs``, so that it is not run again.
+    """A job whose result is kept in ``<jobs_folder>/jobs``, so that it is not run again.
 
     Failures are not kept: what was missing may be there next time.
 
@@ -35,16 +35,24 @@ class StoredJob(Job):
         settings (Settings): All that the result depends on; see :func:`.store.job_key`.
         labels (dict[str, Any]): What names the job in tables.
         folder (Path): Folder of the pipeline's results.
+        jobs_folder (Path): Folder of finished jobs, which pipelines may share.
         isolate (bool): Run in a process of its own.
         failure (str): Why the job cannot be run, if so. Defaults to ``""``.
     """
 
     def __init__(
-        self, settings: Settings, labels: dict[str, Any], folder: Path, isolate: bool, failure: str = ""
+        self,
+        settings: Settings,
+        labels: dict[str, Any],
+        folder: Path,
+        jobs_folder: Path,
+        isolate: bool,
+        failure: str = "",
     ) -> None:
         self.settings = settings
         self.labels = labels
         self.folder = folder
+        self.jobs_folder = jobs_folder
         self.isolate = isolate
         self.failure = failure
         self.key = job_key(settings)
@@ -56,7 +64,7 @@ class StoredJob(Job):
     def run(self, task_id: int | None = None) -> JobResult:
         """Return the kept result, or do the work and keep it."""
         del task_id
-        path = self.folder / "jobs" / f"{self.key}.json"
+        path = self.jobs_folder / "jobs" / f"{self.key}.json"
         result = {"error": self.failure} if self.failure else self.kept(path)
         if result is None:
             execute = run_isolated if self.isolate else run_here

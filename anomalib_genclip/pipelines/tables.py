@@ -21,6 +21,9 @@ from anomalib_genclip.weights import write_whole
 Row = dict[str, Any]
 UNDEFINED = "-"
 NOTE = "note"
+# A terminal may have no more than 80 columns.
+FILES_ONLY = {NOTE, "protocol", "images", "device"}
+HEADERS = {"images_per_second": "images\nper s", "peak_memory_mib": "peak\nMiB", "categories": "cate-\ngories"}
 
 
 @dataclass
@@ -44,19 +47,18 @@ class ResultTable:
         return sorted(names, key=lambda name: name == NOTE)
 
     def print(self, console: Console | None = None) -> None:
-        """Print the table, metrics in percent."""
-        table = Table(box=SIMPLE_HEAD, title=self.title, title_justify="left")
-        for index, name in enumerate(self.columns):
-            left = index == 0 or name == NOTE
-            # A name may break at "_", its figures may not.
-            table.add_column(
-                name.replace("_", "\n"), justify="left" if left else "right", no_wrap=not left, overflow="fold"
-            )
+        """Print the table, metrics in percent, and below it the notes; the files have some columns more."""
+        table = Table(box=SIMPLE_HEAD, title=self.title, title_justify="left", padding=(0, 1, 0, 0))
+        columns = [name for name in self.columns if name not in FILES_ONLY]
+        for index, name in enumerate(columns):
+            header = HEADERS.get(name, name.replace("_", "\n"))
+            table.add_column(header, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
         for row in self.rows:
-            table.add_row(*(escape(shown(name, row.get(name))) for name in self.columns))
+            table.add_row(*(escape(shown(name, row.get(name))) for name in columns))
         console = console or Console()
         console.print(table)
-        for remark in self.remarks:
+        notes = [f"{row[self.columns[0]]}: {row[NOTE]}" for row in self.rows if row.get(NOTE)]
+        for remark in [*notes, *self.remarks]:
             console.print(remark, markup=False, highlight=False, soft_wrap=True)
 
     def as_csv(self) -> str:

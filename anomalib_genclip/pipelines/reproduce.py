@@ -1,0 +1,129 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The paper's protocols: GenCLIP trained on one data set, tested on others, beside published figures."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anomalib_genclip.evaluation.result import METRIC_NAMES
+
+from .comparison import Comparison, check_names
+from .published import PUBLISHED
+from .tables import NOTE, ResultTable, Row
+from .task import Settings, reason
+
+REQUIRED = {"model", "protocols"}
+OPTIONAL = {"results_dir", "accelerator", "isolate", "seed", "trainer"}
+REMARKS = [
+    "Metrics in percent: each category by itself, then the mean over categories.",
+    "Published figures are other people's measurements with their own code, image sizes and AUPRO.",
+]
+
+
+def reproduce(settings: Settings) -> ResultTable:
+    """Run the protocols, and write and print one table; see ``configs/reproduce.yaml``.
+
+    Protocols with the same source share one training. A protocol that fails is a row that says why.
+
+    Args:
+        settings (Settings): ``model``, a model's YAML; ``protocols``, the YAMLs of :class:`CrossDataset`; and
+            optionally ``results_dir``, ``accelerator``, ``isolate``, ``seed`` and ``trainer``.
+
+    Returns:
+        ResultTable: Published and measured figures.
+
+    Raises:
+        ValueError: If a setting is missing or unknown.
+    """
+    check_names(settings, REQUIRED, OPTIONAL, "The reproduction")
+    folder = Path(settings.get("results_dir", "results/reproduce"))
+    rows: list[Row] = []
+    for path in map(Path, settings["protocols"]):
+        rows += run_protocol(path, settings, folder)
+        table = ResultTable("The paper's protocols", rows, REMARKS)
+        table.write(folder, "reproduce")  # after each, because they take hours
+    table.print()
+    print(f"Table: {folder}/reproduce.*; by category: {folder}/*/comparison_by_category.*")  # the command's result
+    return table
+
+
+def run_protocol(path: Path, settings: Settings, folder: Path) -> list[Row]:
+    """Run one protocol.
+
+    Args:
+        path (Path): A CrossDataset's YAML.
+        settings (Settings): As in :func:`reproduce`.
+        folder (Path): Folder of all results.
+
+    Returns:
+        list[Row]: The published figures and the measured ones.
+    """
+    data = _read(path)["init_args"]
+    label = " + ".join(_names(data["source"])) + " to " + " + ".join(_names(data["target"]))
+    published = [
+        _row(label, known.model, known.source, known.metrics)
+        for name in _names(data["target"])
+        for known in PUBLISHED.get(name, ())
+    ]
+    measured: dict[str, Any]
+    try:
+        tables = Comparison().run_settings(comparison_settings(data, settings, folder, path.stem))
+        measured = tables.models.rows[0]
+    except Exception as error:  # noqa: BLE001  # the other protocols go on
+        measured = {NOTE: f"failed: {reason(error)}"}
+    return [*published, _row(label, "GenCLIP", "measured", measured)]
+
+
+def comparison_settings(data: Settings, settings: Settings, folder: Path, stem: str) -> Settings:
+    """Turn a CrossDataset's arguments into the settings of a comparison with one model.
+
+    The target's batch size and workers are those of the CrossDataset.
+    """
+    loading = {key: data[key] for key in ("eval_batch_size", "num_workers") if key in data}
+    sides = {"source", "source_categories", "target", "target_categories"}
+    targets = [
+        {**target, "init_args": {**(target.get("init_args") or {}), **loading}} for target in _as_list(data["target"])
+    ]
+    entry = {
+        "name": "GenCLIP",
+        "protocol": "cross_dataset",
+        "model": _read(Path(settings["model"])),
+        "trainer": settings.get("trainer") or {},
+        "source": data["source"],
+        "source_categories": data.get("source_categories"),
+        "data": {key: value for key, value in data.items() if key not in sides},
+    }
+    common = {key: settings[key] for key in ("accelerator", "isolate", "seed") if key in settings}
+    return {
+        **common,
+        "results_dir": folder / stem,
+        "jobs_dir": folder,
+        "target": targets,
+        "target_categories": data.get("target_categories"),
+        "models": [entry],
+    }
+
+
+def _row(label: str, model: str, figures: str, values: dict[str, Any]) -> Row:
+    metrics = {name: values.get(name) for name in METRIC_NAMES}
+    return {"data": label, "model": model, "figures": figures, **metrics, NOTE: values.get(NOTE, "")}
+
+
+def _names(datamodules: Settings | list[Settings]) -> list[str]:
+    """List the datamodules' class names, each once; Folders are called by their root's parent folder."""
+    names = []
+    for datamodule in _as_list(datamodules):
+        name = datamodule["class_path"].split(".")[-1]
+        names.append(Path(datamodule["init_args"]["root"]).parent.name if name == "Folder" else name)
+    return list(dict.fromkeys(names))
+
+
+def _as_list(value: Any) -> list:  # noqa: ANN401
+    return value if isinstance(value, list) else [value]
+
+
+def _read(path: Path) -> Settings:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,0 +1,347 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Exported models give what the model gives, in all formats and through anomalib's inferencers."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import PredictDataset
+from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from anomalib.engine import Engine
+from anomalib.pre_processing import PreProcessor
+from PIL import Image
+from torch.nn import functional as F  # noqa: N812
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+
+from anomalib_genclip import GenCLIP
+from anomalib_genclip.lightning_model import ONNX_OPSET
+from anomalib_genclip.pre_processor import AntialiasedPreProcessor, MatrixResize
+
+FORMATS = {"torch": [], "onnx": ["onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
+FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO computes in bfloat16 where the processor can
+EXAMPLE = Path(__file__).parents[1] / "examples" / "onnx_inference.py"
+BOTH_OUTCOMES = "both"  # the batch in which CNF keeps one name and drops another
+
+
+def need(*packages):
+    """Skip where a package of the extra "export" is missing."""
+    for package in packages:
+        pytest.importorskip(package, reason=f"{package} comes with the extra: pip install anomalib-genclip[export]")
+
+
+def fill_with_noise(model):
+    """Give every learned tensor values that show in the output, the vision prompts' last matrix above all."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.model.named_parameters():
+            if not name.startswith("clip."):
+                scale = 0.02 if name.startswith("prompts") and "vision" not in name else 0.1
+                value.copy_(scale * torch.randn(value.shape, generator=generator))
+
+
+def make_batches():
+    """Batches of one and of several images, of the model's and of other sizes, larger and smaller."""
+    sizes = {"one": (1, 112, 112), BOTH_OUTCOMES: (2, 150, 200), "flat": (3, 60, 300), "small": (1, 40, 40)}
+    generator = torch.Generator().manual_seed(1)
+    coarse = {name: torch.rand(n, 3, 3, 3, generator=generator) for name, (n, _, _) in sizes.items()}
+    return {
+        name: F.interpolate(coarse[name], (h, w)) * torch.rand(n, 3, h, w, generator=generator)
+        for name, (n, h, w) in sizes.items()
+    }
+
+
+def part_by_class_name_filter(model, images):
+    """Have CNF keep the class name for the first image and drop it for the second, by a clear margin."""
+    embedding = model.model.clip.encode_image(model.pre_processor(images)).embedding
+    names = model.model.class_names
+    names.features[1] = F.normalize(names.features[0] + embedding[0] - embedding[1], dim=-1)
+    margins = embedding @ (names.features[1] - names.features[0])
+    assert margins[0] > 1e-3
+    assert margins[1] < -1e-3
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A model full of noise, its inputs, and its file in each format, with and without post-processor."""
+    model = GenCLIP(backbone="tiny", class_name="screw", visualizer=False)
+    fill_with_noise(model)
+    batches = make_batches()
+    part_by_class_name_filter(model, batches[BOTH_OUTCOMES])
+    model.post_processor.set_thresholds(torch.tensor(0.5), torch.tensor(0.5))
+    folder = tmp_path_factory.mktemp("exported")
+    np.savez(folder / "inputs.npz", **{name: images.numpy() for name, images in batches.items()})
+    files = {}
+
+    def file(kind, post_processed=True):
+        if (kind, post_processed) not in files:
+            post_processor = model.post_processor
+            if not post_processed:
+                model.post_processor = None
+            root = folder / ("post_processed" if post_processed else "raw")
+            files[kind, post_processed] = getattr(model, f"to_{kind}")(root)
+            model.post_processor = post_processor
+        return files[kind, post_processed]
+
+    return SimpleNamespace(model=model.eval(), batches=batches, file=file, inputs=folder / "inputs.npz")
+
+
+def run_file(path, inputs, folder):
+    """Run an exported file in its own process."""
+    outputs = folder / "outputs.npz"
+    runner = Path(__file__).parent / "run_exported.py"
+    done = subprocess.run([sys.executable, runner, path, inputs, outputs], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return np.load(outputs)
+
+
+# The files
+
+
+@pytest.mark.parametrize(
+    ("kind", "post_processed"),
+    [*((kind, True) for kind in FORMATS), *(pytest.param(kind, False, marks=pytest.mark.slow) for kind in FORMATS)],
+)
+def test_file_gives_what_the_model_gives(exported, tmp_path, kind, post_processed):
+    need(*FORMATS[kind])
+    results = run_file(exported.file(kind, post_processed), exported.inputs, tmp_path)
+    assert len(results.files) == len(exported.batches) * (4 if post_processed else 2)
+    for name, images in exported.batches.items():
+        expected = exported.model(images)
+        np.testing.assert_allclose(results[f"{name}/anomaly_map"], expected.anomaly_map, atol=1e-4)
+        np.testing.assert_allclose(results[f"{name}/pred_score"], expected.pred_score, atol=1e-4)
+        if post_processed:
+            clear = (expected.anomaly_map - 0.5).abs() > 1e-4  # rounding may decide the others
+            np.testing.assert_array_equal(results[f"{name}/pred_mask"][clear], expected.pred_mask[clear])
+            np.testing.assert_array_equal(results[f"{name}/pred_label"], expected.pred_label)
+
+
+def test_images_and_class_names_count_in_these_tests(exported):
+    """The parity of a graph whose text does not depend on the image would say little."""
+    model = exported.model.model
+    images = exported.model.pre_processor(exported.batches[BOTH_OUTCOMES])
+    result = model.branch_maps(images)
+    assert result.class_index.tolist() == [1, 0]
+    phi = model.prompts.vision[0].up.weight
+    before = phi.detach().clone()
+    with torch.no_grad():
+        phi.zero_()
+        without_vision = model.branch_maps(images)
+        phi.copy_(before)
+        model.class_name_filter = False
+        without_filter = model.branch_maps(images)
+        model.class_name_filter = True
+    for other in (without_vision, without_filter):
+        assert (other.maps["vision"] - result.maps["vision"]).abs().max() > 1e-2
+
+
+@pytest.mark.slow
+def test_onnx_in_one_file_and_of_fixed_size(exported, tmp_path, capfd):
+    need("onnx", *FORMATS["onnx"])
+    import onnx
+
+    path = exported.model.to_onnx(tmp_path, input_size=(60, 300), external_data=False)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+    assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[2].dim_value == 60
+    np.savez(tmp_path / "inputs.npz", flat=exported.batches["flat"])
+    results = run_file(path, tmp_path / "inputs.npz", tmp_path)
+    expected = exported.model(exported.batches["flat"])
+    np.testing.assert_allclose(results["flat/anomaly_map"], expected.anomaly_map, atol=1e-4)
+
+
+def test_onnx_file_has_free_sizes_and_the_default_opset(exported):
+    need("onnx", *FORMATS["onnx"])
+    import onnx
+
+    model = onnx.load(exported.file("onnx"), load_external_data=False)
+    assert model.opset_import[0].version == ONNX_OPSET
+    batch, _, height, width = model.graph.input[0].type.tensor_type.shape.dim
+    assert all(dim.dim_param for dim in (batch, height, width))
+
+
+# From a checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(exported, tmp_path_factory):
+    """A checkpoint, which holds no CLIP."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    engine = quiet_engine(folder)
+    engine._setup_trainer(exported.model)
+    engine.trainer.strategy.connect(exported.model)
+    engine.trainer.save_checkpoint(folder / "model.ckpt")
+    return folder / "model.ckpt"
+
+
+def quiet_engine(folder):
+    """Build an engine on the CPU."""
+    settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    return Engine(default_root_dir=folder, accelerator="cpu", devices=1, **settings)
+
+
+def check_against_checkpoint(path, checkpoint, exported, folder):
+    """Compare an exported file with the checkpoint's model; CNF's features are not learned, so not in it."""
+    model = GenCLIP.load_from_checkpoint(checkpoint).eval()
+    assert model.model.class_names.names[int(model.model.default_class)] == "screw"
+    results = run_file(path, exported.inputs, folder)
+    for name, images in exported.batches.items():
+        np.testing.assert_allclose(results[f"{name}/anomaly_map"], model(images).anomaly_map, atol=1e-4)
+
+
+def test_engine_exports_a_checkpoint(exported, checkpoint, tmp_path):
+    path = quiet_engine(tmp_path).export(GenCLIP(backbone="tiny"), "torch", tmp_path, ckpt_path=checkpoint)
+    check_against_checkpoint(path, checkpoint, exported, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FORMATS)
+def test_command_line_exports_a_checkpoint(exported, checkpoint, tmp_path, kind):
+    need(*FORMATS[kind])
+    program = "from anomalib.cli.cli import main; main()"
+    arguments = ["export", "--model", "GenCLIP", "--model.backbone", "tiny", "--export_type", kind]
+    arguments += ["--ckpt_path", checkpoint, "--export_root", tmp_path]
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, cwd=tmp_path)
+    path = next(tmp_path.glob(f"weights/{kind}/model.{ {'torch': 'pt', 'onnx': 'onnx', 'openvino': 'xml'}[kind] }"))
+    check_against_checkpoint(path, checkpoint, exported, tmp_path)
+
+
+def test_class_name_of_a_checkpoint_can_be_chosen_for_the_export(exported, checkpoint):
+    other = GenCLIP.load_from_checkpoint(checkpoint, class_name="bolt").eval()
+    assert other.model.class_names.names[int(other.model.default_class)] == "bolt"
+    images = exported.batches["one"]
+    assert not torch.allclose(other(images).anomaly_map, exported.model(images).anomaly_map, atol=1e-3)
+
+
+def test_export_without_a_class_name_says_so(exported, checkpoint, tmp_path, caplog):
+    GenCLIP.load_from_checkpoint(checkpoint, class_name=None).to_torch(tmp_path)
+    assert "class_name" in caplog.text
+    caplog.clear()
+    exported.model.to_torch(tmp_path)
+    assert "class_name" not in caplog.text
+
+
+# anomalib's inferencers
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Pictures larger than the model's input: smooth colours with fine grain, as PNG and as JPEG."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for index, name in enumerate(("a.png", "b.jpg")):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((420, 310), Image.Resampling.BICUBIC), np.int16)
+        grain = rng.integers(-60, 60, smooth.shape) * (index + 1) // 2
+        Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine_results(exported, photos, tmp_path_factory):
+    """What the engine says about the photos, by file name."""
+    engine = quiet_engine(tmp_path_factory.mktemp("engine"))
+    batches = engine.predict(model=exported.model, dataset=PredictDataset(photos))
+    exported.model.eval()
+    return {Path(item.image_path).name: item for batch in batches for item in batch.items}
+
+
+@pytest.mark.parametrize("name", ["a.png", "b.jpg"])
+@pytest.mark.parametrize("kind", ["torch", "openvino"])
+def test_inferencers_give_what_the_engine_gives(exported, photos, engine_results, monkeypatch, tmp_path, kind, name):
+    need(*FORMATS[kind])
+    monkeypatch.chdir(tmp_path)  # OpenVINOInferencer writes its cache where it is called
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    path = exported.file(kind)
+    inferencer = TorchInferencer(path, "cpu") if kind == "torch" else OpenVINOInferencer(path, "CPU", FLOAT32)
+    expected = engine_results[name]
+    with Image.open(photos / name) as file:
+        array = np.asarray(file)
+    for image in (photos / name, str(photos / name), array, Image.fromarray(array)):
+        result = inferencer.predict(image)
+        np.testing.assert_allclose(np.squeeze(result.anomaly_map), expected.anomaly_map, atol=1e-4)
+        np.testing.assert_allclose(np.squeeze(result.pred_score), expected.pred_score, atol=1e-4)
+        clear = (expected.anomaly_map - 0.5).abs() > 1e-4
+        np.testing.assert_array_equal(np.squeeze(result.pred_mask)[clear], expected.pred_mask[clear])
+        assert bool(np.squeeze(result.pred_label)) == bool(expected.pred_label)
+
+
+def test_torch_inferencer_asks_for_trust(exported, monkeypatch):
+    monkeypatch.delenv("TRUST_REMOTE_CODE", raising=False)
+    with pytest.raises(ValueError, match="TRUST_REMOTE_CODE"):
+        TorchInferencer(exported.file("torch"), "cpu")
+
+
+# The example that needs no torch
+
+
+def test_example_scores_a_folder_without_torch(exported, photos, engine_results, tmp_path):
+    need(*FORMATS["onnx"])
+    pictures = tmp_path / "pictures"
+    (pictures / "deeper").mkdir(parents=True)
+    for name, target in (("a.png", "a.png"), ("b.jpg", "deeper/b.jpg")):
+        (pictures / target).write_bytes((photos / name).read_bytes())
+    (pictures / "broken.png").write_bytes(b"no picture")
+    program = (
+        "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__'); assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", program, EXAMPLE, exported.file("onnx"), pictures, "--output", tmp_path / "out"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3/3" in done.stdout
+    assert "broken.png" in done.stderr
+    with (tmp_path / "out" / "scores.csv").open(encoding="utf-8") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert rows["broken.png"]["error"]
+    assert not rows["broken.png"]["score"]
+    for name in ("a.png", "deeper/b.jpg"):
+        expected = engine_results[Path(name).name]
+        assert float(rows[name]["score"]) == pytest.approx(expected.pred_score.item(), abs=1e-4)
+        assert rows[name]["anomalous"] == str(int(expected.pred_label))
+        with Image.open(tmp_path / "out" / "heat_maps" / f"{name}.png") as picture:
+            assert picture.size == (420, 310)
+
+
+# Resizing
+
+
+@pytest.mark.parametrize("old", [(310, 420), (40, 50), (112, 126), (113, 112), (1, 3), (2000, 30)])
+def test_matrix_resize_is_torchvisions_antialiased_resize(old):
+    size = (112, 126)
+    images = torch.rand(2, 3, *old)
+    expected = Resize(size, InterpolationMode.BICUBIC, antialias=True)(images)
+    torch.testing.assert_close(MatrixResize(size)(images), expected, atol=2e-5, rtol=0)
+
+
+def test_exported_transform_is_the_engines(photos):
+    transform = GenCLIP.configure_pre_processor((112, 126)).transform
+    with Image.open(photos / "a.png") as file:
+        image = torch.from_numpy(np.array(file)).permute(2, 0, 1)[None] / 255
+    expected = transform(image)
+    torch.testing.assert_close(AntialiasedPreProcessor(transform)(image), expected, atol=1e-4, rtol=0)
+    assert (PreProcessor(transform)(image) - expected).abs().max() > 0.1  # anomalib's own: no antialiasing
+
+
+def test_exported_transform_survives_a_checkpoint():
+    before = GenCLIP.configure_pre_processor((112, 126))
+    after = AntialiasedPreProcessor()
+    after.load_checkpoint_config(before.checkpoint_config())
+    images = torch.rand(1, 3, 200, 300)
+    torch.testing.assert_close(after(images), before(images))
+
+
+def test_other_transforms_are_exported_as_anomalib_does():
+    resize = Resize((8, 8), InterpolationMode.BILINEAR, antialias=True)
+    exported_form = AntialiasedPreProcessor(Compose([resize, Normalize([0.0], [1.0])])).export_transform
+    assert not exported_form.transforms[0].antialias
+    assert resize.antialias
+    assert AntialiasedPreProcessor()(torch.ones(1)) == 1
