@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help quickstart test test-slow lint
+.PHONY: help quickstart reproduce test test-slow lint
 
 help:
 	@echo "make quickstart   train a small GenCLIP and test it on categories it has not seen"
+	@echo "make reproduce    run the paper's protocols: needs the data sets, CLIP's weights and a GPU"
 	@echo "make test         run the fast tests"
 	@echo "make test-slow    run the slow tests"
 	@echo "make lint         run ruff and mypy"
@@ -21,6 +22,9 @@ $(STAMP): pyproject.toml
 
 quickstart: $(STAMP)
 	$(BIN)/anomalib train --config configs/quickstart.yaml
+
+reproduce: $(STAMP)
+	$(BIN)/python -m anomalib_genclip.reproduce --config configs/reproduce.yaml
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -20,6 +20,7 @@ from anomalib import LearningType
 from anomalib.data import InferenceBatch
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from PIL import Image
 
@@ -76,6 +77,10 @@ class WhitestPixel(AnomalibModule):
         """Leave images alone."""
         del image_size
         return PreProcessor(torch.nn.Identity())
+
+    def configure_post_processor(self):
+        """Anomalib's usual one."""
+        return PostProcessor()
 
     def forward(self, images):
         """Unused."""
@@ -457,7 +462,8 @@ def test_stock_benchmark_runs_both_configs(compared, data, tmp_path):
         content["benchmark"]["data"]["init_args"] |= {"root": str(data / "target"), "num_workers": 0}
         content["benchmark"]["data"]["init_args"]["category"] = {"grid": ["bottle", "wood"]}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
-    script = "import sys; from anomalib.cli import AnomalibCLI\nfor f in sys.argv[1:]: AnomalibCLI(['benchmark', '--config', f])"
+    script = "import sys; from anomalib.cli import AnomalibCLI\n"
+    script += "for file in sys.argv[1:]: AnomalibCLI(['benchmark', '--config', file])"
     files = [f"{name}.yaml" for name in changes]
     subprocess.run([sys.executable, "-c", script, *files], cwd=tmp_path, check=True)
     tables = [list(csv.DictReader(path.open())) for path in tmp_path.glob("runs/benchmark/*/results.csv")]

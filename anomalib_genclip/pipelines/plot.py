@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 PANELS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 MARKERS = "osD^vP*X"
@@ -32,6 +33,9 @@ def draw_accuracy_against_speed(rows: list[dict[str, Any]]) -> bytes:
                 point = (row["images_per_second"], 100 * row[metric])
                 axes.plot(*point, MARKERS[index % len(MARKERS)], color=colour, markersize=9, label=row["model"])
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("images per second")
         axes.set_title(f"{metric.replace('_', ' ')} in percent", fontsize=10)
         axes.margins(0.15)

@@ -48,7 +48,7 @@ class ResultTable:
 
     def print(self, console: Console | None = None) -> None:
         """Print the table, metrics in percent, and below it the notes; the files have some columns more."""
-        table = Table(box=SIMPLE_HEAD, title=self.title, title_justify="left", padding=(0, 1, 0, 0))
+        table = Table(box=SIMPLE_HEAD, title=self.title, title_justify="left", padding=0, show_edge=False)
         columns = [name for name in self.columns if name not in FILES_ONLY]
         for index, name in enumerate(columns):
             header = HEADERS.get(name, name.replace("_", "\n"))

@@ -1,0 +1,191 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A picture that explains one decision: ``python -m anomalib_genclip.explain --weights FILE --image FILE``.
+
+It shows the image, the map of the vision-enhanced branch, that of the query-only branch, their mean (the model's map),
+the mask if there is one, and says what Class Name Filtering decided.
+"""
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from anomalib.data.utils import read_image, read_mask
+from jsonargparse import ArgumentParser
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from .anomaly_map import upsample
+from .class_names import GENERIC
+from .lightning_model import GenCLIP
+from .post_processor import RawScorePostProcessor
+from .weights import write_whole
+
+BRANCH_TITLES = {"vision": "vision-enhanced branch", "query": "query-only branch"}
+
+
+class Decision(NamedTuple):
+    """How a model came to its score.
+
+    Args:
+        image (Tensor): The image in the size the model sees, ``(3, H, W)``, in [0, 1].
+        maps (dict[str, Tensor]): Map of each branch that ran, by its title, ``(H, W)``, in [0, 1].
+        anomaly_map (Tensor): The model's map, ``(H, W)``, in [0, 1].
+        score (float): Image score.
+        threshold (float | None): Threshold of the image score, if the model has one.
+        class_name (str): Class name that was given.
+        used_name (str): Class name that the prompts used.
+        similarity (float): Cosine of the image and "a photo of a {class_name}".
+        generic_similarity (float): Cosine of the image and "a photo of an object".
+    """
+
+    image: Tensor
+    maps: dict[str, Tensor]
+    anomaly_map: Tensor
+    score: float
+    threshold: float | None
+    class_name: str
+    used_name: str
+    similarity: float
+    generic_similarity: float
+
+
+@torch.no_grad()
+def decide(model: GenCLIP, image: Tensor, class_name: str = GENERIC) -> Decision:
+    """Run a model on one image and keep what it looked at.
+
+    Args:
+        model (GenCLIP): The model.
+        image (Tensor): An RGB image of any size, ``(3, h, w)``, in [0, 1].
+        class_name (str): What is in the image. Defaults to ``"object"``.
+
+    Returns:
+        Decision: The model's result and its parts.
+    """
+    model.eval()
+    torch_model = model.model
+    batch = model.pre_processor(image[None].to(model.device))
+    given = torch_model.class_index([model.class_names.get(class_name, class_name)])
+    parts = torch_model.branch_maps(batch, given)
+    result = torch_model(batch, given)
+    embedding = torch_model.clip.encode_image(batch).embedding
+    names = torch_model.class_names
+    similarities = (names.features[[int(given), 0]] @ embedding[0]).tolist()
+    thresholds = model.post_processor
+    known = isinstance(thresholds, RawScorePostProcessor)
+    return Decision(
+        image=F.interpolate(image[None], size=torch_model.image_size, mode="bilinear", antialias=True)[0].clamp(0, 1),
+        maps={BRANCH_TITLES[name]: upsample(grid, torch_model.image_size)[0, 0] for name, grid in parts.maps.items()},
+        anomaly_map=result.anomaly_map[0, 0],
+        score=float(result.pred_score),
+        threshold=float(thresholds.normalized_image_threshold) if known else None,
+        class_name=names.names[int(given)],
+        used_name=names.names[int(parts.class_index)],
+        similarity=similarities[0],
+        generic_similarity=similarities[1],
+    )
+
+
+def describe(decision: Decision, filtering: bool = True) -> str:
+    """Say in words what was decided.
+
+    Args:
+        decision (Decision): The decision.
+        filtering (bool): Whether CNF was on. Defaults to ``True``.
+
+    Returns:
+        str: Two lines: score and label, and what CNF did.
+    """
+    score = f"image score {decision.score:.3f}"
+    if decision.threshold is not None:
+        label = "anomalous" if decision.score > decision.threshold else "normal"
+        score += f": {label} (threshold {decision.threshold:.3f})"
+    name, cosines = decision.class_name, f"cosine {decision.similarity:.3f}, object {decision.generic_similarity:.3f}"
+    if name == GENERIC:
+        return f"{score}\nno class name was given, so there was nothing to filter"
+    if not filtering:
+        return f'{score}\nclass name "{name}" used as it is: Class Name Filtering is off ({cosines})'
+    if decision.used_name == name:
+        return f'{score}\nClass Name Filtering kept "{name}" ({cosines})'
+    return f'{score}\nClass Name Filtering replaced "{name}" by "{decision.used_name}" ({cosines})'
+
+
+def draw(decision: Decision, caption: str, mask: Tensor | None = None) -> bytes:
+    """Draw the decision.
+
+    Args:
+        decision (Decision): The decision.
+        caption (str): Text above the picture, such as :func:`describe`'s.
+        mask (Tensor | None): Ground truth, ``(h, w)`` of any size, 1 for anomalous. Defaults to ``None``.
+
+    Returns:
+        bytes: A PNG picture. All maps share one scale, so that their colours can be compared.
+    """
+    image = decision.image.permute(1, 2, 0).cpu().numpy()
+    maps = {**decision.maps, "anomaly map: their mean": decision.anomaly_map}
+    if len(decision.maps) == 1:
+        maps = {next(iter(decision.maps)): decision.anomaly_map}
+    count = 1 + len(maps) + (mask is not None)
+    figure = Figure(figsize=(3.1 * count, 4.1), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    panels = list(figure.subplots(1, count))
+    _show(panels[0], image, "input")
+    values = {title: np.asarray(values.float().cpu()) for title, values in maps.items()}
+    low, high = min(map(np.min, values.values())), max(map(np.max, values.values()))
+    for axes, (title, value) in zip(panels[1:], values.items(), strict=False):
+        _show(axes, image, f"{title}\n{value.min():.2f} to {value.max():.2f}")
+        shown = axes.imshow(value, cmap="inferno", vmin=low, vmax=max(high, low + 1e-6), alpha=0.75)
+    figure.colorbar(shown, ax=panels, shrink=0.6, pad=0.01, label="abnormal probability")
+    if mask is not None:
+        _show(panels[-1], np.asarray(mask.cpu()), "mask (ground truth)", cmap="gray", vmin=0, vmax=1)
+    figure.suptitle(caption, fontsize=10, parse_math=False)
+    picture = io.BytesIO()
+    canvas.figure.savefig(picture, format="png", dpi=100)
+    return picture.getvalue()
+
+
+def _show(axes, image: np.ndarray, title: str, **options) -> None:  # noqa: ANN001  # matplotlib's own
+    """Show one panel without ticks."""
+    axes.imshow(image, **options)
+    axes.set_title(title, fontsize=9)
+    axes.set_axis_off()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Explain one image.
+
+    Args:
+        arguments (Sequence[str] | None): The command line. Defaults to ``None``: this process's.
+
+    Returns:
+        int: 0.
+    """
+    from .pipelines.ablated import load_trained
+
+    parser = ArgumentParser(prog="python -m anomalib_genclip.explain")
+    parser.add_argument("--weights", type=str, required=True, help="A checkpoint (.ckpt) or a prompts file.")
+    parser.add_argument("--image", type=str, required=True, help="Image file.")
+    parser.add_argument("--mask", type=str, default=None, help="Ground truth's file, if there is one.")
+    parser.add_argument("--class_name", type=str, default=GENERIC, help="What is in the image.")
+    parser.add_argument("--output", type=str, default="explanation.png", help="Where to write the picture.")
+    args = parser.parse_args(arguments)
+    model = load_trained(args.weights)
+    decision = decide(model, read_image(args.image, as_tensor=True), args.class_name)
+    caption = describe(decision, filtering=model.model.class_name_filter)
+    mask = None if args.mask is None else read_mask(args.mask, as_tensor=True)
+    output = Path(args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(output, draw(decision, caption, mask))
+    print(f"{caption}\n{output}")  # the command's result
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The files in configs/: anomalib can read each, and each protocol runs on a tiny tree of its data sets' layout."""
+
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import data_trees
+import pytest
+import yaml
+from anomalib.cli import AnomalibCLI
+from anomalib.data import get_datamodule
+
+from anomalib_genclip.pipelines.comparison import complete_settings
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+SMALL = ["--model.backbone", "ViT-S-32-alt", "--model.pretrained", "null", "--model.image_size", "64"]
+QUICK = [
+    *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.max_epochs", "1"),
+    *("--trainer.limit_train_batches", "1", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"),
+]
+
+
+def write_folders(root: Path, normal: str, anomalous: str, mask: str, ending: str = "") -> None:
+    """Write plain folders with three images of each label."""
+    for i in range(3):
+        data_trees.write_normal(root / normal / f"{i:03}.png", seed=i)
+        data_trees.write_anomalous(root / anomalous / f"{i:03}.png", root / mask / f"{i:03}{ending}.png", seed=i)
+
+
+def write_dagm(root: Path) -> None:
+    """Write DAGM's layout, normal and anomalous images in one folder, and sort it with the example script."""
+    for texture in (f"Class{k}" for k in range(1, 11)):
+        for i in range(3):
+            data_trees.write_normal(root / texture / "Test" / f"{i:04}.PNG", seed=i)
+            image = root / texture / "Test" / f"{i + 3:04}.PNG"
+            data_trees.write_anomalous(image, image.parent / "Label" / f"{image.stem}_label.PNG", seed=i)
+    script, arguments = ROOT / "examples" / "sort_dagm.py", sys.argv
+    sys.argv = [str(script), str(root)]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        sys.argv = arguments
+
+
+def write_dtd(root: Path) -> None:
+    """Write DTD-Synthetic's layout."""
+    names = "Blotchy_099 Fibrous_183 Marbled_078 Matted_069 Mesh_114 Perforated_037 Stratified_154 Woven_001 Woven_068"
+    for name in (*names.split(), "Woven_104", "Woven_125", "Woven_127"):
+        write_folders(root / name, "test/good", "test/bad", "ground_truth/bad", ending="_mask")
+        shutil.copytree(root / name / "test" / "good", root / name / "train" / "good")
+
+
+TREES = {
+    "MVTecAD": lambda root: data_trees.mvtec_ad(root, ("bottle", "cable")),
+    "visa": lambda root: data_trees.visa(root, ("candle", "cashew")),
+    "MPDD": lambda root: data_trees.mpdd(root, ("tubes",)),
+    "BTech": lambda root: data_trees.btech(root, ("01", "03")),
+    "kolektor": data_trees.kolektor,
+    "DAGM": write_dagm,
+    "DTD-Synthetic": write_dtd,
+    "metal_nut": lambda root: write_folders(root, "good", "scratched", "masks"),
+    "leather": lambda root: write_folders(root, "good", "torn", "unused"),
+}
+NEEDS = {
+    "folder_to_folder": ("metal_nut", "leather"),
+    "visa_to_mvtec": ("visa", "MVTecAD"),
+    "mvtec_to_visa": ("MVTecAD", "visa"),
+    "mvtec_to_mpdd": ("MVTecAD", "MPDD"),
+    "mvtec_to_btech": ("MVTecAD", "BTech"),
+    "mvtec_to_kolektor": ("MVTecAD", "kolektor"),
+    "mvtec_to_dagm": ("MVTecAD", "DAGM"),
+    "mvtec_to_dtd_synthetic": ("MVTecAD", "DTD-Synthetic"),
+}
+# How many images the tiny target has: the whole test split, whatever anomalib would do with it.
+TESTED = {
+    "folder_to_folder": 6,
+    "visa_to_mvtec": 16,
+    "mvtec_to_visa": 16,
+    "mvtec_to_mpdd": 8,
+    "mvtec_to_btech": 16,
+    "mvtec_to_dagm": 60,
+    "mvtec_to_dtd_synthetic": 72,
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_data_config_is_parsed(name, capsys):
+    command = ["train", "--model", "GenCLIP", "--data", str(CONFIGS / "data" / f"{name}.yaml"), "--print_config"]
+    with pytest.raises(SystemExit) as ended:
+        AnomalibCLI(command)
+    assert ended.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["data"]["class_path"].endswith("CrossDataset")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_config_is_parsed(name, capsys):
+    data = str(CONFIGS / "data" / "visa_to_mvtec.yaml")
+    command = ["train", "--model", str(CONFIGS / "model" / f"{name}.yaml"), "--data", data, "--print_config"]
+    with pytest.raises(SystemExit) as ended:
+        AnomalibCLI(command)
+    assert ended.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"].endswith("GenCLIP")
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_protocol_runs_on_a_tiny_tree(name, tmp_path, monkeypatch):
+    for folder in NEEDS[name]:
+        TREES[folder](tmp_path / "datasets" / folder)
+    monkeypatch.chdir(tmp_path)
+    model = CONFIGS / "model" / ("genclip_class_names.yaml" if name.startswith("mvtec_to_") else "genclip.yaml")
+    data = CONFIGS / "data" / f"{name}.yaml"
+    command = ["--model", str(model), *SMALL, "--model.visualizer", "false", "--data", str(data), *QUICK]
+    loading = ["--data.num_workers", "0", "--data.train_batch_size", "4"]
+    cli = AnomalibCLI(["train", *command, *loading, "--default_root_dir", "results"])
+    if name in TESTED:
+        assert len(cli.datamodule.test_data) == TESTED[name]
+    metrics = cli.engine.trainer.callback_metrics
+    assert 0 <= metrics["image_AUROC"] <= 1
+    assert ("pixel_AUROC" in metrics) == (name != "folder_to_folder")  # its target has no masks
+    assert next(Path("results").rglob("metrics.md"))
+
+
+def test_class_names_are_for_categories_that_the_protocols_have():
+    names = yaml.safe_load((CONFIGS / "model" / "genclip_class_names.yaml").read_text())["init_args"]["class_names"]
+    categories = {"Kolektor", "01", "02", "03"}
+    for name in ("mvtec_to_dagm", "mvtec_to_dtd_synthetic"):
+        target = yaml.safe_load((CONFIGS / "data" / f"{name}.yaml").read_text())["init_args"]["target"]
+        categories |= {part["init_args"]["name"] for part in target}
+    assert names.keys() == categories
+
+
+def test_comparison_is_complete(tmp_path, monkeypatch):
+    TREES["MVTecAD"](tmp_path / "datasets" / "MVTecAD")
+    monkeypatch.chdir(tmp_path)
+    settings = complete_settings(yaml.safe_load((CONFIGS / "comparison.yaml").read_text()))
+    assert [part.label for part in settings["parts"]] == ["bottle", "cable"]
+    assert {entry["protocol"] for entry in settings["models"]} == {"cross_dataset", "zero_shot", "one_class"}
+    known = [entry["model"]["class_path"] for entry in settings["models"]]
+    module = sys.modules["anomalib.models"]
+    assert all(hasattr(module, name) for name in known)
+
+
+def test_reproduction_names_files_that_are_there():
+    settings = yaml.safe_load((CONFIGS / "reproduce.yaml").read_text())
+    files = [settings["model"], *settings["protocols"]]
+    assert all((ROOT / file).is_file() for file in files)
+    assert {Path(file).stem for file in settings["protocols"]} == NEEDS.keys() - {"folder_to_folder"}
+
+
+@pytest.mark.parametrize("name", ["benchmark_genclip", "benchmark_patchcore"])
+def test_benchmark_config_names_what_anomalib_has(name):
+    settings = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["benchmark"]
+    categories = settings["data"]["init_args"].pop("category")["grid"]
+    datamodule = get_datamodule({**settings["data"], "init_args": settings["data"]["init_args"] | {"category": "pill"}})
+    known = sys.modules["anomalib.data.datasets.image.mvtecad"].CATEGORIES
+    assert sorted(categories) == sorted(known)
+    assert datamodule.category == "pill"
+    assert hasattr(sys.modules["anomalib.models"], settings["model"]["class_path"])
