@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         int: 0, or 1 if no test gave a result.
     """
-    table = Ablation().run(Ablation.get_parser().parse_args(arguments))
+    table = Ablation().run_settings(Ablation.get_parser().parse_args(arguments))
     return 0 if any("images" in row for row in table.rows) else 1
 
 

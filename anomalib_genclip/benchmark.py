@@ -5,6 +5,10 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentParser
 
 from .pipelines.comparison import Comparison
 
@@ -18,7 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         int: 0, or 1 if no job gave a result.
     """
-    tables = Comparison().run(Comparison.get_parser().parse_args(arguments))
+    parser = ArgumentParser(prog="python -m anomalib_genclip.benchmark")
+    parser.add_argument("--config", type=str, default="configs/comparison.yaml", help="Settings file.")
+    settings = yaml.safe_load(Path(parser.parse_args(arguments).config).read_text(encoding="utf-8"))
+    tables = Comparison().run_settings(settings)
     return 0 if any("error" not in row for row in tables.rows) else 1
 
 

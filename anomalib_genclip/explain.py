@@ -71,21 +71,22 @@ def decide(model: GenCLIP, image: Tensor, class_name: str = GENERIC) -> Decision
     """
     model.eval()
     torch_model = model.model
-    batch = model.pre_processor(image[None].to(model.device))
+    pixels = image[None].to(model.device)
+    batch = pixels if model.pre_processor is None else model.pre_processor(pixels)
     given = torch_model.class_index([model.class_names.get(class_name, class_name)])
     parts = torch_model.branch_maps(batch, given)
     result = torch_model(batch, given)
     embedding = torch_model.clip.encode_image(batch).embedding
     names = torch_model.class_names
     similarities = (names.features[[int(given), 0]] @ embedding[0]).tolist()
-    thresholds = model.post_processor
-    known = isinstance(thresholds, RawScorePostProcessor)
+    labels = model.post_processor
+    threshold = float(labels.normalized_image_threshold) if isinstance(labels, RawScorePostProcessor) else None
     return Decision(
         image=F.interpolate(image[None], size=torch_model.image_size, mode="bilinear", antialias=True)[0].clamp(0, 1),
         maps={BRANCH_TITLES[name]: upsample(grid, torch_model.image_size)[0, 0] for name, grid in parts.maps.items()},
         anomaly_map=result.anomaly_map[0, 0],
         score=float(result.pred_score),
-        threshold=float(thresholds.normalized_image_threshold) if known else None,
+        threshold=threshold,
         class_name=names.names[int(given)],
         used_name=names.names[int(parts.class_index)],
         similarity=similarities[0],

@@ -434,6 +434,8 @@ class GenCLIP(AnomalibModule):
         anomalib asks for opset 14, and torch then prints the traceback of a conversion that fails.
         """
         self._warn_of_generic_class_name()
+        # anomalib's command line shows all loggers' notes, and this one writes a thousand about merged constants.
+        logging.getLogger("onnx_ir").setLevel(logging.WARNING)
         return super().to_onnx(export_root, model_file_name, input_size, **{"opset_version": ONNX_OPSET, **kwargs})
 
     def _warn_of_generic_class_name(self) -> None:

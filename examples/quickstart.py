@@ -1,10 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The quickstart in Python: train on half of the synthetic categories, test on the other half.
-
-    python examples/quickstart.py
-"""
+"""The quickstart in Python: train on half of the synthetic categories, test on the other half."""
 
 from anomalib.data import SyntheticDefects
 from anomalib.engine import Engine

@@ -522,7 +522,7 @@ def train(args: argparse.Namespace) -> None:
         for optimizer, factor in zip(optimizers, (3.0, 1.0), strict=True):
             optimizer.param_groups[0]["lr"] = factor * learning_rate(step, progress, args.lr)
         losses = step_loss(model, vocabulary, images, coverage, facts, rng, args.deep)
-        weights = {"contrast": 1.0, "state": args.state, "region": args.region, "deep": args.deep}
+        weights = {"contrast": args.contrast, "state": args.state, "region": args.region, "deep": args.deep}
         model.zero_grad()
         sum(weights[name] * loss for name, loss in losses.items()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -659,9 +659,10 @@ def _main() -> None:
     training.add_argument("--minutes", type=float, default=90, help="training time, earlier runs counted in")
     training.add_argument("--batch", type=int, default=64)
     training.add_argument("--lr", type=float, default=1e-3)
+    training.add_argument("--contrast", type=float, default=0.5, help="weight of the image-caption contrast")
     training.add_argument("--state", type=float, default=1.0, help="weight of the perfect-or-damaged term")
     training.add_argument("--plain-start", action="store_true", help="open_clip's own random starting values")
-    training.add_argument("--region", type=float, default=2.0, help="weight of the region term")
+    training.add_argument("--region", type=float, default=3.0, help="weight of the region term")
     training.add_argument("--deep", type=float, default=0.5, help="weight of the region term at layers 4 and 6")
     measuring = commands.add_parser("measure", help="print scores of a checkpoint on categories it has not seen")
     measuring.add_argument("--checkpoint", type=Path, required=True)

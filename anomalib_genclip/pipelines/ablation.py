@@ -3,14 +3,13 @@
 
 """The paper's ablation: a trained GenCLIP without some of its parts, and with one layer at a time."""
 
-from argparse import Namespace
 from collections.abc import Generator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from anomalib.pipelines.components.base import Job, JobGenerator, Pipeline, Runner
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from .ablated import tapped_layers, variants
 from .progress_runner import ProgressRunner
@@ -57,7 +56,9 @@ class AblationGenerator(JobGenerator):
     def generate_jobs(self, args: dict | None = None, prev_stage_result: Any = None) -> Generator[Job, None, None]:  # noqa: ANN401
         """Make the jobs from the pipeline's settings."""
         del prev_stage_result
-        for variant in variants(tapped_layers(args["weights"])) if args else []:
+        if not args:
+            return
+        for variant in variants(tapped_layers(args["weights"])):
             settings = {
                 "action": "ablate",
                 "weights": args["weights"],
@@ -80,7 +81,7 @@ class Ablation(Pipeline):
     Example:
         >>> arguments = ["--weights", "model.ckpt", "--data", "configs/data/visa_to_mvtec.yaml"]
         >>> args = Ablation.get_parser().parse_args(arguments)  # doctest: +SKIP
-        >>> table = Ablation().run(args)  # doctest: +SKIP
+        >>> table = Ablation().run_settings(args)  # doctest: +SKIP
     """
 
     def _setup_runners(self, args: dict) -> list[Runner]:
@@ -99,16 +100,23 @@ class Ablation(Pipeline):
         parser.add_argument("--isolate", type=bool, default=True, help="Run each test in a process of its own.")
         return parser
 
-    def run(self, args: Namespace | None = None) -> ResultTable:
+    def run(self, args: Namespace | None = None) -> None:
         """Run all tests, and write and print the table.
 
         Args:
             args (Namespace | None): As of :meth:`get_parser`. Defaults to ``None``: the command line's.
+        """
+        self.run_settings(args or self.get_parser().parse_args())
+
+    def run_settings(self, args: Namespace) -> ResultTable:
+        """Run all tests, and write and print the table.
+
+        Args:
+            args (Namespace): As of :meth:`get_parser`.
 
         Returns:
             ResultTable: The results, one row per variant.
         """
-        args = args or self.get_parser().parse_args()
         settings = {**vars(args), "data": self._get_args(args), "results_dir": Path(args.results_dir)}
         _, table = self._setup_runners(settings)[0].run(settings)
         return table

@@ -3,15 +3,15 @@
 
 """Models of different protocols compared on the same images with the same metrics."""
 
-from argparse import Namespace
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomalib.data import get_datamodule
 from anomalib.pipelines.components.base import Job, JobGenerator, Pipeline, Runner
+from jsonargparse import Namespace
 
-from anomalib_genclip.data.categories import category_of, expand, to_download
+from anomalib_genclip.data.categories import Categories, category_of, expand, to_download
 
 from .comparison_tables import ComparisonTables
 from .measured_job import PROTOCOLS
@@ -80,7 +80,9 @@ class TrainGenerator(JobGenerator):
     def generate_jobs(self, args: dict | None = None, prev_stage_result: Any = None) -> Generator[Job, None, None]:  # noqa: ANN401
         """Make the jobs from the pipeline's settings."""
         del prev_stage_result
-        for entry in args["models"] if args else []:
+        if not args:
+            return
+        for entry in args["models"]:
             if entry["protocol"] == "cross_dataset":
                 settings = {
                     "action": "train",
@@ -142,12 +144,12 @@ class TargetPart(NamedTuple):
     category: str | None
 
 
-def target_parts(targets: list[Settings], categories: list[str] | str | None) -> list[TargetPart]:
+def target_parts(targets: list[Settings], categories: Categories) -> list[TargetPart]:
     """List the targets' categories, downloading a data set if it is not there.
 
     Args:
         targets (list[Settings]): Datamodules, ``{"class_path": name, "init_args": {...}}``.
-        categories (list[str] | str | None): As :class:`anomalib_genclip.CrossDataset` takes them; they concern each
+        categories (Categories): As :class:`anomalib_genclip.CrossDataset` takes them; they concern each
             data set that has categories.
 
     Returns:
@@ -186,15 +188,14 @@ class Comparison(Pipeline):
     are tried again next time.
 
     Example:
-        >>> from argparse import Namespace
-        >>> tables = Comparison().run(Namespace(config="configs/comparison.yaml"))  # doctest: +SKIP
+        >>>         >>> tables = Comparison().run(Namespace(config="configs/comparison.yaml"))  # doctest: +SKIP
     """
 
     def _setup_runners(self, args: dict) -> list[Runner]:
         del args
         return [ProgressRunner(TrainGenerator()), ProgressRunner(EvaluateGenerator())]
 
-    def run(self, args: Namespace | None = None) -> ComparisonTables:
+    def run(self, args: Namespace | None = None) -> None:
         """Run all jobs, and write and print the tables.
 
         The base class's method would send every logger of the process to a file and hide what goes wrong.
@@ -202,16 +203,23 @@ class Comparison(Pipeline):
         Args:
             args (Namespace | None): ``config``, the settings' file. Defaults to ``None``: the command line's.
 
+        Raises:
+            ValueError: If the settings are wrong.
+        """
+        self.run_settings(self._get_args(args))
+
+    def run_settings(self, settings: Settings) -> ComparisonTables:
+        """Run all jobs, and write and print the tables.
+
+        Args:
+            settings (Settings): See the class.
+
         Returns:
             ComparisonTables: The results.
 
         Raises:
             ValueError: If the settings are wrong.
         """
-        return self.run_settings(self._get_args(args))
-
-    def run_settings(self, settings: Settings) -> ComparisonTables:
-        """Run with settings that are already read; see :meth:`run`."""
         complete = complete_settings(settings)
         result = None
         for runner in self._setup_runners(complete):

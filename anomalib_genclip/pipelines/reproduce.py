@@ -96,7 +96,7 @@ def comparison_settings(data: Settings, settings: Settings, folder: Path, stem: 
         "source_categories": data.get("source_categories"),
         "data": {key: value for key, value in data.items() if key not in sides},
     }
-    common = {key: settings[key] for key in ("accelerator", "isolate", "seed") if key in settings}
+    common: Settings = {key: settings[key] for key in ("accelerator", "isolate", "seed") if key in settings}
     return {
         **common,
         "results_dir": folder / stem,
