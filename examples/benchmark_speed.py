@@ -1,0 +1,195 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Measure GenCLIP against the bare vision tower of its own backbone, in one run.
+
+    python examples/benchmark_speed.py --backbone ViT-L-14-336 --image-size 518 --batch-size 1
+    python examples/benchmark_speed.py --backbone ViT-L-14-336 --batch-size 8 --device cuda --precision bf16 --json
+
+Weights are random unless --pretrained says otherwise: they do not change the time. Times are medians over
+repetitions in which the two take turns, after warm-up. Memory is measured in a process each.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from anomalib_genclip.loss import GenCLIPLoss
+from anomalib_genclip.torch_model import GenCLIPModel
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WARM_UP = 2
+Step = Callable[[], Any]
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="ViT-L-14-336")
+    parser.add_argument("--pretrained", help="an open_clip tag or a file; random weights if left out")
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--precision", choices=DTYPES, default="fp32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile both")
+    parser.add_argument("--train", action="store_true", help="a training step instead of inference")
+    parser.add_argument("--against", choices=["winclip"], help="also anomalib's WinCLIP against its own tower")
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--only", choices=["backbone", "genclip"], help=argparse.SUPPRESS)  # the memory processes
+    return parser.parse_args()
+
+
+def steps_of(args: argparse.Namespace) -> dict[str, Step]:
+    """Build the model and what is to be timed."""
+    torch.manual_seed(0)
+    model = GenCLIPModel(args.backbone, args.pretrained, args.image_size).to(args.device).eval()
+    images = torch.randn(args.batch_size, 3, *model.image_size, device=args.device)
+    index = model.class_index(["bottle"] * args.batch_size)
+    tower = model.clip.model
+    encode: Step = tower.encode_image
+    forward: Step = model
+    if args.compile:
+        encode, forward = torch.compile(encode), torch.compile(model, fullgraph=True)
+    steps = {"backbone": lambda: encode(images), "genclip": lambda: forward(images, index)}
+    if args.train:
+        steps["genclip"] = training_step(model, images, index)
+    return {name: in_precision(step, args, grad=args.train and name == "genclip") for name, step in steps.items()}
+
+
+def training_step(model: GenCLIPModel, images: torch.Tensor, index: torch.Tensor) -> Step:
+    """Forward, loss, backward and the optimiser's step."""
+    model.train()
+    loss = GenCLIPLoss(image_weight=0.5)
+    optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad])
+    mask = torch.zeros(len(images), *model.image_size, device=images.device)
+    mask[:, :64, :64] = 1
+
+    def step() -> None:
+        value = loss(*model.training_logits(images, index), mask)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+
+    return step
+
+
+def in_precision(step: Step, args: argparse.Namespace, *, grad: bool) -> Step:
+    """Run a step under autocast, without autograd unless it trains."""
+    dtype, kind = DTYPES[args.precision], torch.device(args.device).type
+
+    def run() -> Any:  # noqa: ANN401
+        with torch.set_grad_enabled(grad), torch.autocast(kind, dtype, enabled=dtype != torch.float32):
+            return step()
+
+    return run
+
+
+def milliseconds(step: Step, device: str) -> float:
+    """Time one call."""
+    if torch.device(device).type != "cuda":
+        start = time.perf_counter()
+        step()
+        return 1000 * (time.perf_counter() - start)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    step()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end)
+
+
+def medians(steps: dict[str, Step], device: str, repetitions: int) -> dict[str, float]:
+    """Time the steps in turns."""
+    for step in steps.values():
+        for _ in range(WARM_UP):
+            step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repetitions):
+        for name, step in steps.items():
+            times[name].append(milliseconds(step, device))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def winclip_steps(device: str) -> dict[str, Step]:
+    """Build anomalib's WinCLIP with random weights at its own size, and its own tower."""
+    import open_clip
+    from anomalib.models.image.winclip.torch_model import WinClipModel
+
+    create, tokenizer = open_clip.create_model_and_transforms, open_clip.get_tokenizer
+    open_clip.create_model_and_transforms = lambda name, **_: create(name)  # no download
+    try:
+        model = WinClipModel(class_name="bottle").to(device).eval()
+    finally:
+        open_clip.create_model_and_transforms, open_clip.get_tokenizer = create, tokenizer
+    images = torch.randn(1, 3, 240, 240, device=device)
+    return {"backbone": lambda: model.clip.encode_image(images), "winclip": lambda: model(images)}
+
+
+def memory(which: str) -> float:
+    """Peak memory in MB of one of the two, in a process of its own."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--only", which]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  # this very script
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def measure_memory(args: argparse.Namespace) -> float:
+    """Run the step and read the peak: allocated memory on a GPU, resident size on the CPU."""
+    step = steps_of(args)[args.only]
+    for _ in range(WARM_UP):
+        step()
+    if torch.device(args.device).type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    """Measure and print."""
+    args = parse()
+    if args.only:
+        print(json.dumps(measure_memory(args)))
+        return
+    peaks = {which: memory(which) for which in ("backbone", "genclip")}
+    times = medians(steps_of(args), args.device, args.repetitions)
+    result = {
+        "device": torch.cuda.get_device_name()
+        if args.device.startswith("cuda")
+        else f"{torch.get_num_threads()} CPU threads",
+        "backbone": args.backbone,
+        "image_size": args.image_size,
+        "batch": args.batch_size,
+        "precision": args.precision,
+        "mode": "train" if args.train else "inference",
+        "backbone_ms": times["backbone"],
+        "genclip_ms": times["genclip"],
+        "ratio_to_backbone": times["genclip"] / times["backbone"],
+        "images_per_second": 1000 * args.batch_size / times["genclip"],
+        "peak_memory_mb": peaks["genclip"],
+        "backbone_peak_memory_mb": peaks["backbone"],
+    }
+    if args.against:
+        with torch.no_grad():
+            other = medians(winclip_steps(args.device), args.device, args.repetitions)
+        result["winclip_ratio_to_its_backbone"] = other["winclip"] / other["backbone"]
+    if args.json:
+        print(json.dumps(result))
+        return
+    table = Table("measure", "value")
+    for key, value in result.items():
+        table.add_row(key, f"{value:.2f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
