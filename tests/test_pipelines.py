@@ -23,6 +23,7 @@ from anomalib.models import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from PIL import Image
+from torchvision.transforms.v2 import Compose, Resize
 
 from anomalib_genclip import GenCLIP, ablation, benchmark, reproduce
 from anomalib_genclip.evaluation import CategoryEvaluator
@@ -41,18 +42,25 @@ LOADING = {"num_workers": 0, "eval_batch_size": 4}
 ROOT = Path(__file__).parents[1]
 
 
+class DarkestChannel(torch.nn.Module):
+    """The torch model of :class:`WhitestPixel`."""
+
+    def forward(self, images):
+        """Score each pixel by its darkest channel, ``(B, 3, H, W)`` to ``(B, 1, H, W)``."""
+        maps = images.amin(dim=1, keepdim=True)
+        return InferenceBatch(pred_score=maps.amax(dim=(1, 2, 3)), anomaly_map=maps)
+
+
 class WhitestPixel(AnomalibModule):
     """A zero-shot model like anomalib's own: without ``val_dataloader`` of its own. White squares are its defects."""
 
     def __init__(self, evaluator=True, visualizer=True):
         super().__init__(evaluator=evaluator, visualizer=visualizer)
-        self.model = torch.nn.Identity()
+        self.model = DarkestChannel()
 
     def validation_step(self, batch, *_args, **_kwargs):
-        """Score by the darkest channel."""
-        return batch.update(
-            pred_score=batch.image.amin(dim=1).amax(dim=(1, 2)), anomaly_map=batch.image.amin(dim=1, keepdim=True)
-        )
+        """Predict."""
+        return batch.update(**self.model(batch.image)._asdict())
 
     def training_step(self, *_args, **_kwargs):
         """Zero-shot models never train."""
@@ -76,15 +84,11 @@ class WhitestPixel(AnomalibModule):
     def configure_pre_processor(image_size=None):
         """Leave images alone."""
         del image_size
-        return PreProcessor(torch.nn.Identity())
+        return PreProcessor(Compose([Resize((data_trees.SIZE, data_trees.SIZE))]))
 
     def configure_post_processor(self):
         """Anomalib's usual one."""
         return PostProcessor()
-
-    def forward(self, images):
-        """Unused."""
-        return InferenceBatch(pred_score=images.amax(dim=(1, 2, 3)))
 
 
 def mvtec(root, **settings) -> dict:
@@ -294,7 +298,7 @@ def test_wrong_settings_are_refused_before_anything_runs(data, tmp_path, change,
 
 
 def test_model_that_anomalib_does_not_know_is_named(tmp_path):
-    settings = {"action": "test", "model": {"class_path": "NoSuchModel"}, "accelerator": "cpu"}
+    settings = {"action": "test", "model": {"class_path": "NoSuchModel"}, "accelerator": "cpu", "seed": 0}
     assert "NoSuchModel" in task.run_here(settings, tmp_path / "log")["error"]
     assert "Traceback" in (tmp_path / "log").read_text()
 

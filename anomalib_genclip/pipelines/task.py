@@ -27,6 +27,8 @@ _LONGEST_REASON = 300
 
 def test_on_category(settings: Settings) -> dict[str, Any]:
     """Test a model on one category; settings as made by :class:`.comparison.EvaluateGenerator`."""
+    # Before the model is built: it may start from random weights.
+    seed_everything(settings["seed"], workers=True)
     job = MeasuredJob(
         accelerator=settings["accelerator"],
         model=build_model(settings["model"]),
