@@ -314,6 +314,16 @@ def test_command_runs_jobs_in_processes_of_their_own(data, tmp_path):
     assert row["images_per_second"] > 0
 
 
+def test_same_seed_gives_the_same_figures_even_for_random_weights(compared, data, tmp_path):
+    model = compared.settings["models"][2]["model"]
+    settings = {"action": "test", "model": model, "protocol": "one_class", "trainer": {}, "checkpoint": None}
+    settings |= {"target": mvtec(data / "target"), "category": "wood", "accelerator": "cpu", "seed": 1}
+    torch.rand(7)
+    again = task.run_here(settings, tmp_path / "log")
+    row = rows_of(compared.tables, "PatchCore")[1]
+    assert {name: again[name] for name in METRIC_NAMES} == {name: row[name] for name in METRIC_NAMES}
+
+
 def test_process_that_dies_is_a_failure_with_its_code(monkeypatch, tmp_path):
     monkeypatch.setattr(task.subprocess, "run", lambda *_args, **_kwargs: SimpleNamespace(returncode=-9))
     error = task.run_isolated({"action": "test"}, tmp_path / "log")["error"]
