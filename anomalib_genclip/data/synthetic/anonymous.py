@@ -43,7 +43,7 @@ def _photograph(c: Canvas) -> np.ndarray:
     side = int(rng.uniform(0.25, 0.8) * min(picture.shape[:2]))
     top, left = rng.integers(0, picture.shape[0] - side + 1), rng.integers(0, picture.shape[1] - side + 1)
     piece = cv2.resize(picture[top : top + side, left : left + side], (c.size, c.size), interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(np.rot90(piece, rng.integers(4)))
+    return np.ascontiguousarray(np.rot90(piece, int(rng.integers(4))))
 
 
 def _pattern(c: Canvas) -> np.ndarray:
@@ -89,8 +89,8 @@ def _material(c: Canvas) -> np.ndarray:
             if rng.random() < 0.35:
                 image = image + relief(pattern * 2, c.light, rng.uniform(0.02, 0.08))[..., None]
             image = blend(image, (0.5 + 0.5 * pattern) * rng.uniform(0.15, 0.8), other)
-    image = image + rng.uniform(0, 0.08) * fractal(rng, c.size, int(rng.choice([8, 32, 64])), 2)[..., None]
-    return np.clip(image, 0, 1).astype(np.float32)
+    noise = rng.uniform(0, 0.08) * fractal(rng, c.size, int(rng.choice([8, 32, 64])), 2)[..., None]
+    return np.clip(image + noise, 0, 1).astype(np.float32)
 
 
 def _outline(c: Canvas) -> np.ndarray:

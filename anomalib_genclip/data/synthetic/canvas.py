@@ -78,7 +78,7 @@ def fractal(rng: np.random.Generator, size: int, coarse: int = 4, octaves: int =
         Noise ``(size, size)``, about ``[-1, 1]``.
     """
     layers = [(0.5**i, coarse * 2**i) for i in range(octaves) if coarse * 2**i <= 64]
-    total = sum(weight * perlin(rng, size, cells) for weight, cells in layers)
+    total = np.sum([weight * perlin(rng, size, cells) for weight, cells in layers], axis=0)
     return total / sum(weight for weight, _ in layers) * 1.3
 
 
@@ -209,7 +209,7 @@ class Canvas:
     def shadow(self, distance: np.ndarray, strength: float = 0.35, reach: float = 0.12) -> None:
         """Darken what lies beside a shape, away from the light."""
         pixels = 0.4 * reach / self.px
-        move = np.float32([[1, 0, np.cos(self.light) * pixels], [0, 1, np.sin(self.light) * pixels]])
+        move = np.array([[1, 0, np.cos(self.light) * pixels], [0, 1, np.sin(self.light) * pixels]], np.float32)
         moved = cv2.warpAffine(self.mask(distance), move, (self.size, self.size))
         self.shade(-strength * cv2.GaussianBlur(moved, (0, 0), max(pixels, 0.5)))
 

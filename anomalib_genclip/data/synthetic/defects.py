@@ -201,7 +201,7 @@ def contamination(c: Canvas) -> Damage:
     alpha = alpha * c.region
     colour = hsv(rng, rng.random(), rng.uniform(0, 0.9), rng.uniform(0.05, 1))
     shade = cv2.warpAffine(
-        alpha, np.float32([[1, 0, 1.5 * np.cos(c.light)], [0, 1, 1.5 * np.sin(c.light)]]), alpha.shape
+        alpha, np.array([[1, 0, 1.5 * np.cos(c.light)], [0, 1, 1.5 * np.sin(c.light)]], np.float32), alpha.shape
     )
     image = c.image * (1 - 0.35 * shade * c.region)[..., None]
     ground = colour * (1 + 0.25 * perlin(rng, c.size, 64))[..., None]
@@ -213,7 +213,10 @@ def misprint(c: Canvas) -> Damage:
     rng = c.rng
     move = rng.uniform(0.04, 0.12) * c.size * np.array([np.cos(c.light), np.sin(c.light)])
     shifted = cv2.warpAffine(
-        c.image, np.float32([[1, 0, move[0]], [0, 1, move[1]]]), (c.size, c.size), borderMode=cv2.BORDER_REFLECT
+        c.image,
+        np.array([[1, 0, move[0]], [0, 1, move[1]]], np.float32),
+        (c.size, c.size),
+        borderMode=cv2.BORDER_REFLECT,
     )
     if c.prints and rng.random() < 0.6:
         mask, clean = c.prints[rng.integers(len(c.prints))]

@@ -82,7 +82,7 @@ def gear(c: Canvas) -> None:
     c.shadow(distance)
     _metal(c, distance, tint=0.2)
     c.region = c.mask(distance)
-    k = rng.integers(teeth)
+    k = int(rng.integers(teeth))
     tooth = np.abs(np.mod(angle - 2 * np.pi * k / teeth + np.pi, 2 * np.pi) - np.pi) < np.pi / teeth * rng.choice([
         1,
         3,
