@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_genclip import __version__
+from anomalib_genclip.backbone import TINY
+from anomalib_genclip.tiny import TINY_CLIP_FILE
 from anomalib_genclip.weights import write_whole
 
 
@@ -17,7 +19,7 @@ def job_key(settings: dict[str, Any]) -> str:
     """Name a job by all that its result depends on.
 
     That is its settings, the contents of the files that they name (a prompts file may be trained anew under its old
-    name), and the versions of this package and of anomalib.
+    name) and of the bundled CLIP, and the versions of this package and of anomalib.
 
     Args:
         settings (dict[str, Any]): Plain data.
@@ -25,7 +27,10 @@ def job_key(settings: dict[str, Any]) -> str:
     Returns:
         str: A short hash.
     """
-    files = {path: _digest(Path(path)) for path in _strings(settings) if _is_file(path)}
+    names = _strings(settings)
+    files = {path: _digest(Path(path)) for path in names if _is_file(path)}
+    if TINY in names:
+        files[TINY] = _digest(TINY_CLIP_FILE)
     text = json.dumps([settings, files, __version__, version("anomalib")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
