@@ -91,7 +91,7 @@ class GenCLIP(AnomalibModule):
             then zero-shot: it is used as it is, and training leaves it alone. Defaults to ``None``.
         fine_tune (bool): Train on from ``weights``. Defaults to ``False``.
         learning_rate (float): Adam's learning rate for prompts and ``φ``. Defaults to ``1e-3``.
-        projection_learning_rate (float): Adam's learning rate for ``ψ``. Defaults to ``1e-3``.
+        projection_learning_rate (float): Adam's learning rate for ``ψ``. Defaults to ``1e-4``.
         query_only_share (float): Share of the training images that see the query-only prompt instead of the
             vision-enhanced one (ours; the paper's is 0). Defaults to ``0.3``.
         image_loss_weight (float): Weight of the cross-entropy on the CLS token (ours; the paper's is 0). Defaults to
@@ -135,7 +135,7 @@ class GenCLIP(AnomalibModule):
         weights: str | Path | None = None,
         fine_tune: bool = False,
         learning_rate: float = 1e-3,
-        projection_learning_rate: float = 1e-3,
+        projection_learning_rate: float = 1e-4,
         query_only_share: float = 0.3,
         image_loss_weight: float = 0.5,
         anomaly_source: str = "auto",

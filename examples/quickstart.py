@@ -21,7 +21,7 @@ if __name__ == "__main__":
         num_workers=0,
     )
     model = GenCLIP(backbone="tiny")
-    engine = Engine(max_epochs=10)
+    engine = Engine(max_epochs=5)
     engine.train(model=model, datamodule=data)  # prints the figures per category and says where the report is
     prompts = model.save_weights("prompts.safetensors")
     print(f"What was learned: {prompts}, {prompts.stat().st_size / 1e6:.1f} MB. Try examples/predict_folder.py.")
