@@ -462,7 +462,7 @@ def learning_rate(step: int, progress: float, peak: float) -> float:
 
 
 def _optimizers(model: CLIP) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, which halves the steps that are needed, and AdamW for everything else."""
+    """Muon for the blocks' matrices, AdamW for everything else."""
     towers = [*model.visual.transformer.named_parameters(), *model.transformer.named_parameters()]
     matrices = [parameter for _, parameter in towers if parameter.ndim == 2]
     known = {id(parameter) for parameter in matrices}
