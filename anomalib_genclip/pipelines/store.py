@@ -12,14 +12,14 @@ from typing import Any
 from anomalib_genclip import __version__
 from anomalib_genclip.backbone import TINY
 from anomalib_genclip.tiny import TINY_CLIP_FILE
-from anomalib_genclip.weights import write_whole
+from anomalib_genclip.weights import BUNDLED, write_whole
 
 
 def job_key(settings: dict[str, Any]) -> str:
     """Name a job by all that its result depends on.
 
     That is its settings, the contents of the files that they name (a prompts file may be trained anew under its old
-    name) and of the bundled CLIP, and the versions of this package and of anomalib.
+    name) and of the bundled weights, and the versions of this package and of anomalib.
 
     Args:
         settings (dict[str, Any]): Plain data.
@@ -29,8 +29,8 @@ def job_key(settings: dict[str, Any]) -> str:
     """
     names = _strings(settings)
     files = {path: _digest(Path(path)) for path in names if _is_file(path)}
-    if TINY in names:
-        files[TINY] = _digest(TINY_CLIP_FILE)
+    if {TINY, *BUNDLED} & set(names):
+        files |= {path.name: _digest(path) for path in sorted(TINY_CLIP_FILE.parent.glob("*.safetensors"))}
     text = json.dumps([settings, files, __version__, version("anomalib")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
