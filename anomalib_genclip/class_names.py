@@ -4,13 +4,11 @@
 """Class names: their tokens, and Class Name Filtering (CNF)."""
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 
 import torch
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from .clip import FrozenCLIP
+from .clip import FrozenCLIP, clip_tokenizer
 
 GENERIC = "object"
 ABNORMAL_WORD = "damaged"
@@ -35,11 +33,6 @@ def _written_prompt(name: str) -> str:
     return f"a photo of an {GENERIC}" if name == GENERIC else f"a photo of a {name}"
 
 
-@cache
-def _tokenizer() -> SimpleTokenizer:
-    return SimpleTokenizer()
-
-
 def suffix_ids(name: str, max_tokens: int) -> tuple[list[int], list[int]]:
     """Tokenize what follows the learnable tokens of the normal and of the abnormal prompt.
 
@@ -53,7 +46,7 @@ def suffix_ids(name: str, max_tokens: int) -> tuple[list[int], list[int]]:
     Raises:
         ValueError: If the name has no or too many tokens.
     """
-    tokenizer = _tokenizer()
+    tokenizer = clip_tokenizer()
     normal, abnormal = ([*tokenizer.encode(text), tokenizer.eot_token_id] for text in (name, f"{ABNORMAL_WORD} {name}"))
     shown = repr(name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}...")
     if len(normal) == 1:

@@ -4,6 +4,7 @@
 """Frozen CLIP: images to layer tokens, token embeddings to text features."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,12 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+
+@cache
+def clip_tokenizer() -> SimpleTokenizer:
+    """CLIP's tokenizer, read once: it is the same for all backbones."""
+    return SimpleTokenizer()
 
 
 class ImageTokens(NamedTuple):
@@ -59,7 +66,7 @@ class FrozenCLIP(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.layers = tuple(layers)
-        self.tokenizer = SimpleTokenizer(context_length=model.context_length)
+        self.tokenizer = clip_tokenizer()
         self.grid_size: tuple[int, int] = tuple(model.visual.grid_size)
 
     def train(self, mode: bool = True) -> "FrozenCLIP":  # noqa: ARG002

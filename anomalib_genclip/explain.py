@@ -24,9 +24,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from .anomaly_map import upsample
 from .class_names import GENERIC
+from .files import write_whole
 from .lightning_model import GenCLIP
 from .post_processor import RawScorePostProcessor
-from .weights import write_whole
 
 BRANCH_TITLES = {"vision": "vision-enhanced branch", "query": "query-only branch"}
 

@@ -4,17 +4,17 @@
 """Prompts files: what GenCLIP has learned, without CLIP, in one safetensors file."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from .files import write_whole
 
 FORMAT = "anomalib-genclip"
 FORMAT_VERSION = 1
@@ -110,22 +110,7 @@ class LearnedWeights:
         tensors = {**self.tensors, **{f"threshold.{key}": value for key, value in self.thresholds.items()}}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save(tensors, {"genclip": json.dumps(metadata)}))
-        return path
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or an interruption, never sees half of it."""
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
-        try:
-            temporary.write(content)
-            temporary.flush()
-            os.fsync(temporary.fileno())
-        except BaseException:
-            Path(temporary.name).unlink()
-            raise
-    Path(temporary.name).chmod(0o644)
-    Path(temporary.name).replace(path)
+        return write_whole(path, save(tensors, {"genclip": json.dumps(metadata)}))
 
 
 def load_weights(path: str | Path) -> LearnedWeights:

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from anomalib_genclip.files import markdown_cell, write_whole
 
 from .chart import draw_chart
 from .result import METRIC_NAMES, EvaluationResult
@@ -79,15 +80,13 @@ def as_csv(result: EvaluationResult) -> str:
 def as_markdown(result: EvaluationResult) -> str:
     """The result as a Markdown table in percent, with remarks below."""
     header = ["category", *METRIC_NAMES]
-    body = [[_cell(category), *(percent(row.get(name)) for name in METRIC_NAMES)] for category, row in rows(result)]
+    body = [
+        [markdown_cell(category), *(percent(row.get(name)) for name in METRIC_NAMES)] for category, row in rows(result)
+    ]
     body[-1] = [f"**{cell}**" for cell in body[-1]]
     lines = [header, ["---", *["---:"] * len(METRIC_NAMES)], *body]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return table + "\n\n" + "\n".join(f"- {remark}" for remark in remarks(result)) + "\n"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
 
 
 def write_report(result: EvaluationResult, folder: str | Path) -> list[Path]:
@@ -111,19 +110,8 @@ def write_report(result: EvaluationResult, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [_replace(folder / name, content) for name, content in files.items()]
+        paths = [write_whole(folder / name, content) for name, content in files.items()]
     except OSError as error:
         logger.warning("The report could not be written to %s: %s", folder, error)
         return []
     return paths
-
-
-def _replace(path: Path, content: bytes) -> Path:
-    """Put a whole file in place of whatever is there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path

@@ -11,8 +11,9 @@ from typing import Any
 
 from anomalib_genclip import __version__
 from anomalib_genclip.backbone import TINY
+from anomalib_genclip.files import write_whole
 from anomalib_genclip.tiny import TINY_CLIP_FILE
-from anomalib_genclip.weights import BUNDLED, write_whole
+from anomalib_genclip.weights import BUNDLED
 
 
 def job_key(settings: dict[str, Any]) -> str:

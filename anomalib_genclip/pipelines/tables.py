@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from anomalib_genclip.evaluation.result import METRIC_NAMES
-from anomalib_genclip.weights import write_whole
+from anomalib_genclip.files import markdown_cell, write_whole
 
 Row = dict[str, Any]
 UNDEFINED = "-"
@@ -76,7 +76,7 @@ class ResultTable:
 
     def as_markdown(self) -> str:
         """The same as a Markdown table, metrics in percent."""
-        body = [[_cell(shown(name, row.get(name))) for name in self.columns] for row in self.rows]
+        body = [[markdown_cell(shown(name, row.get(name))) for name in self.columns] for row in self.rows]
         lines = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *body]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         remarks = "".join(f"- {remark}\n" for remark in self.remarks)
@@ -99,7 +99,3 @@ def shown(name: str, value: Any) -> str:  # noqa: ANN401
     if isinstance(value, float):
         return f"{100 * value:.1f}" if name in METRIC_NAMES else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
     return str(value)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
