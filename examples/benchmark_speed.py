@@ -19,11 +19,13 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from anomalib_genclip.backbone import backbone_spec, load_clip, resolve_image_size
 from anomalib_genclip.loss import GenCLIPLoss
 from anomalib_genclip.torch_model import GenCLIPModel
 
@@ -53,6 +55,8 @@ def parse() -> argparse.Namespace:
 def steps_of(args: argparse.Namespace) -> dict[str, Step]:
     """Build the model and what is to be timed."""
     torch.manual_seed(0)
+    if args.only == "backbone":  # a process that holds nothing but the open_clip model, both towers
+        return {"backbone": in_precision(bare_tower(args), args, grad=False)}
     model = GenCLIPModel(args.backbone, args.pretrained, args.image_size).to(args.device).eval()
     images = torch.randn(args.batch_size, 3, *model.image_size, device=args.device)
     index = model.class_index(["bottle"] * args.batch_size)
@@ -65,6 +69,15 @@ def steps_of(args: argparse.Namespace) -> dict[str, Step]:
     if args.train:
         steps["genclip"] = training_step(model, images, index)
     return {name: in_precision(step, args, grad=args.train and name == "genclip") for name, step in steps.items()}
+
+
+def bare_tower(args: argparse.Namespace) -> Step:
+    """Build open_clip's model alone, at the same image size."""
+    spec = backbone_spec(args.backbone)
+    size = resolve_image_size(spec, args.image_size)
+    tower = load_clip(spec, args.pretrained, size).to(args.device).eval()
+    images = torch.randn(args.batch_size, 3, *size, device=args.device)
+    return lambda: tower.encode_image(images)
 
 
 def training_step(model: GenCLIPModel, images: torch.Tensor, index: torch.Tensor) -> Step:
@@ -127,12 +140,10 @@ def winclip_steps(device: str) -> dict[str, Step]:
     import open_clip
     from anomalib.models.image.winclip.torch_model import WinClipModel
 
-    create, tokenizer = open_clip.create_model_and_transforms, open_clip.get_tokenizer
-    open_clip.create_model_and_transforms = lambda name, **_: create(name)  # no download
-    try:
+    create = open_clip.create_model_and_transforms
+    # WinCLIP always asks for its own weights; random ones take the same time and need no download.
+    with mock.patch.object(open_clip, "create_model_and_transforms", lambda name, **_: create(name)):
         model = WinClipModel(class_name="bottle").to(device).eval()
-    finally:
-        open_clip.create_model_and_transforms, open_clip.get_tokenizer = create, tokenizer
     images = torch.randn(1, 3, 240, 240, device=device)
     return {"backbone": lambda: model.clip.encode_image(images), "winclip": lambda: model(images)}
 
