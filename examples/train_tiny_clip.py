@@ -657,7 +657,7 @@ def _main() -> None:
     rendering.add_argument("--shards", type=int, default=40)
     training = commands.add_parser("train", help="train on the pool, or go on")
     training.add_argument("--out", type=Path, required=True)
-    training.add_argument("--steps", type=int, default=3800, help="steps, earlier runs counted in")
+    training.add_argument("--steps", type=int, default=3500, help="steps, earlier runs counted in")
     training.add_argument("--batch", type=int, default=64)
     training.add_argument("--lr", type=float, default=1e-3)
     training.add_argument("--contrast", type=float, default=0.5, help="weight of the image-caption contrast")
