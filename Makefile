@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help quickstart reproduce test test-slow lint
+.PHONY: help quickstart reproduce test test-slow test-matrix lint
 
 help:
 	@echo "make quickstart   train a small GenCLIP and test it on categories it has not seen"
 	@echo "make reproduce    run the paper's protocols: needs the data sets, CLIP's weights and a GPU"
-	@echo "make test         run the fast tests"
+	@echo "make test         run the fast tests and measure how much of the package they reach"
 	@echo "make test-slow    run the slow tests"
+	@echo "make test-matrix  run some tests with other versions of Python, torch and open_clip: an hour, 8 GB of disk"
 	@echo "make lint         run ruff and mypy"
 	@echo "Variables: PYTHON=$(PYTHON) (makes the environment), VENV=$(VENV) (where it is)"
 
@@ -27,10 +28,14 @@ reproduce: $(STAMP)
 	$(BIN)/python -m anomalib_genclip.reproduce --config configs/reproduce.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov --cov-report=term
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Makes its own environments, one at a time.
+test-matrix:
+	$(PYTHON) tests/matrix.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -19,8 +19,11 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.model import CLIP, resize_pos_embed
-from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from .files import is_file, why_unreadable
+from .versions import warn_of_unknown_versions
+from .weights import check_finite
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +91,8 @@ def _read_config(name: str) -> dict[str, Any]:
         from .tiny import tiny_config
 
         return tiny_config()
-    config = open_clip.get_model_config(name)
+    # Asked first, because open_clip takes "hf-hub:..." and "local-dir:..." for places to read a configuration from.
+    config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     if config is None:
         msg = f"Unknown backbone {name!r}. Supported are: {', '.join(list_backbones())}."
         raise ValueError(msg)
@@ -114,7 +118,7 @@ def backbone_spec(backbone: str) -> BackboneSpec:
     Raises:
         ValueError: If the name is unknown or the model is not a plain-ViT CLIP.
     """
-    name = backbone.removesuffix(_QUICKGELU)
+    name = str(backbone).removesuffix(_QUICKGELU)
     config = _read_config(name)
     vision, text = config["vision_cfg"], config["text_cfg"]
     return BackboneSpec(
@@ -169,7 +173,7 @@ def resolve_layers(spec: BackboneSpec, layers: Sequence[int] | None) -> list[int
     """
     if layers is None:
         return sorted({max(1, spec.depth * quarter // NUM_LAYERS) for quarter in range(1, NUM_LAYERS + 1)})
-    layers = list(layers)
+    layers = list(layers) if isinstance(layers, Sequence) else [layers]
     whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers)
     if not layers or not whole or len(set(layers)) != len(layers) or min(layers) < 1 or max(layers) > spec.depth:
         msg = f"layers {layers!r} do not fit {spec.name}: give distinct block numbers between 1 and {spec.depth}."
@@ -194,7 +198,14 @@ def check_pretrained(spec: BackboneSpec, pretrained: str | None) -> None:
     Raises:
         ValueError: If it is neither ``None``, nor one of open_clip's tags for this model, nor a file.
     """
-    if spec.name == TINY or pretrained is None or Path(pretrained).is_file() or _find_pretrained(spec, pretrained)[0]:
+    if pretrained is None or is_file(pretrained):
+        return
+    if spec.name == TINY:
+        if pretrained == DEFAULT_PRETRAINED:
+            return
+        msg = f"pretrained={pretrained!r} does not go with {TINY}, which brings its own weights: leave it out."
+        raise ValueError(msg)
+    if isinstance(pretrained, str) and _find_pretrained(spec, pretrained)[0]:
         return
     names = (spec.name, spec.name + _QUICKGELU)
     tags = sorted({tag for name in names for tag in open_clip.list_pretrained_tags_by_model(name)})
@@ -243,23 +254,21 @@ def _read_file(path: str | Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             state = load_file(path)
         elif _is_torchscript(path):  # how OpenAI publishes its weights
-            state = torch.jit.load(path, map_location="cpu").state_dict()
+            _refuse_code_that_runs(path)
+            state = torch.jit.load(path, map_location="cpu").state_dict()  # noqa: TID251  # no code left that runs
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, SafetensorError, EOFError, ValueError, _unpickling_error()) as error:
-        msg = f"{path} cannot be read as CLIP weights: {str(error).splitlines()[0] if str(error) else error!r}"
+            state = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251  # reads tensors only
+    except Exception as error:  # a broken file can make its readers trip over anything
+        msg = f"{path} cannot be read as CLIP weights: {why_unreadable(error)}"
         raise ValueError(msg) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    state = {key.removeprefix("module."): value for key, value in dict(state).items()}
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        msg = f"{path} cannot be read as CLIP weights: it holds something other than tensors by name."
+        raise ValueError(msg)
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}
     for key in ("input_resolution", "context_length", "vocab_size", "attn_mask"):
         state.pop(key, None)
     return state
-
-
-def _unpickling_error() -> type[Exception]:
-    import pickle  # only the exception that torch.load(weights_only=True) raises for a refused payload
-
-    return pickle.UnpicklingError
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -270,6 +279,17 @@ def _is_torchscript(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _refuse_code_that_runs(path: Path) -> None:
+    """Refuse a TorchScript archive with a ``__setstate__``: loading it runs that method, and CLIP has none."""
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        code = (archive.read(name) for name in archive.namelist() if "/code/" in name)
+        if any(b"__setstate__" in text for text in code):
+            msg = "it holds code that would run when it is read"
+            raise ValueError(msg)
 
 
 def _file_needs_quick_gelu(spec: BackboneSpec, path: Path) -> bool:
@@ -315,6 +335,7 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
         ConnectionError: If the weights cannot be downloaded.
         ValueError: If a weights file cannot be read or does not belong to the architecture.
     """
+    warn_of_unknown_versions()  # here, because building a model is the first use, and importing anomalib is none
     quick_gelu = spec.quick_gelu
     state, origin = None, pretrained
     if spec.name == TINY:
@@ -323,7 +344,7 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
         state, origin = tiny_state_dict(), "the bundled weights"
     elif pretrained is None:
         logger.warning("%s has random weights (pretrained=None): its scores mean nothing.", spec.name)
-    elif Path(pretrained).is_file():
+    elif is_file(pretrained):
         state = _read_file(pretrained)
         quick_gelu = quick_gelu or _file_needs_quick_gelu(spec, Path(pretrained))
     else:
@@ -337,7 +358,8 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
 
 
 def _load_state(model: CLIP, state: dict[str, torch.Tensor], spec: BackboneSpec, origin: str) -> None:
-    """Load weights that must match the architecture key by key."""
+    """Load finite weights that must match the architecture key by key."""
+    check_finite(state, origin)
     state = {key: value.float() for key, value in state.items()}
     try:
         resize_pos_embed(state, model)

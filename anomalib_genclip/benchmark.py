@@ -5,12 +5,10 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-import yaml
 from jsonargparse import ArgumentParser
 
-from .pipelines.comparison import Comparison
+from .pipelines.comparison import Comparison, read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = ArgumentParser(prog="python -m anomalib_genclip.benchmark")
     parser.add_argument("--config", type=str, default="configs/comparison.yaml", help="Settings file.")
-    settings = yaml.safe_load(Path(parser.parse_args(arguments).config).read_text(encoding="utf-8"))
+    settings = read_settings(parser.parse_args(arguments).config)
     tables = Comparison().run_settings(settings)
     return 0 if any("error" not in row for row in tables.rows) else 1
 

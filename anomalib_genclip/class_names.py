@@ -3,7 +3,7 @@
 
 """Class names: their tokens, and Class Name Filtering (CNF)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,12 @@ def clean_class_name(name: str) -> str:
     """Bring a class name into the form that is written into prompts: ``_`` becomes a space.
 
     Raises:
-        ValueError: If nothing is left of it.
+        ValueError: If it is no text, or nothing is left of it.
     """
-    cleaned = " ".join(str(name).replace("_", " ").split())
+    if not isinstance(name, str):
+        msg = f"Class name {name!r} is no text. Put it in quotes."
+        raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
+    cleaned = " ".join(name.replace("_", " ").split())
     if not cleaned:
         msg = f"Class name {name!r} is empty. Give the product's name, or leave it out to use {GENERIC!r}."
         raise ValueError(msg)
@@ -60,6 +63,29 @@ def suffix_ids(name: str, max_tokens: int) -> tuple[list[int], list[int]]:
         )
         raise ValueError(msg)
     return normal, abnormal
+
+
+def check_class_names(class_name: str | None, class_names: Mapping[str, str] | None, max_tokens: int) -> dict[str, str]:
+    """Check the names that a user gave, before there is a model.
+
+    Args:
+        class_name (str | None): The model's argument of that name.
+        class_names (Mapping[str, str] | None): The model's argument of that name.
+        max_tokens (int): Most tokens that ``damaged {class} [EOS]`` may have.
+
+    Returns:
+        dict[str, str]: ``class_names``, empty for ``None``.
+
+    Raises:
+        ValueError: If ``class_names`` is no mapping, or a name is empty or has no or too many tokens.
+    """
+    class_names = {} if class_names is None else class_names
+    if not isinstance(class_names, Mapping):
+        msg = f"class_names={class_names!r} must map categories to names, such as {{'01': 'cable'}}."
+        raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
+    for name in [*([] if class_name is None else [class_name]), *class_names.values()]:
+        suffix_ids(clean_class_name(name), max_tokens)
+    return dict(class_names)
 
 
 class ClassNames(nn.Module):

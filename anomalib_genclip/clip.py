@@ -99,9 +99,9 @@ class FrozenCLIP(nn.Module):
         tokens = torch.cat([cls, patches], dim=1)
         tokens = visual.ln_pre(tokens + visual.positional_embedding.to(tokens.dtype))
         blocks = visual.transformer.resblocks
-        *tapped, last = _run_blocks(blocks, tokens, None, (*(n for n in self.layers if n < len(blocks)), len(blocks)))
-        if self.layers[-1] == len(blocks):
-            tapped.append(last)
+        outputs = _run_blocks(blocks, tokens, None, (*(n for n in self.layers if n < len(blocks)), len(blocks)))
+        last = outputs[-1]
+        tapped = outputs if self.layers[-1] == len(blocks) else outputs[:-1]
         return ImageTokens(
             patches=tuple(visual.ln_post(layer[:, 1:]) for layer in tapped),
             cls=torch.stack([layer[:, 0] for layer in tapped], dim=1),

@@ -7,22 +7,55 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes) -> Path:
+def is_file(text: str | Path) -> bool:
+    """Tell whether a text is the path of a file; one that can be no path at all is not."""
+    try:
+        return isinstance(text, str | Path) and Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or with a null byte
+        return False
+
+
+def why_unreadable(error: Exception) -> str:
+    """Say in one line why a file of tensors could not be read.
+
+    Args:
+        error (Exception): What its reader raised.
+
+    Returns:
+        str: The reason.
+    """
+    # By name: the class is in pickle, and torch's own words are advice to let the file run.
+    if type(error).__name__ == "UnpicklingError":
+        return "it is broken, or holds objects other than tensors, which could run code"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def write_whole(path: Path, content: bytes, *, sync: bool = True) -> Path:
     """Write a file so that a reader, or an interruption, never sees half of it.
 
     Args:
         path (Path): The file, in a folder that is there.
         content (bytes): What goes into it.
+        sync (bool): Whether to wait for the disk, so that a power failure finds the file whole, too. Defaults to
+            ``True``.
 
     Returns:
         Path: The file.
+
+    Raises:
+        OSError: If it cannot be written; names the file. What was there before stays.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        partial.write_bytes(content)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
         partial.unlink(missing_ok=True)
     return path

@@ -21,6 +21,7 @@ Example:
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,27 +29,32 @@ from typing import Any
 import torch
 from anomalib import LearningType
 from anomalib.data import Folder, ImageBatch
+from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from .backbone import DEFAULT_BACKBONE, DEFAULT_PRETRAINED, backbone_spec, resolve_image_size, resolve_layers
-from .class_names import GENERIC, clean_class_name, suffix_ids
+from .class_names import GENERIC, ClassNames, check_class_names
+from .clip import ImageTokens
 from .evaluation import CategoryEvaluator
+from .feature_cache import FeatureBatch, FeatureCache
+from .input_checks import InputChecks
 from .loss import GenCLIPLoss
 from .perlin import ANOMALY_SOURCES, PerlinAnomalies
 from .post_processor import RawScorePostProcessor
 from .pre_processor import AntialiasedPreProcessor
+from .reproducible import EpochSeeds, WholeCheckpointIO
 from .torch_model import SCORE_WEIGHTS, GenCLIPModel, check_branches, check_prompt_lengths
 from .visualizer import CategoryVisualizer
-from .weights import Fit, LearnedWeights, load_weights
+from .weights import Fit, LearnedWeights, check_finite, digest, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +106,9 @@ class GenCLIP(AnomalibModule):
             ``"synthetic"`` (anomalib's Perlin generator on normal images), or ``"auto"``: labels if the set has
             anomalous images. Defaults to ``"auto"``.
         epochs (int): Epochs of a run whose trainer was given no limit. Defaults to ``15``.
+        feature_cache (str | Path | None): Folder in which training keeps the vision tower's features, so that the
+            tower sees each image once and not once per epoch. It needs a datamodule without random augmentation, and
+            disk space: 11 MB per image for ViT-L/14 at 518 px, 1.3 MB for ViT-B/16 at 224 px. Defaults to ``None``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
         post_processor (nn.Module | bool): Post-processor, or whether to use the default, which keeps thresholds and
             does not normalise. Defaults to ``True``.
@@ -140,6 +149,7 @@ class GenCLIP(AnomalibModule):
         image_loss_weight: float = 0.5,
         anomaly_source: str = "auto",
         epochs: int = 15,
+        feature_cache: str | Path | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -150,39 +160,46 @@ class GenCLIP(AnomalibModule):
             msg = "fine_tune=True starts from trained prompts: give their file as weights."
             raise ValueError(msg)
         if learned is not None:
-            backbone = backbone or learned.fit.backbone
+            backbone = _given(backbone, learned.fit.backbone)
             pretrained = learned.pretrained if pretrained == DEFAULT_PRETRAINED else pretrained
-            image_size = image_size or learned.image_size
-            layers = layers or learned.fit.layers
-            state_length = state_length or learned.fit.state_length
-            query_length = query_length or learned.fit.query_length
+            image_size = _given(image_size, learned.image_size)
+            layers = _given(layers, learned.fit.layers)
+            state_length = _given(state_length, learned.fit.state_length)
+            query_length = _given(query_length, learned.fit.query_length)
         # The settings are resolved in place, because Lightning saves these variables as hyperparameters: a checkpoint
         # then stands for itself, without the prompts file.
         zero_shot = learned is not None and not fine_tune
         weights, fine_tune = None, False
-        backbone = backbone or DEFAULT_BACKBONE
+        backbone = _given(backbone, DEFAULT_BACKBONE)
         spec = backbone_spec(backbone)
         image_size = resolve_image_size(spec, image_size)
         layers = resolve_layers(spec, layers)
-        state_length = PROMPT_LENGTH if state_length is None else state_length
-        query_length = PROMPT_LENGTH if query_length is None else query_length
+        state_length = _given(state_length, PROMPT_LENGTH)
+        query_length = _given(query_length, PROMPT_LENGTH)
         check_branches(branches)
         check_prompt_lengths(state_length, query_length, spec.context_length)
-        class_names = dict(class_names or {})
-        names = [*([class_name] if class_name is not None else []), *class_names.values()]
-        for name in names:
-            suffix_ids(clean_class_name(name), spec.context_length - 1 - state_length - query_length)
+        class_names = check_class_names(class_name, class_names, spec.context_length - 1 - state_length - query_length)
         _check_ranges(
-            smoothing_sigma=(smoothing_sigma, 0, None),
+            # The blur reaches four standard deviations to each side, and mirrors the map no further than its own size.
+            smoothing_sigma=(smoothing_sigma, 0, (min(image_size) - 1) / 4),
             learning_rate=(learning_rate, 0, None),
             projection_learning_rate=(projection_learning_rate, 0, None),
             query_only_share=(query_only_share, 0, 1),
             image_loss_weight=(image_loss_weight, 0, None),
             epochs=(epochs, 1, None),
         )
+        if not isinstance(epochs, int):
+            msg = f"epochs={epochs!r} must be a whole number."
+            raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
+        if not isinstance(class_name_filter, bool):
+            msg = f"class_name_filter={class_name_filter!r} must be true or false."
+            raise ValueError(msg)  # noqa: TRY004  # likewise
         if anomaly_source not in ANOMALY_SOURCES:
             msg = f"anomaly_source={anomaly_source!r} is unknown. Choose one of {', '.join(ANOMALY_SOURCES)}."
             raise ValueError(msg)
+        # A path object would make the checkpoint one that cannot be read with weights_only=True.
+        feature_cache = None if feature_cache is None else str(feature_cache)
+        cache = None if feature_cache is None else FeatureCache(feature_cache)
         if pre_processor is True:
             pre_processor = self.configure_pre_processor(image_size)
 
@@ -209,9 +226,13 @@ class GenCLIP(AnomalibModule):
         self.query_only_share = query_only_share
         self.anomaly_source = anomaly_source
         self.epochs = epochs
+        self._feature_cache = cache
         self.trained_on = ""
         self._zero_shot = zero_shot
         self._held_out: list[tuple[Tensor, Tensor, Tensor]] = []
+        # Each process of a distributed run meets the class names in its own order, so the first one's table must not
+        # be copied over the others'. torch reads this attribute when it makes the module a distributed one.
+        self._ddp_params_and_buffers_to_ignore = [f"model.class_names.{name}" for name in ClassNames.__annotations__]
         if learned is not None:
             self._use(learned)
         if class_name is not None:
@@ -226,15 +247,15 @@ class GenCLIP(AnomalibModule):
             msg = f"Training needs masks, and {_first_path(batch)} comes without one. Use a source with masks."
             raise ValueError(msg)
         query_only = torch.rand(len(batch), device=self.device) < self.query_only_share
-        maps, cls = self.model.training_logits(batch.image, self._class_index(batch), query_only)
-        loss = self.loss(maps, cls, batch.gt_mask)
+        maps, cls = self.model.training_logits(self._images(batch), self._class_index(batch), query_only)
+        loss = self.loss(maps, cls, batch.gt_mask, batch.gt_label)
         self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(batch))
         return {"loss": loss}
 
     def validation_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:
         """Predict, and keep the parts of the image score: their weight is chosen when all are seen."""
         del args, kwargs
-        parts = self.model.score_parts(batch.image, self._class_index(batch))
+        parts = self.model.score_parts(self._images(batch), self._class_index(batch))
         if batch.gt_label is not None and not self._zero_shot:
             self._held_out.append((parts.top, parts.cls, batch.gt_label))
         return batch.update(pred_score=self.model.image_score(parts), anomaly_map=parts.anomaly_map)
@@ -242,12 +263,20 @@ class GenCLIP(AnomalibModule):
     def test_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:  # type: ignore[override]
         """Predict with the class names that belong to the images."""
         del args, kwargs
-        predictions = self.model(batch.image, self._class_index(batch))
+        predictions = self.model(self._images(batch), self._class_index(batch))
         return batch.update(**predictions._asdict())
 
     def predict_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:  # type: ignore[override]
         """Predict with the class names that belong to the images."""
         return self.test_step(batch, *args, **kwargs)
+
+    def _images(self, batch: ImageBatch) -> Tensor | ImageTokens:
+        """Images of a batch, or their features where :class:`FeatureCache` has put those in their place."""
+        dtype = self.model.projections[0].dtype
+        if isinstance(batch, FeatureBatch):
+            return batch.tokens(dtype)
+        images: Tensor = batch.image
+        return images.to(dtype)  # anomalib's batches make float32 of them whatever the trainer's precision is
 
     # Class names
 
@@ -269,13 +298,29 @@ class GenCLIP(AnomalibModule):
     # Training: anomalous images, epochs, optimiser
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Put the maker of synthetic anomalies before the pre-processor."""
-        return [PerlinAnomalies(self.anomaly_source), *super().configure_callbacks()]
+        """Check images and add anomalies before the pre-processor, add the feature cache, and seed after all."""
+        cache = [] if self._feature_cache is None else [self._feature_cache]
+        first = [InputChecks(), PerlinAnomalies(self.anomaly_source)]
+        return [*first, *cache, *super().configure_callbacks(), EpochSeeds()]
 
     def setup(self, stage: str) -> None:
-        """Bound the number of epochs."""
+        """Bound the number of epochs, and have checkpoints written whole.
+
+        Raises:
+            ValueError: If training is to be done in float16 alone.
+        """
+        _share_results_folder(self.trainer)
         if stage != "fit":
             return
+        if self.trainer.precision == "16-true":
+            msg = (
+                "precision='16-true' cannot train: Adam's small numbers are zero in float16. Choose '16-mixed', "
+                "'bf16-mixed' or 'bf16-true'; testing and prediction work with '16-true'."
+            )
+            raise ValueError(msg)
+        strategy = self.trainer.strategy
+        if type(strategy.checkpoint_io) is AnomalibCheckpointIO:  # nobody gave another
+            strategy.checkpoint_io = WholeCheckpointIO(strategy.checkpoint_io.extra_safe_globals)
         # Lightning's default of 1000 epochs means that nobody gave a limit. anomalib's trainer_arguments would
         # override a limit that somebody did give.
         if self.trainer.max_epochs == _LIGHTNING_DEFAULT_EPOCHS and self.trainer.max_steps == -1:
@@ -341,6 +386,8 @@ class GenCLIP(AnomalibModule):
     def save_weights(self, path: str | Path) -> Path:
         """Write the learned tensors and thresholds, without CLIP, into a prompts file.
 
+        In a distributed run the first process writes it.
+
         Args:
             path (str | Path): A ``*.safetensors`` file.
 
@@ -354,17 +401,16 @@ class GenCLIP(AnomalibModule):
         thresholds = dict.fromkeys(("image", "pixel"), torch.tensor(float("nan")))
         if isinstance(self.post_processor, RawScorePostProcessor):
             thresholds = self.post_processor.raw_thresholds()
-        pretrained = self.pretrained
-        if pretrained is not None and Path(pretrained).is_file():
-            pretrained = Path(pretrained).name
-        return LearnedWeights(
+        path = Path(path)
+        weights = LearnedWeights(
             fit=self.fit_description,
-            pretrained=pretrained,
+            pretrained=None if self.pretrained is None else Path(self.pretrained).name,
             image_size=self.model.image_size,
             trained_on=self.trained_on,
             tensors=tensors,
             thresholds=thresholds,
-        ).save(path)
+        )
+        return weights.save(path) if getattr(self._trainer, "is_global_zero", True) else path
 
     def _use(self, learned: LearnedWeights) -> None:
         """Take over the contents of a prompts file."""
@@ -380,6 +426,9 @@ class GenCLIP(AnomalibModule):
                 expected = tuple(own[key].shape) if key in own else "no such tensor"
                 msg = f"{learned.source}: tensor {key!r} has shape {tuple(value.shape)}, the model has {expected}."
                 raise ValueError(msg)
+        if learned.damaged:
+            msg = f"{learned.source} is damaged: its contents are not those that were written. Copy or make it again."
+            raise ValueError(msg)
         super().load_state_dict(state, strict=False)
         self.trained_on = learned.trained_on
         if self._zero_shot and isinstance(self.post_processor, RawScorePostProcessor):
@@ -390,16 +439,25 @@ class GenCLIP(AnomalibModule):
         super().on_save_checkpoint(checkpoint)
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith(_FROZEN)}
-        checkpoint["genclip"] = {**asdict(self.fit_description), "trained_on": self.trained_on}
+        description = {**asdict(self.fit_description), "trained_on": self.trained_on}
+        checkpoint["genclip"] = {**description, "digest": digest(checkpoint["state_dict"], description)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse checkpoints of another backbone or other layers."""
+        """Refuse checkpoints of another backbone or other layers, and damaged ones."""
+        source = f"The checkpoint {getattr(self._trainer, 'ckpt_path', None) or ''}".rstrip()
         description = dict(checkpoint.get("genclip") or {})
         if not description:
-            msg = "The checkpoint was not written by GenCLIP."
+            msg = f"{source} was not written by GenCLIP."
             raise ValueError(msg)
+        state = checkpoint["state_dict"]
+        written = description.pop("digest", None)  # absent from checkpoints of the first version
+        damaged = written is not None and written != digest(state, description)
         self.trained_on = description.pop("trained_on")
-        self.fit_description.check(Fit(**description), "The checkpoint")
+        self.fit_description.check(Fit(**description), source)
+        check_finite({key: value for key, value in state.items() if key.startswith("model.")}, source)
+        if damaged:
+            msg = f"{source} is damaged: its tensors are not those that were written. Take another one."
+            raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
@@ -491,6 +549,29 @@ class GenCLIP(AnomalibModule):
     def configure_visualizer(cls) -> Visualizer:
         """One picture per image, sorted by data set and category."""
         return CategoryVisualizer()
+
+
+def _share_results_folder(trainer: Trainer) -> None:
+    """Make "latest" lead to the first process's results.
+
+    anomalib makes each process of a distributed run a results folder, of which the last one becomes the latest.
+    """
+    if trainer.world_size == 1:
+        return
+    own = Path(trainer.default_root_dir)
+    first = Path(trainer.strategy.broadcast(str(own)))
+    if own != first:
+        with suppress(OSError):  # there is something in it, or nothing at all
+            own.rmdir()
+    latest = first.parent / "latest"
+    if trainer.is_global_zero and latest.is_symlink() and latest.resolve() != first.resolve():
+        latest.unlink()
+        latest.symlink_to(first, target_is_directory=True)
+
+
+def _given(value: Any, default: Any) -> Any:  # noqa: ANN401
+    """Return a setting, or its default if it was not given; 0 and [] are given, and wrong."""
+    return default if value is None else value
 
 
 def _check_ranges(**arguments: tuple[float, float, float | None]) -> None:

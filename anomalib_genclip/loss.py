@@ -45,13 +45,15 @@ class GenCLIPLoss(nn.Module):
         super().__init__()
         self.image_weight = image_weight
 
-    def forward(self, maps: Tensor, cls: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, cls: Tensor, mask: Tensor, label: Tensor | None = None) -> Tensor:
         """Compute the loss.
 
         Args:
             maps (Tensor): Layer-wise logits (``cos / τ``, before softmax), ``(M, B, 2, h, w)``.
             cls (Tensor): Logits of the CLS token, ``(B, 2)``.
             mask (Tensor): Ground truth, ``(B, H, W)``, 0 or 1; any size.
+            label (Tensor | None): Whether an image is anomalous, ``(B,)``: the mask of a tiny defect may be empty at
+                this size. ``None`` asks the mask.
 
         Returns:
             Tensor: Scalar.
@@ -64,5 +66,6 @@ class GenCLIPLoss(nn.Module):
             loss = loss + focal_loss(logits, mask, alpha=None, gamma=FOCAL_GAMMA, reduction="mean")
             loss = loss + dice_loss(logits.softmax(dim=1), one_hot)
         if self.image_weight:
-            loss = loss + self.image_weight * F.cross_entropy(cls.float(), mask.flatten(1).amax(dim=1))
+            label = mask.flatten(1).amax(dim=1) if label is None else label.long()
+            loss = loss + self.image_weight * F.cross_entropy(cls.float(), label)
         return loss

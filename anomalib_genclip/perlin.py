@@ -5,6 +5,7 @@
 
 import logging
 
+import torch
 from anomalib.data import Batch
 from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,6 +14,26 @@ from torchvision.tv_tensors import Mask
 logger = logging.getLogger(__name__)
 
 ANOMALY_SOURCES = ("auto", "labels", "synthetic")
+
+
+def makes_anomalies(source: str, dataset: object) -> bool:
+    """Tell whether training on a data set makes synthetic anomalies.
+
+    Args:
+        source (str): One of :data:`ANOMALY_SOURCES`.
+        dataset (object): The training set.
+
+    Returns:
+        bool: Whether it does.
+    """
+    return source == "synthetic" or (source == "auto" and not _is_labelled(dataset))
+
+
+def _is_labelled(dataset: object) -> bool:
+    """Tell whether a training set has anomalous images."""
+    samples = getattr(dataset, "samples", None)
+    # A dataset without anomalib's table of samples brings its own masks, or training says that it has none.
+    return samples is None or bool((samples["label_index"] == 1).any())
 
 
 class PerlinAnomalies(Callback):
@@ -27,7 +48,10 @@ class PerlinAnomalies(Callback):
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.generator = PerlinAnomalyGenerator()
+        # It draws one of its settings when it is made: the same one in every run, also in one that is resumed.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.generator = PerlinAnomalyGenerator()
         self.active = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -38,18 +62,15 @@ class PerlinAnomalies(Callback):
         """
         del pl_module
         dataset = getattr(trainer.train_dataloader, "dataset", None)
-        samples = getattr(dataset, "samples", None)
-        # A dataset without anomalib's table of samples brings its own masks, or training says that it has none.
-        labelled = samples is None or bool((samples["label_index"] == 1).any())
         name = getattr(dataset, "name", None) or "The training set"
-        self.active = self.source == "synthetic" or (self.source == "auto" and not labelled)
-        if self.source == "labels" and not labelled:
+        self.active = makes_anomalies(self.source, dataset)
+        if self.source == "labels" and not _is_labelled(dataset):
             msg = (
                 f"{name} has no anomalous training image and anomaly_source is 'labels'. Train on a labelled source "
                 "(CrossDataset), or set anomaly_source to 'synthetic'."
             )
             raise ValueError(msg)
-        if self.active and self.source == "auto":
+        if self.active and self.source == "auto" and trainer.is_global_zero:
             logger.warning(
                 "%s has only normal training images: anomalies are made on the fly with anomalib's Perlin generator. "
                 "GenCLIP learns more from a labelled source: see CrossDataset.",

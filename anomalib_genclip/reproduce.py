@@ -5,11 +5,10 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-import yaml
 from jsonargparse import ArgumentParser
 
+from .pipelines.comparison import read_settings
 from .pipelines.reproduce import reproduce
 
 
@@ -24,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = ArgumentParser(prog="python -m anomalib_genclip.reproduce")
     parser.add_argument("--config", type=str, default="configs/reproduce.yaml", help="Settings file.")
-    settings = yaml.safe_load(Path(parser.parse_args(arguments).config).read_text(encoding="utf-8"))
+    settings = read_settings(parser.parse_args(arguments).config)
     table = reproduce(settings)
     measured = [row for row in table.rows if row["figures"] == "measured"]
     return 0 if any(row["image_AUROC"] is not None for row in measured) else 1

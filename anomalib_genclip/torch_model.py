@@ -159,8 +159,8 @@ class GenCLIPModel(nn.Module):
         """Join the parts of the image score: ``(1 - w) top + w cls``, ``(B,)``."""
         return torch.lerp(parts.top, parts.cls, self.score_weight.to(parts.top.dtype))
 
-    def score_parts(self, images: Tensor, class_index: Tensor | None = None) -> ScoreParts:
-        """Compute the map and the parts of the image score; arguments as in :meth:`forward`."""
+    def score_parts(self, images: Tensor | ImageTokens, class_index: Tensor | None = None) -> ScoreParts:
+        """Compute the map and the parts of the image score; arguments as in :meth:`branch_maps`."""
         result = self.branch_maps(images, class_index)
         # The branches count alike (ours), are joined on the patch grid and enlarged once.
         grid = torch.stack(list(result.maps.values())).mean(dim=0)
@@ -168,12 +168,20 @@ class GenCLIPModel(nn.Module):
         cls = torch.stack(list(result.cls.values())).mean(dim=0)
         return ScoreParts(anomaly_map, top_mean(anomaly_map), cls)
 
-    def branch_maps(self, images: Tensor, class_index: Tensor | None = None) -> BranchMaps:
-        """Run the branches separately; arguments as in :meth:`forward`."""
-        image = self.clip.encode_image(images)
+    def branch_maps(self, images: Tensor | ImageTokens, class_index: Tensor | None = None) -> BranchMaps:
+        """Run the branches separately.
+
+        Args:
+            images (Tensor | ImageTokens): Normalised images, ``(B, 3, H, W)``, or what the vision tower said of them.
+            class_index (Tensor | None): As in :meth:`forward`.
+
+        Returns:
+            BranchMaps: Maps and CLS scores of each branch.
+        """
+        image = images if isinstance(images, ImageTokens) else self.clip.encode_image(images)
         if class_index is None:
             # Not len(): it is a number, and would fix the batch size of exported models.
-            class_index = self.default_class.expand(images.shape[0])
+            class_index = self.default_class.expand(image.cls.shape[0])
         if self.class_name_filter:
             class_index = self.class_names.filter(image.embedding, class_index)
         features = self._project(image)
@@ -190,12 +198,12 @@ class GenCLIPModel(nn.Module):
         return BranchMaps(maps, scores, class_index)
 
     def training_logits(
-        self, images: Tensor, class_index: Tensor | None, query_only: Tensor | None = None
+        self, images: Tensor | ImageTokens, class_index: Tensor | None, query_only: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Compute what the loss compares with the mask, without CNF.
 
         Args:
-            images (Tensor): Normalised images, ``(B, 3, H, W)``.
+            images (Tensor | ImageTokens): As in :meth:`branch_maps`.
             class_index (Tensor | None): As in :meth:`forward`.
             query_only (Tensor | None): Images that see the query-only prompt (no ``V``, class "object") instead of
                 the vision-enhanced one, ``(B,)``, bool (ours). ``None`` for no image.
@@ -203,9 +211,9 @@ class GenCLIPModel(nn.Module):
         Returns:
             tuple[Tensor, Tensor]: Layer-wise logits ``(M, B, 2, h, w)`` and the CLS token's logits ``(B, 2)``.
         """
-        image = self.clip.encode_image(images)
+        image = images if isinstance(images, ImageTokens) else self.clip.encode_image(images)
         if class_index is None:
-            class_index = self.default_class.expand(images.shape[0])
+            class_index = self.default_class.expand(image.cls.shape[0])
         if query_only is not None:
             class_index = torch.where(query_only, torch.zeros_like(class_index), class_index)
         text = self._vision_text(image, class_index, query_only)
@@ -292,9 +300,11 @@ def check_prompt_lengths(state_length: int, query_length: int, context_length: i
     """
     shortest_suffix = 3  # "damaged", "object", [EOS]
     most = context_length - 1 - shortest_suffix
-    if min(state_length, query_length) < 1 or state_length + query_length > most:
+    lengths = (state_length, query_length)
+    whole = all(isinstance(length, int) and not isinstance(length, bool) for length in lengths)
+    if not whole or min(lengths) < 1 or sum(lengths) > most:
         msg = (
-            f"state_length={state_length} and query_length={query_length} do not fit: each must be at least 1 and "
+            f"state_length={state_length!r} and query_length={query_length!r} do not fit: each must be at least 1 and "
             f"both together at most {most}, so that a class name fits into the text tower's {context_length} tokens."
         )
         raise ValueError(msg)

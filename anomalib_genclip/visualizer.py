@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from anomalib.visualization import ImageVisualizer
 from PIL import Image
+
+from .evaluation.processes import number_of_own_images, processes
+from .files import write_whole
 
 # The model imports this module while anomalib.models may be half imported.
 if TYPE_CHECKING:
@@ -32,7 +36,8 @@ class CategoryVisualizer(ImageVisualizer):
     out. ``<folder>`` is the image's parent folder, with as many further parents as it takes to tell all images of a
     category apart. anomalib's own visualizer keeps the parent folder only, so that pictures of two categories
     overwrite each other. It also keeps the first run's folder for all later runs; this one asks the trainer each time,
-    unless ``output_dir`` is given.
+    unless ``output_dir`` is given. In a distributed run all processes save into the first one's folder, and an image
+    that the sampler has repeated is drawn once.
 
     Args:
         **kwargs: Arguments of :class:`anomalib.visualization.ImageVisualizer`.
@@ -44,17 +49,30 @@ class CategoryVisualizer(ImageVisualizer):
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(**kwargs)
+        self._root = Path()
+        self._prefix = ""
         self._tail_lengths: dict[_Group, int] = {}
+        self._left: dict[int, float] = {}  # loader -> images that are still to be drawn
 
     def on_test_start(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
         """Look at all test paths, to name the pictures apart."""
         del pl_module
-        self._tail_lengths = _tail_lengths(trainer.test_dataloaders, _datamodule_group(trainer))
+        self._start(trainer, trainer.test_dataloaders)
 
     def on_predict_start(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
         """Look at all prediction paths, to name the pictures apart."""
         del pl_module
-        self._tail_lengths = _tail_lengths(trainer.predict_dataloaders, _datamodule_group(trainer))
+        self._start(trainer, trainer.predict_dataloaders)
+
+    def _start(self, trainer: Trainer, loaders: object) -> None:
+        """Settle where pictures go and which there will be."""
+        self._tail_lengths = _tail_lengths(loaders, _datamodule_group(trainer))
+        self._left = {index: number_of_own_images(loader) for index, loader in enumerate(_as_list(loaders))}
+        with processes() as others:
+            root = self.output_dir if self.output_dir is not None else Path(trainer.default_root_dir) / "images"
+            # anomalib gives each process a results folder of its own.
+            self._root = Path(others.from_first(str(root)))
+            self._prefix = f"process{others.rank}_" if others.number > 1 else ""
 
     def on_test_batch_end(
         self,
@@ -67,23 +85,38 @@ class CategoryVisualizer(ImageVisualizer):
     ) -> None:
         """Save one picture per image of the batch."""
         del pl_module, outputs
-        root = Path(self.output_dir if self.output_dir is not None else Path(trainer.default_root_dir) / "images")
+        left = self._left[dataloader_idx]
+        self._left[dataloader_idx] = left - len(batch)
         for index, item in enumerate(batch):
+            if index >= left:  # the sampler's padding: images that another process draws
+                return
             picture = self.visualize(item)
             if not isinstance(picture, Image.Image):
                 continue
             group = _item_group(item, _datamodule_group(trainer))
             # Images that come as arrays have no path; their place in the run names them.
-            tail = self._tail(item, group) or Path(f"{dataloader_idx}_{batch_idx}_{index}.png")
-            file = root.joinpath(*filter(None, group), tail)
+            tail = self._tail(item, group) or Path(f"{self._prefix}{dataloader_idx}_{batch_idx}_{index}.png")
+            file = self._root.joinpath(*map(_folder_name, filter(None, group)), tail)
             file.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(file)
+            write_whole(file, _encoded(picture, file.suffix), sync=False)
 
     def _tail(self, item: ImageItem, group: _Group) -> Path | None:
         """Return folder and file name of an item's picture, ``None`` without a path."""
         if not item.image_path:
             return None
         return Path(*_parts(item.image_path)[-self._tail_lengths.get(group, _SHORTEST_TAIL) :])
+
+
+def _as_list(loaders: object) -> list:
+    """Return one or several loaders as a list."""
+    return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
+
+
+def _encoded(picture: Image.Image, suffix: str) -> bytes:
+    """Encode a picture in the format that a file's ending stands for."""
+    content = io.BytesIO()
+    picture.save(content, format=Image.registered_extensions()[suffix.lower()])
+    return content.getvalue()
 
 
 def _datamodule_group(trainer: Trainer) -> _Group:
@@ -96,6 +129,11 @@ def _item_group(item: ImageItem, fallback: _Group) -> _Group:
     """Return an item's data set and category, or the datamodule's if the item does not say."""
     group = getattr(item, "dataset", None) or "", getattr(item, "category", None) or ""
     return group if any(group) else fallback
+
+
+def _folder_name(name: str) -> str:
+    """Make one folder of a name that comes from the data and could lead out of the results."""
+    return "_" if name in {".", ".."} else name.replace("/", "_").replace("\\", "_")
 
 
 def _parts(path: str | Path) -> tuple[str, ...]:
@@ -122,7 +160,7 @@ def _shortest_unique_tail(paths: set[tuple[str, ...]]) -> int:
 
 def _known_paths(loaders: object, fallback: _Group) -> Iterator[tuple[_Group, str]]:
     """Yield group and path of each image that the loaders will give, as far as their data sets tell."""
-    for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
+    for loader in _as_list(loaders):
         dataset = getattr(loader, "dataset", None)
         samples = getattr(dataset, "samples", None)
         if samples is not None and {"dataset", "category"} <= set(samples.columns):

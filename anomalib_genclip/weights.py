@@ -3,11 +3,13 @@
 
 """Prompts files: what GenCLIP has learned, without CLIP, in one safetensors file."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -73,6 +75,7 @@ class LearnedWeights:
         tensors (dict[str, Tensor]): The learned tensors.
         thresholds (dict[str, Tensor]): Image and pixel threshold found in validation, NaN for none.
         source (str): Where this came from.
+        damaged (bool): Whether the contents are not those that were written.
     """
 
     fit: Fit
@@ -82,6 +85,7 @@ class LearnedWeights:
     tensors: dict[str, Tensor]
     thresholds: dict[str, Tensor]
     source: str = ""
+    damaged: bool = False
 
     def save(self, path: str | Path) -> Path:
         """Write the file, whole or not at all.
@@ -99,7 +103,7 @@ class LearnedWeights:
         if path.suffix != ".safetensors":
             msg = f"A prompts file must be named *.safetensors, got {path}."
             raise ValueError(msg)
-        metadata = {
+        metadata: dict[str, Any] = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "fit": asdict(self.fit),
@@ -109,8 +113,43 @@ class LearnedWeights:
         }
         tensors = {**self.tensors, **{f"threshold.{key}": value for key, value in self.thresholds.items()}}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        metadata["digest"] = digest(tensors, metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_whole(path, save(tensors, {"genclip": json.dumps(metadata)}))
+
+
+def digest(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    """Hash tensors and their description: neither safetensors nor torch notices a flipped bit in a tensor.
+
+    Args:
+        tensors (Mapping[str, Tensor]): Tensors of any kind, by name.
+        description (Mapping[str, Any]): Plain data that goes with them.
+
+    Returns:
+        str: The hash, which says nothing about who wrote the file.
+    """
+    result = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for key in sorted(tensors):
+        value = tensors[key].detach().cpu().contiguous()
+        result.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        result.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return result.hexdigest()
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse tensors that cannot be weights.
+
+    Args:
+        tensors (Mapping[str, Tensor]): Tensors by name.
+        source (str): Where they come from, for the message.
+
+    Raises:
+        ValueError: If one is not made of finite floating-point numbers.
+    """
+    for key, value in tensors.items():
+        if not (value.is_floating_point() and torch.isfinite(value).all()):
+            msg = f"{source}: tensor {key!r} is not made of finite floating-point numbers."
+            raise ValueError(msg)
 
 
 def load_weights(path: str | Path) -> LearnedWeights:
@@ -142,29 +181,45 @@ def load_weights(path: str | Path) -> LearnedWeights:
     return _parse(metadata, tensors, source)
 
 
-def _parse(metadata: Mapping, tensors: dict[str, Tensor], source: str) -> LearnedWeights:
+def _parse(metadata: Any, tensors: dict[str, Tensor], source: str) -> LearnedWeights:  # noqa: ANN401
     """Check what was read and give it names."""
-    if metadata.get("format") != FORMAT:
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         msg = f"{source} is a safetensors file, but not one of GenCLIP's prompts files."
         raise ValueError(msg)
     if metadata.get("version") != FORMAT_VERSION:
         msg = f"{source} has format version {metadata.get('version')!r}, this package reads {FORMAT_VERSION}."
         raise ValueError(msg)
-    for key, value in tensors.items():
-        if not key.startswith("threshold.") and not (value.is_floating_point() and torch.isfinite(value).all()):
-            msg = f"{source}: tensor {key!r} is not made of finite floating-point numbers."
-            raise ValueError(msg)
+    written = metadata.pop("digest", None)  # absent from files of the first version
+    damaged = written is not None and written != digest(tensors, metadata)
     thresholds = {key.removeprefix("threshold."): tensors.pop(key) for key in list(tensors) if "threshold." in key}
+    check_finite(tensors, source)
     try:
         return LearnedWeights(
             fit=Fit(**metadata["fit"]),
-            pretrained=metadata["pretrained"],
-            image_size=tuple(metadata["image_size"]),
-            trained_on=metadata["trained_on"],
+            pretrained=_plain_name(metadata["pretrained"], source),
+            image_size=_two_numbers(metadata["image_size"], source),
+            trained_on=str(metadata["trained_on"]),
             tensors=tensors,
             thresholds={key: thresholds[key] for key in ("image", "pixel")},
             source=source,
+            damaged=damaged,
         )
     except (KeyError, TypeError) as error:
         msg = f"{source} lacks a part of its description: {error}."
         raise ValueError(msg) from error
+
+
+def _plain_name(pretrained: Any, source: str) -> str | None:  # noqa: ANN401
+    """Refuse ``pretrained`` if it is a path: a file from elsewhere must not choose which files are read here."""
+    if pretrained is None or (isinstance(pretrained, str) and Path(pretrained).name == pretrained != ".."):
+        return pretrained
+    msg = f"{source} names its CLIP weights {pretrained!r}, which is no plain name: give pretrained yourself."
+    raise ValueError(msg)
+
+
+def _two_numbers(image_size: Any, source: str) -> tuple[int, int]:  # noqa: ANN401
+    """Return height and width if they are that."""
+    if isinstance(image_size, list) and len(image_size) == 2 and all(type(side) is int for side in image_size):
+        return image_size[0], image_size[1]
+    msg = f"{source} has the image size {image_size!r}, which is not a height and a width."
+    raise ValueError(msg)

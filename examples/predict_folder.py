@@ -5,26 +5,66 @@
 
     python examples/predict_folder.py path/to/images --weights prompts.safetensors --class-name "bottle cap"
 
-Prints a score per image; heat-map pictures land in results/.
+Prints a score per image and writes it to scores.csv as soon as it is known; heat-map pictures land in results/.
 """
 
 import argparse
+import csv
+from collections.abc import Sequence
 from pathlib import Path
 
+from anomalib.data import ImageBatch
 from anomalib.engine import Engine
+from lightning.pytorch import Callback, Trainer
 
 from anomalib_genclip import GenCLIP
 
-if __name__ == "__main__":
+
+class ScoreTable(Callback):
+    """Write scores while they come, so that nothing waits in memory and an interruption loses nothing.
+
+    Args:
+        path (Path): The table; one that is there is written anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_predict_start(self, trainer: Trainer, pl_module: GenCLIP) -> None:
+        """Write the header."""
+        del trainer, pl_module
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text("image_path,score,anomalous\n", encoding="utf-8")
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: GenCLIP, outputs: ImageBatch, batch: ImageBatch, *args: int
+    ) -> None:
+        """Add and print a row per image."""
+        del trainer, outputs, args
+        # The labels are not there yet: anomalib adds them after this.
+        labels = batch.pred_score > pl_module.post_processor.normalized_image_threshold
+        rows = list(zip(batch.image_path, batch.pred_score.tolist(), labels.tolist(), strict=True))
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([path, f"{score:.6f}", int(anomalous)] for path, score, anomalous in rows)
+        for path, score, anomalous in rows:
+            print(f"{score:.3f}  {'anomalous' if anomalous else 'normal   '}  {path}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and predict."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="an image or a folder")
     parser.add_argument("--weights", required=True, help="a prompts file, or tiny-demo")
     parser.add_argument("--class-name", help="what the images show; left out: object")
-    args = parser.parse_args()
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for scores.csv and the pictures")
+    args = parser.parse_args(arguments)
 
     model = GenCLIP(weights=args.weights, class_name=args.class_name)
-    engine = Engine()
-    for batch in engine.predict(model=model, data_path=args.images) or []:
-        for path, score, anomalous in zip(batch.image_path, batch.pred_score, batch.pred_label, strict=True):
-            print(f"{score:.3f}  {'anomalous' if anomalous else 'normal   '}  {path}")
-    print(f"Pictures: {engine.trainer.default_root_dir}/images")
+    table = ScoreTable(args.results / "scores.csv")
+    engine = Engine(default_root_dir=args.results, callbacks=[table])
+    engine.predict(model=model, data_path=args.images, return_predictions=False)
+    print(f"Scores: {table.path}, pictures: {engine.trainer.default_root_dir}/images")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ The rules, the same for every data set:
 """
 
 import copy
+import glob
 import logging
 import sys
 from collections.abc import Iterable
@@ -47,7 +48,8 @@ def categories_on_disk(datamodule: AnomalibDataModule, names: Iterable[str]) -> 
     root = _root(datamodule)
     if root is None or not root.is_dir():
         return []
-    return [name for name in names if any(map(_has_files, (root / name, *root.glob(f"*/{name}"))))]
+    plain = [name for name in names if Path(name).name == name != ".."]  # a path could lead out of the root
+    return [name for name in plain if any(map(_has_files, (root / name, *root.glob(f"*/{glob.escape(name)}"))))]
 
 
 def folders_on_disk(datamodule: AnomalibDataModule) -> list[str]:

@@ -9,10 +9,13 @@ from typing import NamedTuple
 import pandas as pd
 from anomalib import TaskType
 from anomalib.data import AnomalibDataset
+from anomalib.data.utils import LabelName
+from PIL import Image
 
 from anomalib_genclip.data.batch import CategoryBatch, CategoryItem
 
 _COLUMNS = ["image_path", "split", "label", "label_index", "mask_path", "category", "dataset", "part", "row"]
+_DISTORTION = 1.1  # what rounding can do to the sides of small masks
 
 
 class CategoryPart(NamedTuple):
@@ -60,12 +63,17 @@ class CategoryDataset(AnomalibDataset):
 
         Returns:
             CategoryItem: Image ``(3, H, W)``, label, category, data set and, for segmentation, mask ``(H, W)``.
+
+        Raises:
+            ValueError: If the mask does not have the shape of its image; names both files.
         """
         row = self.samples.iloc[index]
         data = self.parts[row.part].data
         # Set on every access: the datamodule and the engine replace ours at any time.
         data.augmentations = self.augmentations
         item = data[row.row]
+        if self.task == TaskType.SEGMENTATION and row.label_index == LabelName.ABNORMAL:
+            _check_mask_shape(row.image_path, row.mask_path)
         return CategoryItem(
             image=item.image,
             gt_label=item.gt_label,
@@ -80,6 +88,27 @@ class CategoryDataset(AnomalibDataset):
     def collate_fn(self) -> Callable:
         """Collate into :class:`CategoryBatch`."""
         return CategoryBatch.collate
+
+
+def _check_mask_shape(image_path: str, mask_path: object) -> None:
+    """Refuse a mask that would have to be distorted to lie on its image; one of another resolution is fine.
+
+    Images are resized when they are read, so the sizes are taken from the files' headers.
+    """
+    if not isinstance(mask_path, str):  # several masks for one image
+        return
+    try:
+        with Image.open(image_path) as image, Image.open(mask_path) as mask:
+            width, height, mask_width, mask_height = *image.size, *mask.size
+    except OSError:  # no pictures: the data set has its own way of reading
+        return
+    if not 1 / _DISTORTION < (width * mask_height) / (height * mask_width) < _DISTORTION:
+        msg = (
+            f"The mask {mask_path} ({mask_width} x {mask_height} pixels) does not have the shape of its image "
+            f"{image_path} ({width} x {height}). Draw it on the image as it is stored: orientation tags of cameras "
+            "(EXIF) are not applied."
+        )
+        raise ValueError(msg)
 
 
 def _rows(index: int, part: CategoryPart) -> pd.DataFrame:

@@ -214,9 +214,13 @@ def _call(datamodule: AnomalibDataModule, method: Literal["prepare_data", "setup
     except Exception as error:
         there = ", ".join(folders_on_disk(datamodule)) or "no folders"
         side = option.removesuffix("_categories")
+        hints = {
+            "prepare_data": "If the data set could not be downloaded, put it there yourself.",
+            "setup": "Is it complete? Each anomalous image needs a mask file of its own, and each mask its image.",
+        }
         msg = (
             f"{method}() of the {side} {describe(datamodule)} failed: {type(error).__name__}: {error}. "
-            f"Under its root there are: {there}. If the data set could not be downloaded, put it there yourself."
+            f"Under its root there are: {there}. {hints[method]}"
         )
         raise RuntimeError(msg) from error
 

@@ -1,16 +1,14 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Exchange of Python objects between the processes of a distributed run, through CPU memory.
-
-A group of its own on the gloo backend, because NCCL would copy everything through the accelerator's memory.
-"""
+"""The processes of a distributed run: what they tell each other, and who has which images."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from torch import distributed
+from torch.utils.data.distributed import DistributedSampler
 
 T = TypeVar("T")
 
@@ -49,7 +47,10 @@ class Processes:
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """The processes of this run; all of them must enter."""
+    """The processes of this run, to exchange Python objects; all of them must enter.
+
+    A group of its own on the gloo backend, because NCCL would copy everything through the accelerator's memory.
+    """
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         yield Processes()
         return
@@ -58,3 +59,20 @@ def processes() -> Iterator[Processes]:
         yield Processes(group)
     finally:
         distributed.destroy_process_group(group)
+
+
+def number_of_own_images(loader: object) -> float:
+    """Count the images of a loader that are this process's own.
+
+    torch's distributed sampler repeats the first images at the end, so that all processes have the same number.
+
+    Args:
+        loader (object): A loader that keeps the data's order.
+
+    Returns:
+        float: How many of its images come before the repeated ones; infinity if none is repeated.
+    """
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None) or getattr(loader, "sampler", None)
+    if not isinstance(sampler, DistributedSampler):
+        return float("inf")
+    return len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from anomalib_genclip.files import why_unreadable
 from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.weights import load_weights
 
@@ -70,12 +71,17 @@ def tapped_layers(weights: str) -> list[int]:
     """Read which layers a trained model taps.
 
     Raises:
-        ValueError: If the file is no checkpoint or prompts file of GenCLIP.
+        ValueError: If the file is no checkpoint or prompts file of GenCLIP, or is broken.
     """
     if not weights.endswith(".ckpt"):
         return list(load_weights(weights).fit.layers)
-    description = torch.load(weights, map_location="cpu", weights_only=True).get("genclip")
-    if not description:
+    try:
+        checkpoint = torch.load(weights, map_location="cpu", weights_only=True)  # noqa: TID251  # reads tensors only
+    except Exception as error:  # a broken file can make its reader trip over anything
+        msg = f"{weights} cannot be read as a checkpoint: {why_unreadable(error)}"
+        raise ValueError(msg) from error
+    description = checkpoint.get("genclip") if isinstance(checkpoint, dict) else None
+    if not isinstance(description, dict) or "layers" not in description:
         msg = f"{weights} was not written by GenCLIP."
         raise ValueError(msg)
     return list(description["layers"])

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from anomalib.data import get_datamodule
 from anomalib.pipelines.components.base import Job, JobGenerator, Pipeline, Runner
 from jsonargparse import Namespace
@@ -36,8 +37,9 @@ class TrainJob(StoredJob):
         return self.jobs_folder / "checkpoints" / f"{self.key}.ckpt"
 
     def kept(self, path: Path) -> dict[str, Any] | None:
-        """Read the kept result, if the checkpoint is still there."""
-        return super().kept(path) if self.checkpoint.is_file() else None
+        """Read the kept result, if the checkpoint is still there; where that is, is not the file's to say."""
+        result = super().kept(path) if self.checkpoint.is_file() else None
+        return result and {**result, "checkpoint": str(self.checkpoint)}
 
     def complete_settings(self) -> Settings:
         """Say where the checkpoint goes."""
@@ -237,6 +239,9 @@ def complete_settings(settings: Settings) -> Settings:
         ValueError: If a setting is missing, unknown or contradicts another.
     """
     check_names(settings, REQUIRED, OPTIONAL, "The comparison")
+    if not isinstance(settings["models"], list):
+        msg = f"models must be a list, got {settings['models']!r}."
+        raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
     defaults = {"accelerator": "auto", "isolate": True, "seed": 42}
     entries = [_complete_entry(entry) for entry in settings["models"]]
     names = [entry["name"] for entry in entries]
@@ -257,7 +262,7 @@ def complete_settings(settings: Settings) -> Settings:
 
 def _complete_entry(entry: Settings) -> Settings:
     """Check one model's settings and fill in the defaults."""
-    what = f"Model {entry.get('name', '')!r}"
+    what = f"Model {entry.get('name', '') if isinstance(entry, dict) else entry!r}"
     check_names(entry, ENTRY_REQUIRED, ENTRY_OPTIONAL, what)
     if entry["protocol"] not in PROTOCOLS:
         msg = f"{what}: protocol {entry['protocol']!r} is unknown. Choose one of {', '.join(PROTOCOLS)}."
@@ -268,8 +273,45 @@ def _complete_entry(entry: Settings) -> Settings:
     return {"trainer": {}, "source_categories": None, "data": {}, **entry}
 
 
+def read_settings(path: str | Path) -> Settings:
+    """Read a file of settings.
+
+    Args:
+        path (str | Path): A YAML file; nothing in it can run.
+
+    Returns:
+        Settings: Its contents.
+
+    Raises:
+        ValueError: If it is no YAML, or holds something other than named settings.
+        OSError: If it cannot be read.
+    """
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"{path} is no readable YAML: {' '.join(str(error).split())}"
+        raise ValueError(msg) from error
+    if not isinstance(settings, dict):
+        msg = f"{path} holds no settings, but {settings!r}."
+        raise ValueError(msg)  # noqa: TRY004  # the file is wrong, not the call
+    return settings
+
+
 def check_names(settings: Settings, required: set[str], optional: set[str], what: str) -> None:
-    """Check the names of settings, because a misspelt one would be ignored."""
+    """Check the names of settings, because a misspelt one would be ignored.
+
+    Args:
+        settings (Settings): The settings.
+        required (set[str]): Names that must be there.
+        optional (set[str]): Names that may be there.
+        what (str): What the settings are for, for the message.
+
+    Raises:
+        ValueError: If a name is missing or unknown, or there are no names at all.
+    """
+    if not isinstance(settings, dict):
+        msg = f"{what} must be named settings. They are: {', '.join(sorted(required | optional))}."
+        raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
     missing, unknown = required - settings.keys(), settings.keys() - required - optional
     if missing or unknown:
         parts = [f"lacks {', '.join(sorted(missing))}"] * bool(missing)

@@ -6,11 +6,9 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from anomalib_genclip.evaluation.result import METRIC_NAMES
 
-from .comparison import Comparison, check_names
+from .comparison import Comparison, check_names, read_settings
 from .published import PUBLISHED
 from .tables import NOTE, ResultTable, Row
 from .task import Settings, reason
@@ -61,7 +59,7 @@ def run_protocol(path: Path, settings: Settings, folder: Path) -> list[Row]:
     Returns:
         list[Row]: The published figures and the measured ones.
     """
-    data = _read(path)["init_args"]
+    data = read_settings(path)["init_args"]
     label = " + ".join(_names(data["source"])) + " to " + " + ".join(_names(data["target"]))
     published = [
         _row(label, known.model, known.source, known.metrics)
@@ -90,7 +88,7 @@ def comparison_settings(data: Settings, settings: Settings, folder: Path, stem: 
     entry = {
         "name": "GenCLIP",
         "protocol": "cross_dataset",
-        "model": _read(Path(settings["model"])),
+        "model": read_settings(settings["model"]),
         "trainer": settings.get("trainer") or {},
         "source": data["source"],
         "source_categories": data.get("source_categories"),
@@ -123,7 +121,3 @@ def _names(datamodules: Settings | list[Settings]) -> list[str]:
 
 def _as_list(value: Any) -> list:  # noqa: ANN401
     return value if isinstance(value, list) else [value]
-
-
-def _read(path: Path) -> Settings:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -5,15 +5,18 @@
 
 import hashlib
 import json
+import logging
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from anomalib_genclip import __version__
 from anomalib_genclip.backbone import TINY
-from anomalib_genclip.files import write_whole
+from anomalib_genclip.files import is_file, write_whole
 from anomalib_genclip.tiny import TINY_CLIP_FILE
 from anomalib_genclip.weights import BUNDLED
+
+logger = logging.getLogger(__name__)
 
 
 def job_key(settings: dict[str, Any]) -> str:
@@ -29,7 +32,7 @@ def job_key(settings: dict[str, Any]) -> str:
         str: A short hash.
     """
     names = _strings(settings)
-    files = {path: _digest(Path(path)) for path in names if _is_file(path)}
+    files = {path: _digest(Path(path)) for path in names if is_file(path)}
     if {TINY, *BUNDLED} & set(names):
         files |= {path.name: _digest(path) for path in sorted(TINY_CLIP_FILE.parent.glob("*.safetensors"))}
     text = json.dumps([settings, files, __version__, version("anomalib")], sort_keys=True)
@@ -44,13 +47,6 @@ def _strings(value: Any) -> list[str]:  # noqa: ANN401
     return [text for part in parts for text in _strings(part)]
 
 
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except OSError:  # too long for a path
-        return False
-
-
 def _digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -60,8 +56,17 @@ def _digest(path: Path) -> str:
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
-    """Read a finished job's result, ``None`` if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """Read a finished job's result, ``None`` if there is none that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # no JSON, or no text
+        result = None
+    if not isinstance(result, dict):
+        logger.warning("%s is no result of a job: the job is run again.", path)
+        return None
+    return result
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

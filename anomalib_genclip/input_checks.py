@@ -1,0 +1,201 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Name the file where an image cannot be used."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from traceback import walk_tb
+from typing import Any
+
+import torch
+from anomalib.data import ImageBatch
+from anomalib.data.utils.image import is_image_file, read_image
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+_DEEP_SUFFIXES = {".png", ".tif", ".tiff", ".pgm"}  # of the formats that anomalib reads, those with over 8 bits
+_DEEP_MODES = ("I", "F")
+_SHOWN = 5
+
+
+class InputChecks(Callback):
+    """Stop at images that cannot be used, by an error that names the file.
+
+    anomalib's data sets pass on what Pillow says of a broken file, often without the file's name. This callback looks
+    for the file when reading has failed. It stands before the pre-processor.
+    """
+
+    def __init__(self) -> None:
+        self._position = (0, 0)  # evaluation loader, and how many of its batches are done
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, batch_idx: int
+    ) -> None:
+        """Check the pixels."""
+        del trainer, pl_module, batch_idx
+        check_pixels(batch)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Check the pixels, and remember how far the loop has come."""
+        del trainer, pl_module
+        self._position = (dataloader_idx, batch_idx + 1)
+        check_pixels(batch)
+
+    on_test_batch_start = on_validation_batch_start
+    on_predict_batch_start = on_validation_batch_start
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting."""
+        del trainer, pl_module
+        self._position = (0, 0)
+
+    on_test_start = on_validation_start
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting, and say which files of the folder are left out."""
+        del pl_module
+        self._position = (0, 0)
+        for loader in _loaders(trainer):
+            _warn_of_files_left_out(getattr(getattr(loader, "dataset", None), "image_filenames", []))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Name the file if reading it has failed."""
+        del pl_module
+        if not isinstance(exception, Exception) or not _comes_from_a_loader(exception):
+            return
+        position = (0, 0) if trainer.training else self._position
+        for file, error in _unreadable(_loaders(trainer), position, shuffled=trainer.training):
+            # Not raised anew: Lightning would leave its own clearing up undone.
+            exception.args = (f"{file} cannot be read: {error}. Mend the file or take it out of the data.",)
+            return
+
+
+def check_pixels(batch: ImageBatch) -> None:
+    """Refuse images whose pixels are no finite numbers, or were cut off when they were read.
+
+    Args:
+        batch (Batch): Images ``(B, 3, H, W)`` and, where known, their files.
+
+    Raises:
+        ValueError: If there is such an image; names the file.
+    """
+    if batch.image is None:  # features in place of images, checked when they were computed
+        return
+    files = [str(path) for path in batch.image_path or []]
+    if not bool(torch.isfinite(batch.image).all()):
+        finite = torch.isfinite(batch.image).flatten(1).all(dim=1).tolist()
+        bad = [files[i] if files else f"image {i} of the batch" for i, good in enumerate(finite) if not good]
+        msg = f"NaN or infinite pixels in {', '.join(bad)}. Mend the file or take it out of the data."
+        raise ValueError(msg)
+    for file in files:
+        if mode := _deep_mode(Path(file)):
+            msg = (
+                f"{file} has more than 8 bits per pixel (mode {mode}), and anomalib cuts all values above 255 off when "
+                "it reads the file. Convert it to 8 bits, with the range of values that shows the product."
+            )
+            raise ValueError(msg)
+
+
+def _deep_mode(file: Path) -> str | None:
+    """Return Pillow's mode of an image that does not fit into 8 bits, from its header alone."""
+    if file.suffix.lower() not in _DEEP_SUFFIXES:
+        return None
+    try:
+        with Image.open(file) as image:
+            return image.mode if image.mode.startswith(_DEEP_MODES) else None
+    except OSError:  # a data set may have its own way of reading
+        return None
+
+
+def _loaders(trainer: Trainer) -> list:
+    """Return the loaders of the running stage."""
+    if trainer.training and trainer.train_dataloader is None:  # the feature cache is being filled
+        loaders = [trainer.datamodule.train_dataloader(), trainer.datamodule.val_dataloader()]
+    elif trainer.training:
+        loaders = trainer.train_dataloader
+    elif trainer.validating or trainer.sanity_checking:
+        loaders = trainer.val_dataloaders
+    else:
+        loaders = trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders
+    return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
+
+
+def _comes_from_a_loader(exception: Exception) -> bool:
+    """Tell whether an exception was raised, or passed on from a worker, by torch's loading of data."""
+    names = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(exception.__traceback__))
+    return any(name.startswith("torch.utils.data.") for name in names)
+
+
+def _unreadable(
+    loaders: Iterable[Any], position: tuple[int, int], *, shuffled: bool
+) -> Iterator[tuple[str, Exception]]:
+    """Yield files that cannot be read and why, in the loaders' order from a position on.
+
+    Args:
+        loaders (Iterable[Any]): Loaders.
+        position (tuple[int, int]): Loader, and number of its batches, to start from.
+        shuffled (bool): Whether the order in which the images were read is lost; all are tried then.
+    """
+    first, done = position
+    for number, loader in enumerate(loaders):
+        dataset: Any = getattr(loader, "dataset", None)
+        batches: Any = getattr(loader, "batch_sampler", None)
+        if number < first or batches is None or not hasattr(dataset, "__getitem__"):
+            continue
+        start = done if number == first else 0
+        indices = range(len(dataset)) if shuffled else chain.from_iterable(islice(batches, start, None))
+        for index in indices:
+            if error := _failure(dataset.__getitem__, index):
+                yield _broken_file(dataset, index), error
+
+
+def _broken_file(dataset: Any, index: int) -> str:  # noqa: ANN401
+    """Return which file of a sample is the broken one, or all of them if that does not show."""
+    files = _files(dataset, index)
+    broken = [file for file in files if _failure(read_image, file)]
+    return " or ".join(broken or files) or f"Image {index} of {type(dataset).__name__}"
+
+
+def _failure(read: Callable[[Any], Any], what: int | str) -> Exception | None:
+    """Return what reading something raises, ``None`` if it can be read."""
+    try:
+        read(what)
+    except Exception as error:  # noqa: BLE001  # whatever a data set's own way of reading may raise
+        return error
+    return None
+
+
+def _files(dataset: Any, index: int) -> list[str]:  # noqa: ANN401
+    """Return the image and mask files of a sample, as far as the data set tells."""
+    if hasattr(dataset, "image_filenames"):
+        return [str(dataset.image_filenames[index])]
+    samples = getattr(dataset, "samples", None)
+    row = {} if samples is None else samples.iloc[index]
+    values = chain.from_iterable(
+        value if isinstance(value, list) else [value] for value in (row.get("image_path"), row.get("mask_path"))
+    )
+    return [str(value) for value in values if isinstance(value, str | Path) and str(value)]
+
+
+def _warn_of_files_left_out(images: list[Path]) -> None:
+    """Name the files beside the images that anomalib passes over because of their endings."""
+    if len(images) < 2:
+        return
+    folders = sorted({Path(image).parent for image in images})
+    others = [
+        file
+        for folder in folders
+        for file in sorted(folder.iterdir())
+        if file.is_file() and not file.name.startswith(".") and not is_image_file(file)
+    ]
+    if others:
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        names = ", ".join(map(str, others[:_SHOWN])) + more
+        logger.warning("%d file(s) are left out: anomalib reads no images with such endings: %s.", len(others), names)

@@ -1,0 +1,125 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Run a representative part of the tests against other versions of what the package builds on: ``make test-matrix``.
+
+Each environment is made, used for its rows and removed again, so that no more than one is on the disk. Needs a
+package index, about 8 GB of disk and the better part of an hour on two cores. Versions of Python that are not on the
+PATH are left out and named. The table at the end is the README's.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+MAIN_PYTHON = "3.11"
+# The floor is anomalib 2.7's own: what its extras for torch ask for.
+OLDEST_TORCH = ("torch==2.10.0", "torchvision==0.25.0")
+NEWEST_TORCH = ("torch", "torchvision")
+OPEN_CLIPS = ("open_clip_torch==2.24.0", "open_clip_torch==2.26.1", "open_clip_torch")
+TESTS = (
+    "tests/test_backbone.py",
+    "tests/test_model.py",
+    "tests/test_versions.py",
+    "tests/test_lightning_model.py::test_cross_dataset_trains_and_tests_per_category",
+    "tests/test_lightning_model.py::test_prompts_file_restores_model_and_settings",
+    "tests/test_registration.py::test_registration[command line]",
+)
+DISTRIBUTIONS = ("torch", "open_clip_torch", "anomalib")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What one virtual environment is made of.
+
+    Args:
+        python (str): Version of Python, such as ``"3.11"``.
+        torch (tuple[str, ...]): Requirements on torch and torchvision.
+        open_clips (tuple[str, ...]): Requirements on open_clip, installed and tested one after the other.
+    """
+
+    python: str
+    torch: tuple[str, ...]
+    open_clips: tuple[str, ...]
+
+
+def environments() -> list[Environment]:
+    """List every pair of torch and open_clip on one Python, and the newest pair on the other Pythons."""
+    full = [Environment(MAIN_PYTHON, torch, OPEN_CLIPS) for torch in (NEWEST_TORCH, OLDEST_TORCH)]
+    others = [Environment(python, NEWEST_TORCH, OPEN_CLIPS[-1:]) for python in PYTHONS if python != MAIN_PYTHON]
+    return full + others
+
+
+def find_python(version: str) -> str | None:
+    """Find an interpreter that starts: a version manager's shim may stand for one that is not there."""
+    path = shutil.which(f"python{version}")
+    if path is None or subprocess.run([path, "--version"], capture_output=True, check=False).returncode != 0:
+        return None
+    return path
+
+
+def versions_in(python: Path) -> list[str]:
+    """Ask an environment for the versions it really has."""
+    program = "import sys; from importlib.metadata import version as v; print(*map(v, sys.argv[1:]))"
+    done = subprocess.run([python, "-c", program, *DISTRIBUTIONS], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def run_row(python: Path, log: Path) -> str:
+    """Run the tests and return pytest's last line."""
+    with log.open("w") as file:
+        command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+        subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False)
+    return log.read_text().splitlines()[-1]
+
+
+def run_environment(environment: Environment, python: str, folder: Path) -> list[list[str]]:
+    """Make an environment, test each open_clip in it, and remove it."""
+    venv = folder / "venv"
+    own = venv / "bin" / "python"
+    pip = [own, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    try:
+        subprocess.run([python, "-m", "venv", venv], check=True)
+        subprocess.run([*pip, *environment.torch, "--editable", ROOT, "pytest"], check=True)
+        rows = []
+        for open_clip in environment.open_clips:
+            subprocess.run([*pip, "--upgrade", open_clip, *environment.torch], check=True)
+            log = folder / f"{environment.python}_{'_'.join((*environment.torch, open_clip))}.log"
+            rows.append([environment.python, *versions_in(own), run_row(own, log)])
+            print(*rows[-1], sep=" | ", flush=True)
+        return rows
+    finally:
+        shutil.rmtree(venv, ignore_errors=True)
+
+
+def main() -> int:
+    """Run the rows, print the table and return 1 if a row failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="where environments and logs go; by default a temporary folder")
+    parser.add_argument("--python", nargs="*", default=PYTHONS, help="only these versions of Python")
+    arguments = parser.parse_args()
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="matrix-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for environment in environments():
+        python = find_python(environment.python)
+        if environment.python not in arguments.python:
+            continue
+        if python is None:
+            print(f"Python {environment.python} is not on the PATH: left out.")
+            continue
+        rows += run_environment(environment, python, folder)
+    print("\n| Python | torch | open_clip_torch | anomalib | tests |\n|---|---|---|---|---|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    return int(not rows or any("failed" in row[-1] or "error" in row[-1] or "passed" not in row[-1] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

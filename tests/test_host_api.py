@@ -1,0 +1,254 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What anomalib checks of every model it ships: each call of the engine, each export, each subcommand.
+
+anomalib's own test (``tests/integration/model/test_models.py``) fits a model on a small data set of MVTec AD's layout
+with one category called "dummy", and then makes every other call from the checkpoint which that wrote, each with new
+objects. The same is done here, and once more through the command line. What the exported files compute is compared in
+``test_export.py``.
+"""
+
+import json
+from pathlib import Path
+
+import data_trees
+import numpy as np
+import pytest
+import torch
+import yaml
+from anomalib.cli import AnomalibCLI
+from anomalib.data import AnomalibDataModule, MVTecAD
+from anomalib.deploy import CompressionType, ExportType
+from anomalib.engine import Engine
+from anomalib.models import get_model
+from PIL import Image
+
+from anomalib_genclip import GenCLIP
+
+CATEGORY = "dummy"
+FILES = {ExportType.TORCH: "model.pt", ExportType.ONNX: "model.onnx", ExportType.OPENVINO: "model.xml"}
+NEEDS = {ExportType.TORCH: (), ExportType.ONNX: ("onnx", "onnxscript"), ExportType.OPENVINO: ("onnxscript", "openvino")}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Write a data set of one category: ten normal images, five test images of each label, with masks."""
+    root = tmp_path_factory.mktemp("datasets") / "mvtecad"
+    data_trees.mvtec_ad(root, (CATEGORY,), normal=5, anomalous=5)
+    return root
+
+
+def data(root: Path) -> MVTecAD:
+    return MVTecAD(root=root, category=CATEGORY, train_batch_size=2, eval_batch_size=5, num_workers=0)
+
+
+def objects(root: Path, folder: Path, epochs: int = 1) -> tuple[GenCLIP, AnomalibDataModule, Engine]:
+    """Make new objects, as anomalib's test does: the model by its short name."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    engine = Engine(logger=False, default_root_dir=folder, max_epochs=epochs, devices=1, **quiet)
+    return get_model("genclip", backbone="tiny"), data(root), engine
+
+
+@pytest.fixture(scope="module")
+def fitted(root, tmp_path_factory) -> Path:
+    """Fit, and return the checkpoint from where anomalib's test expects it."""
+    folder = tmp_path_factory.mktemp("project")
+    model, datamodule, engine = objects(root, folder)
+    engine.fit(model=model, datamodule=datamodule)
+    return folder / model.name / datamodule.name / CATEGORY / "v0/weights/lightning/model.ckpt"
+
+
+# The graphs of ONNX and OpenVINO take tens of seconds each; `test_export.py` has them in the fast tests once.
+KINDS = [kind if kind == ExportType.TORCH else pytest.param(kind, marks=pytest.mark.slow) for kind in ExportType]
+
+
+def need(kind: ExportType) -> None:
+    """Skip without the packages of the extra "export"."""
+    for package in NEEDS[kind]:
+        pytest.importorskip(package)
+
+
+# The engine
+
+
+def test_fit_writes_the_checkpoint_where_anomalib_looks_for_it(fitted):
+    assert fitted.is_file()
+
+
+def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+
+
+def is_as_fitted(model: GenCLIP, checkpoint: Path) -> bool:
+    return torch.equal(model.model.prompts.normal, weights_of(checkpoint)["model.prompts.normal"])
+
+
+def has_thresholds(model: GenCLIP) -> bool:
+    return all(bool(value.isfinite()) for value in model.post_processor.raw_thresholds().values())
+
+
+@pytest.mark.parametrize("call", ["test", "train"])
+def test_call_from_the_checkpoint_gives_metrics(root, fitted, tmp_path, call):
+    model, datamodule, engine = objects(root, tmp_path, epochs=2)
+    (figures,) = getattr(engine, call)(model=model, datamodule=datamodule, ckpt_path=fitted)
+    assert all(0 <= figures[name] <= 1 for name in ("image_AUROC", "image_F1Max", "pixel_AUROC", "pixel_F1Max"))
+    # Training goes on where it was, and writes another checkpoint; anomalib then tests the one that it was given.
+    assert is_as_fitted(model, fitted)
+    assert [is_as_fitted(model, path) for path in tmp_path.rglob("*.ckpt")] == [False] * (call == "train")
+
+
+def test_validation_of_the_checkpoint_finds_thresholds(root, fitted, tmp_path):
+    model, datamodule, engine = objects(root, tmp_path)
+    assert not has_thresholds(model)
+    engine.validate(model=model, datamodule=datamodule, ckpt_path=fitted)
+    assert has_thresholds(model)
+    assert is_as_fitted(model, fitted)
+
+
+def test_prediction_from_the_checkpoint_covers_the_test_images(root, fitted, tmp_path):
+    model, datamodule, engine = objects(root, tmp_path)
+    batches = engine.predict(model=model, datamodule=datamodule, ckpt_path=fitted)
+    assert sum(len(batch) for batch in batches) == 10
+    for batch in batches:
+        assert batch.anomaly_map.shape[-2:] == batch.pred_mask.shape[-2:]
+        assert ((batch.pred_score >= 0) & (batch.pred_score <= 1)).all()
+        assert batch.pred_label.dtype == torch.bool
+
+
+def test_these_are_all_kinds_of_export():
+    assert set(ExportType) == FILES.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_export_from_the_checkpoint_writes_a_file(root, fitted, tmp_path, kind):
+    need(kind)
+    model, _, engine = objects(root, tmp_path)
+    path = engine.export(model=model, export_type=kind, export_root=tmp_path, ckpt_path=str(fitted))
+    assert path == tmp_path / "weights" / kind.value / FILES[kind]
+    assert path.stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compression", [CompressionType.FP16, CompressionType.INT8])
+def test_compressed_export_writes_a_file(root, fitted, tmp_path, compression):
+    pytest.importorskip("nncf")
+    model, _, engine = objects(root, tmp_path)
+    kind = ExportType.OPENVINO
+    path = engine.export(
+        model=model, export_type=kind, export_root=tmp_path, ckpt_path=str(fitted), compression_type=compression
+    )
+    assert path.with_suffix(".bin").stat().st_size < 8e6  # float32 takes 10
+
+
+# The command line
+
+
+MODEL = ["--model", "GenCLIP", "--model.backbone", "tiny"]
+TRAINER = [
+    *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.max_epochs", "1"),
+    *("--trainer.logger", "false", "--trainer.enable_progress_bar", "false"),
+]
+
+
+def command(name: str, folder: Path, *arguments: str) -> AnomalibCLI:
+    """Run a subcommand in this process, as the entry point ``anomalib`` does."""
+    return AnomalibCLI([name, *MODEL, *TRAINER, "--default_root_dir", str(folder), *arguments])
+
+
+def data_arguments(root: Path) -> list[str]:
+    settings = {"root": root, "category": CATEGORY, "train_batch_size": 2, "eval_batch_size": 5, "num_workers": 0}
+    return ["--data", "MVTecAD", *(text for name, value in settings.items() for text in (f"--data.{name}", str(value)))]
+
+
+def test_these_are_all_subcommands():
+    """``install`` installs anomalib itself and knows no model."""
+    known = {*AnomalibCLI(["fit", *MODEL], run=False).subcommand_parsers}
+    assert known == {"install", "fit", "validate", "test", "train", "predict", "export", "benchmark"}
+
+
+@pytest.mark.parametrize("name", ["fit", "train"])
+def test_training_subcommand_writes_a_checkpoint(root, tmp_path, name):
+    cli = command(name, tmp_path, *data_arguments(root))
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    assert "model.prompts.normal" in weights_of(checkpoint)
+    assert (len(list(tmp_path.rglob("metrics.md"))) == 1) == (name == "train")
+    assert cli.model.trained_on == "MVTecAD dummy"
+
+
+@pytest.mark.parametrize("name", ["validate", "test"])
+def test_evaluating_subcommand_takes_the_checkpoint(root, fitted, tmp_path, name):
+    cli = command(name, tmp_path, *data_arguments(root), "--ckpt_path", str(fitted))
+    assert has_thresholds(cli.model)
+    assert is_as_fitted(cli.model, fitted)
+    assert ("pixel_AUROC" in cli.engine.trainer.callback_metrics) == (name == "test")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "datamodule"])
+def test_predict_subcommand_writes_a_picture_per_image(root, fitted, tmp_path, kind):
+    bad = root / CATEGORY / "test" / "crack"
+    given = {
+        "file": ["--data", str(bad / "000.png")],
+        "folder": ["--data", str(bad)],
+        "datamodule": data_arguments(root),
+    }
+    command("predict", tmp_path, *given[kind], "--ckpt_path", str(fitted))
+    pictures = list(tmp_path.rglob("*.png"))
+    assert len(pictures) == {"file": 1, "folder": 5, "datamodule": 10}[kind]
+    assert np.asarray(Image.open(pictures[0])).std() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_export_subcommand_takes_the_checkpoint(fitted, tmp_path, kind):
+    need(kind)
+    into = ["--export_type", kind.value, "--export_root", str(tmp_path), "--ckpt_path", str(fitted)]
+    command("export", tmp_path, *into)
+    assert (tmp_path / "weights" / kind.value / FILES[kind]).stat().st_size > 0
+
+
+def test_benchmark_subcommand_writes_a_table(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # anomalib writes to ./runs
+    data_settings = {"root": str(root), "category": CATEGORY, "eval_batch_size": 5, "num_workers": 0}
+    settings = {
+        "accelerator": "cpu",
+        "benchmark": {
+            "seed": 0,
+            "model": {"class_path": "GenCLIP", "init_args": {"weights": "tiny-demo"}},
+            "data": {"class_path": "MVTecAD", "init_args": data_settings},
+        },
+    }
+    Path("benchmark.yaml").write_text(yaml.safe_dump(settings))
+    AnomalibCLI(["benchmark", "--config", "benchmark.yaml"])
+    (table,) = Path("runs/benchmark").rglob("results.csv")
+    assert "image_AUROC" in table.read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--model.bakbone", "tiny"], "bakbone"),
+        (["--model.layers", "[a]"], "layers"),
+        (["--model.image_size", "large"], "image_size"),
+        (["--model.state_length", "many"], "state_length"),
+        (["--model.class_names", "cable"], "class_names"),
+        (["--model.fine_tune", "perhaps"], "fine_tune"),
+    ],
+)
+def test_wrong_argument_ends_the_command_before_a_model_is_built(root, monkeypatch, capsys, arguments, named):
+    monkeypatch.setattr("anomalib_genclip.torch_model.load_clip", lambda *_: pytest.fail("CLIP was loaded"))
+    with pytest.raises(SystemExit) as ended:
+        AnomalibCLI(["train", *MODEL, *arguments, *data_arguments(root)])
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_config_of_a_run_repeats_it(root, tmp_path, capsys):
+    arguments = ["train", *MODEL, "--model.class_name", "bolt", *TRAINER, *data_arguments(root)]
+    with pytest.raises(SystemExit):
+        AnomalibCLI([*arguments, "--default_root_dir", str(tmp_path), "--print_config"])
+    config = tmp_path / "config.yaml"
+    config.write_text(capsys.readouterr().out)
+    again = AnomalibCLI(["train", "--config", str(config)], run=False)
+    init_args = yaml.safe_load(config.read_text())["model"]["init_args"]
+    assert init_args["class_name"] == again.model.class_name == "bolt"
+    assert json.dumps(init_args)  # plain values only

@@ -1,0 +1,184 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Training that is interrupted: it goes on as if nothing had happened, and no file is left in pieces."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import data_trees
+import numpy as np
+import pytest
+import torch
+from anomalib.engine import Engine
+from lightning.pytorch import seed_everything
+from PIL import Image
+from run_training import train
+from safetensors.torch import load_file
+
+from anomalib_genclip import GenCLIP
+from anomalib_genclip.files import write_whole
+from anomalib_genclip.perlin import PerlinAnomalies
+from anomalib_genclip.reproducible import WholeCheckpointIO
+
+TESTS = Path(__file__).parent
+STEPS = {"labels": 15, "synthetic": 18}  # of three epochs
+
+
+def checkpoint(root: Path, out: str) -> str:
+    """Return a run's checkpoint: there is one."""
+    (path,) = (root / out).rglob("*.ckpt")
+    return str(path)
+
+
+def run_apart(root: Path, **run) -> subprocess.CompletedProcess:
+    """Train in a process of its own."""
+    settings = json.dumps({"root": str(root), **run})
+    command = [sys.executable, str(TESTS / "run_training.py"), settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # loaders fork
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Tell whether two runs learned the same, to the last bit."""
+    return one.keys() == other.keys() and all(
+        torch.equal(torch.nan_to_num(one[key]), torch.nan_to_num(other[key])) for key in one
+    )
+
+
+# Going on
+
+
+# Lightning goes two different ways where a checkpoint was saved after validation and where there is none.
+@pytest.mark.parametrize(("data", "limits"), [("labels", {}), ("synthetic", {"limit_val_batches": 0})])
+def test_a_resumed_training_ends_with_the_weights_of_one_that_was_never_interrupted(tmp_path, data, limits):
+    whole = train(tmp_path, "whole", data, **limits)
+    stop = int(np.random.default_rng(0).integers(STEPS[data] // 3 + 1, STEPS[data]))
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(tmp_path, "stopped", data, stop, "error", **limits)
+    resumed = train(tmp_path, "resumed", data, ckpt=checkpoint(tmp_path, "stopped"), **limits)
+    assert same(resumed, whole)
+
+
+def test_made_up_anomalies_do_not_depend_on_what_was_drawn_before_training():
+    made = []
+    for drawn_before in (1, 2):
+        torch.manual_seed(drawn_before)
+        generator = PerlinAnomalies("synthetic").generator
+        seed_everything(0)
+        made.append(generator(torch.full((24, 3, 16, 16), 0.5))[0])
+    assert torch.equal(*made)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "workers"), [("labels", 2), ("synthetic", 0)])
+def test_a_training_killed_at_any_step_goes_on_from_its_last_checkpoint(tmp_path, data, workers):
+    settings = {"data": data, "workers": workers}
+    assert run_apart(tmp_path, out="whole", **settings).returncode == 0
+    whole = load_file(tmp_path / "whole" / "prompts.safetensors")
+    steps = np.arange(STEPS[data] // 3 + 1, STEPS[data])
+    for stop in np.random.default_rng(1).choice(steps, 3, replace=False).tolist():
+        killed, resumed = f"killed at {stop}", f"resumed at {stop}"
+        assert run_apart(tmp_path, out=killed, stop=stop, **settings).returncode == -9
+        assert run_apart(tmp_path, out=resumed, ckpt=checkpoint(tmp_path, killed), **settings).returncode == 0
+        assert same(load_file(tmp_path / resumed / "prompts.safetensors"), whole)
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_an_error_and_leaves_the_last_checkpoint(tmp_path):
+    stopped = run_apart(tmp_path, out="stopped", stop=8, how="SIGINT")
+    assert stopped.returncode == 1
+    assert "KeyboardInterrupt" in stopped.stderr
+    content = torch.load(checkpoint(tmp_path, "stopped"), weights_only=True)
+    assert (content["epoch"], content["global_step"]) == (0, 5)
+    assert not (tmp_path / "stopped" / "prompts.safetensors").exists()
+
+
+# Files
+
+
+def unused_folder(path: Path) -> bool:
+    """Tell whether nothing is left of a write."""
+    return not list(path.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_takes_no_more_is_an_error_and_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, number):
+    class Disk:
+        """Takes one checkpoint."""
+
+        taken = 0
+
+        def fsync(self, _):
+            self.taken += 1
+            if self.taken > 1:
+                raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", Disk().fsync)
+    with pytest.raises(OSError, match=rf"{os.strerror(number)}: '.*model\.ckpt'"):
+        train(tmp_path, "full")
+    path = Path(checkpoint(tmp_path, "full"))
+    assert torch.load(path, weights_only=True)["epoch"] == 0
+    assert unused_folder(path)
+
+
+def _write_checkpoint(path: Path) -> None:
+    WholeCheckpointIO().save_checkpoint({"state_dict": {}}, path)
+
+
+def _write_prompts(path: Path) -> None:
+    GenCLIP(backbone="tiny").save_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("write", "name"), [(_write_checkpoint, "model.ckpt"), (_write_prompts, "prompts.safetensors")]
+)
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch, write, name, error):
+    path = tmp_path / name
+
+    def fsync(_):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for before in (None, b"the last good one"):
+        if before:
+            path.write_bytes(before)
+        with pytest.raises(type(error)):
+            write(path)
+        assert (path.read_bytes() if path.exists() else None) == before
+        assert unused_folder(path)
+
+
+def test_a_picture_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    data_trees.write_normal(tmp_path / "images" / "a.png")
+
+    def save(_, file, **__):
+        file.write(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    model = GenCLIP(backbone="tiny")
+    with pytest.raises(OSError, match="No space left"):
+        Engine(
+            default_root_dir=tmp_path / "results", accelerator="cpu", enable_progress_bar=False, logger=False
+        ).predict(model, data_path=tmp_path / "images")
+    assert not list((tmp_path / "results").rglob("*.png"))
+
+
+def test_a_process_killed_while_it_writes_leaves_the_last_good_file(tmp_path):
+    path = tmp_path / "model.ckpt"
+    write_whole(path, b"good")
+    code = (
+        "import os, signal, pathlib, anomalib_genclip.files as files\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"files.write_whole(pathlib.Path({str(path)!r}), b'new')"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert killed.returncode == -9
+    assert path.read_bytes() == b"good"
+    assert write_whole(path, b"new").read_bytes() == b"new"

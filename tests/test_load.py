@@ -1,0 +1,83 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A folder of ten thousand images: none is skipped, and memory does not grow."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from anomalib.engine import Engine
+from lightning.pytorch import Callback
+from PIL import Image
+
+from anomalib_genclip import GenCLIP
+from anomalib_genclip.visualizer import CategoryVisualizer
+
+IMAGES = 10_000
+WARM = 1_000
+STATM = Path("/proc/self/statm")
+ALLOWED = 64 * 2**20  # bytes: the allocator's breathing, less than a hundredth of what 9,000 kept images would take
+
+SIZES = [(1, 1), (17, 400), (64, 64), (100, 37), (160, 120), (320, 240), (333, 500)]
+FORMATS = [("RGB", "png"), ("L", "png"), ("RGBA", "png"), ("P", "png"), ("RGB", "jpg"), ("CMYK", "jpg"), ("RGB", "bmp")]
+FORMATS += [("RGB", "webp"), ("L", "tif"), ("1", "png"), ("RGB", "ppm"), ("L", "pgm")]
+
+
+class Watch(Callback):
+    """Count images, and write down the memory of this process at every thousandth."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.memory: dict[int, int] = {}
+
+    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, *args) -> None:
+        """Take note."""
+        del trainer, pl_module, outputs, args
+        assert batch.pred_score.isfinite().all()
+        self.paths += batch.image_path
+        if len(self.paths) % WARM == 0:
+            self.memory[len(self.paths)] = int(STATM.read_text(encoding="ascii").split()[1]) * os.sysconf(
+                "SC_PAGE_SIZE"
+            )
+
+
+def write_folder(folder: Path) -> set[str]:
+    """Write every size in every format, and link them until there are enough."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    originals = []
+    for mode, ending in FORMATS:
+        for width, height in SIZES:
+            pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            originals.append(folder / f"original_{len(originals):05}.{ending}")
+            Image.fromarray(pixels).convert(mode).save(originals[-1])
+    for number in range(len(originals), IMAGES):
+        original = originals[number % len(originals)]
+        os.link(original, folder / f"{number:05}{original.suffix}")
+    return {str(path) for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STATM.exists(), reason="memory is read as Linux tells it")
+def test_memory_does_not_grow_and_no_image_is_skipped(tmp_path):
+    files = write_folder(tmp_path / "images")
+    assert len(files) == IMAGES
+    watch = Watch()
+    engine = Engine(
+        default_root_dir=tmp_path / "results",
+        accelerator="cpu",
+        devices=1,
+        callbacks=[watch],
+        enable_progress_bar=False,
+        logger=False,
+    )
+    model = GenCLIP(weights="tiny-demo", image_size=32, visualizer=CategoryVisualizer(field_size=(64, 64)))
+    assert engine.predict(model, data_path=tmp_path / "images", return_predictions=False) is None
+    print("MB:", {count: memory // 2**20 for count, memory in watch.memory.items()})
+    assert len(watch.paths) == IMAGES
+    assert set(watch.paths) == files
+    pictures = [path for path in Path(engine.trainer.default_root_dir).rglob("*") if path.is_file()]
+    assert len(pictures) == IMAGES
+    assert max(watch.memory.values()) - watch.memory[WARM] < ALLOWED

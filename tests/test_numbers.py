@@ -1,0 +1,138 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The same result from the same seed, finite numbers in every precision, scores that depend on their image alone."""
+
+import pytest
+import torch
+from anomalib.data import ImageBatch
+from anomalib.engine import Engine
+from lightning.pytorch import Trainer, seed_everything
+from run_training import train
+from torch.utils.data import DataLoader
+
+from anomalib_genclip import GenCLIP
+from anomalib_genclip.data import CategoryBatch
+from anomalib_genclip.loss import GenCLIPLoss
+
+SIZE = 32
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def engine(folder) -> Engine:
+    """Build a quiet engine on the CPU."""
+    return Engine(default_root_dir=folder, accelerator="cpu", devices=1, **QUIET)
+
+
+@pytest.fixture(scope="module")
+def trained() -> GenCLIP:
+    """The demonstration model, whose vision prompts are not zero."""
+    return GenCLIP(weights="tiny-demo", image_size=SIZE, visualizer=False)
+
+
+# The same from the same seed
+
+
+def test_the_same_seed_trains_the_same_weights(tmp_path):
+    one, again = (train(tmp_path, out, max_epochs=1) for out in ("one", "again"))
+    assert one.keys() == again.keys()
+    assert all(torch.equal(torch.nan_to_num(one[key]), torch.nan_to_num(again[key])) for key in one)
+
+
+def test_another_seed_trains_other_weights(tmp_path):
+    one, other = (train(tmp_path, f"{seed}", max_epochs=1, seed=seed) for seed in (5, 6))
+    assert not torch.equal(one["model.prompts.normal"], other["model.prompts.normal"])
+
+
+def test_the_same_images_are_tested_to_the_same_figures(trained, tmp_path):
+    images, masks = torch.rand(6, 3, SIZE, SIZE), torch.zeros(6, SIZE, SIZE, dtype=torch.bool)
+    masks[3:, 5:15, 5:15] = True
+    batch = {"image": images, "gt_mask": masks, "gt_label": masks.flatten(1).any(1)}
+    figures = []
+    for run in range(2):
+        seed_everything(run)  # testing draws no numbers
+        loader = DataLoader([ImageBatch(**batch)], batch_size=None)
+        figures.append(engine(tmp_path).test(trained, dataloaders=loader)[0])
+    assert figures[0] == figures[1]
+
+
+# Scores belong to their images
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_order_and_batch_size_do_not_change_scores_and_maps(trained, size):
+    images = torch.randn(8, 3, SIZE, SIZE)
+    names = ["bottle", "leather", "object", "bottle", "steel screw", "leather", "object", "cable"]
+    order = torch.randperm(8)
+    with torch.no_grad():
+        plain = trained.model(images, trained.model.class_index(names))
+        parts = [
+            trained.model(images[rows], trained.model.class_index([names[row] for row in rows]))
+            for rows in order.split(size)
+        ]
+    scores, maps = (torch.cat([getattr(part, key) for part in parts]) for key in ("pred_score", "anomaly_map"))
+    torch.testing.assert_close(scores, plain.pred_score[order], atol=1e-5, rtol=0)
+    torch.testing.assert_close(maps, plain.anomaly_map[order], atol=1e-5, rtol=0)
+
+
+# Finite in every precision
+
+
+def _batches() -> DataLoader:
+    """Make constant and noisy images, all normal, half anomalous and all anomalous."""
+    batches = []
+    for images in (torch.zeros(4, 3, SIZE, SIZE), torch.ones(4, 3, SIZE, SIZE), torch.rand(4, 3, SIZE, SIZE)):
+        for anomalous in (0, 2, 4):
+            masks = torch.zeros(4, SIZE, SIZE, dtype=torch.bool)
+            masks[:anomalous] = True
+            labels = masks.flatten(1).any(1)
+            batch = {"image": images.clone(), "gt_mask": masks, "gt_label": labels, "category": ["nut"] * 4}
+            batches.append(CategoryBatch(**batch))
+    return DataLoader(batches, batch_size=None)
+
+
+def _trainer(folder, precision: str) -> Trainer:
+    return Trainer(default_root_dir=folder, accelerator="cpu", max_epochs=1, precision=precision, **QUIET)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_training_stays_finite(tmp_path, precision):
+    model = GenCLIP(backbone="tiny", image_size=SIZE, visualizer=False)
+    losses = []
+    model.loss.register_forward_hook(lambda *args: losses.append(args[-1].detach()))
+    _trainer(tmp_path, precision).fit(model, train_dataloaders=_batches())
+    assert len(losses) == 9
+    assert all(torch.isfinite(loss) for loss in losses)
+    assert all(torch.isfinite(value).all() for value in model.model.prompts.parameters())
+
+
+def test_training_in_float16_alone_is_an_error_that_names_what_works(tmp_path):
+    model = GenCLIP(backbone="tiny", image_size=SIZE, visualizer=False)
+    with pytest.raises(ValueError, match=r"precision='16-true' cannot train.*'16-mixed'"):
+        _trainer(tmp_path, "16-true").fit(model, train_dataloaders=_batches())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "16-true"])
+def test_maps_and_scores_stay_in_the_unit_interval(tmp_path, precision):
+    model = GenCLIP(weights="tiny-demo", image_size=SIZE, visualizer=False)
+    trainer = _trainer(tmp_path, precision)
+    for result in trainer.predict(model, dataloaders=_batches()):
+        for values in (result.pred_score, result.anomaly_map):
+            assert torch.isfinite(values).all()
+            assert 0 <= values.min() <= values.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 60_000.0])
+@pytest.mark.parametrize("anomalous", [0.0, 0.5, 1.0])
+def test_loss_and_gradient_are_finite_on_extreme_logits(dtype, scale, anomalous):
+    maps = (torch.randn(2, 4, 2, 4, 4).sign() * scale).to(dtype).requires_grad_()
+    cls = (torch.randn(4, 2).sign() * scale).to(dtype).requires_grad_()
+    mask = torch.zeros(4, 8, 8)
+    mask[: int(4 * anomalous)] = 1
+    loss = GenCLIPLoss(image_weight=0.5)(maps, cls, mask)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(maps.grad).all()
+    assert torch.isfinite(cls.grad).all()
