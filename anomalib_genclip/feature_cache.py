@@ -273,7 +273,7 @@ class _Writer:
 
     def _entry(self, settings: str, row: Any) -> _Entry:  # noqa: ANN401  # a row of a table
         masks = row.mask_path if isinstance(row.mask_path, list) else [row.mask_path]
-        files = [Path(mask) for mask in masks if isinstance(mask, str | Path) and str(mask)]
+        files = [Path(mask) for mask in masks if isinstance(mask, str | Path) and Path(mask).is_file()]
         # Content, not date and size: those may stay when a file is replaced.
         contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (Path(row.image_path), *files)]
         key = _hash(settings, int(row.label_index), *contents)
@@ -353,7 +353,7 @@ class _Writer:
             raise ValueError(msg)
         if batch.gt_mask is not None:
             fields["mask"] = batch.gt_mask.as_subclass(Tensor).bool()
-        for values in zip(*(field.cpu() for field in fields.values()), strict=True):
+        for values in zip(*(value.cpu() for value in fields.values()), strict=True):
             yield {name: value.contiguous() for name, value in zip(fields, values, strict=True)}
 
 

@@ -47,10 +47,9 @@ def write_whole(path: Path, content: bytes, *, sync: bool = True) -> Path:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            if sync:
+        partial.write_bytes(content)
+        if sync:
+            with partial.open("rb+") as file:
                 os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
