@@ -29,11 +29,13 @@ class EpochSeeds(Callback):
     def __init__(self) -> None:
         self.seed: int | None = None
         self.epoch = 0  # the one to go on with
+        self.rank = 0
         self._seeded = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed the first epoch: Lightning makes its iterator, which draws numbers, before that epoch starts."""
-        del trainer, pl_module
+        del pl_module
+        self.rank = trainer.global_rank  # processes see other images and draw other numbers
         if self.seed is None:
             self.seed = int(torch.randint(_SEEDS, ()))
         self._seed()
@@ -66,7 +68,7 @@ class EpochSeeds(Callback):
         self.seed, self.epoch = state_dict["seed"], state_dict["epoch"]
 
     def _seed(self) -> None:
-        generator = np.random.default_rng([self.seed or 0, self.epoch])
+        generator = np.random.default_rng([self.seed or 0, self.epoch, self.rank])
         number = int(generator.integers(_SEEDS))
         random.seed(number)
         np.random.seed(number)  # noqa: NPY002  # augmentations draw from numpy's global generator
