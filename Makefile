@@ -27,8 +27,9 @@ quickstart: $(STAMP)
 reproduce: $(STAMP)
 	$(BIN)/python -m anomalib_genclip.reproduce --config configs/reproduce.yaml
 
+# A worker per core, each with one thread: more threads than cores make torch crawl.
 test: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

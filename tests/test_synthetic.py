@@ -27,6 +27,7 @@ from anomalib_genclip.data.synthetic import (
     datamodule,
     render,
 )
+from anomalib_genclip.data.synthetic.anonymous import render_anonymous
 from anomalib_genclip.data.synthetic.contact_sheet import contact_sheet
 
 SMALL = {
@@ -154,3 +155,25 @@ def test_contact_sheet_shows_categories(tmp_path: Path) -> None:
     """The README's picture can be made again."""
     target = contact_sheet(tmp_path / "sheet.png", ("wood", "gear"), size=32)
     assert cv2.imread(str(target)).shape[1] > 32 * 4
+
+
+# The nameless things that the demonstration CLIP was trained on
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_nameless_renders_have_a_mask_when_they_are_damaged(damaged):
+    rng = np.random.default_rng(0)
+    renders = [render_anonymous(damaged, 48, rng) for _ in range(40)]
+    masked = [bool(mask.any()) for _, mask, _, _ in renders]
+    assert all(np.isin(mask, (0, 255)).all() for _, mask, _, _ in renders)
+    assert all(kind is None or kind in DEFECTS for *_, kind in renders)
+    assert np.mean(masked) > 0.8 if damaged else not any(masked)
+    assert {surface for *_, surface, _ in renders} == {False, True}
+
+
+def test_nameless_renders_follow_their_generator():
+    first, second, third = (
+        render_anonymous(damaged=True, size=48, rng=np.random.default_rng(seed))[0] for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, third)
