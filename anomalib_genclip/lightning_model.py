@@ -96,8 +96,9 @@ class GenCLIP(AnomalibModule):
         weights (str | Path | None): A prompts file written by :meth:`save_weights`, or ``"tiny-demo"``. The model is
             then zero-shot: it is used as it is, and training leaves it alone. Defaults to ``None``.
         fine_tune (bool): Train on from ``weights``. Defaults to ``False``.
-        learning_rate (float): Adam's learning rate for prompts and ``φ``. Defaults to ``1e-3``.
-        projection_learning_rate (float): Adam's learning rate for ``ψ``. Defaults to ``1e-4``.
+        learning_rate (float): Adam's learning rate for prompts and ``φ`` at the start; it falls to zero in a line.
+            Defaults to ``1e-3``.
+        projection_learning_rate (float): The same for ``ψ``. Defaults to ``1e-4``.
         query_only_share (float): Share of the training images that see the query-only prompt instead of the
             vision-enhanced one (ours; the paper's is 0). Defaults to ``0.3``.
         image_loss_weight (float): Weight of the cross-entropy on the CLS token (ours; the paper's is 0). Defaults to
@@ -328,12 +329,19 @@ class GenCLIP(AnomalibModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         self.trained_on = " ".join(filter(None, (getattr(datamodule, key, "") for key in ("name", "category"))))
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with one learning rate for prompts and ``φ``, another for ``ψ``."""
-        return torch.optim.Adam([
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam with one learning rate for prompts and ``φ``, another for ``ψ``, both falling to zero evenly (ours)."""
+        optimizer = torch.optim.Adam([
             {"params": self.model.prompts.parameters(), "lr": self.learning_rate},
             {"params": self.model.projections.parameters(), "lr": self.projection_learning_rate},
         ])
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _learning_rate_share(self, step: int) -> float:
+        """Share of the learning rates that is left at a step."""
+        # The number of steps is asked for late: asking makes the loaders, and the feature cache replaces their data.
+        return 1.0 if step == 0 else max(0.0, 1 - step / self.trainer.estimated_stepping_batches)
 
     def on_validation_epoch_end(self) -> None:
         """Choose ``w`` by the image AUROC on the held-out images (ours), and fit the threshold to it."""

@@ -10,6 +10,7 @@ computed once per image, so a variant costs little more than its text tower.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -39,7 +40,8 @@ class Variant:
 
     name: str
     learning_rate: float = 1e-3
-    projection_learning_rate: float = 1e-3
+    projection_learning_rate: float = 1e-4
+    decay: bool = True
     query_only_share: float = 0.3
     image_loss_weight: float = 0.5
     value_attention: bool = False
@@ -48,8 +50,9 @@ class Variant:
 BASE = Variant("default")
 VARIANTS = [
     BASE,
-    replace(BASE, name="psi learning rate 1e-4", projection_learning_rate=1e-4),
-    replace(BASE, name="psi learning rate 3e-3", projection_learning_rate=3e-3),
+    replace(BASE, name="constant learning rates", decay=False),
+    replace(BASE, name="psi learning rate 1e-3", projection_learning_rate=1e-3),
+    replace(BASE, name="psi learning rate 1e-5", projection_learning_rate=1e-5),
     replace(BASE, name="prompt learning rate 3e-3", learning_rate=3e-3),
     replace(BASE, name="query_only_share 0 (paper)", query_only_share=0.0),
     replace(BASE, name="query_only_share 0.5", query_only_share=0.5),
@@ -133,6 +136,8 @@ def train(model: GenCLIPModel, split: Split, variant: Variant, epochs: int) -> N
         {"params": model.projections.parameters(), "lr": variant.projection_learning_rate},
     ])
     names = model.class_index([name.replace("_", " ") for name in split.categories])
+    steps = epochs * math.ceil(len(names) / BATCH)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / steps if variant.decay else 1.0)
     model.train()
     for _ in track(range(epochs), variant.name):
         for index in torch.randperm(len(names)).split(BATCH):
@@ -141,6 +146,7 @@ def train(model: GenCLIPModel, split: Split, variant: Variant, epochs: int) -> N
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
+            schedule.step()
     model.eval()
 
 

@@ -17,6 +17,7 @@ from anomalib.engine import Engine
 from anomalib.metrics import AUROC, Evaluator
 from anomalib.pipelines.tiled_ensemble import EvalTiledEnsemble, TrainTiledEnsemble
 from anomalib.post_processing import PostProcessor
+from lightning.pytorch import Callback
 from safetensors.torch import load_file, save_file
 
 from anomalib_genclip import CrossDataset, GenCLIP
@@ -443,9 +444,22 @@ def test_wrong_settings_are_refused_before_clip_is_built(monkeypatch, settings, 
 
 def test_learning_rates_go_to_their_parameters():
     model = build(learning_rate=0.5, projection_learning_rate=0.25)
-    groups = {group["lr"]: group["params"] for group in model.configure_optimizers().param_groups}
+    groups = {group["lr"]: group["params"] for group in model.configure_optimizers()["optimizer"].param_groups}
     assert len(groups[0.5]) == len(list(model.model.prompts.parameters()))
     assert len(groups[0.25]) == len(model.model.projections)
+
+
+def test_learning_rates_fall_to_zero_in_a_line(cross, tmp_path):
+    class Rates(Callback):
+        def on_train_batch_start(self, trainer, *args):  # noqa: ARG002
+            seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+    seen = []
+    run = engine(tmp_path / "results", max_epochs=2, callbacks=[Rates()])
+    run.fit(build(learning_rate=0.5, projection_learning_rate=0.25), datamodule=cross)
+    shares = [1 - step / len(seen) for step in range(len(seen))]
+    assert len(seen) >= 4
+    torch.testing.assert_close(torch.tensor(seen), torch.tensor([[0.5 * share, 0.25 * share] for share in shares]))
 
 
 def test_components_can_be_replaced_or_left_out():
