@@ -1,14 +1,17 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is learned: the bundled CLIP on rendered images, trained on some categories and tested on others."""
+"""What is learned: the bundled CLIP on rendered images, trained on some categories and tested on others.
+
+The bundled CLIP was shown where damage is, so that the word "damaged" and CLIP's own projection find most of it before
+any training. Here ψ starts at random instead: whatever the model then finds, it has learned.
+"""
 
 import pytest
 import torch
 from anomalib.engine import Engine
 
 from anomalib_genclip import CrossDataset, GenCLIP, SyntheticDefects
-from anomalib_genclip.prompts import PromptLearner
 
 SOURCE, TARGET = ["weave", "tile", "bolt", "pill"], ["leather", "honeycomb", "gear"]
 
@@ -35,6 +38,15 @@ def engine(folder, **settings) -> Engine:
     return Engine(default_root_dir=folder, accelerator="cpu", devices=1, **quiet, **settings)
 
 
+def from_nothing(seed: int = 0) -> GenCLIP:
+    """Build a model whose patch features and texts have nothing to do with each other yet."""
+    torch.manual_seed(seed)
+    model = GenCLIP(backbone="tiny", projection_learning_rate=1e-3, visualizer=False)
+    for psi in model.model.projections:
+        torch.nn.init.normal_(psi, std=psi.shape[0] ** -0.5)
+    return model
+
+
 def figures(model: GenCLIP, data: CrossDataset, folder) -> dict[str, float]:
     """Test a model."""
     return engine(folder).test(model, datamodule=data)[0]
@@ -42,17 +54,14 @@ def figures(model: GenCLIP, data: CrossDataset, folder) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def untrained(data, tmp_path_factory) -> dict[str, float]:
-    """Figures of untrained prompts."""
-    torch.manual_seed(0)
-    model = GenCLIP(backbone="tiny", visualizer=False)
-    return figures(model, data, tmp_path_factory.mktemp("untrained"))
+    """Figures before training."""
+    return figures(from_nothing(), data, tmp_path_factory.mktemp("untrained"))
 
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """A trained model and its losses epoch by epoch."""
-    torch.manual_seed(0)
-    model = GenCLIP(backbone="tiny", visualizer=False)
+    model = from_nothing()
     losses: list[float] = []
     model.on_train_epoch_end = lambda: losses.append(model.trainer.callback_metrics["train_loss"].item())
     engine(tmp_path_factory.mktemp("trained"), max_epochs=4).fit(model, datamodule=data)
@@ -60,8 +69,8 @@ def trained(data, tmp_path_factory):
 
 
 def learns(result: dict[str, float], untrained: dict[str, float]) -> bool:
-    """Say whether a model finds defects of unseen categories better than untrained prompts."""
-    return result["pixel_AP"] > untrained["pixel_AP"] + 0.02 and result["pixel_AUPRO"] > untrained["pixel_AUPRO"] + 0.02
+    """Say whether a model finds defects of unseen categories far better than before training."""
+    return all(result[key] > untrained[key] + 0.15 for key in ("pixel_AUROC", "pixel_AUPRO", "pixel_AP"))
 
 
 def test_training_lowers_the_loss(trained):
@@ -76,12 +85,11 @@ def test_training_finds_more_on_unseen_categories(trained, untrained, data, tmp_
 
 
 def test_the_same_check_fails_when_training_is_undone(trained, untrained, data, tmp_path):
-    model = GenCLIP(backbone="tiny", visualizer=False)
+    model = from_nothing(seed=1)
+    undone = {
+        key: value.clone() for key, value in model.state_dict().items() if "prompts" in key or "projections" in key
+    }
     model.load_state_dict(trained[0].state_dict())
-    spec = model.model.spec
-    torch.manual_seed(1)
-    fresh = PromptLearner(spec.vision_width, spec.text_width, len(model.model.layers), 4, 4)
-    model.model.prompts.load_state_dict(fresh.state_dict())
-    for psi in model.model.projections:
-        psi.data.copy_(model.model.clip.model.visual.proj)
-    assert not learns(figures(model, data, tmp_path), untrained)
+    assert learns(figures(model, data, tmp_path / "trained"), untrained)
+    model.load_state_dict({**model.state_dict(), **undone})
+    assert not learns(figures(model, data, tmp_path / "undone"), untrained)
