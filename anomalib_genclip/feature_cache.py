@@ -39,6 +39,7 @@ from .evaluation.processes import Processes, processes
 from .files import write_whole
 from .input_checks import check_pixels
 from .perlin import makes_anomalies
+from .weights import digest
 
 if TYPE_CHECKING:
     from .torch_model import GenCLIPModel
@@ -330,7 +331,7 @@ class _Writer:
         for batch in track(loader, description="Features", disable=quiet):
             for tensors in self._features(batch):
                 entry = next(entries)
-                metadata = {"key": entry.key, "checksum": _checksum(tensors)}
+                metadata = {"key": entry.key, "checksum": digest(tensors, {})}
                 with _readable_errors(self.folder):
                     # Waiting for the disk is no use: what a power failure leaves is found by its checksum.
                     write_whole(entry.path, save(tensors, {"feature_cache": json.dumps(metadata)}), sync=False)
@@ -363,7 +364,7 @@ def _settings(model: "GenCLIPModel", preprocess: nn.Module | None, precision: st
         _FORMAT,
         model.spec.name,
         model.fingerprint,  # knows the activation, which the weights do not say
-        _checksum(model.clip.model.visual.state_dict()),
+        digest(model.clip.model.visual.state_dict(), {}),
         list(model.layers),
         list(model.image_size),
         repr(preprocess),
@@ -375,16 +376,6 @@ def _hash(*values: object) -> str:
     return hashlib.sha256(json.dumps([str(value) for value in values]).encode()).hexdigest()
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    """Hash names, types, shapes and contents."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def _is_good(path: Path, key: str) -> bool:
     """Tell whether a file is what was once written for ``key``."""
     try:
@@ -393,7 +384,7 @@ def _is_good(path: Path, key: str) -> bool:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError, ValueError):
         return False
-    return metadata == {"key": key, "checksum": _checksum(tensors)}
+    return metadata == {"key": key, "checksum": digest(tensors, {})}
 
 
 @contextmanager

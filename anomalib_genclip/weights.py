@@ -132,7 +132,7 @@ def digest(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str
     for key in sorted(tensors):
         value = tensors[key].detach().cpu().contiguous()
         result.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        result.update(value.flatten().view(torch.uint8).numpy().tobytes())
+        result.update(value.flatten().view(torch.uint8).numpy())
     return result.hexdigest()
 
 

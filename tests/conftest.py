@@ -11,3 +11,12 @@ import torch
 def _seed():
     """Give every test the same random numbers, whichever tests run before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread():
+    """Compute small tensors in one thread: on busy cores threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -32,13 +32,7 @@ from anomalib_genclip.evaluation.report import as_csv, as_markdown, print_report
 SIZE = 24
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Small tensors on busy cores: threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Scored(Dataset):

@@ -28,13 +28,7 @@ from anomalib_genclip.clip import FrozenCLIP
 SETTINGS = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64, "visualizer": False}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Small tensors on busy cores: threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Record(Callback):

@@ -26,13 +26,7 @@ OUTSIDE_SHAPES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Small tensors on busy cores: threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scored_masks(num: int, size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
