@@ -8,8 +8,8 @@ loaded here, because ``open_clip.create_model`` treats OpenAI's weights, activat
 differently from version to version (2.24 ignores ``force_image_size`` for them, 3.x ignores QuickGELU).
 """
 
-import hashlib
 import logging
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ import torch
 from open_clip.model import CLIP, resize_pos_embed
 from safetensors.torch import load_file
 
-from .files import is_file, why_unreadable
+from .files import check_archive, is_file, why_unreadable
 from .versions import warn_of_unknown_versions
-from .weights import check_finite
+from .weights import check_finite, digest
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ PAPER_IMAGE_SIZE = 518  # paper, implementation details: 37 patches of 14 px per
 NUM_LAYERS = 4
 _QUICKGELU = "-quickgelu"
 _RANDOM_SEED = 0
+_RESIZED = "visual.positional_embedding"
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,8 @@ def _quiet(name: str) -> Iterator[None]:
 def _read_file(path: str | Path) -> dict[str, torch.Tensor]:
     """Read a weights file in open_clip's or OpenAI's layout without running any pickled code."""
     path = Path(path)
+    if zipfile.is_zipfile(path):
+        check_archive(path)
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -273,8 +276,6 @@ def _read_file(path: str | Path) -> dict[str, torch.Tensor]:
 
 def _is_torchscript(path: Path) -> bool:
     """Tell a TorchScript archive from a plain torch file: only the former has a ``constants.pkl``."""
-    import zipfile
-
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -283,8 +284,6 @@ def _is_torchscript(path: Path) -> bool:
 
 def _refuse_code_that_runs(path: Path) -> None:
     """Refuse a TorchScript archive with a ``__setstate__``: loading it runs that method, and CLIP has none."""
-    import zipfile
-
     with zipfile.ZipFile(path) as archive:
         code = (archive.read(name) for name in archive.namelist() if "/code/" in name)
         if any(b"__setstate__" in text for text in code):
@@ -371,8 +370,10 @@ def _load_state(model: CLIP, state: dict[str, torch.Tensor], spec: BackboneSpec,
 
 
 def fingerprint(model: CLIP) -> str:
-    """Hash four small tensors and the activation: they tell one CLIP from another, whatever file it came from."""
-    digest = hashlib.sha256(type(model.visual.transformer.resblocks[0].mlp.gelu).__name__.encode())
-    for tensor in (model.visual.proj, model.visual.class_embedding, model.text_projection, model.ln_final.weight):
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Hash weights and activation of a model in float32: they tell one CLIP from another, whatever file it came from.
+
+    The vision tower's position embedding is left out, because it depends on the image size.
+    """
+    activation = type(model.visual.transformer.resblocks[0].mlp.gelu).__name__
+    weights = {key: value for key, value in model.named_parameters() if key != _RESIZED}
+    return digest(weights, {"activation": activation})[:16]

@@ -4,6 +4,7 @@
 """Files that appear whole or not at all, and text that goes into them."""
 
 import os
+import zipfile
 from pathlib import Path
 
 
@@ -28,6 +29,28 @@ def why_unreadable(error: Exception) -> str:
     if type(error).__name__ == "UnpicklingError":
         return "it is broken, or holds objects other than tensors, which could run code"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def check_archive(path: Path) -> None:
+    """Check a zip archive, such as torch's files are, against its checksums: torch does not look at them.
+
+    Args:
+        path (Path): The file.
+
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If its contents are not those that were written; names it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001  # a broken archive can make its reader trip over anything
+        broken = why_unreadable(error)
+    if broken:
+        msg = f"{path} is damaged or cut off ({broken}). Copy or make it again."
+        raise ValueError(msg)
 
 
 def write_whole(path: Path, content: bytes, *, sync: bool = True) -> Path:

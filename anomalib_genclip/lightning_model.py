@@ -51,7 +51,7 @@ from .loss import GenCLIPLoss
 from .perlin import ANOMALY_SOURCES, PerlinAnomalies
 from .post_processor import RawScorePostProcessor
 from .pre_processor import AntialiasedPreProcessor
-from .reproducible import EpochSeeds, WholeCheckpointIO
+from .reproducible import EpochSeeds, WholeCheckpointIO, checked_checkpoint
 from .torch_model import SCORE_WEIGHTS, GenCLIPModel, check_branches, check_prompt_lengths
 from .visualizer import CategoryVisualizer
 from .weights import Fit, LearnedWeights, check_finite, digest, load_weights
@@ -305,12 +305,15 @@ class GenCLIP(AnomalibModule):
         return [*first, *cache, *super().configure_callbacks(), EpochSeeds()]
 
     def setup(self, stage: str) -> None:
-        """Bound the number of epochs, and have checkpoints written whole.
+        """Have checkpoints written whole and read with care, and bound the number of epochs.
 
         Raises:
             ValueError: If training is to be done in float16 alone.
         """
         _share_results_folder(self.trainer)
+        strategy = self.trainer.strategy
+        if type(strategy.checkpoint_io) is AnomalibCheckpointIO:  # nobody gave another
+            strategy.checkpoint_io = WholeCheckpointIO(strategy.checkpoint_io.extra_safe_globals)
         if stage != "fit":
             return
         if self.trainer.precision == "16-true":
@@ -319,9 +322,6 @@ class GenCLIP(AnomalibModule):
                 "'bf16-mixed' or 'bf16-true'; testing and prediction work with '16-true'."
             )
             raise ValueError(msg)
-        strategy = self.trainer.strategy
-        if type(strategy.checkpoint_io) is AnomalibCheckpointIO:  # nobody gave another
-            strategy.checkpoint_io = WholeCheckpointIO(strategy.checkpoint_io.extra_safe_globals)
         # Lightning's default of 1000 epochs means that nobody gave a limit. anomalib's trainer_arguments would
         # override a limit that somebody did give.
         if self.trainer.max_epochs == _LIGHTNING_DEFAULT_EPOCHS and self.trainer.max_steps == -1:
@@ -441,6 +441,24 @@ class GenCLIP(AnomalibModule):
         self.trained_on = learned.trained_on
         if self._zero_shot and isinstance(self.post_processor, RawScorePostProcessor):
             self.post_processor.set_thresholds(**learned.thresholds)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "GenCLIP":  # noqa: ANN401
+        """Load a model from a checkpoint.
+
+        Args:
+            checkpoint_path (str | Path): The checkpoint.
+            *args (Any): As in anomalib.
+            **kwargs (Any): As in anomalib, which passes unknown ones to the model in place of the checkpoint's.
+
+        Returns:
+            GenCLIP: The model.
+
+        Raises:
+            ValueError: If the checkpoint is damaged, holds what could run code, or belongs to another model.
+        """
+        with checked_checkpoint(checkpoint_path):
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave CLIP out of the checkpoint and say what the rest fits to."""

@@ -5,6 +5,8 @@
 
 import io
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from .files import write_whole
+from .files import check_archive, is_file, why_unreadable, write_whole
 
 _SEEDS = 2**31
 
@@ -76,13 +78,51 @@ class EpochSeeds(Callback):
         self._seeded = True
 
 
+@contextmanager
+def checked_checkpoint(path: str | Path) -> Iterator[None]:
+    """Refuse a checkpoint that is damaged, or holds what could run code, by name.
+
+    Args:
+        path (str | Path): The checkpoint, to be read in the context. Folders and addresses are left to their readers.
+
+    Raises:
+        ValueError: If it is no whole file of tensors and plain data.
+    """
+    if is_file(path):
+        check_archive(Path(path))
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":  # the class is in pickle
+            raise
+        msg = f"{path} cannot be read as a checkpoint: {why_unreadable(error)}."
+        raise ValueError(msg) from error
+
+
 class WholeCheckpointIO(AnomalibCheckpointIO):
-    """Write checkpoints whole or not at all.
+    """Write checkpoints whole or not at all, and refuse damaged ones by name.
 
     Lightning writes into the system's temporary folder and then moves the file. Where that folder is on another disk
     the move is a copy over the last good checkpoint, which a full disk or a killed process leaves in pieces; and
     Lightning says nothing if it was not allowed to write.
     """
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Read a checkpoint.
+
+        Args:
+            path (str | Path): The checkpoint.
+            *args (Any): As in anomalib.
+            **kwargs (Any): As in anomalib.
+
+        Returns:
+            dict[str, Any]: State of model and trainer.
+
+        Raises:
+            ValueError: If it is damaged, or holds what could run code; names the file.
+        """
+        with checked_checkpoint(path):
+            return super().load_checkpoint(path, *args, **kwargs)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
         """Write a checkpoint.

@@ -98,6 +98,7 @@ class GenCLIPModel(nn.Module):
         self.spec = spec
 
         self.clip = FrozenCLIP(load_clip(spec, pretrained, self.image_size), self.layers)
+        self.fingerprint = fingerprint(self.clip.model)  # now: training in half precision rounds the weights
         self.prompts = PromptLearner(spec.vision_width, spec.text_width, len(self.layers), state_length, query_length)
         # ψ starts as CLIP's own projection, so an untrained model compares as CLIP does.
         self.projections = nn.ParameterList(self.clip.model.visual.proj.detach().clone() for _ in self.layers)
@@ -108,11 +109,6 @@ class GenCLIPModel(nn.Module):
         self.register_buffer("score_weight", torch.tensor(SCORE_WEIGHTS[1]))
         self.register_buffer("query_features", torch.zeros(2, spec.embed_dim), persistent=False)
         self._query_source: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def fingerprint(self) -> str:
-        """Short hash of the CLIP weights."""
-        return fingerprint(self.clip.model)
 
     def train(self, mode: bool = True) -> "GenCLIPModel":
         """Switch the mode; on the way to evaluation compute what does not depend on the image."""

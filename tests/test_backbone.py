@@ -11,7 +11,14 @@ import torch
 from safetensors.torch import save_file
 
 from anomalib_genclip import backbone as backbones
-from anomalib_genclip.backbone import backbone_spec, list_backbones, load_clip, resolve_image_size, resolve_layers
+from anomalib_genclip.backbone import (
+    backbone_spec,
+    fingerprint,
+    list_backbones,
+    load_clip,
+    resolve_image_size,
+    resolve_layers,
+)
 from anomalib_genclip.torch_model import GenCLIPModel
 
 SMALL = "ViT-S-32-alt"
@@ -156,6 +163,19 @@ def test_local_file_without_known_activation_says_so(weights_file, caplog):
     with caplog.at_level(logging.WARNING):
         load_clip(backbone_spec(SMALL), str(weights_file), (224, 224))
     assert f"{SMALL}-quickgelu" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changed", ["visual.transformer.resblocks.1.mlp.c_fc.bias", "transformer.resblocks.0.ln_1.weight"]
+)
+def test_fingerprint_tells_weights_apart_and_image_sizes_not(state, weights_file, tmp_path, changed):
+    spec = backbone_spec(SMALL)
+    one, same = (fingerprint(load_clip(spec, str(weights_file), (size, size))) for size in (64, 96))
+    other_state = {key: value.clone() for key, value in state.items()}
+    other_state[changed][3] += 1e-6  # where half precision would not show it
+    save_file(other_state, tmp_path / "other.safetensors")
+    other = fingerprint(load_clip(spec, str(tmp_path / "other.safetensors"), (64, 64)))
+    assert one == same != other
 
 
 def test_file_of_another_model_is_refused(weights_file):

@@ -229,14 +229,13 @@ def test_another_models_cache_is_not_used(filled, tmp_path, tower_images, other)
 
 
 def test_other_weights_of_one_architecture_are_told_apart(filled, tmp_path, tower_images):
-    """Even where only one block of the vision tower differs, which the fingerprint does not see."""
+    """Even where only one block of the vision tower differs."""
     model = GenCLIP(**SETTINGS)
     clip = model.model.clip.model
     clip.visual.transformer.resblocks[0].mlp.c_fc.weight.data += 0.1
     torch.save(clip.state_dict(), tmp_path / "tuned.pt")
     tuned = {"pretrained": str(tmp_path / "tuned.pt")}
-    other, _ = fit(filled.data, tmp_path / "results", epochs=1, feature_cache=filled.cache, **tuned)
-    assert other.model.fingerprint == model.model.fingerprint
+    fit(filled.data, tmp_path / "results", epochs=1, feature_cache=filled.cache, **tuned)
     assert sum(tower_images) == 14
 
 

@@ -107,6 +107,17 @@ def test_training_stays_finite(tmp_path, precision):
     assert all(torch.isfinite(value).all() for value in model.model.prompts.parameters())
 
 
+def test_training_in_bfloat16_alone_belongs_to_the_same_clip(tmp_path):
+    """Its checkpoint and its prompts are taken by a model in float32."""
+    model = GenCLIP(backbone="tiny", image_size=SIZE, visualizer=False)
+    trainer = _trainer(tmp_path, "bf16-true")
+    trainer.fit(model, train_dataloaders=_batches())
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    prompts = model.save_weights(tmp_path / "prompts.safetensors")
+    for other in (GenCLIP.load_from_checkpoint(tmp_path / "model.ckpt"), GenCLIP(weights=prompts, visualizer=False)):
+        torch.testing.assert_close(other.model.prompts.normal.detach(), model.model.prompts.normal.detach().float())
+
+
 def test_training_in_float16_alone_is_an_error_that_names_what_works(tmp_path):
     model = GenCLIP(backbone="tiny", image_size=SIZE, visualizer=False)
     with pytest.raises(ValueError, match=r"precision='16-true' cannot train.*'16-mixed'"):

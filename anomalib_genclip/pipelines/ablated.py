@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from anomalib_genclip.files import why_unreadable
 from anomalib_genclip.lightning_model import GenCLIP
+from anomalib_genclip.reproducible import checked_checkpoint
 from anomalib_genclip.weights import load_weights
 
 
@@ -75,11 +75,8 @@ def tapped_layers(weights: str) -> list[int]:
     """
     if not weights.endswith(".ckpt"):
         return list(load_weights(weights).fit.layers)
-    try:
+    with checked_checkpoint(weights):
         checkpoint = torch.load(weights, map_location="cpu", weights_only=True)  # noqa: TID251  # reads tensors only
-    except Exception as error:  # a broken file can make its reader trip over anything
-        msg = f"{weights} cannot be read as a checkpoint: {why_unreadable(error)}"
-        raise ValueError(msg) from error
     description = checkpoint.get("genclip") if isinstance(checkpoint, dict) else None
     if not isinstance(description, dict) or "layers" not in description:
         msg = f"{weights} was not written by GenCLIP."
