@@ -4,6 +4,8 @@
 """The rendered data: every category and defect, its masks, its determinism and its folders."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -113,6 +115,19 @@ def test_folder_is_mvtec_layout_and_read_by_anomalib(tmp_path: Path) -> None:
     masked = [item for item in host.test_data if item.gt_label]
     assert len(masked) == len(DEFECTS_OF["coin"])
     assert all(item.gt_mask.any() for item in masked)
+
+
+def test_script_without_a_guard_may_render(tmp_path: Path) -> None:
+    """Many scripts lack ``if __name__ == "__main__"``, and the processes that render must not run them again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from anomalib_genclip.data.synthetic.datamodule import render_dataset\n"
+        f"render_dataset({str(tmp_path / 'data')!r}, ('coin', 'wood'), {SMALL!r})\n"
+        "print('once')\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout.count("once") == 1
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"coin", "wood"}
 
 
 def test_datamodule_renders_once_and_again_for_another_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

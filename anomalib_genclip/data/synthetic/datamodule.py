@@ -5,11 +5,8 @@
 
 import json
 import logging
-import os
 import shutil
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import numpy as np
 from anomalib.data.datamodules.base.image import AnomalibDataModule
 from anomalib.data.datasets.image.mvtecad import MVTecADDataset
 from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
+from joblib import Parallel, cpu_count, delayed
 from rich.progress import track
 from torchvision.transforms.v2 import Transform
 
@@ -29,6 +27,7 @@ logger = logging.getLogger(__name__)
 # Raised whenever the same seed would give other pictures, so that old renders are made anew.
 RENDER_VERSION = 1
 _RECIPE = "recipe.json"
+_MOST_WORKERS = 8
 
 
 def _write(path: Path, image: np.ndarray) -> None:
@@ -120,17 +119,11 @@ def render_dataset(root: Path | str, categories: tuple[str, ...], recipe: dict[s
     if not missing:
         logger.info("Found the synthetic data set.")
         return
-    workers = min(len(missing), os.cpu_count() or 1, 8)
-    title = "Rendering SyntheticDefects"
-    if workers == 1:
-        for name in track(missing, title):
-            render_category(root, name, recipe)
-        return
-    # Spawned, because the parent may hold threads and a GPU that a forked child must not inherit.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(render_category, root, name, recipe) for name in missing]
-        for job in track(as_completed(jobs), title, total=len(jobs)):
-            job.result()
+    # joblib's processes inherit no threads and no GPU, and do not import the user's script, which may lack a guard.
+    workers = min(len(missing), cpu_count(), _MOST_WORKERS)
+    done = Parallel(workers, return_as="generator")(delayed(render_category)(root, name, recipe) for name in missing)
+    for _ in track(done, "Rendering SyntheticDefects", total=len(missing)):
+        pass
 
 
 class SyntheticDefects(AnomalibDataModule):
