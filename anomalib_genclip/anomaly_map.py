@@ -23,8 +23,9 @@ def similarity_logits(features: Tensor, text: Tensor) -> Tensor:
     Returns:
         Tensor: ``cos / τ``, ``(B, N, 2)``; index 0 is normal.
     """
-    text = text.to(features.dtype)
-    return F.normalize(features, dim=-1) @ text.transpose(-1, -2) / TEMPERATURE
+    # In float32, because a length may not fit half precision.
+    unit = F.normalize(features.float(), dim=-1).to(features.dtype)
+    return unit @ text.to(features.dtype).transpose(-1, -2) / TEMPERATURE
 
 
 def abnormal_probability(logits: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ loaded here, because ``open_clip.create_model`` treats OpenAI's weights, activat
 differently from version to version (2.24 ignores ``force_image_size`` for them, 3.x ignores QuickGELU).
 """
 
+import io
 import logging
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ DEFAULT_BACKBONE = "ViT-L-14-336"
 DEFAULT_PRETRAINED = "openai"
 TINY = "tiny"
 PAPER_IMAGE_SIZE = 518  # paper, implementation details: 37 patches of 14 px per side
+MAX_IMAGE_SIZE = 16_384  # attention between that many patches fits into no memory
 NUM_LAYERS = 4
 _QUICKGELU = "-quickgelu"
 _RANDOM_SEED = 0
@@ -142,7 +144,7 @@ def resolve_image_size(spec: BackboneSpec, image_size: int | Sequence[int] | Non
     own size, because its position embedding does not stretch that far (ours).
 
     Raises:
-        ValueError: If a side is no positive multiple of the patch size.
+        ValueError: If a side is no positive multiple of the patch size, or larger than any memory has room for.
     """
     if image_size is None:
         native = spec.image_size
@@ -153,12 +155,18 @@ def resolve_image_size(spec: BackboneSpec, image_size: int | Sequence[int] | Non
         msg = f"image_size must be one number or (height, width), got {image_size!r}."
         raise ValueError(msg)
     for side in sides:
-        if isinstance(side, bool) or not isinstance(side, int) or side < spec.patch_size or side % spec.patch_size:
+        if (
+            isinstance(side, bool)
+            or not isinstance(side, int)
+            or side % spec.patch_size
+            or not 0 < side <= MAX_IMAGE_SIZE
+        ):
             lower = side // spec.patch_size * spec.patch_size if isinstance(side, int) else 0
-            nearest = [value for value in (lower, lower + spec.patch_size) if value > 0]
+            nearest = [value for value in (lower, lower + spec.patch_size) if 0 < value <= MAX_IMAGE_SIZE]
+            hint = f" Nearest: {' or '.join(map(str, nearest))}." if nearest else ""
             msg = (
-                f"image_size {image_size!r} does not fit {spec.name}: both sides must be positive multiples of its "
-                f"patch size {spec.patch_size}. Nearest: {' or '.join(map(str, nearest))}."
+                f"image_size {image_size!r} does not fit {spec.name}: both sides must be multiples of its patch size "
+                f"{spec.patch_size} up to {MAX_IMAGE_SIZE}.{hint}"
             )
             raise ValueError(msg)
     return sides
@@ -257,8 +265,7 @@ def _read_file(path: str | Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             state = load_file(path)
         elif _is_torchscript(path):  # how OpenAI publishes its weights
-            _refuse_code_that_runs(path)
-            state = torch.jit.load(path, map_location="cpu").state_dict()  # noqa: TID251  # no code left that runs
+            state = _read_torchscript(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251  # reads tensors only
     except Exception as error:  # a broken file can make its readers trip over anything
@@ -282,13 +289,21 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def _refuse_code_that_runs(path: Path) -> None:
-    """Refuse a TorchScript archive with a ``__setstate__``: loading it runs that method, and CLIP has none."""
-    with zipfile.ZipFile(path) as archive:
-        code = (archive.read(name) for name in archive.namelist() if "/code/" in name)
-        if any(b"__setstate__" in text for text in code):
-            msg = "it holds code that would run when it is read"
-            raise ValueError(msg)
+def _read_torchscript(path: Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a TorchScript archive, unless it has a ``__setstate__``: reading would run that method.
+
+    What is read is a copy of what was checked, because torch finds the files of an archive in its own way.
+    """
+    copy = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as checked:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if b"__setstate__" in content:
+                msg = "it holds code that would run when it is read"
+                raise ValueError(msg)
+            checked.writestr(name, content)
+    copy.seek(0)
+    return torch.jit.load(copy, map_location="cpu").state_dict()  # noqa: TID251  # no code left that runs
 
 
 def _file_needs_quick_gelu(spec: BackboneSpec, path: Path) -> bool:

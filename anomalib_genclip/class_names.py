@@ -77,12 +77,16 @@ def check_class_names(class_name: str | None, class_names: Mapping[str, str] | N
         dict[str, str]: ``class_names``, empty for ``None``.
 
     Raises:
-        ValueError: If ``class_names`` is no mapping, or a name is empty or has no or too many tokens.
+        ValueError: If ``class_names`` is no mapping of texts, or a name is empty or has no or too many tokens.
     """
     class_names = {} if class_names is None else class_names
     if not isinstance(class_names, Mapping):
         msg = f"class_names={class_names!r} must map categories to names, such as {{'01': 'cable'}}."
         raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
+    for key in class_names:
+        if not isinstance(key, str):
+            msg = f'class_names has the category {key!r}, which is no text. Put it in quotes: \'{{"01": "cable"}}\'.'
+            raise ValueError(msg)  # noqa: TRY004  # likewise
     for name in [*([] if class_name is None else [class_name]), *class_names.values()]:
         suffix_ids(clean_class_name(name), max_tokens)
     return dict(class_names)

@@ -382,7 +382,7 @@ def _is_good(path: Path, key: str) -> bool:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("feature_cache", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    except (SafetensorError, OSError, ValueError):
+    except (SafetensorError, OSError, ValueError, RecursionError):
         return False
     return metadata == {"key": key, "checksum": digest(tensors, {})}
 

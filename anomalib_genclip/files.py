@@ -5,7 +5,11 @@
 
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 
 def is_file(text: str | Path) -> bool:
@@ -68,19 +72,41 @@ def write_whole(path: Path, content: bytes, *, sync: bool = True) -> Path:
     Raises:
         OSError: If it cannot be written; names the file. What was there before stays.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # No part of the name: it may be as long as the file system allows. No number of the process: it is no other's
+    # on this machine only, and two threads have the same.
+    partial = path.with_name(f".{uuid4().hex}.part")
     try:
-        partial.write_bytes(content)
-        if sync:
-            with partial.open("rb+") as file:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            if sync:
                 os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Collect files for a folder, and put them there when all of them are written.
+
+    Args:
+        target (Path): The folder. It is made; what is in it stays, but for files of the same names.
+
+    Yields:
+        Path: A folder in it to write to, which is gone afterwards.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".", suffix=".part", dir=target) as folder:
+        yield Path(folder)
+        for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            place = target / file.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
 
 
 def markdown_cell(text: str) -> str:

@@ -5,6 +5,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from traceback import walk_tb
@@ -18,7 +19,6 @@ from PIL import Image
 
 logger = logging.getLogger(__name__)
 
-_DEEP_SUFFIXES = {".png", ".tif", ".tiff", ".pgm"}  # of the formats that anomalib reads, those with over 8 bits
 _DEEP_MODES = ("I", "F")
 _SHOWN = 5
 
@@ -72,8 +72,7 @@ class InputChecks(Callback):
             return
         position = (0, 0) if trainer.training else self._position
         for file, error in _unreadable(_loaders(trainer), position, shuffled=trainer.training):
-            # Not raised anew: Lightning would leave its own clearing up undone.
-            exception.args = (f"{file} cannot be read: {error}. Mend the file or take it out of the data.",)
+            _rewrite(exception, f"{file} cannot be read: {error}. Mend the file or take it out of the data.")
             return
 
 
@@ -95,23 +94,37 @@ def check_pixels(batch: ImageBatch) -> None:
         msg = f"NaN or infinite pixels in {', '.join(bad)}. Mend the file or take it out of the data."
         raise ValueError(msg)
     for file in files:
-        if mode := _deep_mode(Path(file)):
-            msg = (
-                f"{file} has more than 8 bits per pixel (mode {mode}), and anomalib cuts all values above 255 off when "
-                "it reads the file. Convert it to 8 bits, with the range of values that shows the product."
-            )
-            raise ValueError(msg)
+        _check_header(file)
 
 
-def _deep_mode(file: Path) -> str | None:
-    """Return Pillow's mode of an image that does not fit into 8 bits, from its header alone."""
-    if file.suffix.lower() not in _DEEP_SUFFIXES:
-        return None
+def _check_header(file: str) -> None:
+    """Refuse an image that does not fit into 8 bits, and say if only its first page is used."""
     try:
         with Image.open(file) as image:
-            return image.mode if image.mode.startswith(_DEEP_MODES) else None
-    except OSError:  # a data set may have its own way of reading
-        return None
+            mode, several = image.mode, getattr(image, "is_animated", False)
+    except (OSError, ValueError):  # a data set may have its own way of reading
+        return
+    if mode.startswith(_DEEP_MODES):
+        msg = (
+            f"{file} has more than 8 bits per pixel (mode {mode}), and anomalib cuts all values above 255 off when "
+            "it reads the file. Convert it to 8 bits, with the range of values that shows the product."
+        )
+        raise ValueError(msg)
+    if several:
+        _warn_of_pages(file)
+
+
+@cache
+def _warn_of_pages(file: str) -> None:
+    """Say once of a file that only its first page is used."""
+    logger.warning("%s has several pages or frames: only the first is used.", file)
+
+
+def _rewrite(exception: Exception, message: str) -> None:
+    """Give an exception another message. Not raised anew: Lightning would leave its own clearing up undone."""
+    exception.args = (message,)
+    if isinstance(exception, OSError):  # whose message is made of these
+        del exception.errno, exception.strerror, exception.filename
 
 
 def _loaders(trainer: Trainer) -> list:

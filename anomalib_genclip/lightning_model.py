@@ -42,19 +42,22 @@ from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from .backbone import DEFAULT_BACKBONE, DEFAULT_PRETRAINED, backbone_spec, resolve_image_size, resolve_layers
+from .checkpoints import GenCLIPCheckpointIO, check_checkpoint, describe_checkpoint
 from .class_names import GENERIC, ClassNames, check_class_names
 from .clip import ImageTokens
 from .evaluation import CategoryEvaluator
 from .feature_cache import FeatureBatch, FeatureCache
+from .files import whole_folder
 from .input_checks import InputChecks
 from .loss import GenCLIPLoss
 from .perlin import ANOMALY_SOURCES, PerlinAnomalies
 from .post_processor import RawScorePostProcessor
 from .pre_processor import AntialiasedPreProcessor
-from .reproducible import EpochSeeds, WholeCheckpointIO, checked_checkpoint
+from .reproducible import EpochSeeds
+from .settings import check_flags, check_numbers, check_paths, check_whole_numbers
 from .torch_model import SCORE_WEIGHTS, GenCLIPModel, check_branches, check_prompt_lengths
 from .visualizer import CategoryVisualizer
-from .weights import Fit, LearnedWeights, check_finite, digest, load_weights
+from .weights import Fit, LearnedWeights, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +159,8 @@ class GenCLIP(AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        check_flags(fine_tune=fine_tune, class_name_filter=class_name_filter)
+        check_paths(weights=weights, feature_cache=feature_cache)
         learned = load_weights(weights) if weights is not None else None
         if learned is None and fine_tune:
             msg = "fine_tune=True starts from trained prompts: give their file as weights."
@@ -180,21 +185,15 @@ class GenCLIP(AnomalibModule):
         check_branches(branches)
         check_prompt_lengths(state_length, query_length, spec.context_length)
         class_names = check_class_names(class_name, class_names, spec.context_length - 1 - state_length - query_length)
-        _check_ranges(
+        check_numbers(
             # The blur reaches four standard deviations to each side, and mirrors the map no further than its own size.
             smoothing_sigma=(smoothing_sigma, 0, (min(image_size) - 1) / 4),
             learning_rate=(learning_rate, 0, None),
             projection_learning_rate=(projection_learning_rate, 0, None),
             query_only_share=(query_only_share, 0, 1),
             image_loss_weight=(image_loss_weight, 0, None),
-            epochs=(epochs, 1, None),
         )
-        if not isinstance(epochs, int):
-            msg = f"epochs={epochs!r} must be a whole number."
-            raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
-        if not isinstance(class_name_filter, bool):
-            msg = f"class_name_filter={class_name_filter!r} must be true or false."
-            raise ValueError(msg)  # noqa: TRY004  # likewise
+        check_whole_numbers(epochs=(epochs, 1, None))
         if anomaly_source not in ANOMALY_SOURCES:
             msg = f"anomaly_source={anomaly_source!r} is unknown. Choose one of {', '.join(ANOMALY_SOURCES)}."
             raise ValueError(msg)
@@ -237,7 +236,7 @@ class GenCLIP(AnomalibModule):
         if learned is not None:
             self._use(learned)
         if class_name is not None:
-            self.model.set_default_class(class_name)
+            self.model.set_default_class(class_names.get(class_name, class_name))
 
     # Steps
 
@@ -250,6 +249,12 @@ class GenCLIP(AnomalibModule):
         query_only = torch.rand(len(batch), device=self.device) < self.query_only_share
         maps, cls = self.model.training_logits(self._images(batch), self._class_index(batch), query_only)
         loss = self.loss(maps, cls, batch.gt_mask, batch.gt_label)
+        if not torch.isfinite(loss):
+            msg = (
+                f"The loss is {loss.item()} at step {self.global_step}. Training has diverged: lower learning_rate and "
+                "projection_learning_rate, or train in another precision. The last checkpoint is from before."
+            )
+            raise ValueError(msg)
         self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(batch))
         return {"loss": loss}
 
@@ -313,7 +318,8 @@ class GenCLIP(AnomalibModule):
         _share_results_folder(self.trainer)
         strategy = self.trainer.strategy
         if type(strategy.checkpoint_io) is AnomalibCheckpointIO:  # nobody gave another
-            strategy.checkpoint_io = WholeCheckpointIO(strategy.checkpoint_io.extra_safe_globals)
+            strategy.checkpoint_io = GenCLIPCheckpointIO(strategy.checkpoint_io.extra_safe_globals)
+        self._warn_of_unused_class_names()
         if stage != "fit":
             return
         if self.trainer.precision == "16-true":
@@ -328,6 +334,20 @@ class GenCLIP(AnomalibModule):
             self.trainer.fit_loop.max_epochs = self.epochs
         datamodule = getattr(self.trainer, "datamodule", None)
         self.trained_on = " ".join(filter(None, (getattr(datamodule, key, "") for key in ("name", "category"))))
+
+    def _warn_of_unused_class_names(self) -> None:
+        """Say so if ``class_names`` knows none of the data's categories."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        subsets = [getattr(datamodule, key, None) for key in ("train_data", "val_data", "test_data")]
+        tables = [samples for data in subsets if (samples := getattr(data, "samples", None)) is not None]
+        categories = {self.class_name or self._datamodule_category()}
+        categories |= {str(name) for table in tables if "category" in table for name in table["category"].unique()}
+        if self.class_names and not categories & self.class_names.keys():
+            logger.warning(
+                "class_names has none of the categories of the data (%s): %s. They must be the same texts.",
+                ", ".join(sorted(categories)),
+                ", ".join(self.class_names),
+            )
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam with one learning rate for prompts and ``φ``, another for ``ψ``, both falling to zero evenly (ours)."""
@@ -434,9 +454,6 @@ class GenCLIP(AnomalibModule):
                 expected = tuple(own[key].shape) if key in own else "no such tensor"
                 msg = f"{learned.source}: tensor {key!r} has shape {tuple(value.shape)}, the model has {expected}."
                 raise ValueError(msg)
-        if learned.damaged:
-            msg = f"{learned.source} is damaged: its contents are not those that were written. Copy or make it again."
-            raise ValueError(msg)
         super().load_state_dict(state, strict=False)
         self.trained_on = learned.trained_on
         if self._zero_shot and isinstance(self.post_processor, RawScorePostProcessor):
@@ -457,33 +474,25 @@ class GenCLIP(AnomalibModule):
         Raises:
             ValueError: If the checkpoint is damaged, holds what could run code, or belongs to another model.
         """
-        with checked_checkpoint(checkpoint_path):
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        GenCLIPCheckpointIO().load_checkpoint(checkpoint_path, map_location="cpu")  # refuses what must not be used
+        # The file must not choose where this machine reads prompts and keeps features.
+        here = {"weights": None, "fine_tune": False, "feature_cache": None}
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**here, **kwargs})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave CLIP out of the checkpoint and say what the rest fits to."""
         super().on_save_checkpoint(checkpoint)
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith(_FROZEN)}
-        description = {**asdict(self.fit_description), "trained_on": self.trained_on}
-        checkpoint["genclip"] = {**description, "digest": digest(checkpoint["state_dict"], description)}
+        describe_checkpoint(checkpoint, {**asdict(self.fit_description), "trained_on": self.trained_on})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse checkpoints of another backbone or other layers, and damaged ones."""
         source = f"The checkpoint {getattr(self._trainer, 'ckpt_path', None) or ''}".rstrip()
-        description = dict(checkpoint.get("genclip") or {})
-        if not description:
-            msg = f"{source} was not written by GenCLIP."
-            raise ValueError(msg)
-        state = checkpoint["state_dict"]
-        written = description.pop("digest", None)  # absent from checkpoints of the first version
-        damaged = written is not None and written != digest(state, description)
-        self.trained_on = description.pop("trained_on")
-        self.fit_description.check(Fit(**description), source)
-        check_finite({key: value for key, value in state.items() if key.startswith("model.")}, source)
-        if damaged:
-            msg = f"{source} is damaged: its tensors are not those that were written. Take another one."
-            raise ValueError(msg)
+        check_checkpoint(checkpoint, source)  # here, too: the trainer may have been given another reader
+        description = checkpoint["genclip"]
+        self.fit_description.check(Fit.parse(description, source), source)
+        self.trained_on = str(description["trained_on"])
         super().on_load_checkpoint(checkpoint)
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
@@ -502,9 +511,11 @@ class GenCLIP(AnomalibModule):
     # Export
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
-        """Export as a torch file, as anomalib does."""
+        """Export as a torch file, as anomalib does, whole or not at all."""
         self._warn_of_generic_class_name()
-        return super().to_torch(export_root, model_file_name)
+        with whole_folder(Path(export_root)) as folder:
+            path = super().to_torch(folder, model_file_name)
+        return Path(export_root) / path.relative_to(folder)
 
     def to_onnx(
         self,
@@ -513,14 +524,23 @@ class GenCLIP(AnomalibModule):
         input_size: tuple[int, int] | None = None,
         **kwargs: Any,  # noqa: ANN401  # torch.onnx.export's
     ) -> Path:
-        """Export to ONNX as anomalib does, but for the opset that torch's exporter writes.
+        """Export to ONNX as anomalib does, but whole or not at all, and with the opset that torch's exporter writes.
 
         anomalib asks for opset 14, and torch then prints the traceback of a conversion that fails.
         """
         self._warn_of_generic_class_name()
         # anomalib's command line shows all loggers' notes, and this one writes a thousand about merged constants.
         logging.getLogger("onnx_ir").setLevel(logging.WARNING)
-        return super().to_onnx(export_root, model_file_name, input_size, **{"opset_version": ONNX_OPSET, **kwargs})
+        kwargs = {"opset_version": ONNX_OPSET, **kwargs}
+        with whole_folder(Path(export_root)) as folder:
+            path = super().to_onnx(folder, model_file_name, input_size, **kwargs)
+        return Path(export_root) / path.relative_to(folder)
+
+    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401  # anomalib's
+        """Export to OpenVINO as anomalib does, whole or not at all."""
+        with whole_folder(Path(export_root)) as folder:
+            path = super().to_openvino(folder, *args, **kwargs)
+        return Path(export_root) / path.relative_to(folder)
 
     def _warn_of_generic_class_name(self) -> None:
         """Say that an export has no class name: ``anomalib export --ckpt_path`` takes the checkpoint's, if any."""
@@ -598,20 +618,6 @@ def _share_results_folder(trainer: Trainer) -> None:
 def _given(value: Any, default: Any) -> Any:  # noqa: ANN401
     """Return a setting, or its default if it was not given; 0 and [] are given, and wrong."""
     return default if value is None else value
-
-
-def _check_ranges(**arguments: tuple[float, float, float | None]) -> None:
-    """Check that numbers are within their bounds.
-
-    Raises:
-        ValueError: If one is not, or is not a finite number.
-    """
-    for name, (value, low, high) in arguments.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not low <= value < float("inf") or (high is not None and value > high):
-            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-            msg = f"{name}={value!r} is out of range: it must be {bounds}."
-            raise ValueError(msg)
 
 
 def _first_path(batch: ImageBatch) -> str:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _Group = tuple[str, str]  # data set, category
 _SHORTEST_TAIL = 2
+_LONGEST_NAME = 60  # of a folder, in characters of up to four bytes: file systems take 255 bytes
 
 
 class CategoryVisualizer(ImageVisualizer):
@@ -96,7 +99,7 @@ class CategoryVisualizer(ImageVisualizer):
             group = _item_group(item, _datamodule_group(trainer))
             # Images that come as arrays have no path; their place in the run names them.
             tail = self._tail(item, group) or Path(f"{self._prefix}{dataloader_idx}_{batch_idx}_{index}.png")
-            file = self._root.joinpath(*map(_folder_name, filter(None, group)), tail)
+            file = _with_known_ending(self._root.joinpath(*map(_folder_name, filter(None, group)), tail))
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, _encoded(picture, file.suffix), sync=False)
 
@@ -131,9 +134,19 @@ def _item_group(item: ImageItem, fallback: _Group) -> _Group:
     return group if any(group) else fallback
 
 
+def _with_known_ending(file: Path) -> Path:
+    """Add ``.png`` to the name of a picture whose ending stands for no format that can be written."""
+    Image.init()
+    known = Image.registered_extensions().get(file.suffix.lower()) in Image.SAVE
+    return file if known else file.with_name(f"{file.name}.png")
+
+
 def _folder_name(name: str) -> str:
-    """Make one folder of a name that comes from the data and could lead out of the results."""
-    return "_" if name in {".", ".."} else name.replace("/", "_").replace("\\", "_")
+    """Make one folder of a name that comes from the data and could be none, or lead out of the results."""
+    plain = re.sub(r"[/\\\0]", "_", name)[:_LONGEST_NAME]
+    if plain == name and name not in {".", ".."}:
+        return name
+    return f"{plain.strip('.')}_{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"  # two stay two
 
 
 def _parts(path: str | Path) -> tuple[str, ...]:

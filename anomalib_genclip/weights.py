@@ -41,6 +41,21 @@ class Fit:
     state_length: int
     query_length: int
 
+    @classmethod
+    def parse(cls, description: Any, source: str) -> "Fit":  # noqa: ANN401  # whatever was in the file
+        """Make one of plain data, of which other entries are left alone.
+
+        Raises:
+            ValueError: If a part is missing or of the wrong kind; names the source.
+        """
+        kinds = {"backbone": str, "fingerprint": str, "layers": list, "state_length": int, "query_length": int}
+        parts: dict[str, Any] = {name: description.get(name) for name in kinds} if isinstance(description, dict) else {}
+        wrong = [name for name, kind in kinds.items() if type(parts.get(name)) is not kind]
+        if wrong or not all(type(layer) is int for layer in parts["layers"]):
+            msg = f"{source} lacks a part of its description: {', '.join(wrong) or 'layers'}."
+            raise ValueError(msg)
+        return cls(**parts)
+
     def check(self, other: "Fit", source: str) -> None:
         """Refuse tensors that were learned for another model.
 
@@ -75,7 +90,6 @@ class LearnedWeights:
         tensors (dict[str, Tensor]): The learned tensors.
         thresholds (dict[str, Tensor]): Image and pixel threshold found in validation, NaN for none.
         source (str): Where this came from.
-        damaged (bool): Whether the contents are not those that were written.
     """
 
     fit: Fit
@@ -85,7 +99,6 @@ class LearnedWeights:
     tensors: dict[str, Tensor]
     thresholds: dict[str, Tensor]
     source: str = ""
-    damaged: bool = False
 
     def save(self, path: str | Path) -> Path:
         """Write the file, whole or not at all.
@@ -97,9 +110,10 @@ class LearnedWeights:
             Path: The file.
 
         Raises:
-            ValueError: If the name has another ending.
+            ValueError: If the name has another ending, or a tensor is not finite.
         """
         path = Path(path)
+        check_finite(self.tensors, f"{path} is not written")
         if path.suffix != ".safetensors":
             msg = f"A prompts file must be named *.safetensors, got {path}."
             raise ValueError(msg)
@@ -174,7 +188,7 @@ def load_weights(path: str | Path) -> LearnedWeights:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("genclip", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, ValueError, RecursionError, OSError) as error:
         hint = " A Lightning checkpoint goes to ckpt_path instead." if path.suffix == ".ckpt" else ""
         msg = f"{source} is not a readable prompts file: {error}.{hint}"
         raise ValueError(msg) from error
@@ -189,24 +203,35 @@ def _parse(metadata: Any, tensors: dict[str, Tensor], source: str) -> LearnedWei
     if metadata.get("version") != FORMAT_VERSION:
         msg = f"{source} has format version {metadata.get('version')!r}, this package reads {FORMAT_VERSION}."
         raise ValueError(msg)
-    written = metadata.pop("digest", None)  # absent from files of the first version
-    damaged = written is not None and written != digest(tensors, metadata)
+    if metadata.pop("digest", None) != digest(tensors, metadata):
+        msg = f"{source} is damaged: its contents are not those that were written. Copy or make it again."
+        raise ValueError(msg)
     thresholds = {key.removeprefix("threshold."): tensors.pop(key) for key in list(tensors) if "threshold." in key}
     check_finite(tensors, source)
     try:
+        _in_unit_interval(tensors["score_weight"], "weight of the image score", source)
         return LearnedWeights(
-            fit=Fit(**metadata["fit"]),
+            fit=Fit.parse(metadata["fit"], source),
             pretrained=_plain_name(metadata["pretrained"], source),
             image_size=_two_numbers(metadata["image_size"], source),
             trained_on=str(metadata["trained_on"]),
             tensors=tensors,
-            thresholds={key: thresholds[key] for key in ("image", "pixel")},
+            thresholds={
+                key: _in_unit_interval(thresholds[key], f"{key} threshold", source) for key in ("image", "pixel")
+            },
             source=source,
-            damaged=damaged,
         )
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         msg = f"{source} lacks a part of its description: {error}."
         raise ValueError(msg) from error
+
+
+def _in_unit_interval(value: Tensor, name: str, source: str) -> Tensor:
+    """Return a tensor if it is one number in [0, 1], or NaN for none."""
+    if value.shape == () and value.is_floating_point() and (value.isnan() or 0 <= value <= 1):
+        return value
+    msg = f"{source}: the {name} is no number between 0 and 1."
+    raise ValueError(msg)
 
 
 def _plain_name(pretrained: Any, source: str) -> str | None:  # noqa: ANN401

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -577,12 +578,10 @@ def test_failing_write_leaves_the_old_file(partial, tmp_path, monkeypatch, caplo
     """A full disk: the warning names the folder, the old file stays, no part of a new one does."""
     (tmp_path / "metrics.csv").write_text("old")
 
-    def half(path: Path, content: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(content[:10])
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", half)
+    monkeypatch.setattr(os, "fsync", full)
     assert write_report(partial, tmp_path) == []
     assert str(tmp_path) in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]

@@ -5,9 +5,9 @@
 
 import ast
 import contextlib
-import json
 import pickle
 import random
+import zipfile
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ import pytest
 import torch
 from anomalib.engine import Engine
 from PIL import Image
-from safetensors import safe_open
+from prompts_files import rewritten
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
@@ -28,7 +28,7 @@ from anomalib_genclip.data.categories import expand
 from anomalib_genclip.pipelines import stored_job
 from anomalib_genclip.pipelines.ablated import tapped_layers
 from anomalib_genclip.pipelines.comparison import TrainJob
-from anomalib_genclip.pipelines.store import write_result
+from anomalib_genclip.pipelines.store import read_result, write_result
 from anomalib_genclip.visualizer import CategoryVisualizer
 
 SMALL = "ViT-S-32-alt"
@@ -131,12 +131,16 @@ def test_torchscript_that_runs_code_when_it_is_read_is_refused(tmp_path, capfd):
             self.weight = state[0]
             self.training = state[1]
 
-    torch.jit.script(Hostile()).save(tmp_path / "clip.pt")
-    with pytest.raises(ValueError, match=r"clip\.pt cannot be read.*code that would run"):
-        load_clip(backbone_spec(SMALL), str(tmp_path / "clip.pt"), (64, 64))
-    assert "it ran" not in capfd.readouterr().out
-    torch.jit.load(tmp_path / "clip.pt")
-    assert "it ran" in capfd.readouterr().out  # so the file was hostile
+    torch.jit.script(Hostile()).save(tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "other.pt", "w") as other:
+        for name in plain.namelist():  # torch does not tell upper from lower case
+            other.writestr(name.replace("/code/", "/CODE/"), plain.read(name))
+    for path in (tmp_path / "plain.pt", tmp_path / "other.pt"):
+        with pytest.raises(ValueError, match=rf"{path.name} cannot be read.*code that would run"):
+            load_clip(backbone_spec(SMALL), str(path), (64, 64))
+        assert "it ran" not in capfd.readouterr().out
+        torch.jit.load(path)
+        assert "it ran" in capfd.readouterr().out  # so the file was hostile
 
 
 # Broken files
@@ -171,23 +175,17 @@ def test_prompts_with_flipped_bits_in_the_header_are_refused_by_name_or_the_same
 )
 def test_prompts_with_another_description_are_refused_by_name(files, tmp_path, change):
     with pytest.raises(ValueError, match=r"changed\.safetensors"):
-        GenCLIP(weights=redescribed(files.prompts, tmp_path / "changed.safetensors", change), visualizer=False)
-
-
-def redescribed(source: Path, target: Path, change) -> Path:
-    """Copy a prompts file with another description."""
-    with safe_open(source, "pt") as file:
-        description = json.loads(file.metadata()["genclip"])
-    save_file(load_file(source), target, {"genclip": json.dumps(change(description))})
-    return target
+        GenCLIP(
+            weights=rewritten(files.prompts, tmp_path / "changed.safetensors", description=change), visualizer=False
+        )
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("pretrained", 5), ("image_size", [64]), ("image_size", ["64", "64"]), ("image_size", 64), ("trained_on", 5)],
+    [("pretrained", 5), ("image_size", [64]), ("image_size", ["64", "64"]), ("image_size", 64)],
 )
 def test_prompts_with_a_description_of_the_wrong_kind_are_refused_by_name(files, tmp_path, key, value):
-    path = redescribed(files.prompts, tmp_path / "changed.safetensors", lambda m: {**m, key: value})
+    path = rewritten(files.prompts, tmp_path / "changed.safetensors", description=lambda m: {**m, key: value})
     with pytest.raises(ValueError, match=r"changed\.safetensors"):
         GenCLIP(weights=path, visualizer=False)
 
@@ -231,6 +229,87 @@ def test_checkpoint_that_is_none_is_refused_by_name(files, tmp_path, content):
     path.write_bytes(files.checkpoint.read_bytes()[:-500] if content is None else content)
     with pytest.raises(ValueError, match=r"broken\.ckpt is damaged or cut off"):
         GenCLIP.load_from_checkpoint(path)
+
+
+def _rewritten_checkpoint(source: Path, target: Path, change) -> Path:
+    checkpoint = torch.load(source, weights_only=True)
+    changed = change(checkpoint)
+    torch.save(checkpoint if changed is None else changed, target)
+    return target
+
+
+STRANGERS = {
+    "a tensor": lambda _: torch.zeros(3),
+    "a list": lambda _: [1],
+    "another model's": lambda c: c.pop("genclip") and None,
+    "description is a number": lambda c: c.update(genclip=5),
+    "description lacks a part": lambda c: c["genclip"].pop("trained_on") and None,
+    "description holds a tensor": lambda c: c["genclip"].update(trained_on=torch.zeros(1)),
+    "no tensors": lambda c: c.update(state_dict=None),
+    "a text among the tensors": lambda c: c["state_dict"].update({"model.prompts.normal": "text"}),
+    "a tensor without contents": lambda c: c["state_dict"].update({"model.prompts.normal": torch.zeros(2).to("meta")}),
+}
+
+
+@pytest.mark.parametrize("change", STRANGERS)
+def test_checkpoint_of_something_else_is_refused_by_name_before_a_model_is_built(files, tmp_path, monkeypatch, change):
+    path = _rewritten_checkpoint(files.checkpoint, tmp_path / "other.ckpt", STRANGERS[change])
+    monkeypatch.setattr("anomalib_genclip.torch_model.load_clip", lambda *_: pytest.fail("CLIP was loaded"))
+    with pytest.raises(ValueError, match=r"The checkpoint .*other\.ckpt (was not written by GenCLIP|is damaged)"):
+        GenCLIP.load_from_checkpoint(path)
+    data = data_trees.mvtec_ad(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"The checkpoint .*other\.ckpt (was not written by GenCLIP|is damaged)"):
+        quiet_engine(tmp_path).test(files.model, datamodule=data, ckpt_path=path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"_instantiator": "lightning.pytorch.cli.instantiate_module", "pre_processor": {"class_path": "evil.E"}},
+        {"_instantiator": "evil.instantiate"},
+        {"visualizer": {"class_path": "evil.E"}},
+        {"class_names": [{"class_path": "evil.E"}]},
+    ],
+)
+def test_checkpoint_does_not_choose_what_is_imported(files, tmp_path, monkeypatch, settings):
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass E: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "hostile.ckpt"
+    _rewritten_checkpoint(files.checkpoint, path, lambda c: c["hyper_parameters"].update(settings))
+    with pytest.raises(ValueError, match=r"hostile\.ckpt: the setting '\w+' could run code"):
+        GenCLIP.load_from_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_checkpoint_does_not_choose_folders_and_prompts(files, tmp_path):
+    path = tmp_path / "model.ckpt"
+    here = {"feature_cache": str(tmp_path / "cache"), "weights": "/etc/hostname", "fine_tune": True}
+    _rewritten_checkpoint(files.checkpoint, path, lambda c: c["hyper_parameters"].update(here))
+    assert GenCLIP.load_from_checkpoint(path)._feature_cache is None
+
+
+@pytest.mark.parametrize("where", ["optimizer_states", "lr_schedulers"])
+def test_training_does_not_go_on_from_numbers_that_are_not_finite(files, tmp_path, where):
+    broken = [{"state": {0: {"exp_avg": torch.tensor([1.0, float("nan")])}}, "last_lr": [float("inf")]}]
+    path = _rewritten_checkpoint(files.checkpoint, tmp_path / "nan.ckpt", lambda c: c.update({where: broken}))
+    data = data_trees.mvtec_ad(tmp_path / "data")
+    with pytest.raises(ValueError, match=rf"nan\.ckpt: {where} holds numbers that are not finite"):
+        quiet_engine(tmp_path).fit(files.model, datamodule=data, ckpt_path=path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("threshold.image", torch.zeros(3)),
+        ("threshold.pixel", torch.tensor(7.0)),
+        ("threshold.image", torch.tensor(1)),
+        ("score_weight", torch.tensor(7.0)),
+    ],
+)
+def test_prompts_with_numbers_out_of_range_are_refused_by_name(files, tmp_path, name, value):
+    path = rewritten(files.prompts, tmp_path / "p.safetensors", tensors=lambda t: t.update({name: value}))
+    with pytest.raises(ValueError, match=r"p\.safetensors.*(between 0 and 1|finite)"):
+        GenCLIP(weights=path)
 
 
 def test_clip_weights_with_one_flipped_bit_are_refused_by_name(files, tmp_path):
@@ -312,16 +391,15 @@ def test_wrong_tensors_in_a_checkpoint_are_refused_by_name(files, tmp_path, chan
 
 @pytest.mark.parametrize("pretrained", ["/etc/hostname", "../clip.pt", "folder/clip.pt", ".."])
 def test_prompts_do_not_name_weights_elsewhere(files, tmp_path, pretrained):
-    path = redescribed(files.prompts, tmp_path / "p.safetensors", lambda m: {**m, "pretrained": pretrained})
+    path = rewritten(files.prompts, tmp_path / "p.safetensors", description=lambda m: {**m, "pretrained": pretrained})
     with pytest.raises(ValueError, match=r"p\.safetensors.*pretrained"):
         GenCLIP(weights=path)
 
 
 @pytest.mark.parametrize("backbone", ["local-dir:/etc", "hf-hub:org/model", "../../x"])
 def test_prompts_do_not_name_backbones_elsewhere(files, tmp_path, backbone):
-    path = redescribed(
-        files.prompts, tmp_path / "p.safetensors", lambda m: {**m, "fit": {**m["fit"], "backbone": backbone}}
-    )
+    change = lambda m: {**m, "fit": {**m["fit"], "backbone": backbone}}  # noqa: E731
+    path = rewritten(files.prompts, tmp_path / "p.safetensors", description=change)
     with pytest.raises(ValueError, match=r"Unknown backbone.*ViT-L-14-336"):
         GenCLIP(weights=path)
 
@@ -334,7 +412,9 @@ def test_kept_result_does_not_name_a_checkpoint_elsewhere(tmp_path):
     assert job.run().row["checkpoint"] == str(job.checkpoint)
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b"{", b"\xff\xfe", b"[" * 100_000, b'{"result": {"epochs": 9}, "digest": "1"}']
+)
 def test_kept_result_that_is_none_is_made_again(tmp_path, monkeypatch, caplog, content):
     monkeypatch.setattr(stored_job, "run_here", lambda *_: {"epochs": 1})
     job = TrainJob({"action": "train"}, {"model": "x"}, tmp_path, tmp_path, isolate=False)
@@ -343,7 +423,7 @@ def test_kept_result_that_is_none_is_made_again(tmp_path, monkeypatch, caplog, c
         path.write_bytes(content)
     assert job.run().row == {"model": "x", "epochs": 1}
     assert kept.name in caplog.text
-    assert json.loads(kept.read_text()) == {"epochs": 1}
+    assert read_result(kept) == {"epochs": 1}
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from run_training import train
 from safetensors.torch import load_file
 
 from anomalib_genclip import GenCLIP
+from anomalib_genclip.checkpoints import GenCLIPCheckpointIO
 from anomalib_genclip.files import write_whole
 from anomalib_genclip.perlin import PerlinAnomalies
-from anomalib_genclip.reproducible import WholeCheckpointIO
 
 TESTS = Path(__file__).parent
 STEPS = {"labels": 15, "synthetic": 18}  # of three epochs
@@ -127,7 +127,7 @@ def test_a_disk_that_takes_no_more_is_an_error_and_leaves_the_last_good_checkpoi
 
 
 def _write_checkpoint(path: Path) -> None:
-    WholeCheckpointIO().save_checkpoint({"state_dict": {}}, path)
+    GenCLIPCheckpointIO().save_checkpoint({"state_dict": {}}, path)
 
 
 def _write_prompts(path: Path) -> None:

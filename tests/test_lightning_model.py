@@ -18,7 +18,8 @@ from anomalib.metrics import AUROC, Evaluator
 from anomalib.pipelines.tiled_ensemble import EvalTiledEnsemble, TrainTiledEnsemble
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Callback
-from safetensors.torch import load_file, save_file
+from prompts_files import rewritten
+from safetensors.torch import save_file
 
 from anomalib_genclip import CrossDataset, GenCLIP
 from anomalib_genclip.data import CategoryBatch
@@ -349,18 +350,6 @@ def test_fine_tuning_needs_weights():
         build(fine_tune=True)
 
 
-def _rewrite(path, target, change):
-    """Write a prompts file with changed tensors and the same description."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, target, metadata)
-    return target
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -373,7 +362,7 @@ def _rewrite(path, target, change):
     ],
 )
 def test_wrong_tensors_in_a_prompts_file_are_refused_by_name(trained, tmp_path, change, message):
-    path = _rewrite(trained.prompts, tmp_path / "wrong.safetensors", change)
+    path = rewritten(trained.prompts, tmp_path / "wrong.safetensors", tensors=change)
     with pytest.raises(ValueError, match=rf"wrong\.safetensors.*{message}"):
         GenCLIP(weights=path)
 

@@ -19,7 +19,7 @@ import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from anomalib.data import AnomalibDataModule
 
@@ -65,6 +65,23 @@ def describe(datamodule: AnomalibDataModule) -> str:
     return f"{datamodule.name}{category}" + (f" (root {root})" if root is not None else "")
 
 
+def check_categories(categories: Any, option: str) -> Categories:  # noqa: ANN401
+    """Return what a user gave as categories, if it is that.
+
+    Raises:
+        TypeError: If it is something else; names the option and says what to write.
+    """
+    if categories is None or categories == "all":
+        return categories
+    if isinstance(categories, str):
+        msg = f"{option} must be a list of category names, 'all' or None, got {categories!r}. Write ['{categories}']."
+        raise TypeError(msg)
+    if not isinstance(categories, list | tuple) or not all(isinstance(name, str) and name for name in categories):
+        msg = f"{option} must be a list of category names, each in quotes, 'all' or None, got {categories!r}."
+        raise TypeError(msg)
+    return list(categories)
+
+
 def expand(
     datamodules: list[AnomalibDataModule],
     categories: Categories,
@@ -83,12 +100,10 @@ def expand(
         list[AnomalibDataModule]: Copies, each with its own category.
 
     Raises:
-        TypeError: If ``categories`` is a string other than ``"all"``.
+        TypeError: If ``categories`` is something else.
         ValueError: If a listed category is missing, or ``"all"`` finds none.
     """
-    if isinstance(categories, str) and categories != "all":
-        msg = f"{option} must be a list of category names, 'all' or None, got {categories!r}. Write ['{categories}']."
-        raise TypeError(msg)
+    categories = check_categories(categories, option)
     if categories is None:
         return [copy.copy(datamodule) for datamodule in datamodules]
     if categories == "all":

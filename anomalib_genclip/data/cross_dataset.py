@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_genclip.data.categories import (
     category_of,
+    check_categories,
     describe,
     expand,
     folders_on_disk,
@@ -25,6 +26,7 @@ from anomalib_genclip.data.categories import (
     warn_about_missing,
 )
 from anomalib_genclip.data.category_dataset import CategoryDataset, CategoryPart
+from anomalib_genclip.settings import check_whole_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class CrossDataset(AnomalibDataModule):
 
     Raises:
         TypeError: If a source or target is no image datamodule.
-        ValueError: If there is no source or target, or ``val_split_ratio`` is not between 0 and 1.
+        ValueError: If there is no source or target, or another setting is out of range.
 
     Example:
         >>> from anomalib.data import MVTecAD, Visa
@@ -99,9 +101,15 @@ class CrossDataset(AnomalibDataModule):
         val_split_ratio: float = 0.1,
         seed: int = 0,
     ) -> None:
-        if not 0 < val_split_ratio < 1:
-            msg = f"val_split_ratio must lie between 0 and 1, got {val_split_ratio}: thresholds need held-out images."
+        if not isinstance(val_split_ratio, float) or not 0 < val_split_ratio < 1:
+            msg = f"val_split_ratio must lie between 0 and 1, got {val_split_ratio!r}: thresholds need held-out images."
             raise ValueError(msg)
+        check_whole_numbers(
+            train_batch_size=(train_batch_size, 1, None),
+            eval_batch_size=(eval_batch_size, 1, None),
+            num_workers=(num_workers, 0, None),
+            seed=(0 if seed is None else seed, 0, None),
+        )
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
@@ -117,8 +125,8 @@ class CrossDataset(AnomalibDataModule):
         )
         self.source = _as_image_datamodules(source, "source")
         self.target = _as_image_datamodules(target, "target")
-        self.source_categories = _plain(source_categories)
-        self.target_categories = _plain(target_categories)
+        self.source_categories = check_categories(_plain(source_categories), "source_categories")
+        self.target_categories = check_categories(_plain(target_categories), "target_categories")
 
     @property
     def name(self) -> str:
@@ -151,6 +159,7 @@ class CrossDataset(AnomalibDataModule):
             for datamodules, categories, option in self._sides()
         )
         _require_anomalies(source)
+        _warn_without_normal(source)
         _require_masks(source)
         _warn_about_ignored_augmentations([*self.source, *self.target])
         _warn_about_shared_images(source, target)
@@ -270,6 +279,16 @@ def _require_anomalies(source: list[CategoryPart]) -> None:
     if clean := [part for part in source if not part.data.has_anomalous]:
         msg = f"No anomalous images in the test split of the source {_names(clean)}: training needs some."
         raise ValueError(msg)
+
+
+def _warn_without_normal(source: list[CategoryPart]) -> None:
+    """Say what a source without normal images cannot teach."""
+    if not any(part.data.has_normal for part in source):
+        logger.warning(
+            "No normal images in the test split of the source %s: the threshold on image scores means nothing, and the "
+            "weight of the CLS token in them stays as it is.",
+            _names(source),
+        )
 
 
 def _require_masks(source: list[CategoryPart]) -> None:

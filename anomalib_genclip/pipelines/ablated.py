@@ -6,10 +6,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from anomalib_genclip.checkpoints import GenCLIPCheckpointIO
 from anomalib_genclip.lightning_model import GenCLIP
-from anomalib_genclip.reproducible import checked_checkpoint
 from anomalib_genclip.weights import load_weights
 
 
@@ -75,10 +73,5 @@ def tapped_layers(weights: str) -> list[int]:
     """
     if not weights.endswith(".ckpt"):
         return list(load_weights(weights).fit.layers)
-    with checked_checkpoint(weights):
-        checkpoint = torch.load(weights, map_location="cpu", weights_only=True)  # noqa: TID251  # reads tensors only
-    description = checkpoint.get("genclip") if isinstance(checkpoint, dict) else None
-    if not isinstance(description, dict) or "layers" not in description:
-        msg = f"{weights} was not written by GenCLIP."
-        raise ValueError(msg)
-    return list(description["layers"])
+    checkpoint = GenCLIPCheckpointIO().load_checkpoint(weights, map_location="cpu")
+    return list(checkpoint["genclip"]["layers"])

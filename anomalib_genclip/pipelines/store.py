@@ -35,8 +35,7 @@ def job_key(settings: dict[str, Any]) -> str:
     files = {path: _digest(Path(path)) for path in names if is_file(path)}
     if {TINY, *BUNDLED} & set(names):
         files |= {path.name: _digest(path) for path in sorted(TINY_CLIP_FILE.parent.glob("*.safetensors"))}
-    text = json.dumps([settings, files, __version__, version("anomalib")], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _text_digest([settings, files, __version__, version("anomalib")])
 
 
 def _strings(value: Any) -> list[str]:  # noqa: ANN401
@@ -45,6 +44,11 @@ def _strings(value: Any) -> list[str]:  # noqa: ANN401
         return [value]
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
     return [text for part in parts for text in _strings(part)]
+
+
+def _text_digest(value: Any) -> str:  # noqa: ANN401
+    """Hash plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _digest(path: Path) -> str:
@@ -60,16 +64,16 @@ def read_result(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # no JSON, or no text
-        result = None
-    if not isinstance(result, dict):
-        logger.warning("%s is no result of a job: the job is run again.", path)
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # no JSON, or no text
+        kept = None
+    if not isinstance(kept, dict) or kept.get("digest") != _text_digest(kept.get("result")):
+        logger.warning("%s is no result of a job, or has been changed: the job is run again.", path)
         return None
-    return result
+    return kept["result"]
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(result, indent=2).encode())
+    write_whole(path, json.dumps({"result": result, "digest": _text_digest(result)}, indent=2).encode())

@@ -19,6 +19,8 @@ from joblib import Parallel, cpu_count, delayed
 from rich.progress import track
 from torchvision.transforms.v2 import Transform
 
+from anomalib_genclip.settings import check_whole_numbers
+
 from .categories import CATEGORIES, DEFECTS_OF
 from .render import render
 
@@ -203,6 +205,16 @@ class SyntheticDefects(AnomalibDataModule):
         val_split_ratio: float = 0.5,
         seed: int | None = None,
     ) -> None:
+        check_whole_numbers(
+            render_size=(render_size, 32, 512),
+            train_good=(train_good, 1, None),
+            test_good=(test_good, 1, None),
+            test_per_defect=(test_per_defect, 1, None),
+            render_seed=(render_seed, 0, None),
+            train_batch_size=(train_batch_size, 1, None),
+            eval_batch_size=(eval_batch_size, 1, None),
+            num_workers=(num_workers, 0, None),
+        )
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
@@ -219,9 +231,6 @@ class SyntheticDefects(AnomalibDataModule):
         )
         if category not in CATEGORIES:
             msg = f"There is no synthetic category {category!r}. There are: {', '.join(CATEGORIES)}."
-            raise ValueError(msg)
-        if not 32 <= render_size <= 512:
-            msg = f"render_size must lie between 32 and 512 pixels, not {render_size}."
             raise ValueError(msg)
         self.root = Path(root or "./datasets/SyntheticDefects")
         self.category = category
