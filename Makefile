@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+BASE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 
 .PHONY: help quickstart reproduce test test-slow test-matrix lint
 
@@ -15,30 +16,34 @@ help:
 	@echo "make lint         run ruff and mypy"
 	@echo "Variables: PYTHON=$(PYTHON) (makes the environment), VENV=$(VENV) (where it is)"
 
-$(STAMP): pyproject.toml
+$(BASE): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): minutes the first time"
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(DEV): $(BASE)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
-quickstart: $(STAMP)
+quickstart: $(BASE)
 	$(BIN)/anomalib train --config configs/quickstart.yaml
 
-reproduce: $(STAMP)
+reproduce: $(BASE)
 	$(BIN)/python -m anomalib_genclip.reproduce --config configs/reproduce.yaml
 
 # A worker per core, each with one thread: more threads than cores make torch crawl.
-test: $(STAMP)
+test: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term
 
-test-slow: $(STAMP)
+test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow
 
 # Makes its own environments, one at a time.
 test-matrix:
 	$(PYTHON) tests/matrix.py
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

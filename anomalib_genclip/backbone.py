@@ -20,6 +20,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.model import CLIP, resize_pos_embed
+from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file
 
 from .files import check_archive, is_file, why_unreadable
@@ -382,6 +383,12 @@ def _load_state(model: CLIP, state: dict[str, torch.Tensor], spec: BackboneSpec,
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         msg = f"{origin} does not hold the weights of {spec.name}: {' '.join(lines[1:3]) or lines[0]}"
         raise ValueError(msg) from error
+
+
+def full_name(spec: BackboneSpec, model: CLIP) -> str:
+    """Name a built model so that the name alone says its activation, which weights may have asked for."""
+    quick = isinstance(model.visual.transformer.resblocks[0].mlp.gelu, QuickGELU)
+    return spec.name + _QUICKGELU if quick and not backbone_spec(spec.name).quick_gelu else spec.name
 
 
 def fingerprint(model: CLIP) -> str:

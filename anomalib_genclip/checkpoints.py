@@ -15,6 +15,7 @@ from torch import Tensor
 from .files import check_archive, is_file, why_unreadable, write_whole
 from .weights import check_finite, digest
 
+FROZEN = "model.clip."  # keys of CLIP's tensors, which are no part of a checkpoint
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -73,7 +74,7 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
 
 
 def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any]) -> None:
-    """Add to a checkpoint what its learned tensors fit to, and a hash of both.
+    """Leave CLIP out of a checkpoint, and add what its learned tensors fit to, and a hash of both.
 
     Args:
         checkpoint (dict[str, Any]): State of model and trainer.
@@ -82,8 +83,9 @@ def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any])
     Raises:
         ValueError: If a learned tensor is not finite.
     """
-    state = checkpoint["state_dict"]
+    state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(FROZEN)}
     check_finite(_learned(state), "The checkpoint is not written")
+    checkpoint["state_dict"] = state
     checkpoint["genclip"] = {**description, "digest": digest(state, description)}
 
 
@@ -106,6 +108,9 @@ def check_checkpoint(checkpoint: Any, source: str) -> None:  # noqa: ANN401  # w
         msg = f"{source} is damaged: its tensors are not those that were written. Take another one."
         raise ValueError(msg)
     check_finite(_learned(state), source)
+    if any(key.startswith(FROZEN) for key in state):
+        msg = f"{source} holds tensors of CLIP, which are not learned."
+        raise ValueError(msg)
     for key in ("optimizer_states", "lr_schedulers"):
         if not all(bool(torch.isfinite(torch.as_tensor(number)).all()) for number in _numbers(checkpoint.get(key))):
             msg = f"{source}: {key} holds numbers that are not finite. Take an earlier one."

@@ -3,8 +3,8 @@
 
 """A picture that explains one decision: ``python -m anomalib_genclip.explain --weights FILE --image FILE``.
 
-It shows the image, the map of the vision-enhanced branch, that of the query-only branch, their mean (the model's map),
-the mask if there is one, and says what Class Name Filtering decided.
+It shows the image, the map of the vision-enhanced branch, that of the query-only branch, the model's map (their
+mean, smoothed if the model does that), the mask if there is one, and says what Class Name Filtering decided.
 """
 
 import io
@@ -58,13 +58,13 @@ class Decision(NamedTuple):
 
 
 @torch.no_grad()
-def decide(model: GenCLIP, image: Tensor, class_name: str = GENERIC) -> Decision:
+def decide(model: GenCLIP, image: Tensor, class_name: str | None = None) -> Decision:
     """Run a model on one image and keep what it looked at.
 
     Args:
         model (GenCLIP): The model.
         image (Tensor): An RGB image of any size, ``(3, h, w)``, in [0, 1].
-        class_name (str): What is in the image. Defaults to ``"object"``.
+        class_name (str | None): What is in the image. Defaults to ``None``: the model's own, else ``"object"``.
 
     Returns:
         Decision: The model's result and its parts.
@@ -73,19 +73,20 @@ def decide(model: GenCLIP, image: Tensor, class_name: str = GENERIC) -> Decision
     torch_model = model.model
     pixels = image[None].to(model.device)
     batch = pixels if model.pre_processor is None else model.pre_processor(pixels)
+    class_name = class_name or model.class_name or GENERIC
     given = torch_model.class_index([model.class_names.get(class_name, class_name)])
-    parts = torch_model.branch_maps(batch, given)
-    result = torch_model(batch, given)
-    embedding = torch_model.clip.encode_image(batch).embedding
+    tokens = torch_model.clip.encode_image(batch)
+    parts = torch_model.branch_maps(tokens, given)
+    result = torch_model.score_parts(tokens, given)
     names = torch_model.class_names
-    similarities = (names.features[[int(given), 0]] @ embedding[0]).tolist()
+    similarities = (names.features[[int(given), 0]] @ tokens.embedding[0]).tolist()
     labels = model.post_processor
     threshold = float(labels.normalized_image_threshold) if isinstance(labels, RawScorePostProcessor) else None
     return Decision(
         image=F.interpolate(image[None], size=torch_model.image_size, mode="bilinear", antialias=True)[0].clamp(0, 1),
         maps={BRANCH_TITLES[name]: upsample(grid, torch_model.image_size)[0, 0] for name, grid in parts.maps.items()},
         anomaly_map=result.anomaly_map[0, 0],
-        score=float(result.pred_score),
+        score=float(torch_model.image_score(result)),
         threshold=threshold,
         class_name=names.names[int(given)],
         used_name=names.names[int(parts.class_index)],
@@ -130,7 +131,7 @@ def draw(decision: Decision, caption: str, mask: Tensor | None = None) -> bytes:
         bytes: A PNG picture. All maps share one scale, so that their colours can be compared.
     """
     image = decision.image.permute(1, 2, 0).cpu().numpy()
-    maps = {**decision.maps, "anomaly map: their mean": decision.anomaly_map}
+    maps = {**decision.maps, "anomaly map": decision.anomaly_map}
     if len(decision.maps) == 1:
         maps = {next(iter(decision.maps)): decision.anomaly_map}
     count = 1 + len(maps) + (mask is not None)
@@ -174,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=str, required=True, help="A checkpoint (.ckpt) or a prompts file.")
     parser.add_argument("--image", type=str, required=True, help="Image file.")
     parser.add_argument("--mask", type=str, default=None, help="Ground truth's file, if there is one.")
-    parser.add_argument("--class_name", type=str, default=GENERIC, help="What is in the image.")
+    parser.add_argument("--class_name", type=str, default=None, help="What is in the image.")
     parser.add_argument("--output", type=str, default="explanation.png", help="Where to write the picture.")
     args = parser.parse_args(arguments)
     model = load_trained(args.weights)

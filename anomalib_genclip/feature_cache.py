@@ -37,7 +37,7 @@ from .clip import ImageTokens
 from .data.batch import CategoryBatch, CategoryItem
 from .evaluation.processes import Processes, processes
 from .files import write_whole
-from .input_checks import check_pixels
+from .input_checks import check_images
 from .perlin import makes_anomalies
 from .weights import digest
 
@@ -338,7 +338,7 @@ class _Writer:
 
     def _features(self, batch: ImageBatch) -> Iterator[dict[str, Tensor]]:
         """Run the vision tower on a batch as training does: one dictionary of tensors per image."""
-        check_pixels(batch)
+        check_images(batch, map(str, batch.image_path or []))
         batch = self.module.transfer_batch_to_device(batch, self.module.device, 0)
         images = self.preprocess(batch.image) if self.preprocess is not None else batch.image
         precision = self.trainer.precision_plugin

@@ -5,7 +5,6 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from traceback import walk_tb
@@ -16,6 +15,8 @@ from anomalib.data import ImageBatch
 from anomalib.data.utils.image import is_image_file, read_image
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
+
+from .loaders import running_loaders
 
 logger = logging.getLogger(__name__)
 
@@ -32,21 +33,27 @@ class InputChecks(Callback):
 
     def __init__(self) -> None:
         self._position = (0, 0)  # evaluation loader, and how many of its batches are done
+        self._checked: set[str] = set()  # files whose headers have been looked at
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, batch_idx: int
     ) -> None:
-        """Check the pixels."""
+        """Check the images."""
         del trainer, pl_module, batch_idx
-        check_pixels(batch)
+        self._check(batch)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Check the pixels, and remember how far the loop has come."""
+        """Check the images, and remember how far the loop has come."""
         del trainer, pl_module
         self._position = (dataloader_idx, batch_idx + 1)
-        check_pixels(batch)
+        self._check(batch)
+
+    def _check(self, batch: ImageBatch) -> None:
+        files = {str(path) for path in batch.image_path or []}
+        check_images(batch, files - self._checked)
+        self._checked |= files
 
     on_test_batch_start = on_validation_batch_start
     on_predict_batch_start = on_validation_batch_start
@@ -62,7 +69,7 @@ class InputChecks(Callback):
         """Start counting, and say which files of the folder are left out."""
         del pl_module
         self._position = (0, 0)
-        for loader in _loaders(trainer):
+        for loader in running_loaders(trainer):
             _warn_of_files_left_out(getattr(getattr(loader, "dataset", None), "image_filenames", []))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -71,26 +78,27 @@ class InputChecks(Callback):
         if not isinstance(exception, Exception) or not _comes_from_a_loader(exception):
             return
         position = (0, 0) if trainer.training else self._position
-        for file, error in _unreadable(_loaders(trainer), position, shuffled=trainer.training):
+        for file, error in _unreadable(running_loaders(trainer), position, shuffled=trainer.training):
             _rewrite(exception, f"{file} cannot be read: {error}. Mend the file or take it out of the data.")
             return
 
 
-def check_pixels(batch: ImageBatch) -> None:
+def check_images(batch: ImageBatch, files: Iterable[str]) -> None:
     """Refuse images whose pixels are no finite numbers, or were cut off when they were read.
 
     Args:
         batch (Batch): Images ``(B, 3, H, W)`` and, where known, their files.
+        files (Iterable[str]): Files whose headers are looked at.
 
     Raises:
         ValueError: If there is such an image; names the file.
     """
     if batch.image is None:  # features in place of images, checked when they were computed
         return
-    files = [str(path) for path in batch.image_path or []]
     if not bool(torch.isfinite(batch.image).all()):
+        names = batch.image_path or [f"image {i} of the batch" for i in range(len(batch))]
         finite = torch.isfinite(batch.image).flatten(1).all(dim=1).tolist()
-        bad = [files[i] if files else f"image {i} of the batch" for i, good in enumerate(finite) if not good]
+        bad = [str(name) for name, good in zip(names, finite, strict=True) if not good]
         msg = f"NaN or infinite pixels in {', '.join(bad)}. Mend the file or take it out of the data."
         raise ValueError(msg)
     for file in files:
@@ -111,13 +119,7 @@ def _check_header(file: str) -> None:
         )
         raise ValueError(msg)
     if several:
-        _warn_of_pages(file)
-
-
-@cache
-def _warn_of_pages(file: str) -> None:
-    """Say once of a file that only its first page is used."""
-    logger.warning("%s has several pages or frames: only the first is used.", file)
+        logger.warning("%s has several pages or frames: only the first is used.", file)
 
 
 def _rewrite(exception: Exception, message: str) -> None:
@@ -125,19 +127,6 @@ def _rewrite(exception: Exception, message: str) -> None:
     exception.args = (message,)
     if isinstance(exception, OSError):  # whose message is made of these
         del exception.errno, exception.strerror, exception.filename
-
-
-def _loaders(trainer: Trainer) -> list:
-    """Return the loaders of the running stage."""
-    if trainer.training and trainer.train_dataloader is None:  # the feature cache is being filled
-        loaders = [trainer.datamodule.train_dataloader(), trainer.datamodule.val_dataloader()]
-    elif trainer.training:
-        loaders = trainer.train_dataloader
-    elif trainer.validating or trainer.sanity_checking:
-        loaders = trainer.val_dataloaders
-    else:
-        loaders = trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders
-    return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
 
 
 def _comes_from_a_loader(exception: Exception) -> bool:

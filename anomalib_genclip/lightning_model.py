@@ -28,7 +28,8 @@ from typing import Any
 
 import torch
 from anomalib import LearningType
-from anomalib.data import Folder, ImageBatch
+from anomalib.data import ImageBatch
+from anomalib.data.utils import ValSplitMode
 from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
@@ -36,19 +37,21 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from .backbone import DEFAULT_BACKBONE, DEFAULT_PRETRAINED, backbone_spec, resolve_image_size, resolve_layers
-from .checkpoints import GenCLIPCheckpointIO, check_checkpoint, describe_checkpoint
+from .checkpoints import FROZEN, GenCLIPCheckpointIO, check_checkpoint, describe_checkpoint
 from .class_names import GENERIC, ClassNames, check_class_names
 from .clip import ImageTokens
 from .evaluation import CategoryEvaluator
 from .feature_cache import FeatureBatch, FeatureCache
 from .files import whole_folder
 from .input_checks import InputChecks
+from .loaders import origin_of, running_loaders
 from .loss import GenCLIPLoss
 from .perlin import ANOMALY_SOURCES, PerlinAnomalies
 from .post_processor import RawScorePostProcessor
@@ -66,7 +69,6 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PROMPT_LENGTH = 4  # n and q (ours)
 ONNX_OPSET = 18  # the oldest that torch's exporter writes
 _LIGHTNING_DEFAULT_EPOCHS = 1000
-_FROZEN = "model.clip."
 
 
 class GenCLIP(AnomalibModule):
@@ -241,7 +243,7 @@ class GenCLIP(AnomalibModule):
     # Steps
 
     def training_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:
-        """Compute the loss of the vision-enhanced branch (paper, training)."""
+        """Compute the loss of the vision-enhanced branch (paper), for some images of the query-only prompt (ours)."""
         del args, kwargs
         if batch.gt_mask is None:
             msg = f"Training needs masks, and {_first_path(batch)} comes without one. Use a source with masks."
@@ -258,23 +260,41 @@ class GenCLIP(AnomalibModule):
         self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(batch))
         return {"loss": loss}
 
-    def validation_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:
-        """Predict, and keep the parts of the image score: their weight is chosen when all are seen."""
-        del args, kwargs
-        parts = self.model.score_parts(self._images(batch), self._class_index(batch))
-        if batch.gt_label is not None and not self._zero_shot:
+    def validation_step(self, batch: ImageBatch, batch_idx: int = 0, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Predict; while training, keep the parts of the image score: their weight is chosen when all are seen."""
+        del batch_idx
+        if self._nothing_to_validate:
+            return batch
+        parts = self.model.score_parts(self._images(batch), self._class_index(batch, dataloader_idx))
+        if batch.gt_label is not None and self._chooses_score_weight:
             self._held_out.append((parts.top, parts.cls, batch.gt_label))
         return batch.update(pred_score=self.model.image_score(parts), anomaly_map=parts.anomaly_map)
 
-    def test_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:  # type: ignore[override]
+    def test_step(  # type: ignore[override]
+        self, batch: ImageBatch, batch_idx: int = 0, dataloader_idx: int = 0
+    ) -> STEP_OUTPUT:
         """Predict with the class names that belong to the images."""
-        del args, kwargs
-        predictions = self.model(self._images(batch), self._class_index(batch))
+        del batch_idx
+        predictions = self.model(self._images(batch), self._class_index(batch, dataloader_idx))
         return batch.update(**predictions._asdict())
 
-    def predict_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:  # type: ignore[override]
+    def predict_step(  # type: ignore[override]
+        self, batch: ImageBatch, batch_idx: int = 0, dataloader_idx: int = 0
+    ) -> STEP_OUTPUT:
         """Predict with the class names that belong to the images."""
-        return self.test_step(batch, *args, **kwargs)
+        return self.test_step(batch, batch_idx, dataloader_idx)
+
+    @property
+    def _nothing_to_validate(self) -> bool:
+        """Whether nobody asks for validation's predictions: anomalib validates zero-shot models before each test."""
+        kept = isinstance(self.post_processor, RawScorePostProcessor) and self.post_processor.keep_thresholds
+        return self._zero_shot and kept and not getattr(self.evaluator, "val_metrics", None)
+
+    @property
+    def _chooses_score_weight(self) -> bool:
+        """Whether ``w`` is chosen: while training, and not on what will be the test images."""
+        split = getattr(getattr(self.trainer, "datamodule", None), "val_split_mode", None)
+        return self.trainer.state.fn == TrainerFn.FITTING and split != ValSplitMode.SAME_AS_TEST
 
     def _images(self, batch: ImageBatch) -> Tensor | ImageTokens:
         """Images of a batch, or their features where :class:`FeatureCache` has put those in their place."""
@@ -286,20 +306,19 @@ class GenCLIP(AnomalibModule):
 
     # Class names
 
-    def _class_index(self, batch: ImageBatch) -> Tensor:
-        """Find each image's class name: argument, batch, datamodule, "object"."""
+    def _class_index(self, batch: ImageBatch, dataloader_idx: int = 0) -> Tensor:
+        """Find each image's class name: argument, batch, data set or datamodule of its loader, "object"."""
         size = len(batch)
-        fallback = self._datamodule_category()
+        fallback = self._loader_category(dataloader_idx)
         own = [self.class_name] * size if self.class_name is not None else getattr(batch, "category", None)
         names = [name or fallback for name in own or [None] * size]
         return self.model.class_index([self.class_names.get(name, name) for name in names])
 
-    def _datamodule_category(self) -> str:
-        """Category of the trainer's datamodule, or "object"."""
-        datamodule = getattr(self._trainer, "datamodule", None)
-        if isinstance(datamodule, Folder):
-            return datamodule.name or GENERIC
-        return getattr(datamodule, "category", None) or GENERIC
+    def _loader_category(self, dataloader_idx: int) -> str:
+        """Category of a running loader, or "object"."""
+        if self._trainer is None:
+            return GENERIC
+        return origin_of(self.trainer, running_loaders(self.trainer)[dataloader_idx]).category or GENERIC
 
     # Training: anomalous images, epochs, optimiser
 
@@ -338,9 +357,12 @@ class GenCLIP(AnomalibModule):
     def _warn_of_unused_class_names(self) -> None:
         """Say so if ``class_names`` knows none of the data's categories."""
         datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is None:
+            return
         subsets = [getattr(datamodule, key, None) for key in ("train_data", "val_data", "test_data")]
         tables = [samples for data in subsets if (samples := getattr(data, "samples", None)) is not None]
-        categories = {self.class_name or self._datamodule_category()}
+        own = (self.class_name, getattr(datamodule, "category", None), getattr(datamodule, "name", None))
+        categories = {str(next(filter(None, own), GENERIC))}
         categories |= {str(name) for table in tables if "category" in table for name in table["category"].unique()}
         if self.class_names and not categories & self.class_names.keys():
             logger.warning(
@@ -404,7 +426,7 @@ class GenCLIP(AnomalibModule):
         """What the learned tensors fit to."""
         model = self.model
         return Fit(
-            backbone=model.spec.name,
+            backbone=model.backbone,
             fingerprint=model.fingerprint,
             layers=model.layers,
             state_length=len(model.prompts.normal),
@@ -446,11 +468,11 @@ class GenCLIP(AnomalibModule):
         state = {f"model.{key}": value for key, value in learned.tensors.items()}
         own = {key: value for key, value in self.state_dict().items() if key.startswith("model.")}
         for key in own.keys() - state.keys():
-            if not key.startswith(_FROZEN):
+            if not key.startswith(FROZEN):
                 msg = f"{learned.source} lacks the tensor {key!r}."
                 raise ValueError(msg)
         for key, value in state.items():
-            if key not in own or own[key].shape != value.shape:
+            if key not in own or key.startswith(FROZEN) or own[key].shape != value.shape:
                 expected = tuple(own[key].shape) if key in own else "no such tensor"
                 msg = f"{learned.source}: tensor {key!r} has shape {tuple(value.shape)}, the model has {expected}."
                 raise ValueError(msg)
@@ -482,8 +504,6 @@ class GenCLIP(AnomalibModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave CLIP out of the checkpoint and say what the rest fits to."""
         super().on_save_checkpoint(checkpoint)
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith(_FROZEN)}
         describe_checkpoint(checkpoint, {**asdict(self.fit_description), "trained_on": self.trained_on})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -502,7 +522,7 @@ class GenCLIP(AnomalibModule):
             RuntimeError: If a learned tensor is missing, or there are unknown ones.
         """
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        missing = [key for key in result.missing_keys if not key.startswith(_FROZEN)]
+        missing = [key for key in result.missing_keys if not key.startswith(FROZEN)]
         if strict and (missing or result.unexpected_keys):
             msg = f"Wrong tensors in the state of GenCLIP: missing {missing}, unknown {result.unexpected_keys}."
             raise RuntimeError(msg)

@@ -78,10 +78,16 @@ class PerlinAnomalies(Callback):
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """Replace images, masks and labels of the batch."""
+        """Put anomalies into normal images of the batch; images that are anomalous already stay as they are."""
         del trainer, pl_module, batch_idx
         if not self.active:
             return
         images, masks = self.generator(batch.image)
-        masks = masks.squeeze(1)
-        batch.update(image=images, gt_mask=Mask(masks > 0), gt_label=masks.flatten(1).amax(dim=1) > 0)
+        masks = masks.squeeze(1) > 0
+        if batch.gt_label is not None and bool(batch.gt_label.any()):
+            if batch.gt_mask is None:  # the training step names the image
+                return
+            real = batch.gt_label.bool().view(-1, 1, 1)
+            images = torch.where(real[:, None], batch.image, images)
+            masks = torch.where(real, batch.gt_mask.as_subclass(torch.Tensor).bool(), masks)
+        batch.update(image=images, gt_mask=Mask(masks), gt_label=masks.flatten(1).any(dim=1))

@@ -6,8 +6,10 @@
 from typing import Any
 
 import torch
+from anomalib.data import Batch
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
 
@@ -25,6 +27,13 @@ class AntialiasedPreProcessor(PreProcessor):
     def __init__(self, transform: Transform | None = None) -> None:
         super().__init__(transform)
         self.export_transform = _exportable(transform)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Transform the batch; anomalib's own method does not take the number of the loader."""
+        del dataloader_idx
+        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx)
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the transform from a checkpoint, and its exported form with it."""

@@ -12,7 +12,15 @@ from kornia.filters import GaussianBlur2d
 from torch import Tensor, nn
 
 from .anomaly_map import abnormal_probability, similarity_logits, top_mean, upsample
-from .backbone import backbone_spec, check_pretrained, fingerprint, load_clip, resolve_image_size, resolve_layers
+from .backbone import (
+    backbone_spec,
+    check_pretrained,
+    fingerprint,
+    full_name,
+    load_clip,
+    resolve_image_size,
+    resolve_layers,
+)
 from .class_names import GENERIC, ClassNames, clean_class_name
 from .clip import FrozenCLIP, ImageTokens
 from .prompts import PromptLearner
@@ -98,6 +106,7 @@ class GenCLIPModel(nn.Module):
         self.spec = spec
 
         self.clip = FrozenCLIP(load_clip(spec, pretrained, self.image_size), self.layers)
+        self.backbone = full_name(spec, self.clip.model)
         self.fingerprint = fingerprint(self.clip.model)  # now: training in half precision rounds the weights
         self.prompts = PromptLearner(spec.vision_width, spec.text_width, len(self.layers), state_length, query_length)
         # ψ starts as CLIP's own projection, so an untrained model compares as CLIP does.

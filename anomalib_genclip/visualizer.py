@@ -18,6 +18,7 @@ from PIL import Image
 
 from .evaluation.processes import number_of_own_images, processes
 from .files import write_whole
+from .loaders import as_list, datamodule_of
 
 # The model imports this module while anomalib.models may be half imported.
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class CategoryVisualizer(ImageVisualizer):
         super().__init__(**kwargs)
         self._root = Path()
         self._prefix = ""
+        self._groups: list[_Group] = []  # of the loaders
         self._tail_lengths: dict[_Group, int] = {}
         self._left: dict[int, float] = {}  # loader -> images that are still to be drawn
 
@@ -69,8 +71,9 @@ class CategoryVisualizer(ImageVisualizer):
 
     def _start(self, trainer: Trainer, loaders: object) -> None:
         """Settle where pictures go and which there will be."""
-        self._tail_lengths = _tail_lengths(loaders, _datamodule_group(trainer))
-        self._left = {index: number_of_own_images(loader) for index, loader in enumerate(_as_list(loaders))}
+        self._groups = [_datamodule_group(trainer, loader) for loader in as_list(loaders)]
+        self._tail_lengths = _tail_lengths(as_list(loaders), self._groups)
+        self._left = {index: number_of_own_images(loader) for index, loader in enumerate(as_list(loaders))}
         with processes() as others:
             root = self.output_dir if self.output_dir is not None else Path(trainer.default_root_dir) / "images"
             # anomalib gives each process a results folder of its own.
@@ -87,7 +90,7 @@ class CategoryVisualizer(ImageVisualizer):
         dataloader_idx: int = 0,
     ) -> None:
         """Save one picture per image of the batch."""
-        del pl_module, outputs
+        del trainer, pl_module, outputs
         left = self._left[dataloader_idx]
         self._left[dataloader_idx] = left - len(batch)
         for index, item in enumerate(batch):
@@ -96,7 +99,7 @@ class CategoryVisualizer(ImageVisualizer):
             picture = self.visualize(item)
             if not isinstance(picture, Image.Image):
                 continue
-            group = _item_group(item, _datamodule_group(trainer))
+            group = _item_group(item, self._groups[dataloader_idx])
             # Images that come as arrays have no path; their place in the run names them.
             tail = self._tail(item, group) or Path(f"{self._prefix}{dataloader_idx}_{batch_idx}_{index}.png")
             file = _with_known_ending(self._root.joinpath(*map(_folder_name, filter(None, group)), tail))
@@ -110,11 +113,6 @@ class CategoryVisualizer(ImageVisualizer):
         return Path(*_parts(item.image_path)[-self._tail_lengths.get(group, _SHORTEST_TAIL) :])
 
 
-def _as_list(loaders: object) -> list:
-    """Return one or several loaders as a list."""
-    return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
-
-
 def _encoded(picture: Image.Image, suffix: str) -> bytes:
     """Encode a picture in the format that a file's ending stands for."""
     content = io.BytesIO()
@@ -122,9 +120,9 @@ def _encoded(picture: Image.Image, suffix: str) -> bytes:
     return content.getvalue()
 
 
-def _datamodule_group(trainer: Trainer) -> _Group:
-    """Return the datamodule's name and category, empty where there is none."""
-    datamodule = getattr(trainer, "datamodule", None)
+def _datamodule_group(trainer: Trainer, loader: object) -> _Group:
+    """Return name and category of the datamodule that a loader belongs to, empty where there is none."""
+    datamodule = datamodule_of(trainer, loader)
     return getattr(datamodule, "name", None) or "", getattr(datamodule, "category", None) or ""
 
 
@@ -155,11 +153,12 @@ def _parts(path: str | Path) -> tuple[str, ...]:
     return path.relative_to(path.anchor).parts
 
 
-def _tail_lengths(loaders: object, fallback: _Group) -> dict[_Group, int]:
+def _tail_lengths(loaders: list, fallbacks: list[_Group]) -> dict[_Group, int]:
     """Return for each group how many parts at the end of its paths tell them apart."""
     groups: dict[_Group, set[tuple[str, ...]]] = defaultdict(set)
-    for group, path in _known_paths(loaders, fallback):
-        groups[group].add(_parts(path))
+    for loader, fallback in zip(loaders, fallbacks, strict=True):
+        for group, path in _known_paths(loader, fallback):
+            groups[group].add(_parts(path))
     return {group: _shortest_unique_tail(paths) for group, paths in groups.items()}
 
 
@@ -171,15 +170,14 @@ def _shortest_unique_tail(paths: set[tuple[str, ...]]) -> int:
     return length
 
 
-def _known_paths(loaders: object, fallback: _Group) -> Iterator[tuple[_Group, str]]:
-    """Yield group and path of each image that the loaders will give, as far as their data sets tell."""
-    for loader in _as_list(loaders):
-        dataset = getattr(loader, "dataset", None)
-        samples = getattr(dataset, "samples", None)
-        if samples is not None and {"dataset", "category"} <= set(samples.columns):
-            for row in samples[["dataset", "category", "image_path"]].itertuples(index=False):
-                yield (row.dataset, row.category), row.image_path
-        elif samples is not None:
-            yield from ((fallback, path) for path in samples["image_path"])
-        else:
-            yield from ((fallback, path) for path in getattr(dataset, "image_filenames", []))
+def _known_paths(loader: object, fallback: _Group) -> Iterator[tuple[_Group, str]]:
+    """Yield group and path of each image that a loader will give, as far as its data set tells."""
+    dataset = getattr(loader, "dataset", None)
+    samples = getattr(dataset, "samples", None)
+    if samples is not None and {"dataset", "category"} <= set(samples.columns):
+        for row in samples[["dataset", "category", "image_path"]].itertuples(index=False):
+            yield (row.dataset, row.category), row.image_path
+    elif samples is not None:
+        yield from ((fallback, path) for path in samples["image_path"])
+    else:
+        yield from ((fallback, path) for path in getattr(dataset, "image_filenames", []))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from anomalib.data import SyntheticDefects
-from kornia.filters import gaussian_blur2d
+from kornia.filters import GaussianBlur2d
 from rich.progress import track
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
@@ -162,13 +162,10 @@ def predict(model: GenCLIPModel, split: Split) -> Iterator[tuple[str, Tensor, Te
         yield category, maps, top, cls, split.masks[index]
 
 
-def figures(model: GenCLIPModel, split: Split, sigma: float = 0.0) -> dict[str, float]:
+def figures(model: GenCLIPModel, split: Split) -> dict[str, float]:
     """Compute mean figures over the categories, in percent; the image AUROC for each ``w``."""
     rows: list[dict[str, float]] = []
     for _, maps, top, cls, masks in predict(model, split):
-        if sigma:
-            side = 2 * round(4 * sigma) + 1
-            maps = gaussian_blur2d(maps, (side, side), (sigma, sigma))  # noqa: PLW2901
         labels = masks.flatten(1).amax(dim=1) > 0
         row = {f"image w={w}": binary_auroc(torch.lerp(top, cls, w), labels.int()).item() for w in WEIGHTS}
         scores = CategoryScores()
@@ -192,7 +189,9 @@ def rows_of(variant: Variant, source: Split, target: Split, epochs: int) -> Iter
     if variant is BASE:
         model.branches = "both"
         for sigma in (1.0, 2.0, 4.0, 6.0):
-            yield f"{variant.name}, smoothing {sigma}", figures(model, target, sigma)
+            side = 2 * round(4 * sigma) + 1
+            model.smoothing = GaussianBlur2d((side, side), (sigma, sigma))
+            yield f"{variant.name}, smoothing {sigma}", figures(model, target)
 
 
 def main() -> None:

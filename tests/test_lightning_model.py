@@ -20,6 +20,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Callback
 from prompts_files import rewritten
 from safetensors.torch import save_file
+from torchvision.transforms.v2 import Resize
 
 from anomalib_genclip import CrossDataset, GenCLIP
 from anomalib_genclip.data import CategoryBatch
@@ -77,6 +78,14 @@ def learned(model: GenCLIP) -> dict[str, torch.Tensor]:
 # Class names
 
 
+def trainer_that_tests(datamodule) -> SimpleNamespace:
+    """Make what the model sees of a trainer that tests a datamodule."""
+    datamodule.test_data = SimpleNamespace()
+    stages = dict.fromkeys(("training", "validating", "sanity_checking"), False)
+    loader = SimpleNamespace(dataset=datamodule.test_data)
+    return SimpleNamespace(**stages, testing=True, test_dataloaders=loader, datamodule=datamodule)
+
+
 @pytest.mark.parametrize(
     ("settings", "category", "datamodule", "expected"),
     [
@@ -93,7 +102,7 @@ def learned(model: GenCLIP) -> dict[str, torch.Tensor]:
 def test_class_name_comes_from_argument_batch_datamodule_or_is_object(settings, category, datamodule, expected):
     model = build(**settings)
     if datamodule is not None:
-        model._trainer = SimpleNamespace(datamodule=SimpleNamespace(**datamodule))
+        model._trainer = trainer_that_tests(SimpleNamespace(**datamodule))
     batch = ImageBatch(image=torch.zeros(2, 3, 8, 8))
     if category is not None:
         batch = CategoryBatch(image=torch.zeros(2, 3, 8, 8), category=category)
@@ -103,13 +112,39 @@ def test_class_name_comes_from_argument_batch_datamodule_or_is_object(settings, 
 
 def test_folder_gives_its_name(tmp_path):
     model = build()
-    model._trainer = SimpleNamespace(datamodule=Folder(name="steel_screw", normal_dir=tmp_path))
-    assert model._datamodule_category() == "steel_screw"
+    model._trainer = trainer_that_tests(Folder(name="steel_screw", normal_dir=tmp_path))
+    assert model._loader_category(0) == "steel_screw"
+
+
+def test_several_loaders_give_their_own_names(tmp_path):
+    loaders = []
+    for category in ("metal_nut", "wood"):
+        data = data_trees.mvtec_ad(tmp_path / category, (category,), normal=2, anomalous=2)
+        data.setup()
+        loaders += [data.test_dataloader()]
+    model = build()
+    results = engine(tmp_path / "results").test(model, dataloaders=loaders)
+    assert model.model.class_names.names == ["object", "metal nut", "wood"]
+    assert "metal_nut/image_AUROC" in {key for result in results for key in result}
+    prompts = model.save_weights(tmp_path / "prompts.safetensors")
+    model = build(weights=prompts)  # validated before the test
+    engine(tmp_path / "results").test(model, dataloaders=loaders)
+    assert model.model.class_names.names == ["object", "metal nut", "wood"]
+
+
+def test_class_names_that_fit_no_category_are_named(tmp_path, caplog):
+    data = data_trees.mvtec_ad(tmp_path, ("bottle",), normal=2, anomalous=2)
+    for names, warned in (({"botle": "flask"}, True), ({"bottle": "flask", "wood": "plank"}, False)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            engine(tmp_path / "results").test(build(class_names=names), datamodule=data)
+        assert ("class_names has none of the categories of the data (bottle): botle" in caplog.text) == warned
 
 
 def test_class_name_is_the_default_of_an_exported_model():
-    model = build(class_name="bolt")
-    assert model.model.class_names.names[int(model.model.default_class)] == "bolt"
+    for settings, name in (({}, "bolt"), ({"class_names": {"bolt": "hex bolt"}}, "hex bolt")):
+        model = build(class_name="bolt", **settings)
+        assert model.model.class_names.names[int(model.model.default_class)] == name
 
 
 # Training through the engine
@@ -143,11 +178,29 @@ def test_labels_without_an_anomalous_image_are_an_error(tmp_path):
         engine(tmp_path / "results", max_epochs=1).fit(build(anomaly_source="labels"), datamodule=data)
 
 
-def test_synthetic_anomalies_are_wanted_in_spite_of_labels(cross, tmp_path, caplog):
-    model = build(anomaly_source="synthetic")
+def test_synthetic_anomalies_are_put_into_normal_images_alone(cross, tmp_path, caplog):
+    class Watch(Callback):
+        """Stands before the model's own callbacks."""
+
+        def on_train_batch_start(self, *args):
+            batch = args[2]
+            before.append((batch.gt_mask.clone(), batch.gt_label.clone()))
+
+    before, after = [], []
+    model = build(anomaly_source="synthetic", pre_processor=False)
+    model.loss.register_forward_pre_hook(lambda _, args: after.append(args[2:]))
+    cross.train_augmentations = Resize((64, 64))
     with caplog.at_level(logging.WARNING):
-        engine(tmp_path / "results", max_epochs=1, limit_train_batches=1).fit(model, datamodule=cross)
+        run = engine(tmp_path / "results", max_epochs=2, limit_val_batches=0, callbacks=[Watch()])
+        run.fit(model, datamodule=cross)
     assert "only normal" not in caplog.text
+    made = 0
+    for (mask, label), (new_mask, new_label) in zip(before, after, strict=True):
+        real = label.bool()
+        assert torch.equal(new_mask[real].bool(), mask[real].bool())
+        assert new_label[real].all()
+        made += int(new_label[~real].sum())
+    assert made > 0
 
 
 @pytest.mark.parametrize(
@@ -160,6 +213,20 @@ def test_epochs_are_the_models_unless_the_trainer_has_a_limit(cross, tmp_path, l
         assert run.trainer.global_step == limits["max_steps"]
     else:
         assert run.trainer.current_epoch == epochs
+
+
+def test_score_weight_is_chosen_in_training_alone_and_not_on_the_test_images(cross, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(GenCLIP, "_refit_image_threshold", lambda *_: seen.append("fit"))
+    monkeypatch.setattr("anomalib_genclip.lightning_model.SCORE_WEIGHTS", (0.5, 0.5, 0.5))
+    model = build()
+    engine(tmp_path, max_epochs=1).validate(model, datamodule=cross)
+    one_class = data_trees.mvtec_ad(tmp_path / "one_class")  # validates on its test images
+    engine(tmp_path, max_epochs=1).fit(model, datamodule=one_class)
+    assert float(model.model.score_weight) == 0.25
+    engine(tmp_path, max_epochs=1).fit(model, datamodule=cross)
+    assert float(model.model.score_weight) == 0.5
+    assert seen == ["fit"]
 
 
 def test_score_weight_is_chosen_on_the_held_out_images(monkeypatch):
@@ -275,7 +342,7 @@ def test_missing_learned_tensor_is_an_error():
         ({"backbone": "ViT-S-16-alt"}, ["'ViT-S-32-alt'", "'ViT-S-16-alt'"]),
         ({"layers": [6, 12]}, [r"\[3, 6, 9, 12\]", r"\[6, 12\]"]),
         ({"state_length": 2}, ["state_length 4", "this model has 2"]),
-        ({"backbone": "ViT-S-32-alt-quickgelu"}, ["other weights of ViT-S-32-alt"]),
+        ({"backbone": "ViT-S-32-alt-quickgelu"}, ["'ViT-S-32-alt'", "'ViT-S-32-alt-quickgelu'"]),
     ],
 )
 def test_checkpoint_of_another_model_is_refused_by_name(trained, tmp_path, settings, named):
@@ -494,3 +561,54 @@ def test_tiled_ensemble_trains_one_model_per_tile_and_tests_them_together(tmp_pa
     assert len(list(folder.glob("weights/lightning/*.ckpt"))) == 2
     header = (folder / "metric_results.csv").read_text().splitlines()[0]
     assert {"image_AUROC", "pixel_AUROC"} <= set(header.split(","))
+
+
+# Training that fails
+
+
+def test_training_that_diverges_is_an_error_and_writes_nothing_that_is_not_finite(cross, tmp_path):
+    model = build(learning_rate=1e30, projection_learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"The loss is \w+ at step \d+.*lower learning_rate"):
+        engine(tmp_path / "results", max_epochs=5).fit(model, datamodule=cross)
+    for path in (tmp_path / "results").rglob("*.ckpt"):
+        assert GenCLIP.load_from_checkpoint(path).model.prompts.normal.isfinite().all()
+    model.model.prompts.normal.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"prompts\.safetensors is not written: tensor 'prompts\.normal'"):
+        model.save_weights(tmp_path / "prompts.safetensors")
+    assert not (tmp_path / "prompts.safetensors").exists()
+
+
+def test_checkpoint_with_weights_that_are_not_finite_is_not_written(tmp_path):
+    model = build()
+    run = engine(tmp_path)
+    run._setup_trainer(model)
+    run.trainer.strategy.connect(model)
+    model.model.prompts.normal.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="The checkpoint is not written"):
+        run.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    assert not (tmp_path / "model.ckpt").exists()
+
+
+# Prompts of a CLIP with another activation
+
+
+def test_prompts_know_that_their_clip_had_quickgelu(tmp_path):
+    model = build(backbone="ViT-S-32-alt-quickgelu")
+    model.save_weights(tmp_path / "prompts.safetensors")
+    again = GenCLIP(weights=tmp_path / "prompts.safetensors", visualizer=False)
+    assert again.model.fingerprint == model.model.fingerprint
+    assert again.fit_description.backbone == "ViT-S-32-alt-quickgelu"
+
+
+# Zero-shot
+
+
+def test_zero_shot_test_runs_the_tower_once_per_image(trained, tmp_path, monkeypatch):
+    model = GenCLIP(weights=trained.prompts, visualizer=False)
+    data = data_trees.mvtec_ad(tmp_path / "data", normal=3, anomalous=4)
+    data.num_workers = 0
+    seen = []
+    tower = model.model.clip.encode_image
+    monkeypatch.setattr(model.model.clip, "encode_image", lambda images: seen.append(len(images)) or tower(images))
+    engine(tmp_path / "results").test(model, datamodule=data)
+    assert sum(seen) == 7

@@ -34,7 +34,10 @@ FIRST_IMPORTS = {
     "from anomalib_genclip import GenCLIP": "import anomalib.models; assert anomalib.models.GenCLIP is GenCLIP",
     "from anomalib_genclip import CrossDataset": "from anomalib import data; assert data.CrossDataset is CrossDataset",
     "import anomalib_genclip.lightning_model": "import anomalib.models; anomalib.models.GenCLIP",
+    "import anomalib_genclip.data": "import anomalib.data; anomalib.data.CrossDataset",
     "import anomalib_genclip.data.cross_dataset": "import anomalib.data; anomalib.data.CrossDataset",
+    "import anomalib_genclip.data.batch": "import anomalib.data; anomalib.data.CrossDataset",
+    "import anomalib_genclip.data.synthetic": "import anomalib.data; anomalib.data.SyntheticDefects",
 }
 
 ALL_NAMES = """
@@ -50,6 +53,7 @@ assert anomalib.models.GenCLIP is anomalib.models.image.GenCLIP is model
 assert "GenCLIP" in list_models("pascal")
 assert [cls for cls in AnomalibModule.__subclasses__() if cls.__name__ == "GenCLIP"] == [model]
 assert anomalib.data.CrossDataset is anomalib_genclip.CrossDataset
+assert anomalib.data.SyntheticDefects is anomalib_genclip.SyntheticDefects
 assert not [finder for finder in sys.meta_path if type(finder).__module__ == "anomalib_genclip.plugin"]
 """
 

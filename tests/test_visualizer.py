@@ -18,6 +18,7 @@ from data_trees import folder, mpdd, mvtec_ad, write_normal
 from pandas import DataFrame
 from torch.utils.data import DataLoader
 
+from anomalib_genclip import GenCLIP
 from anomalib_genclip.data import CategoryBatch, CrossDataset
 from anomalib_genclip.visualizer import CategoryVisualizer
 
@@ -52,6 +53,8 @@ def trainer_of(
     """Make what the visualizer sees of a trainer; paths is what the test loader's data set says it has."""
     samples = None if paths is None else DataFrame({"image_path": paths, **columns})
     loader = SimpleNamespace(dataset=SimpleNamespace(samples=samples))
+    if datamodule is not None:
+        datamodule.test_data = loader.dataset
     return SimpleNamespace(default_root_dir=str(root), datamodule=datamodule, test_dataloaders=loader)
 
 
@@ -207,3 +210,37 @@ def test_through_the_engine_predict_on_a_plain_folder(tmp_path: Path) -> None:
     engine_of(tmp_path / "results").predict(Brightness(CategoryVisualizer(field_size=(8, 8))), dataloaders=loader)
     (images,) = (tmp_path / "results").rglob("images")
     assert pictures(images) == ["input/top.png", "left/0.png", "left/1.png", "right/0.png"]
+
+
+def test_an_image_of_a_format_that_cannot_be_written_gets_a_png(tmp_path: Path) -> None:
+    paths = files(tmp_path, "crack/0.png")
+    renamed = [str(tmp_path / "crack" / name) for name in ("scan", "scan.raw", "scan.psd")]
+    for path in renamed:
+        Path(path).write_bytes(Path(paths[0]).read_bytes())
+    save(trainer_of(tmp_path, renamed), batch_of(renamed))
+    assert pictures(tmp_path / "images") == [f"crack/{Path(path).name}.png" for path in sorted(renamed)]
+
+
+def test_names_that_can_be_no_folders_give_folders_of_their_own(tmp_path: Path) -> None:
+    names = ["a/b", "a_b", "a\\b", "\0", "..", "x" * 300, "螺" * 100]
+    paths = files(tmp_path, *(f"{i}/crack/0.png" for i in range(len(names))))
+    columns = {"category": names, "dataset": ["Folder"] * len(names)}
+    save(trainer_of(tmp_path, paths, **columns), batch_of(paths, **columns))
+    assert len(pictures(tmp_path / "images" / "Folder")) == len(names)
+    assert len(list((tmp_path / "images").rglob("0.png"))) == len(names)
+
+
+def test_a_folder_is_predicted_beside_the_pictures_of_an_earlier_test(tmp_path: Path) -> None:
+    """Lightning keeps the datamodule of the test, to which the folder does not belong."""
+    data = mvtec_ad(tmp_path / "data", ("bottle",), normal=2, anomalous=2)
+    other = mvtec_ad(tmp_path / "other", ("wood",), normal=2, anomalous=2)
+    model = GenCLIP(backbone="ViT-S-32-alt", pretrained=None, image_size=64)
+    quiet = {"enable_progress_bar": False, "logger": False}
+    engine = Engine(default_root_dir=tmp_path / "results", accelerator="cpu", devices=1, **quiet)
+    engine.test(model, datamodule=data)
+    before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.png")}
+    engine.predict(model, data_path=Path(other.root) / "wood" / "test")
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert len([path for path in (tmp_path / "results").rglob("*.png") if path not in before]) == 4
+    assert "wood" not in model.model.class_names.names
+    assert model.model.class_names.names.count("bottle") == 1

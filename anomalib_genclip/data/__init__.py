@@ -3,11 +3,14 @@
 
 """Data for zero-shot protocols: source and target data sets in one datamodule, and rendered defects.
 
-The names are imported when they are first used, so that ``import anomalib_genclip.data`` costs nothing.
+The names are imported when they are first used, but anomalib's data at once: its import tells anomalib of this
+package's classes (see ``plugin.py``), which must not happen while one of the modules below is half executed.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+import anomalib.data  # noqa: F401
 
 if TYPE_CHECKING:
     from .batch import CategoryBatch, CategoryItem

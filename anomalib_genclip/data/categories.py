@@ -87,6 +87,15 @@ def expand(
     categories: Categories,
     option: str,
 ) -> list[AnomalibDataModule]:
+    """Make one datamodule per category: :func:`expand_each` in one list."""
+    return [part for parts in expand_each(datamodules, categories, option) for part in parts]
+
+
+def expand_each(
+    datamodules: list[AnomalibDataModule],
+    categories: Categories,
+    option: str,
+) -> list[list[AnomalibDataModule]]:
     """Make one datamodule per category.
 
     Args:
@@ -97,7 +106,7 @@ def expand(
         option (str): Name of the user's option, for messages.
 
     Returns:
-        list[AnomalibDataModule]: Copies, each with its own category.
+        list[list[AnomalibDataModule]]: For each datamodule copies, each with its own category.
 
     Raises:
         TypeError: If ``categories`` is something else.
@@ -105,14 +114,14 @@ def expand(
     """
     categories = check_categories(categories, option)
     if categories is None:
-        return [copy.copy(datamodule) for datamodule in datamodules]
+        return [[copy.copy(datamodule)] for datamodule in datamodules]
     if categories == "all":
         chosen = [_all_categories(datamodule, option) for datamodule in datamodules]
     else:
         chosen = [_own_categories(datamodule, categories) for datamodule in datamodules]
         _refuse_unclaimed(datamodules, categories, chosen, option)
     pairs = zip(datamodules, chosen, strict=True)
-    return [_with_category(datamodule, name) for datamodule, names in pairs for name in names]
+    return [[_with_category(datamodule, name) for name in names] for datamodule, names in pairs]
 
 
 def warn_about_missing(datamodules: list[AnomalibDataModule], option: str) -> None:

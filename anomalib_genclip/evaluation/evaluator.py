@@ -15,6 +15,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from anomalib_genclip.loaders import as_list, origin_of
+
 from .category import CategoryScores, ImageScores
 from .processes import Processes, processes
 from .report import print_report, write_report
@@ -36,7 +38,7 @@ class CategoryEvaluator(Evaluator):
 
     Scores wait in CPU memory, 5 bytes per pixel, for anomalib's own metrics; those take up to 80 bytes per pixel of
     the largest category while they are computed. Beyond ``pixel_budget`` pixels, pixels are counted in histograms
-    instead (about 5 MB per category), which give the pixel metrics to within 1e-3; image metrics stay exact.
+    instead (about 6 MB per category), which give the pixel metrics to within 1e-3; image metrics stay exact.
 
     An image is known by its path and counted once per category, so the images that a distributed sampler repeats
     change nothing. Several processes share the budget.
@@ -204,18 +206,10 @@ def _keys(batch: ImageBatch, trainer: Trainer, dataloader_idx: int) -> list[Key]
 
 
 def _loader_key(trainer: Trainer, dataloader_idx: int) -> Key:
-    """Data set and category of a test loader: its data's own words, else the datamodule's."""
-    loaders = trainer.test_dataloaders
-    loader = loaders[dataloader_idx] if isinstance(loaders, list | tuple) else loaders
-    data, datamodule = getattr(loader, "dataset", None), getattr(trainer, "datamodule", None)
-    dataset = _word(datamodule, "name") or _word(data, "name") or "test"
-    return dataset, _word(data, "category") or _word(datamodule, "category") or dataset
-
-
-def _word(source: object, attribute: str) -> str | None:
-    """A text attribute, or None if there is none or it is empty."""
-    value = getattr(source, attribute, None)
-    return value if isinstance(value, str) and value else None
+    """Data set and category of a test loader."""
+    origin = origin_of(trainer, as_list(trainer.test_dataloaders)[dataloader_idx])
+    dataset = origin.dataset or "test"
+    return dataset, origin.category or dataset
 
 
 def _display_names(keys: list[Key]) -> list[str]:

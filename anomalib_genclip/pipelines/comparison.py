@@ -12,7 +12,7 @@ from anomalib.data import get_datamodule
 from anomalib.pipelines.components.base import Job, JobGenerator, Pipeline, Runner
 from jsonargparse import Namespace
 
-from anomalib_genclip.data.categories import Categories, category_of, expand, to_download
+from anomalib_genclip.data.categories import Categories, category_of, expand_each, to_download
 
 from .comparison_tables import ComparisonTables
 from .measured_job import PROTOCOLS
@@ -151,8 +151,8 @@ def target_parts(targets: list[Settings], categories: Categories) -> list[Target
 
     Args:
         targets (list[Settings]): Datamodules, ``{"class_path": name, "init_args": {...}}``.
-        categories (Categories): As :class:`anomalib_genclip.CrossDataset` takes them; they concern each
-            data set that has categories.
+        categories (Categories): As :class:`anomalib_genclip.CrossDataset` takes them; they concern the data sets
+            that have categories.
 
     Returns:
         list[TargetPart]: The categories of all targets.
@@ -160,14 +160,15 @@ def target_parts(targets: list[Settings], categories: Categories) -> list[Target
     Raises:
         ValueError: If a category is not there.
     """
+    datamodules = [get_datamodule(target) for target in targets]
+    for missing in to_download(datamodules):
+        missing.prepare_data()
+    sorted_in = [datamodule for datamodule in datamodules if datamodule.category]
+    found = iter(expand_each(sorted_in, categories, "target_categories")) if sorted_in else iter(())
     parts = []
-    for target in targets:
-        datamodule = get_datamodule(target)
-        for missing in to_download([datamodule]):
-            missing.prepare_data()
-        wanted = categories if datamodule.category else None
-        found = expand([datamodule], wanted, "target_categories")
-        parts += [TargetPart(category_of(part), target, part.category or None) for part in found]
+    for target, datamodule in zip(targets, datamodules, strict=True):
+        own = next(found) if datamodule.category else [datamodule]
+        parts += [TargetPart(category_of(part), target, part.category or None) for part in own]
     return parts
 
 
@@ -190,7 +191,7 @@ class Comparison(Pipeline):
     are tried again next time.
 
     Example:
-        >>>         >>> tables = Comparison().run(Namespace(config="configs/comparison.yaml"))  # doctest: +SKIP
+        >>> tables = Comparison().run_settings(read_settings("configs/comparison.yaml"))  # doctest: +SKIP
     """
 
     def _setup_runners(self, args: dict) -> list[Runner]:

@@ -18,7 +18,7 @@ REMARKS = (
     "Every model keeps its own pre- and post-processor, as in anomalib's benchmark.",
     "anomalib's post-processor clamps normalised scores to [0, 1], which makes ties; GenCLIP's does not normalise.",
     "images_per_second: pre-processing and model, without reading files and metrics.",
-    "peak_memory_mib: of the job with its training, without metrics; on the GPU, or of the process if there is none.",
+    "peak_memory_mib: of the test, with the training of one_class models; on the GPU, else of the process.",
 )
 
 

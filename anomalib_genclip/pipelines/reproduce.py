@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_genclip.evaluation.result import METRIC_NAMES
+from anomalib_genclip.loaders import as_list
 
 from .comparison import Comparison, check_names, read_settings
 from .published import PUBLISHED
@@ -34,12 +35,16 @@ def reproduce(settings: Settings) -> ResultTable:
         ResultTable: Published and measured figures.
 
     Raises:
-        ValueError: If a setting is missing or unknown.
+        ValueError: If a setting is missing, unknown or wrong.
     """
     check_names(settings, REQUIRED, OPTIONAL, "The reproduction")
     folder = Path(settings.get("results_dir", "results/reproduce"))
+    protocols = settings["protocols"]
+    if not isinstance(protocols, list) or not protocols:
+        msg = f"protocols must be a list of at least one YAML file, got {protocols!r}."
+        raise ValueError(msg)
     rows: list[Row] = []
-    for path in map(Path, settings["protocols"]):
+    for path in map(Path, protocols):
         rows += run_protocol(path, settings, folder)
         table = ResultTable("The paper's protocols", rows, REMARKS)
         table.write(folder, "reproduce")  # after each, because they take hours
@@ -59,15 +64,16 @@ def run_protocol(path: Path, settings: Settings, folder: Path) -> list[Row]:
     Returns:
         list[Row]: The published figures and the measured ones.
     """
-    data = read_settings(path)["init_args"]
-    label = " + ".join(_names(data["source"])) + " to " + " + ".join(_names(data["target"]))
-    published = [
-        _row(label, known.model, known.source, known.metrics)
-        for name in _names(data["target"])
-        for known in PUBLISHED.get(name, ())
-    ]
+    label, published = path.stem, []
     measured: dict[str, Any]
     try:
+        data = read_settings(path)["init_args"]
+        label = " + ".join(_names(data["source"])) + " to " + " + ".join(_names(data["target"]))
+        published = [
+            _row(label, known.model, known.source, known.metrics)
+            for name in _names(data["target"])
+            for known in PUBLISHED.get(name, ())
+        ]
         tables = Comparison().run_settings(comparison_settings(data, settings, folder, path.stem))
         measured = tables.models.rows[0]
     except Exception as error:  # noqa: BLE001  # the other protocols go on
@@ -83,7 +89,7 @@ def comparison_settings(data: Settings, settings: Settings, folder: Path, stem: 
     loading = {key: data[key] for key in ("eval_batch_size", "num_workers") if key in data}
     sides = {"source", "source_categories", "target", "target_categories"}
     targets = [
-        {**target, "init_args": {**(target.get("init_args") or {}), **loading}} for target in _as_list(data["target"])
+        {**target, "init_args": {**(target.get("init_args") or {}), **loading}} for target in as_list(data["target"])
     ]
     entry = {
         "name": "GenCLIP",
@@ -113,11 +119,7 @@ def _row(label: str, model: str, figures: str, values: dict[str, Any]) -> Row:
 def _names(datamodules: Settings | list[Settings]) -> list[str]:
     """List the datamodules' class names, each once; Folders are called by their root's parent folder."""
     names = []
-    for datamodule in _as_list(datamodules):
+    for datamodule in as_list(datamodules):
         name = datamodule["class_path"].split(".")[-1]
         names.append(Path(datamodule["init_args"]["root"]).parent.name if name == "Folder" else name)
     return list(dict.fromkeys(names))
-
-
-def _as_list(value: Any) -> list:  # noqa: ANN401
-    return value if isinstance(value, list) else [value]

@@ -261,6 +261,16 @@ class SyntheticDefects(AnomalibDataModule):
         render_dataset(self.root, CATEGORIES, self.recipe)
 
     def _setup(self, _stage: str | None = None) -> None:
-        """Read the folders with anomalib's MVTec AD data set."""
+        """Read the folders with anomalib's MVTec AD data set.
+
+        Raises:
+            ValueError: If the pictures there are of another recipe.
+        """
+        if _read_recipe(self.root / self.category) != self.recipe:
+            msg = (
+                f"{self.root / self.category} holds no renders with these settings: {self.recipe}. Another "
+                "SyntheticDefects has drawn over them, or prepare_data() has not run. Give each its own root."
+            )
+            raise ValueError(msg)
         self.train_data = MVTecADDataset(split=Split.TRAIN, root=self.root, category=self.category)
         self.test_data = MVTecADDataset(split=Split.TEST, root=self.root, category=self.category)
