@@ -389,6 +389,38 @@ def test_thresholds_need_a_held_out_share(target: MVTecAD, ratio: float) -> None
         CrossDataset(target, target, val_split_ratio=ratio)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("val_split_ratio", "0.1"),
+        ("val_split_ratio", None),
+        ("train_batch_size", 0),
+        ("train_batch_size", None),
+        ("eval_batch_size", "4"),
+        ("num_workers", -1),
+        ("seed", "x"),
+        ("seed", 1.5),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(target: MVTecAD, name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{name}"):
+        CrossDataset(target, target, **{name: value})
+
+
+@pytest.mark.parametrize("value", [5, True, [1], [None], [""], {"a": 1}, "bottle"])
+@pytest.mark.parametrize("name", ["source_categories", "target_categories"])
+def test_categories_are_a_list_of_names(target: MVTecAD, name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"^{name} must be a list of category names"):
+        CrossDataset(target, target, **{name: value})
+
+
+def test_a_source_without_normal_images_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = mvtec_ad(tmp_path / "source", normal=0, anomalous=3)
+    with caplog.at_level(logging.WARNING):
+        CrossDataset(source, source).setup()
+    assert "No normal images in the test split of the source MVTecAD/bottle" in caplog.text
+
+
 @pytest.mark.parametrize("source", [[], "Visa", [None]])
 def test_a_source_is_one_or_more_datamodules(target: MVTecAD, source: object) -> None:
     """Anything else is refused at once."""

@@ -38,6 +38,19 @@ def test_parts_are_those_of_the_models_own_result(model):
     assert decision.image.shape == (3, 64, 64)
 
 
+def test_class_name_is_the_models_own_where_none_is_given(monkeypatch):
+    model = GenCLIP(**SMALL, class_name="01", class_names={"01": "bolt"}, smoothing_sigma=2.0).eval()
+    seen = []
+    tower = model.model.clip.encode_image
+    monkeypatch.setattr(model.model.clip, "encode_image", lambda images: seen.append(len(images)) or tower(images))
+    image = torch.rand(3, 64, 64)
+    decision = explain.decide(model, image)
+    assert seen == [1]
+    assert decision.class_name == "bolt"
+    with torch.no_grad():
+        assert decision.score == pytest.approx(model(image[None]).pred_score.item())
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_caption_says_what_class_name_filtering_did(model, keep, monkeypatch):
     image = torch.rand(3, 64, 64)

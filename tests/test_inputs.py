@@ -11,7 +11,7 @@ import data_trees
 import numpy as np
 import pytest
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import ImageBatch, PredictDataset
 from anomalib.engine import Engine
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -94,6 +94,30 @@ def test_every_shape_gets_a_score_and_a_picture(drawing, tmp_path, size):
     assert len(list(Path(run.trainer.default_root_dir).rglob("a.png"))) == 1
 
 
+def test_the_longest_name_gets_a_picture(drawing, tmp_path):
+    data_trees.write_normal(tmp_path / "images" / ("x" * 251 + ".png"))
+    run = engine(tmp_path / "results")
+    run.predict(drawing, data_path=tmp_path / "images")
+    assert len(list(Path(run.trainer.default_root_dir).rglob("xxx*.png"))) == 1
+
+
+def test_a_file_of_several_pages_says_so_once(model, tmp_path, caplog):
+    pages = [Image.new("L", (32, 32), shade) for shade in (0, 255)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    images = [PredictDataset(tmp_path)[0]] * 4
+    loader = DataLoader(images, batch_size=1, collate_fn=PredictDataset(tmp_path).collate_fn)
+    with caplog.at_level(logging.WARNING):
+        engine(tmp_path / "results").predict(model, dataloaders=loader)
+    assert caplog.text.count("pages.tif has several pages or frames: only the first is used") == 1
+
+
+def test_more_than_8_bits_are_found_whatever_the_ending(model, tmp_path):
+    Image.fromarray(np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)).save(tmp_path / "deep.png")
+    (tmp_path / "deep.png").rename(tmp_path / "deep.jpg")
+    with pytest.raises(ValueError, match=r"deep\.jpg has more than 8 bits"):
+        engine(tmp_path / "results").predict(model, data_path=tmp_path)
+
+
 def test_more_than_8_bits_of_colour_are_read_and_of_grey_refused(model, tmp_path):
     grey = np.linspace(0, 65535, 32 * 32).reshape(32, 32)
     for name, pixels in {
@@ -139,6 +163,15 @@ def test_a_bad_file_late_in_a_prediction_is_named_and_all_before_it_is_on_disk(d
     assert "4.png" not in str(caught.value)
     written = sorted(path.name for path in Path(run.trainer.default_root_dir).rglob("*.png"))
     assert written == ["0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_folder_with_the_name_of_an_image_is_named(model, tmp_path, workers):
+    data_trees.write_normal(tmp_path / "0.png")
+    (tmp_path / "1.png").mkdir()
+    loader = DataLoader(PredictDataset(tmp_path), num_workers=workers, collate_fn=PredictDataset(tmp_path).collate_fn)
+    with pytest.raises(Exception, match=r"^\S+/1\.png cannot be read: .+ Mend the file or take it out"):
+        engine(tmp_path / "results").predict(model, dataloaders=loader)
 
 
 def test_a_picture_too_large_to_be_true_is_named(model, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import data_trees
@@ -168,6 +169,47 @@ def test_a_picture_appears_whole_or_not_at_all(tmp_path, monkeypatch):
             default_root_dir=tmp_path / "results", accelerator="cpu", enable_progress_bar=False, logger=False
         ).predict(model, data_path=tmp_path / "images")
     assert not list((tmp_path / "results").rglob("*.png"))
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    path = tmp_path / ("x" * 251 + ".png")
+    assert write_whole(path, b"1").read_bytes() == b"1"
+
+
+def test_an_error_names_the_file_alone(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match=rf"'{tmp_path}/taken'$"):
+        write_whole(tmp_path / "taken", b"1")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_threads_that_write_one_file_leave_one_of_its_contents(tmp_path):
+    path = tmp_path / "entry"
+    contents = [bytes([number]) * 2_000_000 for number in range(4)]
+    write_whole(path, contents[0], sync=False)
+    with ThreadPoolExecutor(4) as pool:
+        written = [pool.submit(write_whole, path, content, sync=False) for content in contents * 5]
+        while not all(job.done() for job in written):
+            assert path.read_bytes() in contents
+    assert [job.result() for job in written] == [path] * 20
+    assert unused_folder(path)
+
+
+def test_export_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    def save(obj, f):
+        del obj
+        Path(f).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    model = GenCLIP(weights="tiny-demo")
+    good = model.to_torch(tmp_path)
+    content = good.read_bytes()
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(OSError, match="No space left"):
+        model.to_torch(tmp_path)
+    assert good == tmp_path / "weights" / "torch" / "model.pt"
+    assert good.read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 
 def test_a_process_killed_while_it_writes_leaves_the_last_good_file(tmp_path):

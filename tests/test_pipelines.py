@@ -30,10 +30,11 @@ from anomalib_genclip.evaluation import CategoryEvaluator
 from anomalib_genclip.evaluation.result import METRIC_NAMES
 from anomalib_genclip.pipelines import meter as meter_module
 from anomalib_genclip.pipelines import task
-from anomalib_genclip.pipelines.comparison import Comparison
+from anomalib_genclip.pipelines.comparison import Comparison, target_parts
 from anomalib_genclip.pipelines.measured_job import build_target
 from anomalib_genclip.pipelines.meter import Meter
 from anomalib_genclip.pipelines.plot import draw_accuracy_against_speed
+from anomalib_genclip.pipelines.reproduce import reproduce as reproduce_protocols
 from anomalib_genclip.pipelines.store import job_key
 from anomalib_genclip.pipelines.tables import ResultTable
 
@@ -413,6 +414,29 @@ def test_single_layers_average_to_the_whole_map():
 
 
 # The paper's protocols
+
+
+def test_categories_are_shared_out_among_targets(tmp_path):
+    targets = []
+    for category in ("bottle", "wood"):
+        data_trees.mvtec_ad(tmp_path / category, (category,), normal=2, anomalous=2)
+        init_args = {"root": str(tmp_path / category), "category": category}
+        targets.append({"class_path": "MVTecAD", "init_args": init_args})
+    parts = target_parts(targets, ["wood", "bottle"])
+    assert [(part.label, part.target) for part in parts] == [("bottle", targets[0]), ("wood", targets[1])]
+    with pytest.raises(ValueError, match="not found: tile"):
+        target_parts(targets, ["wood", "bottle", "tile"])
+
+
+def test_protocol_that_cannot_be_read_is_a_row(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {"model": "model.yaml", "protocols": ["absent.yaml"]}
+    (row,) = reproduce_protocols(settings).rows
+    assert row["data"] == "absent"
+    assert "absent.yaml" in row["note"]
+    for protocols in ([], "absent.yaml"):
+        with pytest.raises(ValueError, match="protocols must be a list"):
+            reproduce_protocols({**settings, "protocols": protocols})
 
 
 def test_reproduction_puts_published_beside_measured_and_trains_once_per_source(tmp_path, monkeypatch):

@@ -74,6 +74,8 @@ CHECKED = (
     "image_loss_weight",
     "anomaly_source",
     "epochs",
+    "fine_tune",
+    "feature_cache",
 )
 
 
@@ -182,6 +184,26 @@ def test_numbers_are_within_their_bounds(value):
     # A wider blur than the map would be an error at the first image.
     assert (not build(smoothing_sigma=value)) == (number and 0 <= value <= 63 / 4)
     assert (not build(epochs=value)) == (is_whole(value) and value >= 1)
+
+
+@pytest.mark.parametrize("keys", [{1: "cable"}, {None: "cable"}, {"a": "b", True: "cable"}])
+def test_categories_of_class_names_are_texts(keys):
+    assert "Put it in quotes" in build(class_names=keys)
+
+
+@pytest.mark.parametrize("value", [True, ["p.safetensors"], 5, b"x", "", "a\0b"])
+def test_weights_are_a_path(value):
+    assert "is no path" in build(weights=value)
+
+
+@pytest.mark.parametrize("value", ["", " ", False, [], "a\0b", object()])
+def test_feature_cache_is_a_path(value):
+    assert build(feature_cache=value).endswith("is no path.")
+
+
+@pytest.mark.parametrize("side", [32 * 10**5, 32 * 10**30])
+def test_image_size_has_a_bound(side):
+    assert "up to 16384" in build(image_size=side)
 
 
 @given(value=NUMBERS)

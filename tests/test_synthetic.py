@@ -158,6 +158,37 @@ def test_datamodule_renders_once_and_again_for_another_recipe(tmp_path: Path, mo
         module.prepare_data()
 
 
+def test_pictures_of_another_recipe_are_not_taken_for_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two recipes under one root draw over each other."""
+    monkeypatch.setattr(datamodule, "CATEGORIES", ("wood",))
+    small = {"root": tmp_path, "render_size": 48, "train_good": 1, "test_good": 1, "test_per_defect": 1}
+    one, other = (SyntheticDefects(render_seed=seed, **small) for seed in (0, 1))
+    for module in (one, other):
+        module.prepare_data()
+    other.setup()
+    with pytest.raises(ValueError, match=r"wood holds no renders with these settings.*'seed': 0.*its own root"):
+        one.setup()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("render_size", ["64", None, 64.5, 8, 1000]),
+        ("train_good", [-1, 0, 1.5, "x"]),
+        ("test_good", [0, None]),
+        ("test_per_defect", [0, True]),
+        ("render_seed", [-1, "a"]),
+        ("eval_batch_size", [0, None]),
+        ("train_batch_size", ["4"]),
+        ("num_workers", [-1]),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(name: str, values: list) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=f"^{name}="):
+            SyntheticDefects(**{name: value})
+
+
 def test_a_failed_render_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder appears whole or not at all."""
     monkeypatch.setattr(datamodule, "_write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
