@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files that appear whole or not at all, and text that goes into them."""
+"""Files that appear whole or not at all, and what is wrong with others."""
 
 import os
 import zipfile
@@ -107,8 +107,3 @@ def whole_folder(target: Path) -> Iterator[Path]:
             place = target / file.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
             file.replace(place)
-
-
-def markdown_cell(text: str) -> str:
-    """Fit a text into a cell of a Markdown table."""
-    return " ".join(text.replace("|", "\\|").split())

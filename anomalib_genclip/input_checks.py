@@ -17,11 +17,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from .loaders import running_loaders
+from .text import some
 
 logger = logging.getLogger(__name__)
 
 _DEEP_MODES = ("I", "F")
-_SHOWN = 5
 
 
 class InputChecks(Callback):
@@ -198,6 +198,5 @@ def _warn_of_files_left_out(images: list[Path]) -> None:
         if file.is_file() and not file.name.startswith(".") and not is_image_file(file)
     ]
     if others:
-        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
-        names = ", ".join(map(str, others[:_SHOWN])) + more
-        logger.warning("%d file(s) are left out: anomalib reads no images with such endings: %s.", len(others), names)
+        text = "%d file(s) are left out: anomalib reads no images with such endings: %s."
+        logger.warning(text, len(others), some(others))

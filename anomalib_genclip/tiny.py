@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import load_file
 
 TINY_CLIP_FILE = Path(__file__).parent / "assets" / "tiny_clip.safetensors"
@@ -27,24 +26,6 @@ TRAINED_ROWS, TRAINED_IDS = "token_embedding.trained_rows", "token_embedding.tra
 def tiny_config() -> dict[str, Any]:
     """Return the architecture in the form of open_clip's own model configurations."""
     return {"embed_dim": EMBED_DIM, "quick_gelu": True, "vision_cfg": dict(VISION), "text_cfg": dict(TEXT)}
-
-
-def build_tiny_clip(vocab_size: int = TEXT["vocab_size"]) -> CLIP:
-    """Build the demonstration CLIP with random weights.
-
-    Args:
-        vocab_size: Rows of the token embedding; only training uses fewer than CLIP's own.
-
-    Returns:
-        The model, float32, in training mode.
-    """
-    text = TEXT | {"vocab_size": vocab_size}
-    return CLIP(
-        embed_dim=EMBED_DIM,
-        vision_cfg=CLIPVisionCfg(**VISION),
-        text_cfg=CLIPTextCfg(**text),
-        quick_gelu=True,
-    )
 
 
 def expand_vocabulary(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -70,23 +51,3 @@ def expand_vocabulary(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 def tiny_state_dict(path: Path | str = TINY_CLIP_FILE) -> dict[str, torch.Tensor]:
     """Read the bundled weights as a complete float32 state dict in open_clip's (and OpenAI's) layout."""
     return expand_vocabulary(load_file(str(path)))
-
-
-def load_tiny_clip(path: Path | str = TINY_CLIP_FILE) -> CLIP:
-    """Load the bundled demonstration CLIP.
-
-    Args:
-        path: Weights file; by default the one inside the package.
-
-    Returns:
-        An ``open_clip`` model in float32 and evaluation mode. It takes pictures of 112 x 112 pixels with CLIP's own
-        mean and standard deviation, and CLIP's own tokens.
-
-    Example:
-        >>> model = load_tiny_clip()
-        >>> model.encode_image(torch.zeros(1, 3, 112, 112)).shape
-        torch.Size([1, 128])
-    """
-    model = build_tiny_clip()
-    model.load_state_dict(tiny_state_dict(path))
-    return model.eval()

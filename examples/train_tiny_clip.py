@@ -25,13 +25,13 @@ import torch
 from anomalib.metrics.aupro import _AUPRO
 from open_clip import tokenize
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.model import CLIP
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
 from anomalib_genclip.data.synthetic import CATEGORIES, DEFECTS_OF, SOURCE, TEXTURES, TUNING, UNSEEN_BY_TINY, render
 from anomalib_genclip.data.synthetic.anonymous import render_anonymous
-from anomalib_genclip.tiny import VISION, build_tiny_clip
+from anomalib_genclip.tiny import EMBED_DIM, TEXT, VISION
 
 SEEN = tuple(name for name in CATEGORIES if name not in UNSEEN_BY_TINY)
 POOL_SIDE, SHARD = 128, 1000
@@ -495,13 +495,24 @@ def _save(
     path.with_suffix(".tmp").replace(path)
 
 
+def build(vocab_size: int) -> CLIP:
+    """Build the demonstration CLIP with random weights and fewer token embeddings than CLIP's own."""
+    text = TEXT | {"vocab_size": vocab_size}
+    return CLIP(
+        embed_dim=EMBED_DIM,
+        vision_cfg=CLIPVisionCfg(**VISION),
+        text_cfg=CLIPTextCfg(**text),
+        quick_gelu=True,
+    )
+
+
 def train(args: argparse.Namespace) -> None:
     """Train for a number of steps, continuing from the last checkpoint of ``args.out`` if there is one."""
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     vocabulary = Vocabulary()
-    model = build_tiny_clip(len(vocabulary))
+    model = build(len(vocabulary))
     if not args.plain_start:
         start_well(model, next(iter(Pool(args.pool, 256, args.seed)))[0])
     optimizers, step, spent = _optimizers(model), 0, 0.0
@@ -611,7 +622,7 @@ def measure(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     saved = torch.load(args.checkpoint, weights_only=True)
     vocabulary = Vocabulary()
-    model = build_tiny_clip(len(vocabulary))
+    model = build(len(vocabulary))
     model.load_state_dict(saved["model"])
     model.requires_grad_(requires_grad=False)
     tested = dict.fromkeys((*TUNING, *(UNSEEN_BY_TINY if args.unseen else ())))

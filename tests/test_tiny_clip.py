@@ -16,8 +16,9 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
+from anomalib_genclip.backbone import backbone_spec, load_clip
 from anomalib_genclip.data.synthetic import DEFECTS_OF, UNSEEN_BY_TINY, render
-from anomalib_genclip.tiny import TEXT, TINY_CLIP_FILE, TRAINED_IDS, load_tiny_clip, tiny_config, tiny_state_dict
+from anomalib_genclip.tiny import TEXT, TINY_CLIP_FILE, TRAINED_IDS, tiny_config, tiny_state_dict
 
 EXPORT = Path(__file__).parents[1] / "examples" / "export_tiny_clip.py"
 
@@ -25,7 +26,7 @@ EXPORT = Path(__file__).parents[1] / "examples" / "export_tiny_clip.py"
 @pytest.fixture(scope="module")
 def model() -> CLIP:
     """The bundled model."""
-    return load_tiny_clip()
+    return load_clip(backbone_spec("tiny"), None, (112, 112))
 
 
 def _pictures(category: str, kinds: list[str | None], seed: int = 5) -> torch.Tensor:

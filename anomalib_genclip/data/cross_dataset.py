@@ -27,10 +27,9 @@ from anomalib_genclip.data.categories import (
 )
 from anomalib_genclip.data.category_dataset import CategoryDataset, CategoryPart
 from anomalib_genclip.settings import check_whole_numbers
+from anomalib_genclip.text import some
 
 logger = logging.getLogger(__name__)
-
-_SHOWN = 5
 
 
 class CrossDataset(AnomalibDataModule):
@@ -267,13 +266,6 @@ def _names(parts: Iterable[CategoryPart]) -> str:
     return ", ".join(f"{part.dataset}/{part.category}" for part in parts)
 
 
-def _some(values: Iterable[object]) -> str:
-    """Show the first few values and say how many more there are."""
-    values = list(values)
-    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
-    return ", ".join(map(str, values[:_SHOWN])) + more
-
-
 def _require_anomalies(source: list[CategoryPart]) -> None:
     """Raise if a source category has nothing to learn from."""
     if clean := [part for part in source if not part.data.has_anomalous]:
@@ -296,7 +288,7 @@ def _require_masks(source: list[CategoryPart]) -> None:
     for part in source:
         if images := _anomalous_without_mask(part):
             msg = (
-                f"{len(images)} anomalous images of the source {_names([part])} have no mask: {_some(images)}. "
+                f"{len(images)} anomalous images of the source {_names([part])} have no mask: {some(images)}. "
                 "Training needs a mask for each; for a Folder, give mask_dir."
             )
             raise ValueError(msg)
@@ -324,7 +316,7 @@ def _warn_about_shared_images(source: list[CategoryPart], target: list[CategoryP
         logger.warning(
             "%d images are in both the source and the target, so this is no zero-shot test: %s.",
             len(shared),
-            _some(shared),
+            some(shared),
         )
 
 

@@ -25,7 +25,7 @@ def draw_chart(result: EvaluationResult) -> bytes:
     Returns:
         bytes: A PNG picture. matplotlib's global state and backend are left alone.
     """
-    rows = [*result.categories.items(), ("mean", result.mean)]
+    rows = result.rows
     height = 1.3 + 0.28 * len(rows)
     figure = Figure(figsize=(13, height), layout="constrained")
     canvas = FigureCanvasAgg(figure)

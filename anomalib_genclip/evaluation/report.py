@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anomalib_genclip.files import markdown_cell, write_whole
+from anomalib_genclip.files import write_whole
+from anomalib_genclip.text import markdown_table
 
 from .chart import draw_chart
 from .result import METRIC_NAMES, EvaluationResult
@@ -28,11 +29,6 @@ UNDEFINED = "-"
 def percent(value: float | None) -> str:
     """A value in percent with one decimal, or a dash where it is undefined."""
     return UNDEFINED if value is None else f"{100 * value:.1f}"
-
-
-def rows(result: EvaluationResult) -> list[tuple[str, dict[str, float]]]:
-    """The table's rows: the categories, then the mean."""
-    return [*result.categories.items(), ("mean", result.mean)]
 
 
 def remarks(result: EvaluationResult) -> list[str]:
@@ -73,20 +69,20 @@ def as_csv(result: EvaluationResult) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["category", *METRIC_NAMES])
-    writer.writerows([category, *(row.get(name, "") for name in METRIC_NAMES)] for category, row in rows(result))
+    writer.writerows([category, *(row.get(name, "") for name in METRIC_NAMES)] for category, row in result.rows)
     return text.getvalue()
 
 
 def as_markdown(result: EvaluationResult) -> str:
     """The result as a Markdown table in percent, with remarks below."""
-    header = ["category", *METRIC_NAMES]
-    body = [
-        [markdown_cell(category), *(percent(row.get(name)) for name in METRIC_NAMES)] for category, row in rows(result)
-    ]
+    body = [[category, *(percent(row.get(name)) for name in METRIC_NAMES)] for category, row in result.rows]
     body[-1] = [f"**{cell}**" for cell in body[-1]]
-    lines = [header, ["---", *["---:"] * len(METRIC_NAMES)], *body]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return table + "\n\n" + "\n".join(f"- {remark}" for remark in remarks(result)) + "\n"
+    return (
+        markdown_table(["category", *METRIC_NAMES], body)
+        + "\n\n"
+        + "\n".join(f"- {remark}" for remark in remarks(result))
+        + "\n"
+    )
 
 
 def write_report(result: EvaluationResult, folder: str | Path) -> list[Path]:

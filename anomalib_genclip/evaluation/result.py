@@ -40,6 +40,11 @@ class EvaluationResult:
         defined = {name: [row[name] for row in self.categories.values() if name in row] for name in METRIC_NAMES}
         return {name: fmean(values) for name, values in defined.items() if values}
 
+    @property
+    def rows(self) -> list[tuple[str, dict[str, float]]]:
+        """The categories' figures by name, and as ``"mean"`` their means."""
+        return [*self.categories.items(), ("mean", self.mean)]
+
     def logged(self) -> dict[str, float]:
         """Every figure under the key it is logged with.
 

@@ -16,7 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from anomalib_genclip.evaluation.result import METRIC_NAMES
-from anomalib_genclip.files import markdown_cell, write_whole
+from anomalib_genclip.files import write_whole
+from anomalib_genclip.text import markdown_table
 
 Row = dict[str, Any]
 UNDEFINED = "-"
@@ -76,9 +77,9 @@ class ResultTable:
 
     def as_markdown(self) -> str:
         """The same as a Markdown table, metrics in percent."""
-        body = [[markdown_cell(shown(name, row.get(name))) for name in self.columns] for row in self.rows]
-        lines = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *body]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        table = markdown_table(
+            self.columns, ([shown(name, row.get(name)) for name in self.columns] for row in self.rows)
+        )
         remarks = "".join(f"- {remark}\n" for remark in self.remarks)
         return f"{self.title}\n\n{table}\n" + (f"\n{remarks}" if remarks else "")
 
