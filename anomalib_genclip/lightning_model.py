@@ -472,8 +472,9 @@ class GenCLIP(AnomalibModule):
                 msg = f"{learned.source} lacks the tensor {key!r}."
                 raise ValueError(msg)
         for key, value in state.items():
-            if key not in own or key.startswith(FROZEN) or own[key].shape != value.shape:
-                expected = tuple(own[key].shape) if key in own else "no such tensor"
+            learnable = key in own and not key.startswith(FROZEN)
+            if not learnable or own[key].shape != value.shape:
+                expected = tuple(own[key].shape) if learnable else "no such tensor"
                 msg = f"{learned.source}: tensor {key!r} has shape {tuple(value.shape)}, the model has {expected}."
                 raise ValueError(msg)
         super().load_state_dict(state, strict=False)

@@ -30,6 +30,7 @@ from anomalib_genclip.pipelines.ablated import tapped_layers
 from anomalib_genclip.pipelines.comparison import TrainJob
 from anomalib_genclip.pipelines.store import read_result, write_result
 from anomalib_genclip.visualizer import CategoryVisualizer
+from anomalib_genclip.weights import digest
 
 SMALL = "ViT-S-32-alt"
 SETTINGS = {"backbone": SMALL, "pretrained": None, "image_size": 64, "visualizer": False}
@@ -279,6 +280,22 @@ def test_checkpoint_does_not_choose_what_is_imported(files, tmp_path, monkeypatc
     with pytest.raises(ValueError, match=r"hostile\.ckpt: the setting '\w+' could run code"):
         GenCLIP.load_from_checkpoint(path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_files_do_not_bring_tensors_of_clip(files, tmp_path):
+    def add(checkpoint):
+        state = checkpoint["state_dict"]
+        state["model.clip.model.visual.proj"] = torch.zeros_like(files.model.model.clip.model.visual.proj)
+        checkpoint["genclip"].pop("digest")
+        checkpoint["genclip"]["digest"] = digest(state, checkpoint["genclip"])
+
+    path = _rewritten_checkpoint(files.checkpoint, tmp_path / "clip.ckpt", add)
+    with pytest.raises(ValueError, match=r"clip\.ckpt holds tensors of CLIP"):
+        GenCLIP.load_from_checkpoint(path)
+    zero = {"clip.model.visual.proj": torch.zeros_like(files.model.model.clip.model.visual.proj)}
+    path = rewritten(files.prompts, tmp_path / "clip.safetensors", tensors=lambda t: t.update(zero))
+    with pytest.raises(ValueError, match=r"clip\.safetensors: tensor 'model\.clip\.model\.visual\.proj'"):
+        GenCLIP(**SETTINGS, weights=path)
 
 
 def test_checkpoint_does_not_choose_folders_and_prompts(files, tmp_path):

@@ -416,6 +416,21 @@ def test_single_layers_average_to_the_whole_map():
 # The paper's protocols
 
 
+def test_process_that_cannot_write_its_answer_is_a_failure(tmp_path, monkeypatch):
+    class Full:
+        """A temporary folder in which nothing can be written."""
+
+        def __enter__(self):
+            return str(tmp_path / "absent")
+
+        def __exit__(self, *_):
+            return None
+
+    monkeypatch.setattr(task, "TemporaryDirectory", Full)
+    result = task.run_isolated({"action": "nonsense"}, tmp_path / "log.txt")
+    assert "the process ended with code 1" in result["error"]
+
+
 def test_categories_are_shared_out_among_targets(tmp_path):
     targets = []
     for category in ("bottle", "wood"):
