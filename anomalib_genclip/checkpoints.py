@@ -6,17 +6,18 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
+from anomalib.utils.serialization import anomalib_safe_globals
 from torch import Tensor
 
 from .files import check_archive, is_file, why_unreadable, write_whole
 from .weights import check_finite, digest
 
 FROZEN = "model.clip."  # keys of CLIP's tensors, which are no part of a checkpoint
-_PLAIN = (bool, int, float, str, type(None))
+_LEGACY_SETTINGS = {"hparams", "hparams_type", "module_arguments"}  # Lightning still reads them
 
 
 class GenCLIPCheckpointIO(AnomalibCheckpointIO):
@@ -27,11 +28,11 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
     Lightning says nothing if it was not allowed to write. torch, which reads the file, looks at no checksum.
     """
 
-    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
+    def load_checkpoint(self, path: str | Path | IO, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
         """Read a checkpoint.
 
         Args:
-            path (str | Path): The checkpoint.
+            path (str | Path | IO): The checkpoint, or an open file with it, which is left at its start.
             *args (Any): As in anomalib.
             **kwargs (Any): As in anomalib.
 
@@ -41,10 +42,15 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
         Raises:
             ValueError: If it is damaged, was not written by GenCLIP, or holds what could run code; names the file.
         """
-        if is_file(path):  # addresses and folders are left to their readers
+        if isinstance(path, str | Path) and is_file(path):  # addresses and folders are left to their readers
             check_archive(Path(path))
         try:
-            checkpoint = super().load_checkpoint(path, *args, **kwargs)
+            if isinstance(path, str | Path):
+                checkpoint = super().load_checkpoint(path, *args, **kwargs)
+            else:
+                with anomalib_safe_globals(extra=self.extra_safe_globals):
+                    checkpoint = torch.load(path, "cpu", weights_only=True)  # noqa: TID251  # reads tensors only
+                path.seek(0)
         except Exception as error:
             if type(error).__name__ != "UnpicklingError":  # the class is in pickle
                 raise
@@ -86,6 +92,9 @@ def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any])
     state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(FROZEN)}
     check_finite(_learned(state), "The checkpoint is not written")
     checkpoint["state_dict"] = state
+    # Lightning's command line class would have itself found again under a hidden name.
+    settings = checkpoint.get("hyper_parameters", {})
+    checkpoint["hyper_parameters"] = {name: value for name, value in settings.items() if not _is_hidden(name)}
     checkpoint["genclip"] = {**description, "digest": digest(state, description)}
 
 
@@ -112,14 +121,15 @@ def check_checkpoint(checkpoint: Any, source: str) -> None:  # noqa: ANN401  # w
         msg = f"{source} holds tensors of CLIP, which are not learned."
         raise ValueError(msg)
     for key in ("optimizer_states", "lr_schedulers"):
-        if not all(bool(torch.isfinite(torch.as_tensor(number)).all()) for number in _numbers(checkpoint.get(key))):
-            msg = f"{source}: {key} holds numbers that are not finite. Take an earlier one."
+        if any(bool(torch.isnan(torch.as_tensor(number)).any()) for number in _numbers(checkpoint.get(key))):
+            msg = f"{source}: {key} holds NaN. Take an earlier one."
             raise ValueError(msg)
-    for name, value in (checkpoint.get("hyper_parameters") or {}).items():
-        # A name with an underscore would have Lightning choose a function that builds the model.
-        if name.startswith("_") or not _is_plain(value):
-            msg = f"{source}: the setting {name!r} could run code when it is read."
-            raise ValueError(msg)
+    settings = checkpoint.get("hyper_parameters") or {}
+    # With one of these Lightning would take classes and functions from the file, to build the model with.
+    suspects = [*_LEGACY_SETTINGS & checkpoint.keys(), *(name for name in settings if _is_hidden(name))]
+    if suspects or not isinstance(settings, dict):
+        msg = f"{source}: the settings {suspects[0] if suspects else settings!r} could run code when they are read."
+        raise ValueError(msg)
 
 
 def _matches(state: Any, description: dict[str, Any]) -> bool:  # noqa: ANN401
@@ -146,8 +156,6 @@ def _numbers(value: Any) -> Iterator[float | Tensor]:  # noqa: ANN401
             yield from _numbers(part)
 
 
-def _is_plain(value: Any) -> bool:  # noqa: ANN401
-    """Tell whether a setting is made of numbers and text, without one that names a class to be imported."""
-    if isinstance(value, dict):
-        return "class_path" not in value and all(map(_is_plain, [*value, *value.values()]))
-    return all(map(_is_plain, value)) if isinstance(value, list | tuple) else isinstance(value, _PLAIN)
+def _is_hidden(name: object) -> bool:
+    """Tell whether the name of a setting is one of Lightning's own, or none at all."""
+    return not isinstance(name, str) or name.startswith("_")

@@ -83,6 +83,8 @@ def write_whole(path: Path, content: bytes, *, sync: bool = True) -> Path:
                 os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
+        if error.errno is None:
+            raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         with suppress(OSError):

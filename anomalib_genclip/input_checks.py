@@ -109,7 +109,8 @@ def _check_header(file: str) -> None:
     """Refuse an image that does not fit into 8 bits, and say if only its first page is used."""
     try:
         with Image.open(file) as image:
-            mode, several = image.mode, getattr(image, "is_animated", False)
+            # Phones put previews behind their pictures (MPO).
+            mode, several = image.mode, getattr(image, "is_animated", False) and image.format != "MPO"
     except (OSError, ValueError):  # a data set may have its own way of reading
         return
     if mode.startswith(_DEEP_MODES):

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from anomalib import LearningType
@@ -196,6 +196,10 @@ class GenCLIP(AnomalibModule):
             image_loss_weight=(image_loss_weight, 0, None),
         )
         check_whole_numbers(epochs=(epochs, 1, None))
+        # numpy's numbers would make the checkpoint one that is read with weights_only=False alone.
+        epochs, smoothing_sigma, learning_rate = int(epochs), float(smoothing_sigma), float(learning_rate)
+        projection_learning_rate, query_only_share = float(projection_learning_rate), float(query_only_share)
+        image_loss_weight = float(image_loss_weight)
         if anomaly_source not in ANOMALY_SOURCES:
             msg = f"anomaly_source={anomaly_source!r} is unknown. Choose one of {', '.join(ANOMALY_SOURCES)}."
             raise ValueError(msg)
@@ -293,6 +297,8 @@ class GenCLIP(AnomalibModule):
     @property
     def _chooses_score_weight(self) -> bool:
         """Whether ``w`` is chosen: while training, and not on what will be the test images."""
+        if self._trainer is None:
+            return False
         split = getattr(getattr(self.trainer, "datamodule", None), "val_split_mode", None)
         return self.trainer.state.fn == TrainerFn.FITTING and split != ValSplitMode.SAME_AS_TEST
 
@@ -445,7 +451,7 @@ class GenCLIP(AnomalibModule):
             Path: The file.
 
         Raises:
-            ValueError: If the name has another ending.
+            ValueError: If the name has another ending, or a tensor is not finite.
         """
         tensors = {key: value for key, value in self.model.state_dict().items() if not key.startswith("clip.")}
         thresholds = dict.fromkeys(("image", "pixel"), torch.tensor(float("nan")))
@@ -483,11 +489,11 @@ class GenCLIP(AnomalibModule):
             self.post_processor.set_thresholds(**learned.thresholds)
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "GenCLIP":  # noqa: ANN401
+    def load_from_checkpoint(cls, checkpoint_path: str | Path | IO, *args: Any, **kwargs: Any) -> "GenCLIP":  # noqa: ANN401
         """Load a model from a checkpoint.
 
         Args:
-            checkpoint_path (str | Path): The checkpoint.
+            checkpoint_path (str | Path | IO): The checkpoint.
             *args (Any): As in anomalib.
             **kwargs (Any): As in anomalib, which passes unknown ones to the model in place of the checkpoint's.
 
@@ -497,10 +503,11 @@ class GenCLIP(AnomalibModule):
         Raises:
             ValueError: If the checkpoint is damaged, holds what could run code, or belongs to another model.
         """
-        GenCLIPCheckpointIO().load_checkpoint(checkpoint_path, map_location="cpu")  # refuses what must not be used
+        # Refuses what must not be used, before Lightning reads the file once more.
+        GenCLIPCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, map_location="cpu")
         # The file must not choose where this machine reads prompts and keeps features.
         here = {"weights": None, "fine_tune": False, "feature_cache": None}
-        return super().load_from_checkpoint(checkpoint_path, *args, **{**here, **kwargs})
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**here, **kwargs})  # type: ignore[arg-type]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave CLIP out of the checkpoint and say what the rest fits to."""

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from anomalib.data import Folder
 from anomalib.data.datamodules.base.image import AnomalibDataModule
-from lightning.pytorch import Trainer
+from anomalib.data.datasets.base.image import AnomalibDataset
+from lightning.pytorch import LightningDataModule, Trainer
+from torch.utils.data import Subset
 
 _SUBSETS = ("train_data", "val_data", "test_data", "predict_data")
 
@@ -40,14 +42,18 @@ def running_loaders(trainer: Trainer) -> list:
     return as_list(trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders)
 
 
-def datamodule_of(trainer: Trainer, loader: object) -> AnomalibDataModule | None:
-    """Return the trainer's datamodule if a loader is one of its loaders.
+def datamodule_of(trainer: Trainer, loader: object) -> LightningDataModule | None:
+    """Return the trainer's datamodule, unless a loader is known to be none of its loaders.
 
     Lightning keeps the last datamodule when a later call is given loaders or a folder.
     """
     datamodule, data = getattr(trainer, "datamodule", None), getattr(loader, "dataset", None)
-    own = data is not None and any(data is getattr(datamodule, key, None) for key in _SUBSETS)
-    return datamodule if own else None
+    while isinstance(data, Subset):
+        data = data.dataset
+    own = any(data is getattr(datamodule, key, None) for key in _SUBSETS)
+    another = isinstance(data, AnomalibDataset) and isinstance(datamodule, AnomalibDataModule) and not own
+    is_folder = hasattr(data, "image_filenames")  # anomalib's PredictDataset
+    return None if another or is_folder else datamodule
 
 
 def origin_of(trainer: Trainer, loader: object) -> Origin:

@@ -84,10 +84,12 @@ class PerlinAnomalies(Callback):
             return
         images, masks = self.generator(batch.image)
         masks = masks.squeeze(1) > 0
+        labels = masks.flatten(1).any(dim=1)
         if batch.gt_label is not None and bool(batch.gt_label.any()):
             if batch.gt_mask is None:  # the training step names the image
                 return
             real = batch.gt_label.bool().view(-1, 1, 1)
             images = torch.where(real[:, None], batch.image, images)
             masks = torch.where(real, batch.gt_mask.as_subclass(torch.Tensor).bool(), masks)
-        batch.update(image=images, gt_mask=Mask(masks), gt_label=masks.flatten(1).any(dim=1))
+            labels |= batch.gt_label.bool()
+        batch.update(image=images, gt_mask=Mask(masks), gt_label=labels)

@@ -3,6 +3,7 @@
 
 """Checks of settings that several classes share: each names the setting and says what it takes."""
 
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def check_numbers(**settings: tuple[Any, float, float | None]) -> None:
         ValueError: If one does not, or is no finite number.
     """
     for name, (value, low, high) in settings.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, Real) and not isinstance(value, bool)
         if not number or not low <= value < float("inf") or (high is not None and value > high):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
             msg = f"{name}={value!r} is out of range: it must be a number {bounds}."
@@ -36,7 +37,7 @@ def check_whole_numbers(**settings: tuple[Any, int, int | None]) -> None:
     """
     check_numbers(**settings)
     for name, (value, *_) in settings.items():
-        if not isinstance(value, int):
+        if not isinstance(value, Integral):
             msg = f"{name}={value!r} must be a whole number."
             raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
 

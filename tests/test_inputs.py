@@ -104,11 +104,13 @@ def test_the_longest_name_gets_a_picture(drawing, tmp_path):
 def test_a_file_of_several_pages_says_so_once(model, tmp_path, caplog):
     pages = [Image.new("L", (32, 32), shade) for shade in (0, 255)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
-    images = [PredictDataset(tmp_path)[0]] * 4
+    pages[0].save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=pages[1:])  # with a preview
+    images = [PredictDataset(tmp_path)[i] for i in (0, 1)] * 4
     loader = DataLoader(images, batch_size=1, collate_fn=PredictDataset(tmp_path).collate_fn)
     with caplog.at_level(logging.WARNING):
         engine(tmp_path / "results").predict(model, dataloaders=loader)
     assert caplog.text.count("pages.tif has several pages or frames: only the first is used") == 1
+    assert "phone.jpg has" not in caplog.text
 
 
 def test_more_than_8_bits_are_found_whatever_the_ending(model, tmp_path):

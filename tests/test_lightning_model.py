@@ -5,14 +5,16 @@
 
 import json
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 
 import anomalib.models
 import data_trees
+import numpy as np
 import pytest
 import torch
 from anomalib import LearningType
-from anomalib.data import Folder, ImageBatch, PredictDataset
+from anomalib.data import Folder, ImageBatch, MVTecAD, PredictDataset
 from anomalib.engine import Engine
 from anomalib.metrics import AUROC, Evaluator
 from anomalib.pipelines.tiled_ensemble import EvalTiledEnsemble, TrainTiledEnsemble
@@ -20,6 +22,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Callback
 from prompts_files import rewritten
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import Resize
 
 from anomalib_genclip import CrossDataset, GenCLIP
@@ -132,6 +135,18 @@ def test_several_loaders_give_their_own_names(tmp_path):
     assert model.model.class_names.names == ["object", "metal nut", "wood"]
 
 
+def test_loaders_of_a_datamodules_own_making_keep_its_category(tmp_path):
+    class Half(MVTecAD):
+        def test_dataloader(self):
+            data = Subset(self.test_data, range(2))
+            return DataLoader(data, batch_size=2, collate_fn=self.test_data.collate_fn)
+
+    data_trees.mvtec_ad(tmp_path / "data", ("wood",), normal=2, anomalous=2)
+    model = build()
+    engine(tmp_path / "results").test(model, datamodule=Half(tmp_path / "data", "wood", num_workers=0))
+    assert model.model.class_names.names == ["object", "wood"]
+
+
 def test_class_names_that_fit_no_category_are_named(tmp_path, caplog):
     data = data_trees.mvtec_ad(tmp_path, ("bottle",), normal=2, anomalous=2)
     for names, warned in (({"botle": "flask"}, True), ({"bottle": "flask", "wood": "plank"}, False)):
@@ -184,6 +199,7 @@ def test_synthetic_anomalies_are_put_into_normal_images_alone(cross, tmp_path, c
 
         def on_train_batch_start(self, *args):
             batch = args[2]
+            batch.gt_mask[batch.gt_label.bool().nonzero()[:1]] = False  # of a tiny defect nothing may be left
             before.append((batch.gt_mask.clone(), batch.gt_label.clone()))
 
     before, after = [], []
@@ -587,6 +603,37 @@ def test_checkpoint_with_weights_that_are_not_finite_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="The checkpoint is not written"):
         run.trainer.save_checkpoint(tmp_path / "model.ckpt")
     assert not (tmp_path / "model.ckpt").exists()
+
+
+def test_checkpoint_is_read_from_an_open_file_and_with_the_types_of_a_subclass(trained, tmp_path):
+    with Path(trained.checkpoint).open("rb") as file:
+        assert torch.equal(GenCLIP.load_from_checkpoint(file).model.prompts.normal, trained.model.model.prompts.normal)
+
+    class Own(GenCLIP):
+        @classmethod
+        def checkpoint_safe_globals(cls):
+            return (LearningType,)
+
+    checkpoint = torch.load(trained.checkpoint, weights_only=True)
+    checkpoint["hyper_parameters"]["unknown"] = LearningType.ONE_CLASS
+    torch.save(checkpoint, tmp_path / "own.ckpt")
+    assert isinstance(Own.load_from_checkpoint(tmp_path / "own.ckpt"), Own)
+
+
+def test_settings_of_numpy_and_hidden_ones_stay_out_of_the_checkpoint(tmp_path):
+    model = build(learning_rate=np.float32(0.5), epochs=np.int64(3), query_only_share=np.float64(0.5))
+    model.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"  # as LightningCLI does
+    run = engine(tmp_path)
+    run._setup_trainer(model)
+    run.trainer.strategy.connect(model)
+    run.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    again = GenCLIP.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert (again.learning_rate, again.epochs, again.query_only_share) == (0.5, 3, 0.5)
+
+
+def test_validation_step_needs_no_trainer():
+    batch = ImageBatch(image=torch.rand(2, 3, 64, 64), gt_label=torch.tensor([0, 1]))
+    assert build().eval().validation_step(batch).pred_score.shape == (2,)
 
 
 # Prompts of a CLIP with another activation

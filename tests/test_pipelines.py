@@ -245,6 +245,10 @@ def test_other_settings_are_another_job(compared, monkeypatch):
     assert all("training failed: stopped" in row["error"] for row in rows_of(tables, "GenCLIP"))
 
 
+def test_columns_start_with_what_names_the_row(compared):
+    assert compared.tables.categories.columns[:3] == ["model", "protocol", "category"]
+
+
 def test_lost_checkpoint_is_trained_again(compared, monkeypatch, tmp_path):
     (checkpoint,) = (compared.folder / "checkpoints").glob("*.ckpt")
     hidden = tmp_path / checkpoint.name

@@ -26,7 +26,7 @@ from anomalib_genclip.data.categories import (
     warn_about_missing,
 )
 from anomalib_genclip.data.category_dataset import CategoryDataset, CategoryPart
-from anomalib_genclip.settings import check_whole_numbers
+from anomalib_genclip.settings import check_numbers, check_whole_numbers
 from anomalib_genclip.text import some
 
 logger = logging.getLogger(__name__)
@@ -100,8 +100,9 @@ class CrossDataset(AnomalibDataModule):
         val_split_ratio: float = 0.1,
         seed: int = 0,
     ) -> None:
-        if not isinstance(val_split_ratio, float) or not 0 < val_split_ratio < 1:
-            msg = f"val_split_ratio must lie between 0 and 1, got {val_split_ratio!r}: thresholds need held-out images."
+        check_numbers(val_split_ratio=(val_split_ratio, 0, 1))
+        if val_split_ratio in {0, 1}:
+            msg = f"val_split_ratio={val_split_ratio!r} leaves nothing to train on or to find thresholds with."
             raise ValueError(msg)
         check_whole_numbers(
             train_batch_size=(train_batch_size, 1, None),

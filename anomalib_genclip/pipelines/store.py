@@ -75,5 +75,6 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result, whole or not at all."""
+    result = json.loads(json.dumps(result))  # as it will be read: names become text
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps({"result": result, "digest": _text_digest(result)}, indent=2).encode())

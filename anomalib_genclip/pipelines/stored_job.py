@@ -71,7 +71,7 @@ class StoredJob(Job):
             result = execute(self.complete_settings(), path.with_suffix(".log"))
             if "error" not in result:
                 write_result(path, result)
-        return JobResult(self.folder, {**result, **self.labels})
+        return JobResult(self.folder, {**self.labels, **result, **self.labels})
 
     def kept(self, path: Path) -> dict[str, Any] | None:
         """Read the kept result, ``None`` if there is none that is still good."""

@@ -236,11 +236,11 @@ class SyntheticDefects(AnomalibDataModule):
         self.category = category
         self.recipe = {
             "version": RENDER_VERSION,
-            "seed": render_seed,
-            "size": render_size,
-            "train_good": train_good,
-            "test_good": test_good,
-            "test_per_defect": test_per_defect,
+            "seed": int(render_seed),
+            "size": int(render_size),
+            "train_good": int(train_good),
+            "test_good": int(test_good),
+            "test_per_defect": int(test_per_defect),
         }
 
     def prepare_data(self) -> None:
