@@ -90,5 +90,6 @@ def train(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a shell's background ignores it
     run = json.loads(sys.argv[1])
     train(Path(run.pop("root")), **run)
