@@ -12,7 +12,7 @@ help:
 	@echo "make reproduce    run the paper's protocols: needs the data sets, CLIP's weights and a GPU"
 	@echo "make test         run the fast tests and measure how much of the package they reach"
 	@echo "make test-slow    run the slow tests"
-	@echo "make test-matrix  run some tests with other versions of Python, torch and open_clip: an hour, 8 GB of disk"
+	@echo "make test-matrix  run some tests with other versions of Python, torch and open_clip: half an hour, 8 GB of disk"
 	@echo "make lint         run ruff and mypy"
 	@echo "Variables: PYTHON=$(PYTHON) (makes the environment), VENV=$(VENV) (where it is)"
 
