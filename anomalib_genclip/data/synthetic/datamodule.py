@@ -119,7 +119,7 @@ def render_dataset(root: Path | str, categories: tuple[str, ...], recipe: dict[s
             msg = f"{root / name} holds no synthetic renders and is left alone. Choose another root."
             raise FileExistsError(msg)
     if not missing:
-        logger.info("Found the synthetic data set.")
+        logger.debug("Found the synthetic data set.")
         return
     # joblib's processes inherit no threads and no GPU, and do not import the user's script, which may lack a guard.
     workers = min(len(missing), cpu_count(), _MOST_WORKERS)
