@@ -5,8 +5,8 @@
 
 import os
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
@@ -92,20 +92,21 @@ def write_whole(path: Path, content: bytes, *, sync: bool = True) -> Path:
     return path
 
 
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Collect files for a folder, and put them there when all of them are written.
+def write_folder_whole(target: Path, write: Callable[[Path], Path]) -> Path:
+    """Write files for a folder, and put them there when all of them are written.
 
     Args:
         target (Path): The folder. It is made; what is in it stays, but for files of the same names.
+        write (Callable[[Path], Path]): Writes into the folder that it is given, and returns the file to open first.
 
-    Yields:
-        Path: A folder in it to write to, which is gone afterwards.
+    Returns:
+        Path: That file, in its place.
     """
     target.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", suffix=".part", dir=target) as folder:
-        yield Path(folder)
+        first = write(Path(folder))
         for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
             place = target / file.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
             file.replace(place)
+    return target / first.relative_to(folder)

@@ -50,11 +50,6 @@ class InputChecks(Callback):
         self._position = (dataloader_idx, batch_idx + 1)
         self._check(batch)
 
-    def _check(self, batch: ImageBatch) -> None:
-        files = {str(path) for path in batch.image_path or []}
-        check_images(batch, files - self._checked)
-        self._checked |= files
-
     on_test_batch_start = on_validation_batch_start
     on_predict_batch_start = on_validation_batch_start
 
@@ -81,6 +76,12 @@ class InputChecks(Callback):
         for file, error in _unreadable(running_loaders(trainer), position, shuffled=trainer.training):
             _rewrite(exception, f"{file} cannot be read: {error}. Mend the file or take it out of the data.")
             return
+
+    def _check(self, batch: ImageBatch) -> None:
+        """Check images; the headers of their files once only."""
+        files = {str(path) for path in batch.image_path or []}
+        check_images(batch, files - self._checked)
+        self._checked |= files
 
 
 def check_images(batch: ImageBatch, files: Iterable[str]) -> None:

@@ -23,6 +23,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,7 +50,7 @@ from .class_names import GENERIC, ClassNames, check_class_names
 from .clip import ImageTokens
 from .evaluation import CategoryEvaluator
 from .feature_cache import FeatureBatch, FeatureCache
-from .files import whole_folder
+from .files import write_folder_whole
 from .input_checks import InputChecks
 from .loaders import origin_of, running_loaders
 from .loss import GenCLIPLoss
@@ -541,9 +542,8 @@ class GenCLIP(AnomalibModule):
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Export as a torch file, as anomalib does, whole or not at all."""
         self._warn_of_generic_class_name()
-        with whole_folder(Path(export_root)) as folder:
-            path = super().to_torch(folder, model_file_name)
-        return Path(export_root) / path.relative_to(folder)
+        write = partial(super().to_torch, model_file_name=model_file_name)
+        return write_folder_whole(Path(export_root), write)
 
     def to_onnx(
         self,
@@ -560,15 +560,13 @@ class GenCLIP(AnomalibModule):
         # anomalib's command line shows all loggers' notes, and this one writes a thousand about merged constants.
         logging.getLogger("onnx_ir").setLevel(logging.WARNING)
         kwargs = {"opset_version": ONNX_OPSET, **kwargs}
-        with whole_folder(Path(export_root)) as folder:
-            path = super().to_onnx(folder, model_file_name, input_size, **kwargs)
-        return Path(export_root) / path.relative_to(folder)
+        write = partial(super().to_onnx, model_file_name=model_file_name, input_size=input_size, **kwargs)
+        return write_folder_whole(Path(export_root), write)
 
     def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401  # anomalib's
         """Export to OpenVINO as anomalib does, whole or not at all."""
-        with whole_folder(Path(export_root)) as folder:
-            path = super().to_openvino(folder, *args, **kwargs)
-        return Path(export_root) / path.relative_to(folder)
+        export = super().to_openvino
+        return write_folder_whole(Path(export_root), lambda folder: export(folder, *args, **kwargs))
 
     def _warn_of_generic_class_name(self) -> None:
         """Say that an export has no class name: ``anomalib export --ckpt_path`` takes the checkpoint's, if any."""

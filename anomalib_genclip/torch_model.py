@@ -112,7 +112,7 @@ class GenCLIPModel(nn.Module):
         # ψ starts as CLIP's own projection, so an untrained model compares as CLIP does.
         self.projections = nn.ParameterList(self.clip.model.visual.proj.detach().clone() for _ in self.layers)
         self.class_names = ClassNames(self.clip, spec.context_length - self.prompts.suffix_start)
-        self.smoothing = _gaussian(smoothing_sigma) if smoothing_sigma else nn.Identity()
+        self.smoothing = gaussian_blur(smoothing_sigma) if smoothing_sigma else nn.Identity()
         self.register_buffer("sos", self.clip.embed([self.clip.sos_id])[0].clone(), persistent=False)
         self.register_buffer("default_class", torch.zeros((), dtype=torch.long), persistent=False)
         self.register_buffer("score_weight", torch.tensor(SCORE_WEIGHTS[1]))
@@ -279,7 +279,7 @@ class GenCLIPModel(nn.Module):
         self._query_source = self._prompt_versions()
 
 
-def _gaussian(sigma: float) -> nn.Module:
+def gaussian_blur(sigma: float) -> nn.Module:
     """Gaussian blur over four standard deviations to each side."""
     side = 2 * round(4 * sigma) + 1
     return GaussianBlur2d((side, side), (sigma, sigma))

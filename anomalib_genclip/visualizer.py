@@ -134,7 +134,6 @@ def _item_group(item: ImageItem, fallback: _Group) -> _Group:
 
 def _with_known_ending(file: Path) -> Path:
     """Add ``.png`` to the name of a picture whose ending stands for no format that can be written."""
-    Image.init()
     known = Image.registered_extensions().get(file.suffix.lower()) in Image.SAVE
     return file if known else file.with_name(f"{file.name}.png")
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from anomalib.data import SyntheticDefects
-from kornia.filters import GaussianBlur2d
 from rich.progress import track
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
@@ -28,7 +27,7 @@ from anomalib_genclip.clip import FrozenCLIP, ImageTokens
 from anomalib_genclip.data.synthetic import SOURCE, TUNING
 from anomalib_genclip.evaluation.category import CategoryScores, ImageScores
 from anomalib_genclip.loss import GenCLIPLoss
-from anomalib_genclip.torch_model import GenCLIPModel
+from anomalib_genclip.torch_model import GenCLIPModel, gaussian_blur
 
 BATCH = 16
 WEIGHTS = (0.0, 0.25, 0.5, 1.0)  # w: share of the CLS token in the image score
@@ -189,8 +188,7 @@ def rows_of(variant: Variant, source: Split, target: Split, epochs: int) -> Iter
     if variant is BASE:
         model.branches = "both"
         for sigma in (1.0, 2.0, 4.0, 6.0):
-            side = 2 * round(4 * sigma) + 1
-            model.smoothing = GaussianBlur2d((side, side), (sigma, sigma))
+            model.smoothing = gaussian_blur(sigma)
             yield f"{variant.name}, smoothing {sigma}", figures(model, target)
 
 

@@ -26,14 +26,13 @@ SETTINGS = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def _one_thread(monkeypatch):
-    """Small tensors on busy cores: threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _one_thread_in_processes(monkeypatch):
+    """Let the processes that tests start do the same."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
-    torch.set_num_threads(threads)
 
 
 def anomalib(*arguments: object, cwd: Path) -> str:

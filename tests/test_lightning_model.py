@@ -43,6 +43,14 @@ def engine(folder, **settings) -> Engine:
     return Engine(default_root_dir=folder, accelerator="cpu", devices=1, **quiet, **settings)
 
 
+def save_checkpoint(model: GenCLIP, path: Path) -> None:
+    """Write a checkpoint without training."""
+    run = engine(path.parent)
+    run._setup_trainer(model)
+    run.trainer.strategy.connect(model)
+    run.trainer.save_checkpoint(path)
+
+
 @pytest.fixture
 def cross(tmp_path) -> CrossDataset:
     """Two source and two target categories."""
@@ -596,12 +604,9 @@ def test_training_that_diverges_is_an_error_and_writes_nothing_that_is_not_finit
 
 def test_checkpoint_with_weights_that_are_not_finite_is_not_written(tmp_path):
     model = build()
-    run = engine(tmp_path)
-    run._setup_trainer(model)
-    run.trainer.strategy.connect(model)
     model.model.prompts.normal.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="The checkpoint is not written"):
-        run.trainer.save_checkpoint(tmp_path / "model.ckpt")
+        save_checkpoint(model, tmp_path / "model.ckpt")
     assert not (tmp_path / "model.ckpt").exists()
 
 
@@ -623,10 +628,7 @@ def test_checkpoint_is_read_from_an_open_file_and_with_the_types_of_a_subclass(t
 def test_settings_of_numpy_and_hidden_ones_stay_out_of_the_checkpoint(tmp_path):
     model = build(learning_rate=np.float32(0.5), epochs=np.int64(3), query_only_share=np.float64(0.5))
     model.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"  # as LightningCLI does
-    run = engine(tmp_path)
-    run._setup_trainer(model)
-    run.trainer.strategy.connect(model)
-    run.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    save_checkpoint(model, tmp_path / "model.ckpt")
     again = GenCLIP.load_from_checkpoint(tmp_path / "model.ckpt")
     assert (again.learning_rate, again.epochs, again.query_only_share) == (0.5, 3, 0.5)
 
