@@ -20,7 +20,7 @@ from .plugin import watch_imports
 
 if TYPE_CHECKING:
     from .data.cross_dataset import CrossDataset
-    from .data.synthetic.datamodule import SyntheticDefects
+    from .demo.synthetic.datamodule import SyntheticDefects
     from .lightning_model import GenCLIP
     from .torch_model import GenCLIPModel
 
@@ -32,7 +32,7 @@ _MODULE_OF = {
     "CrossDataset": "anomalib_genclip.data.cross_dataset",
     "GenCLIP": "anomalib_genclip.lightning_model",
     "GenCLIPModel": "anomalib_genclip.torch_model",
-    "SyntheticDefects": "anomalib_genclip.data.synthetic.datamodule",
+    "SyntheticDefects": "anomalib_genclip.demo.synthetic.datamodule",
 }
 
 # Also where torch's entry points are switched off: whoever imports this package first has anomalib know its names.

@@ -44,24 +44,24 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
-from .backbone import DEFAULT_BACKBONE, DEFAULT_PRETRAINED, backbone_spec, resolve_image_size, resolve_layers
-from .checkpoints import FROZEN, GenCLIPCheckpointIO, check_checkpoint, describe_checkpoint
-from .class_names import GENERIC, ClassNames, check_class_names
-from .clip import ImageTokens
+from .callbacks.epoch_seeds import EpochSeeds
+from .callbacks.input_checks import InputChecks
+from .callbacks.synthetic_anomalies import ANOMALY_SOURCES, PerlinAnomalies
+from .clip.backbone import DEFAULT_BACKBONE, DEFAULT_PRETRAINED, backbone_spec, resolve_image_size, resolve_layers
+from .clip.frozen_clip import ImageTokens
+from .components.class_names import GENERIC, ClassNames, check_class_names
+from .components.loss import GenCLIPLoss
 from .evaluation import CategoryEvaluator
-from .feature_cache import FeatureBatch, FeatureCache
-from .files import write_folder_whole
-from .input_checks import InputChecks
-from .loaders import origin_of, running_loaders
-from .loss import GenCLIPLoss
-from .perlin import ANOMALY_SOURCES, PerlinAnomalies
-from .post_processor import RawScorePostProcessor
-from .pre_processor import AntialiasedPreProcessor
-from .reproducible import EpochSeeds
-from .settings import check_flags, check_numbers, check_paths, check_whole_numbers
+from .feature_cache.callback import FeatureBatch, FeatureCache
+from .persistence.checkpoint_io import FROZEN, GenCLIPCheckpointIO, check_checkpoint, describe_checkpoint
+from .persistence.prompts_file import Fit, LearnedWeights, load_weights
+from .processing.post_processor import RawScorePostProcessor
+from .processing.pre_processor import AntialiasedPreProcessor
+from .processing.visualizer import CategoryVisualizer
 from .torch_model import SCORE_WEIGHTS, GenCLIPModel, check_branches, check_prompt_lengths
-from .visualizer import CategoryVisualizer
-from .weights import Fit, LearnedWeights, load_weights
+from .utils.files import write_folder_whole
+from .utils.loaders import origin_of, running_loaders
+from .utils.settings import check_flags, check_numbers, check_paths, check_whole_numbers
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from types import ModuleType
 CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "GenCLIP": ("anomalib_genclip.lightning_model", ("anomalib.models", "anomalib.models.image")),
     "CrossDataset": ("anomalib_genclip.data.cross_dataset", ("anomalib.data",)),
-    "SyntheticDefects": ("anomalib_genclip.data.synthetic.datamodule", ("anomalib.data",)),
+    "SyntheticDefects": ("anomalib_genclip.demo.synthetic.datamodule", ("anomalib.data",)),
 }
 
 # When one of these has been executed, anomalib has all that the classes above build on. `anomalib.data` itself is no

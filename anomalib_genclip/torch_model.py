@@ -11,8 +11,7 @@ from anomalib.data import InferenceBatch
 from kornia.filters import GaussianBlur2d
 from torch import Tensor, nn
 
-from .anomaly_map import abnormal_probability, similarity_logits, top_mean, upsample
-from .backbone import (
+from .clip.backbone import (
     backbone_spec,
     check_pretrained,
     fingerprint,
@@ -21,9 +20,10 @@ from .backbone import (
     resolve_image_size,
     resolve_layers,
 )
-from .class_names import GENERIC, ClassNames, clean_class_name
-from .clip import FrozenCLIP, ImageTokens
-from .prompts import PromptLearner
+from .clip.frozen_clip import FrozenCLIP, ImageTokens
+from .components.anomaly_map import abnormal_probability, similarity_logits, top_mean, upsample
+from .components.class_names import GENERIC, ClassNames, clean_class_name
+from .components.prompt_learner import PromptLearner
 
 BRANCHES = ("both", "vision", "query")
 SCORE_WEIGHTS = (0.0, 0.25, 0.5)  # candidates for w (ours)
@@ -62,7 +62,7 @@ class GenCLIPModel(nn.Module):
     """GenCLIP (arXiv 2504.14919): learned general prompts over a frozen CLIP.
 
     Args:
-        backbone (str): A name of :func:`anomalib_genclip.backbone.list_backbones`.
+        backbone (str): A name of :func:`anomalib_genclip.clip.backbone.list_backbones`.
         pretrained (str | None): An open_clip tag, a weights file, or ``None`` for random weights.
         image_size (int | Sequence[int] | None): Side, or height and width, of the images in pixels. ``None`` gives
             518 px in whole patches.

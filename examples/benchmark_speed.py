@@ -25,8 +25,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_genclip.backbone import backbone_spec, load_clip, resolve_image_size
-from anomalib_genclip.loss import GenCLIPLoss
+from anomalib_genclip.clip.backbone import backbone_spec, load_clip, resolve_image_size
+from anomalib_genclip.components.loss import GenCLIPLoss
 from anomalib_genclip.torch_model import GenCLIPModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -6,7 +6,7 @@ r"""Write the demonstration CLIP's weights.
 From a training checkpoint to the package's file (half precision, without tokens that were never trained)::
 
     python examples/export_tiny_clip.py --checkpoint runs/tiny/last.pt \
-        --out anomalib_genclip/assets/tiny_clip.safetensors
+        --out anomalib_genclip/demo/assets/tiny_clip.safetensors
 
 From the package's file to a complete state dict, which plain open_clip loads (and which has OpenAI's layout)::
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from anomalib_genclip.tiny import TINY_CLIP_FILE, TRAINED_IDS, TRAINED_ROWS, tiny_state_dict
+from anomalib_genclip.demo.tiny_clip import TINY_CLIP_FILE, TRAINED_IDS, TRAINED_ROWS, tiny_state_dict
 
 
 def compact_state(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -18,8 +18,8 @@ from anomalib.engine import Engine
 from torch import Tensor
 
 from anomalib_genclip import CrossDataset, GenCLIP
-from anomalib_genclip.clip import ImageTokens
-from anomalib_genclip.data.synthetic import SOURCE, TARGET
+from anomalib_genclip.clip.frozen_clip import ImageTokens
+from anomalib_genclip.demo.synthetic import SOURCE, TARGET
 from anomalib_genclip.torch_model import GenCLIPModel
 
 TEMPLATES = ("a photo of a perfect {}", "a photo of a damaged {}")

@@ -8,7 +8,7 @@ from anomalib.engine import Engine
 from lightning import seed_everything
 
 from anomalib_genclip import CrossDataset, GenCLIP
-from anomalib_genclip.data.synthetic import SOURCE, TARGET
+from anomalib_genclip.demo.synthetic import SOURCE, TARGET
 
 if __name__ == "__main__":
     seed_everything(0)

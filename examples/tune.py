@@ -23,10 +23,10 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.clip import FrozenCLIP, ImageTokens
-from anomalib_genclip.data.synthetic import SOURCE, TUNING
+from anomalib_genclip.clip.frozen_clip import FrozenCLIP, ImageTokens
+from anomalib_genclip.components.loss import GenCLIPLoss
+from anomalib_genclip.demo.synthetic import SOURCE, TUNING
 from anomalib_genclip.evaluation.category import CategoryScores, ImageScores
-from anomalib_genclip.loss import GenCLIPLoss
 from anomalib_genclip.torch_model import GenCLIPModel, gaussian_blur
 
 BATCH = 16

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from anomalib_genclip.weights import digest
+from anomalib_genclip.utils.tensors import digest
 
 
 def rewritten(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from anomalib_genclip import backbone as backbones
-from anomalib_genclip.backbone import (
+from anomalib_genclip.clip.backbone import (
     backbone_spec,
     fingerprint,
     list_backbones,

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from anomalib_genclip import GenCLIP, explain
-from anomalib_genclip.class_names import ClassNames
+from anomalib_genclip.components.class_names import ClassNames
 
 SMALL = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64, "visualizer": False}
 

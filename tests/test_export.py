@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Res
 
 from anomalib_genclip import GenCLIP
 from anomalib_genclip.lightning_model import ONNX_OPSET
-from anomalib_genclip.pre_processor import AntialiasedPreProcessor, MatrixResize
+from anomalib_genclip.processing.pre_processor import AntialiasedPreProcessor, MatrixResize
 
 FORMATS = {"torch": [], "onnx": ["onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO computes in bfloat16 where the processor can

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from anomalib_genclip import CrossDataset, GenCLIP, feature_cache
-from anomalib_genclip.clip import FrozenCLIP
+from anomalib_genclip.clip.frozen_clip import FrozenCLIP
 
 SETTINGS = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64, "visualizer": False}
 

@@ -25,14 +25,14 @@ from torch.utils.data import DataLoader
 
 import anomalib_genclip
 from anomalib_genclip import GenCLIP, benchmark
-from anomalib_genclip.backbone import backbone_spec, load_clip
+from anomalib_genclip.clip.backbone import backbone_spec, load_clip
 from anomalib_genclip.data.categories import expand
 from anomalib_genclip.pipelines import stored_job
 from anomalib_genclip.pipelines.ablated import tapped_layers
 from anomalib_genclip.pipelines.comparison import TrainJob
 from anomalib_genclip.pipelines.store import read_result, write_result
-from anomalib_genclip.visualizer import CategoryVisualizer
-from anomalib_genclip.weights import digest
+from anomalib_genclip.processing.visualizer import CategoryVisualizer
+from anomalib_genclip.utils.tensors import digest
 
 SMALL = "ViT-S-32-alt"
 SETTINGS = {"backbone": SMALL, "pretrained": None, "image_size": 64, "visualizer": False}

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from anomalib_genclip import CrossDataset, GenCLIP
-from anomalib_genclip.loss import GenCLIPLoss
+from anomalib_genclip.components.loss import GenCLIPLoss
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}

@@ -22,9 +22,9 @@ from run_training import train
 from safetensors.torch import load_file
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.checkpoints import GenCLIPCheckpointIO
-from anomalib_genclip.files import write_whole
-from anomalib_genclip.perlin import PerlinAnomalies
+from anomalib_genclip.callbacks.synthetic_anomalies import PerlinAnomalies
+from anomalib_genclip.persistence.checkpoint_io import GenCLIPCheckpointIO
+from anomalib_genclip.utils.files import write_whole
 
 TESTS = Path(__file__).parent
 STEPS = {"labels": 15, "synthetic": 18}  # of three epochs
@@ -216,7 +216,7 @@ def test_a_process_killed_while_it_writes_leaves_the_last_good_file(tmp_path):
     path = tmp_path / "model.ckpt"
     write_whole(path, b"good")
     code = (
-        "import os, signal, pathlib, anomalib_genclip.files as files\n"
+        "import os, signal, pathlib, anomalib_genclip.utils.files as files\n"
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"files.write_whole(pathlib.Path({str(path)!r}), b'new')"
     )

@@ -27,7 +27,7 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_genclip import CrossDataset, GenCLIP
 from anomalib_genclip.data import CategoryBatch
-from anomalib_genclip.post_processor import RawScorePostProcessor
+from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 
 SETTINGS = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}
 
@@ -485,8 +485,8 @@ def test_other_files_are_no_prompts_files(trained, tmp_path):
 
 def test_prompts_file_is_small_at_real_size():
     """Counted, not built: ViT-L/14 with the default settings stays under 20 MB."""
-    from anomalib_genclip.backbone import backbone_spec
-    from anomalib_genclip.prompts import PromptLearner
+    from anomalib_genclip.clip.backbone import backbone_spec
+    from anomalib_genclip.components.prompt_learner import PromptLearner
 
     spec = backbone_spec("ViT-L-14-336")
     prompts = PromptLearner(spec.vision_width, spec.text_width, 4, 4, 4)

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from PIL import Image
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.visualizer import CategoryVisualizer
+from anomalib_genclip.processing.visualizer import CategoryVisualizer
 
 IMAGES = 10_000
 WARM = 1_000

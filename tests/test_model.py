@@ -14,11 +14,11 @@ from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2 import Normalize
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.anomaly_map import abnormal_probability
-from anomalib_genclip.class_names import clean_class_name
-from anomalib_genclip.data.synthetic import render
+from anomalib_genclip.components.anomaly_map import abnormal_probability
+from anomalib_genclip.components.class_names import clean_class_name
+from anomalib_genclip.components.loss import GenCLIPLoss, dice_loss
+from anomalib_genclip.demo.synthetic import render
 from anomalib_genclip.lightning_model import CLIP_MEAN, CLIP_STD
-from anomalib_genclip.loss import GenCLIPLoss, dice_loss
 from anomalib_genclip.torch_model import GenCLIPModel
 
 BACKBONE = "ViT-S-32-alt"

@@ -12,8 +12,8 @@ from run_training import train
 from torch.utils.data import DataLoader
 
 from anomalib_genclip import GenCLIP
+from anomalib_genclip.components.loss import GenCLIPLoss
 from anomalib_genclip.data import CategoryBatch
-from anomalib_genclip.loss import GenCLIPLoss
 
 SIZE = 32
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}

@@ -37,7 +37,7 @@ FIRST_IMPORTS = {
     "import anomalib_genclip.data": "import anomalib.data; anomalib.data.CrossDataset",
     "import anomalib_genclip.data.cross_dataset": "import anomalib.data; anomalib.data.CrossDataset",
     "import anomalib_genclip.data.batch": "import anomalib.data; anomalib.data.CrossDataset",
-    "import anomalib_genclip.data.synthetic": "import anomalib.data; anomalib.data.SyntheticDefects",
+    "import anomalib_genclip.demo.synthetic": "import anomalib.data; anomalib.data.SyntheticDefects",
 }
 
 ALL_NAMES = """

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anomalib_genclip import GenCLIP, torch_model
-from anomalib_genclip.backbone import backbone_spec, list_backbones
-from anomalib_genclip.class_names import clean_class_name, suffix_ids
+from anomalib_genclip.clip.backbone import backbone_spec, list_backbones
+from anomalib_genclip.components.class_names import clean_class_name, suffix_ids
 from anomalib_genclip.data import CrossDataset
 from anomalib_genclip.torch_model import GenCLIPModel
 

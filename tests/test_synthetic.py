@@ -15,7 +15,7 @@ import torch
 from anomalib.data import MVTecAD
 from sklearn.metrics import roc_auc_score
 
-from anomalib_genclip.data.synthetic import (
+from anomalib_genclip.demo.synthetic import (
     CATEGORIES,
     DEFECTS,
     DEFECTS_OF,
@@ -29,8 +29,8 @@ from anomalib_genclip.data.synthetic import (
     datamodule,
     render,
 )
-from anomalib_genclip.data.synthetic.anonymous import render_anonymous
-from anomalib_genclip.data.synthetic.contact_sheet import contact_sheet
+from anomalib_genclip.demo.synthetic.anonymous import render_anonymous
+from anomalib_genclip.demo.synthetic.contact_sheet import contact_sheet
 
 SMALL = {
     "version": datamodule.RENDER_VERSION,
@@ -121,7 +121,7 @@ def test_script_without_a_guard_may_render(tmp_path: Path) -> None:
     """Many scripts lack ``if __name__ == "__main__"``, and the processes that render must not run them again."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from anomalib_genclip.data.synthetic.datamodule import render_dataset\n"
+        "from anomalib_genclip.demo.synthetic.datamodule import render_dataset\n"
         f"render_dataset({str(tmp_path / 'data')!r}, ('coin', 'wood'), {SMALL!r})\n"
         "print('once')\n"
     )

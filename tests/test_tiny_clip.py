@@ -16,9 +16,9 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
-from anomalib_genclip.backbone import backbone_spec, load_clip
-from anomalib_genclip.data.synthetic import DEFECTS_OF, UNSEEN_BY_TINY, render
-from anomalib_genclip.tiny import TEXT, TINY_CLIP_FILE, TRAINED_IDS, tiny_config, tiny_state_dict
+from anomalib_genclip.clip.backbone import backbone_spec, load_clip
+from anomalib_genclip.demo.synthetic import DEFECTS_OF, UNSEEN_BY_TINY, render
+from anomalib_genclip.demo.tiny_clip import TEXT, TINY_CLIP_FILE, TRAINED_IDS, tiny_config, tiny_state_dict
 
 EXPORT = Path(__file__).parents[1] / "examples" / "export_tiny_clip.py"
 

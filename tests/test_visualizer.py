@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from anomalib_genclip import GenCLIP
 from anomalib_genclip.data import CategoryBatch, CrossDataset
-from anomalib_genclip.visualizer import CategoryVisualizer
+from anomalib_genclip.processing.visualizer import CategoryVisualizer
 
 
 def pictures(root: Path) -> list[str]:

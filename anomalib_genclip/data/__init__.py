@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Data for zero-shot protocols: source and target data sets in one datamodule, and rendered defects.
+"""Data for zero-shot protocols: source and target data sets in one datamodule.
 
 The names are imported when they are first used, but anomalib's data at once: its import tells anomalib of this
 package's classes (see ``plugin.py``), which must not happen while one of the modules below is half executed.
@@ -15,16 +15,14 @@ import anomalib.data  # noqa: F401
 if TYPE_CHECKING:
     from .batch import CategoryBatch, CategoryItem
     from .cross_dataset import CrossDataset
-    from .synthetic import SyntheticDefects
 
 _HOMES = {
     "CategoryBatch": ".batch",
     "CategoryItem": ".batch",
     "CrossDataset": ".cross_dataset",
-    "SyntheticDefects": ".synthetic",
 }
 
-__all__ = ["CategoryBatch", "CategoryItem", "CrossDataset", "SyntheticDefects"]
+__all__ = ["CategoryBatch", "CategoryItem", "CrossDataset"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -26,8 +26,8 @@ from anomalib_genclip.data.categories import (
     warn_about_missing,
 )
 from anomalib_genclip.data.category_dataset import CategoryDataset, CategoryPart
-from anomalib_genclip.settings import check_numbers, check_whole_numbers
-from anomalib_genclip.text import some
+from anomalib_genclip.utils.settings import check_numbers, check_whole_numbers
+from anomalib_genclip.utils.text import some
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
-from anomalib_genclip.loaders import as_list, origin_of
+from anomalib_genclip.utils.distributed import Processes, processes
+from anomalib_genclip.utils.loaders import as_list, origin_of
 
 from .category import CategoryScores, ImageScores
-from .processes import Processes, processes
 from .report import print_report, write_report
 from .result import EvaluationResult
 

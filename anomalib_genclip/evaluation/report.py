@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anomalib_genclip.files import write_whole
-from anomalib_genclip.text import markdown_table
+from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.text import markdown_table
 
 from .chart import draw_chart
 from .result import METRIC_NAMES, EvaluationResult

@@ -6,9 +6,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from anomalib_genclip.checkpoints import GenCLIPCheckpointIO
 from anomalib_genclip.lightning_model import GenCLIP
-from anomalib_genclip.weights import load_weights
+from anomalib_genclip.persistence.checkpoint_io import GenCLIPCheckpointIO
+from anomalib_genclip.persistence.prompts_file import load_weights
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from anomalib_genclip.evaluation.result import METRIC_NAMES
-from anomalib_genclip.files import write_whole
+from anomalib_genclip.utils.files import write_whole
 
 from .plot import draw_accuracy_against_speed
 from .tables import NOTE, ResultTable, Row

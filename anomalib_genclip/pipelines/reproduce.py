@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_genclip.evaluation.result import METRIC_NAMES
-from anomalib_genclip.loaders import as_list
+from anomalib_genclip.utils.loaders import as_list
 
 from .comparison import Comparison, check_names, read_settings
 from .published import PUBLISHED

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_genclip import __version__
-from anomalib_genclip.backbone import TINY
-from anomalib_genclip.files import is_file, write_whole
-from anomalib_genclip.tiny import TINY_CLIP_FILE
-from anomalib_genclip.weights import BUNDLED
+from anomalib_genclip.clip.backbone import TINY
+from anomalib_genclip.demo.tiny_clip import TINY_CLIP_FILE
+from anomalib_genclip.persistence.prompts_file import BUNDLED
+from anomalib_genclip.utils.files import is_file, write_whole
 
 logger = logging.getLogger(__name__)
 

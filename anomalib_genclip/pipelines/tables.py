@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from anomalib_genclip.evaluation.result import METRIC_NAMES
-from anomalib_genclip.files import write_whole
-from anomalib_genclip.text import markdown_table
+from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.text import markdown_table
 
 Row = dict[str, Any]
 UNDEFINED = "-"

@@ -18,7 +18,7 @@ from typing import Any
 from anomalib.data import get_datamodule
 from lightning import seed_everything
 
-from anomalib_genclip.files import write_whole
+from anomalib_genclip.utils.files import write_whole
 
 from .ablated import ablated
 from .measured_job import MeasuredJob, build_model, build_target, make_engine

@@ -23,9 +23,9 @@ from open_clip.model import CLIP, resize_pos_embed
 from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file
 
-from .files import check_archive, is_file, why_unreadable
-from .versions import warn_of_unknown_versions
-from .weights import check_finite, digest
+from anomalib_genclip.utils.files import check_archive, is_file, why_unreadable
+from anomalib_genclip.utils.tensors import check_finite, digest
+from anomalib_genclip.utils.versions import warn_of_unknown_versions
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def list_backbones() -> list[str]:
 def _read_config(name: str) -> dict[str, Any]:
     """Read the configuration of an architecture (name without ``-quickgelu``)."""
     if name == TINY:
-        from .tiny import tiny_config
+        from anomalib_genclip.demo.tiny_clip import tiny_config
 
         return tiny_config()
     # Asked first, because open_clip takes "hf-hub:..." and "local-dir:..." for places to read a configuration from.
@@ -354,7 +354,7 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
     quick_gelu = spec.quick_gelu
     state, origin = None, pretrained
     if spec.name == TINY:
-        from .tiny import tiny_state_dict  # reads the file only for those who ask for it
+        from anomalib_genclip.demo.tiny_clip import tiny_state_dict  # reads the file only for those who ask for it
 
         state, origin = tiny_state_dict(), "the bundled weights"
     elif pretrained is None:

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One picture of all categories: ``python -m anomalib_genclip.data.synthetic.contact_sheet sheet.png``."""
+"""One picture of all categories: ``python -m anomalib_genclip.demo.synthetic.contact_sheet sheet.png``."""
 
 import sys
 from pathlib import Path

@@ -13,8 +13,8 @@ from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.utils.serialization import anomalib_safe_globals
 from torch import Tensor
 
-from .files import check_archive, is_file, why_unreadable, write_whole
-from .weights import check_finite, digest
+from anomalib_genclip.utils.files import check_archive, is_file, why_unreadable, write_whole
+from anomalib_genclip.utils.tensors import check_finite, digest
 
 FROZEN = "model.clip."  # keys of CLIP's tensors, which are no part of a checkpoint
 _LEGACY_SETTINGS = {"hparams", "hparams_type", "module_arguments"}  # Lightning still reads them

@@ -19,7 +19,7 @@ from joblib import Parallel, cpu_count, delayed
 from rich.progress import track
 from torchvision.transforms.v2 import Transform
 
-from anomalib_genclip.settings import check_whole_numbers
+from anomalib_genclip.utils.settings import check_whole_numbers
 
 from .categories import CATEGORIES, DEFECTS_OF
 from .render import render
@@ -138,7 +138,7 @@ class SyntheticDefects(AnomalibDataModule):
     Args:
         root (Path | str | None): Folder of the data set.
             Defaults to ``"./datasets/SyntheticDefects"``.
-        category (str): One of ``anomalib_genclip.data.synthetic.CATEGORIES``.
+        category (str): One of ``anomalib_genclip.demo.synthetic.CATEGORIES``.
             Defaults to ``"wood"``.
         render_size (int): Side of the pictures in pixels.
             Defaults to ``128``.

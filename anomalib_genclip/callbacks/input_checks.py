@@ -16,8 +16,8 @@ from anomalib.data.utils.image import is_image_file, read_image
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
-from .loaders import running_loaders
-from .text import some
+from anomalib_genclip.utils.loaders import running_loaders
+from anomalib_genclip.utils.text import some
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .clip import FrozenCLIP, clip_tokenizer
+from anomalib_genclip.clip.frozen_clip import FrozenCLIP, clip_tokenizer
 
 GENERIC = "object"
 ABNORMAL_WORD = "damaged"

@@ -3,24 +3,22 @@
 
 """Prompts files: what GenCLIP has learned, without CLIP, in one safetensors file."""
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .files import write_whole
+from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.tensors import check_finite, digest
 
 FORMAT = "anomalib-genclip"
 FORMAT_VERSION = 1
-BUNDLED = {"tiny-demo": "assets/tiny_demo.safetensors"}
+BUNDLED = {"tiny-demo": "demo/assets/tiny_demo.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -130,40 +128,6 @@ class LearnedWeights:
         metadata["digest"] = digest(tensors, metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_whole(path, save(tensors, {"genclip": json.dumps(metadata)}))
-
-
-def digest(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
-    """Hash tensors and their description: neither safetensors nor torch notices a flipped bit in a tensor.
-
-    Args:
-        tensors (Mapping[str, Tensor]): Tensors of any kind, by name.
-        description (Mapping[str, Any]): Plain data that goes with them.
-
-    Returns:
-        str: The hash, which says nothing about who wrote the file.
-    """
-    result = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for key in sorted(tensors):
-        value = tensors[key].detach().cpu().contiguous()
-        result.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        result.update(value.flatten().view(torch.uint8).numpy())
-    return result.hexdigest()
-
-
-def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuse tensors that cannot be weights.
-
-    Args:
-        tensors (Mapping[str, Tensor]): Tensors by name.
-        source (str): Where they come from, for the message.
-
-    Raises:
-        ValueError: If one is not made of finite floating-point numbers.
-    """
-    for key, value in tensors.items():
-        if not (value.is_floating_point() and torch.isfinite(value).all()):
-            msg = f"{source}: tensor {key!r} is not made of finite floating-point numbers."
-            raise ValueError(msg)
 
 
 def load_weights(path: str | Path) -> LearnedWeights:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from anomalib.visualization import ImageVisualizer
 from PIL import Image
 
-from .evaluation.processes import number_of_own_images, processes
-from .files import write_whole
-from .loaders import as_list, datamodule_of
+from anomalib_genclip.utils.distributed import number_of_own_images, processes
+from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.loaders import as_list, datamodule_of
 
 # The model imports this module while anomalib.models may be half imported.
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class CategoryVisualizer(ImageVisualizer):
         **kwargs: Arguments of :class:`anomalib.visualization.ImageVisualizer`.
 
     Example:
-        >>> from anomalib_genclip.visualizer import CategoryVisualizer
+        >>> from anomalib_genclip.processing.visualizer import CategoryVisualizer
         >>> visualizer = CategoryVisualizer(field_size=(128, 128))
     """
 

@@ -33,16 +33,16 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 from torchvision.tv_tensors import Mask
 
-from .clip import ImageTokens
-from .data.batch import CategoryBatch, CategoryItem
-from .evaluation.processes import Processes, processes
-from .files import write_whole
-from .input_checks import check_images
-from .perlin import makes_anomalies
-from .weights import digest
+from anomalib_genclip.callbacks.input_checks import check_images
+from anomalib_genclip.callbacks.synthetic_anomalies import makes_anomalies
+from anomalib_genclip.clip.frozen_clip import ImageTokens
+from anomalib_genclip.data.batch import CategoryBatch, CategoryItem
+from anomalib_genclip.utils.distributed import Processes, processes
+from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.tensors import digest
 
 if TYPE_CHECKING:
-    from .torch_model import GenCLIPModel
+    from anomalib_genclip.torch_model import GenCLIPModel
 
 logger = logging.getLogger(__name__)
 

@@ -58,7 +58,7 @@ class FrozenCLIP(nn.Module):
     """open_clip's model as it is, read at several layers and fed with token embeddings.
 
     Args:
-        model (CLIP): A model of :func:`anomalib_genclip.backbone.load_clip`. It is never trained here.
+        model (CLIP): A model of :func:`anomalib_genclip.clip.backbone.load_clip`. It is never trained here.
         layers (Sequence[int]): Tapped blocks of the vision tower, counted from 1, ascending.
     """
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A picture that explains one decision: ``python -m anomalib_genclip.explain --weights FILE --image FILE``.
+"""A picture that explains one decision: ``python -m anomalib_genclip.pipelines.explain --weights FILE --image FILE``.
 
 It shows the image, the map of the vision-enhanced branch, that of the query-only branch, the model's map (their
 mean, smoothed if the model does that), the mask if there is one, and says what Class Name Filtering decided.
@@ -22,11 +22,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from .anomaly_map import upsample
-from .class_names import GENERIC
-from .files import write_whole
-from .lightning_model import GenCLIP
-from .post_processor import RawScorePostProcessor
+from anomalib_genclip.components.anomaly_map import upsample
+from anomalib_genclip.components.class_names import GENERIC
+from anomalib_genclip.lightning_model import GenCLIP
+from anomalib_genclip.processing.post_processor import RawScorePostProcessor
+from anomalib_genclip.utils.files import write_whole
 
 BRANCH_TITLES = {"vision": "vision-enhanced branch", "query": "query-only branch"}
 
@@ -169,9 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         int: 0.
     """
-    from .pipelines.ablated import load_trained
+    from .ablated import load_trained
 
-    parser = ArgumentParser(prog="python -m anomalib_genclip.explain")
+    parser = ArgumentParser(prog="python -m anomalib_genclip.pipelines.explain")
     parser.add_argument("--weights", type=str, required=True, help="A checkpoint (.ckpt) or a prompts file.")
     parser.add_argument("--image", type=str, required=True, help="Image file.")
     parser.add_argument("--mask", type=str, default=None, help="Ground truth's file, if there is one.")

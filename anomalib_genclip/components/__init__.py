@@ -1,0 +1,7 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The stages of the method, from prompts to anomaly maps and the loss.
+
+They do not know each other's callers, Lightning or anomalib's engine: ``torch_model.py`` puts them together.
+"""

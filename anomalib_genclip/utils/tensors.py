@@ -1,0 +1,46 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checks and hashes of tensors."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def digest(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    """Hash tensors and their description: neither safetensors nor torch notices a flipped bit in a tensor.
+
+    Args:
+        tensors (Mapping[str, Tensor]): Tensors of any kind, by name.
+        description (Mapping[str, Any]): Plain data that goes with them.
+
+    Returns:
+        str: The hash, which says nothing about who wrote the file.
+    """
+    result = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for key in sorted(tensors):
+        value = tensors[key].detach().cpu().contiguous()
+        result.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        result.update(value.flatten().view(torch.uint8).numpy())
+    return result.hexdigest()
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse tensors that cannot be weights.
+
+    Args:
+        tensors (Mapping[str, Tensor]): Tensors by name.
+        source (str): Where they come from, for the message.
+
+    Raises:
+        ValueError: If one is not made of finite floating-point numbers.
+    """
+    for key, value in tensors.items():
+        if not (value.is_floating_point() and torch.isfinite(value).all()):
+            msg = f"{source}: tensor {key!r} is not made of finite floating-point numbers."
+            raise ValueError(msg)
