@@ -41,7 +41,7 @@ test-slow: $(DEV)
 
 # Makes its own environments, one at a time.
 test-matrix:
-	$(PYTHON) tests/matrix.py
+	$(PYTHON) tests/helpers/matrix.py
 
 lint: $(DEV)
 	$(BIN)/ruff check .

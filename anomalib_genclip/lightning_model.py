@@ -54,12 +54,12 @@ from .components.loss import GenCLIPLoss
 from .evaluation import CategoryEvaluator
 from .feature_cache.callback import FeatureBatch, FeatureCache
 from .persistence.checkpoint_io import FROZEN, GenCLIPCheckpointIO, check_checkpoint, describe_checkpoint
-from .persistence.prompts_file import Fit, LearnedWeights, load_weights
+from .persistence.prompts_file import LearnedWeights, ModelSignature, load_weights
 from .processing.post_processor import RawScorePostProcessor
 from .processing.pre_processor import AntialiasedPreProcessor
 from .processing.visualizer import CategoryVisualizer
 from .torch_model import SCORE_WEIGHTS, GenCLIPModel, check_branches, check_prompt_lengths
-from .utils.files import write_folder_whole
+from .utils.files import atomic_write_folder
 from .utils.loaders import origin_of, running_loaders
 from .utils.settings import check_flags, check_numbers, check_paths, check_whole_numbers
 
@@ -105,7 +105,7 @@ class GenCLIP(AnomalibModule):
         learning_rate (float): Adam's learning rate for prompts and ``φ`` at the start; it falls to zero in a line.
             Defaults to ``1e-3``.
         projection_learning_rate (float): The same for ``ψ``. Defaults to ``1e-4``.
-        query_only_share (float): Share of the training images that see the query-only prompt instead of the
+        query_only_prob (float): Share of the training images that see the query-only prompt instead of the
             vision-enhanced one (ours; the paper's is 0). Defaults to ``0.3``.
         image_loss_weight (float): Weight of the cross-entropy on the CLS token (ours; the paper's is 0). Defaults to
             ``0.5``.
@@ -152,7 +152,7 @@ class GenCLIP(AnomalibModule):
         fine_tune: bool = False,
         learning_rate: float = 1e-3,
         projection_learning_rate: float = 1e-4,
-        query_only_share: float = 0.3,
+        query_only_prob: float = 0.3,
         image_loss_weight: float = 0.5,
         anomaly_source: str = "auto",
         epochs: int = 15,
@@ -169,12 +169,12 @@ class GenCLIP(AnomalibModule):
             msg = "fine_tune=True starts from trained prompts: give their file as weights."
             raise ValueError(msg)
         if learned is not None:
-            backbone = _given(backbone, learned.fit.backbone)
+            backbone = _given(backbone, learned.signature.backbone)
             pretrained = learned.pretrained if pretrained == DEFAULT_PRETRAINED else pretrained
             image_size = _given(image_size, learned.image_size)
-            layers = _given(layers, learned.fit.layers)
-            state_length = _given(state_length, learned.fit.state_length)
-            query_length = _given(query_length, learned.fit.query_length)
+            layers = _given(layers, learned.signature.layers)
+            state_length = _given(state_length, learned.signature.state_length)
+            query_length = _given(query_length, learned.signature.query_length)
         # The settings are resolved in place, because Lightning saves these variables as hyperparameters: a checkpoint
         # then stands for itself, without the prompts file.
         zero_shot = learned is not None and not fine_tune
@@ -193,13 +193,13 @@ class GenCLIP(AnomalibModule):
             smoothing_sigma=(smoothing_sigma, 0, (min(image_size) - 1) / 4),
             learning_rate=(learning_rate, 0, None),
             projection_learning_rate=(projection_learning_rate, 0, None),
-            query_only_share=(query_only_share, 0, 1),
+            query_only_prob=(query_only_prob, 0, 1),
             image_loss_weight=(image_loss_weight, 0, None),
         )
         check_whole_numbers(epochs=(epochs, 1, None))
         # numpy's numbers would make the checkpoint one that is read with weights_only=False alone.
         epochs, smoothing_sigma, learning_rate = int(epochs), float(smoothing_sigma), float(learning_rate)
-        projection_learning_rate, query_only_share = float(projection_learning_rate), float(query_only_share)
+        projection_learning_rate, query_only_prob = float(projection_learning_rate), float(query_only_prob)
         image_loss_weight = float(image_loss_weight)
         if anomaly_source not in ANOMALY_SOURCES:
             msg = f"anomaly_source={anomaly_source!r} is unknown. Choose one of {', '.join(ANOMALY_SOURCES)}."
@@ -230,7 +230,7 @@ class GenCLIP(AnomalibModule):
         self.class_names = class_names
         self.learning_rate = learning_rate
         self.projection_learning_rate = projection_learning_rate
-        self.query_only_share = query_only_share
+        self.query_only_prob = query_only_prob
         self.anomaly_source = anomaly_source
         self.epochs = epochs
         self._feature_cache = cache
@@ -241,7 +241,7 @@ class GenCLIP(AnomalibModule):
         # be copied over the others'. torch reads this attribute when it makes the module a distributed one.
         self._ddp_params_and_buffers_to_ignore = [f"model.class_names.{name}" for name in ClassNames.__annotations__]
         if learned is not None:
-            self._use(learned)
+            self.load_prompts(learned)
         if class_name is not None:
             self.model.set_default_class(class_names.get(class_name, class_name))
 
@@ -253,7 +253,7 @@ class GenCLIP(AnomalibModule):
         if batch.gt_mask is None:
             msg = f"Training needs masks, and {_first_path(batch)} comes without one. Use a source with masks."
             raise ValueError(msg)
-        query_only = torch.rand(len(batch), device=self.device) < self.query_only_share
+        query_only = torch.rand(len(batch), device=self.device) < self.query_only_prob
         maps, cls = self.model.training_logits(self._images(batch), self._class_index(batch), query_only)
         loss = self.loss(maps, cls, batch.gt_mask, batch.gt_label)
         if not torch.isfinite(loss):
@@ -429,10 +429,10 @@ class GenCLIP(AnomalibModule):
     # Learned weights and checkpoints
 
     @property
-    def fit_description(self) -> Fit:
+    def signature(self) -> ModelSignature:
         """What the learned tensors fit to."""
         model = self.model
-        return Fit(
+        return ModelSignature(
             backbone=model.backbone,
             fingerprint=model.fingerprint,
             layers=model.layers,
@@ -460,7 +460,7 @@ class GenCLIP(AnomalibModule):
             thresholds = self.post_processor.raw_thresholds()
         path = Path(path)
         weights = LearnedWeights(
-            fit=self.fit_description,
+            signature=self.signature,
             pretrained=None if self.pretrained is None else Path(self.pretrained).name,
             image_size=self.model.image_size,
             trained_on=self.trained_on,
@@ -469,9 +469,9 @@ class GenCLIP(AnomalibModule):
         )
         return weights.save(path) if getattr(self._trainer, "is_global_zero", True) else path
 
-    def _use(self, learned: LearnedWeights) -> None:
+    def load_prompts(self, learned: LearnedWeights) -> None:
         """Take over the contents of a prompts file."""
-        self.fit_description.check(learned.fit, learned.source)
+        self.signature.check(learned.signature, learned.source)
         state = {f"model.{key}": value for key, value in learned.tensors.items()}
         own = {key: value for key, value in self.state_dict().items() if key.startswith("model.")}
         for key in own.keys() - state.keys():
@@ -513,14 +513,14 @@ class GenCLIP(AnomalibModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave CLIP out of the checkpoint and say what the rest fits to."""
         super().on_save_checkpoint(checkpoint)
-        describe_checkpoint(checkpoint, {**asdict(self.fit_description), "trained_on": self.trained_on})
+        describe_checkpoint(checkpoint, {**asdict(self.signature), "trained_on": self.trained_on})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse checkpoints of another backbone or other layers, and damaged ones."""
         source = f"The checkpoint {getattr(self._trainer, 'ckpt_path', None) or ''}".rstrip()
         check_checkpoint(checkpoint, source)  # here, too: the trainer may have been given another reader
         description = checkpoint["genclip"]
-        self.fit_description.check(Fit.parse(description, source), source)
+        self.signature.check(ModelSignature.parse(description, source), source)
         self.trained_on = str(description["trained_on"])
         super().on_load_checkpoint(checkpoint)
 
@@ -543,7 +543,7 @@ class GenCLIP(AnomalibModule):
         """Export as a torch file, as anomalib does, whole or not at all."""
         self._warn_of_generic_class_name()
         write = partial(super().to_torch, model_file_name=model_file_name)
-        return write_folder_whole(Path(export_root), write)
+        return atomic_write_folder(Path(export_root), write)
 
     def to_onnx(
         self,
@@ -561,12 +561,12 @@ class GenCLIP(AnomalibModule):
         logging.getLogger("onnx_ir").setLevel(logging.WARNING)
         kwargs = {"opset_version": ONNX_OPSET, **kwargs}
         write = partial(super().to_onnx, model_file_name=model_file_name, input_size=input_size, **kwargs)
-        return write_folder_whole(Path(export_root), write)
+        return atomic_write_folder(Path(export_root), write)
 
     def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401  # anomalib's
         """Export to OpenVINO as anomalib does, whole or not at all."""
         export = super().to_openvino
-        return write_folder_whole(Path(export_root), lambda folder: export(folder, *args, **kwargs))
+        return atomic_write_folder(Path(export_root), lambda folder: export(folder, *args, **kwargs))
 
     def _warn_of_generic_class_name(self) -> None:
         """Say that an export has no class name: ``anomalib export --ckpt_path`` takes the checkpoint's, if any."""

@@ -73,7 +73,7 @@ def measure_category(model: openvino.CompiledModel, data: MVTecAD, title: str) -
                 mask=fit_mask(mask.squeeze(), tuple(anomaly_map.shape)),
             )
         )
-    return scores.figures()[0], seconds
+    return scores.compute_metrics()[0], seconds
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ class Variant:
     learning_rate: float = 1e-3
     projection_learning_rate: float = 1e-4
     decay: bool = True
-    query_only_share: float = 0.3
+    query_only_prob: float = 0.3
     image_loss_weight: float = 0.5
     value_attention: bool = False
 
@@ -53,8 +53,8 @@ VARIANTS = [
     replace(BASE, name="psi learning rate 1e-3", projection_learning_rate=1e-3),
     replace(BASE, name="psi learning rate 1e-5", projection_learning_rate=1e-5),
     replace(BASE, name="prompt learning rate 3e-3", learning_rate=3e-3),
-    replace(BASE, name="query_only_share 0 (paper)", query_only_share=0.0),
-    replace(BASE, name="query_only_share 0.5", query_only_share=0.5),
+    replace(BASE, name="query_only_prob 0 (paper)", query_only_prob=0.0),
+    replace(BASE, name="query_only_prob 0.5", query_only_prob=0.5),
     replace(BASE, name="image_loss_weight 0 (paper)", image_loss_weight=0.0),
     replace(BASE, name="image_loss_weight 1", image_loss_weight=1.0),
     replace(BASE, name="value-value attention", value_attention=True),
@@ -140,7 +140,7 @@ def train(model: GenCLIPModel, split: Split, variant: Variant, epochs: int) -> N
     model.train()
     for _ in track(range(epochs), variant.name):
         for index in torch.randperm(len(names)).split(BATCH):
-            query_only = torch.rand(len(index)) < variant.query_only_share
+            query_only = torch.rand(len(index)) < variant.query_only_prob
             value = loss(*model.training_logits(index, names[index], query_only), split.masks[index])
             optimizer.zero_grad()
             value.backward()
@@ -161,7 +161,7 @@ def predict(model: GenCLIPModel, split: Split) -> Iterator[tuple[str, Tensor, Te
         yield category, maps, top, cls, split.masks[index]
 
 
-def figures(model: GenCLIPModel, split: Split) -> dict[str, float]:
+def compute_metrics(model: GenCLIPModel, split: Split) -> dict[str, float]:
     """Compute mean figures over the categories, in percent; the image AUROC for each ``w``."""
     rows: list[dict[str, float]] = []
     for _, maps, top, cls, masks in predict(model, split):
@@ -170,7 +170,7 @@ def figures(model: GenCLIPModel, split: Split) -> dict[str, float]:
         scores = CategoryScores()
         for i, (anomaly_map, mask) in enumerate(zip(maps.squeeze(1), masks > 0, strict=True)):
             scores.add(ImageScores(str(i), float(top[i]), bool(labels[i]), anomaly_map, mask))
-        values, _ = scores.figures()
+        values, _ = scores.compute_metrics()
         rows.append({**row, "pixel AUROC": values["pixel_AUROC"], "AUPRO": values["pixel_AUPRO"]})
     return {key: 100 * sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
@@ -180,16 +180,16 @@ def rows_of(variant: Variant, source: Split, target: Split, epochs: int) -> Iter
     torch.manual_seed(0)
     model = GenCLIPModel("tiny", None)
     if variant is BASE:
-        yield "untrained", figures(model.eval(), target)
+        yield "untrained", compute_metrics(model.eval(), target)
     train(model, source, variant, epochs)
     for branches in ("both", "vision", "query"):
         model.branches = branches
-        yield f"{variant.name}, {branches}", figures(model, target)
+        yield f"{variant.name}, {branches}", compute_metrics(model, target)
     if variant is BASE:
         model.branches = "both"
         for sigma in (1.0, 2.0, 4.0, 6.0):
             model.smoothing = gaussian_blur(sigma)
-            yield f"{variant.name}, smoothing {sigma}", figures(model, target)
+            yield f"{variant.name}, smoothing {sigma}", compute_metrics(model, target)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from anomalib_genclip.utils.loaders import running_loaders
-from anomalib_genclip.utils.text import some
+from anomalib_genclip.utils.text import summarize
 
 logger = logging.getLogger(__name__)
 
@@ -201,4 +201,4 @@ def _warn_of_files_left_out(images: list[Path]) -> None:
     ]
     if others:
         text = "%d file(s) are left out: anomalib reads no images with such endings: %s."
-        logger.warning(text, len(others), some(others))
+        logger.warning(text, len(others), summarize(others))

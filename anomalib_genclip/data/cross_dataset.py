@@ -27,7 +27,7 @@ from anomalib_genclip.data.categories import (
 )
 from anomalib_genclip.data.category_dataset import CategoryDataset, CategoryPart
 from anomalib_genclip.utils.settings import check_numbers, check_whole_numbers
-from anomalib_genclip.utils.text import some
+from anomalib_genclip.utils.text import summarize
 
 logger = logging.getLogger(__name__)
 
@@ -289,7 +289,7 @@ def _require_masks(source: list[CategoryPart]) -> None:
     for part in source:
         if images := _anomalous_without_mask(part):
             msg = (
-                f"{len(images)} anomalous images of the source {_names([part])} have no mask: {some(images)}. "
+                f"{len(images)} anomalous images of the source {_names([part])} have no mask: {summarize(images)}. "
                 "Training needs a mask for each; for a Folder, give mask_dir."
             )
             raise ValueError(msg)
@@ -317,7 +317,7 @@ def _warn_about_shared_images(source: list[CategoryPart], target: list[CategoryP
         logger.warning(
             "%d images are in both the source and the target, so this is no zero-shot test: %s.",
             len(shared),
-            some(shared),
+            summarize(shared),
         )
 
 

@@ -35,7 +35,7 @@ class ImageScores:
     anomaly_map: Tensor | None
     mask: Tensor | None
 
-    def image_gap(self) -> str | None:
+    def exclusion_reason(self) -> str | None:
         """Why the image cannot take part in the image metrics, or None."""
         if self.score is None:
             return NO_SCORE
@@ -43,7 +43,7 @@ class ImageScores:
             return NO_LABEL
         return None if torch.tensor(self.score).isfinite() else BAD_SCORE
 
-    def pixel_gap(self) -> str | None:
+    def pixel_exclusion_reason(self) -> str | None:
         """Why the image cannot take part in the pixel metrics, or None."""
         if self.anomaly_map is None:
             return NO_MAP
@@ -89,17 +89,17 @@ class CategoryScores:
             self.repeated += 1
             return 0
         self.seen.add(image.identity)
-        image_gap, pixel_gap = image.image_gap(), image.pixel_gap()
-        for gap in filter(None, (image_gap, pixel_gap)):
+        exclusion_reason, pixel_exclusion_reason = image.exclusion_reason(), image.pixel_exclusion_reason()
+        for gap in filter(None, (exclusion_reason, pixel_exclusion_reason)):
             self.gaps.setdefault(gap, set()).add(image.identity)
-        if image.score is not None and image.label is not None and image_gap is None:
+        if image.score is not None and image.label is not None and exclusion_reason is None:
             self.images[image.identity] = (image.score, image.label)
-        if image.anomaly_map is not None and image.mask is not None and pixel_gap is None:
+        if image.anomaly_map is not None and image.mask is not None and pixel_exclusion_reason is None:
             self.maps[image.identity] = (image.anomaly_map, image.mask)
             return image.mask.numel()
         return 0
 
-    def fold(self, keep: str | None = None) -> None:
+    def to_histogram(self, keep: str | None = None) -> None:
         """Move maps into the histogram, all but that of the image ``keep``."""
         for identity in [identity for identity in self.maps if identity != keep]:
             self.histogram = self.histogram or ScoreHistogram()
@@ -126,7 +126,7 @@ class CategoryScores:
             del whole.maps[identity]
         return whole
 
-    def figures(self) -> tuple[dict[str, float], list[str]]:
+    def compute_metrics(self) -> tuple[dict[str, float], list[str]]:
         """The category's figures and what has to be said about them.
 
         Returns:
@@ -163,9 +163,9 @@ class CategoryScores:
             return {}, left_out
         if self.maps and len({mask.shape for _, mask in self.maps.values()}) > 1:
             left_out.append("pixel metrics are streaming ones: maps differ in size, which anomalib's AUPRO cannot take")
-            self.fold()
+            self.to_histogram()
         if self.histogram:
-            self.fold()
+            self.to_histogram()
             normal, anomalous = self.histogram.num_normal, self.histogram.num_anomalous
         else:
             anomalous = sum(int(mask.sum()) for _, mask in self.maps.values())

@@ -113,13 +113,13 @@ class CategoryEvaluator(Evaluator):
             self._pixels += self._categories.setdefault(key, CategoryScores()).add(image)
             if self._pixels > budget:
                 self._streaming = True
-                self._fold(keep=image.identity)
+                self._to_histograms(keep=image.identity)
 
-    def _fold(self, keep: str) -> None:
+    def _to_histograms(self, keep: str) -> None:
         # The newest image stays out of the histograms: should the distributed sampler have repeated it to give every
         # process the same number of images, it is the process's last and can still be dropped.
         for category in self._categories.values():
-            category.fold(keep)
+            category.to_histogram(keep)
 
     def _images(self, batch: ImageBatch, rank: int) -> list[ImageScores]:
         """The batch's images, copied to the CPU."""
@@ -165,19 +165,19 @@ class CategoryEvaluator(Evaluator):
 
     def _evaluate(self, others: Processes) -> EvaluationResult:
         """Figures over the images of all processes; the first one computes, category by category."""
-        streaming = any(others.all_have(self._streaming))
-        keys = sorted(set().union(*others.all_have(list(self._categories))))
+        streaming = any(others.all_gather(self._streaming))
+        keys = sorted(set().union(*others.all_gather(list(self._categories))))
         result = EvaluationResult({}, mode="streaming" if streaming else "exact")
         for key, name in zip(keys, _display_names(keys), strict=True):
-            parts = others.first_has(self._categories.pop(key, CategoryScores()))
+            parts = others.gather(self._categories.pop(key, CategoryScores()))
             if not parts:
                 continue
             category = CategoryScores.union(parts)
             if streaming:
-                category.fold()
-            result.categories[name], notes = category.figures()
+                category.to_histogram()
+            result.categories[name], notes = category.compute_metrics()
             result.notes.extend(f"{name}: {note}" for note in notes)
-        return others.from_first(result)
+        return others.broadcast(result)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report, once the progress bar is out of the way."""

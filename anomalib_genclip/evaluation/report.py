@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.files import atomic_write
 from anomalib_genclip.utils.text import markdown_table
 
 from .chart import draw_chart
@@ -106,7 +106,7 @@ def write_report(result: EvaluationResult, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [write_whole(folder / name, content) for name, content in files.items()]
+        paths = [atomic_write(folder / name, content) for name, content in files.items()]
     except OSError as error:
         logger.warning("The report could not be written to %s: %s", folder, error)
         return []

@@ -38,7 +38,7 @@ from anomalib_genclip.callbacks.synthetic_anomalies import makes_anomalies
 from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.data.batch import CategoryBatch, CategoryItem
 from anomalib_genclip.utils.distributed import Processes, processes
-from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.files import atomic_write
 from anomalib_genclip.utils.tensors import digest
 
 if TYPE_CHECKING:
@@ -262,14 +262,14 @@ class _Writer:
         for part, dataset in enumerate(datasets):
             if rows := [row for at, row in share if at == part]:
                 self._write(dataset, {row: entries[part][row] for row in rows})
-        others.all_have(None)  # nobody reads before everybody has written
+        others.all_gather(None)  # nobody reads before everybody has written
         return [[entry.path for entry in part] for part in entries]
 
     def _entries(self, dataset: AnomalibDataset, others: Processes) -> list[_Entry]:
         """Find each sample's place and look what is there; the processes share the reading."""
         settings = _hash(self.settings, type(dataset).__name__, dataset.task, repr(dataset.augmentations))
         rows = list(dataset.samples.itertuples(index=False))
-        shares = others.all_have([self._entry(settings, row) for row in rows[others.rank :: others.number]])
+        shares = others.all_gather([self._entry(settings, row) for row in rows[others.rank :: others.number]])
         return [shares[index % others.number][index // others.number] for index in range(len(rows))]
 
     def _entry(self, settings: str, row: Any) -> _Entry:  # noqa: ANN401  # a row of a table
@@ -299,7 +299,7 @@ class _Writer:
             return
         with _readable_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            free = others.from_first(shutil.disk_usage(self.folder).free)
+            free = others.broadcast(shutil.disk_usage(self.folder).free)
         needed = len(missing) * self._bytes_per_image()
         what = f"{needed / 1e9:.2f} GB for {len(missing)} of {total} images"
         if needed > free:
@@ -334,7 +334,7 @@ class _Writer:
                 metadata = {"key": entry.key, "checksum": digest(tensors, {})}
                 with _readable_errors(self.folder):
                     # Waiting for the disk is no use: what a power failure leaves is found by its checksum.
-                    write_whole(entry.path, save(tensors, {"feature_cache": json.dumps(metadata)}), sync=False)
+                    atomic_write(entry.path, save(tensors, {"feature_cache": json.dumps(metadata)}), sync=False)
 
     def _features(self, batch: ImageBatch) -> Iterator[dict[str, Tensor]]:
         """Run the vision tower on a batch as training does: one dictionary of tensors per image."""

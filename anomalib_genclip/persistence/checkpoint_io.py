@@ -13,7 +13,7 @@ from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.utils.serialization import anomalib_safe_globals
 from torch import Tensor
 
-from anomalib_genclip.utils.files import check_archive, is_file, why_unreadable, write_whole
+from anomalib_genclip.utils.files import atomic_write, check_archive, is_file, why_unreadable
 from anomalib_genclip.utils.tensors import check_finite, digest
 
 FROZEN = "model.clip."  # keys of CLIP's tensors, which are no part of a checkpoint
@@ -76,7 +76,7 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(Path(path), content.getvalue())
+        atomic_write(Path(path), content.getvalue())
 
 
 def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.files import atomic_write
 from anomalib_genclip.utils.tensors import check_finite, digest
 
 FORMAT = "anomalib-genclip"
@@ -22,7 +22,7 @@ BUNDLED = {"tiny-demo": "demo/assets/tiny_demo.safetensors"}
 
 
 @dataclass(frozen=True)
-class Fit:
+class ModelSignature:
     """What learned tensors fit to: compared whenever they are loaded.
 
     Args:
@@ -40,7 +40,7 @@ class Fit:
     query_length: int
 
     @classmethod
-    def parse(cls, description: Any, source: str) -> "Fit":  # noqa: ANN401  # whatever was in the file
+    def parse(cls, description: Any, source: str) -> "ModelSignature":  # noqa: ANN401  # whatever was in the file
         """Make one of plain data, of which other entries are left alone.
 
         Raises:
@@ -54,11 +54,11 @@ class Fit:
             raise ValueError(msg)
         return cls(**parts)
 
-    def check(self, other: "Fit", source: str) -> None:
+    def check(self, other: "ModelSignature", source: str) -> None:
         """Refuse tensors that were learned for another model.
 
         Args:
-            other (Fit): What the tensors were learned for.
+            other (ModelSignature): What the tensors were learned for.
             source (str): Where they come from, for the message.
 
         Raises:
@@ -81,7 +81,7 @@ class LearnedWeights:
     """Contents of a prompts file.
 
     Args:
-        fit (Fit): What the tensors fit to.
+        signature (ModelSignature): What the tensors fit to.
         pretrained (str | None): The ``pretrained`` argument of the training run; a file by its name only.
         image_size (tuple[int, int]): Height and width of the training images.
         trained_on (str): Name of the training data, as a note for the reader.
@@ -90,7 +90,7 @@ class LearnedWeights:
         source (str): Where this came from.
     """
 
-    fit: Fit
+    signature: ModelSignature
     pretrained: str | None
     image_size: tuple[int, int]
     trained_on: str
@@ -118,7 +118,7 @@ class LearnedWeights:
         metadata: dict[str, Any] = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
-            "fit": asdict(self.fit),
+            "signature": asdict(self.signature),
             "pretrained": self.pretrained,
             "image_size": list(self.image_size),
             "trained_on": self.trained_on,
@@ -127,7 +127,7 @@ class LearnedWeights:
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         metadata["digest"] = digest(tensors, metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return write_whole(path, save(tensors, {"genclip": json.dumps(metadata)}))
+        return atomic_write(path, save(tensors, {"genclip": json.dumps(metadata)}))
 
 
 def load_weights(path: str | Path) -> LearnedWeights:
@@ -175,7 +175,7 @@ def _parse(metadata: Any, tensors: dict[str, Tensor], source: str) -> LearnedWei
     try:
         _in_unit_interval(tensors["score_weight"], "weight of the image score", source)
         return LearnedWeights(
-            fit=Fit.parse(metadata["fit"], source),
+            signature=ModelSignature.parse(metadata["signature"], source),
             pretrained=_plain_name(metadata["pretrained"], source),
             image_size=_two_numbers(metadata["image_size"], source),
             trained_on=str(metadata["trained_on"]),

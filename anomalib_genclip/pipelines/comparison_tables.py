@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from anomalib_genclip.evaluation.result import METRIC_NAMES
-from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.files import atomic_write
 
 from .plot import draw_accuracy_against_speed
 from .tables import NOTE, ResultTable, Row
@@ -65,7 +65,7 @@ class ComparisonTables:
         models.print()
         models.write(self.folder, "comparison")
         self.categories.write(self.folder, "comparison_by_category")
-        write_whole(self.folder / "comparison.png", draw_accuracy_against_speed(models.rows))
+        atomic_write(self.folder / "comparison.png", draw_accuracy_against_speed(models.rows))
         print(f"Tables and plot: {self.folder}/comparison.*, comparison_by_category.*")
 
 

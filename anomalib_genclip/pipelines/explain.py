@@ -26,7 +26,7 @@ from anomalib_genclip.components.anomaly_map import upsample
 from anomalib_genclip.components.class_names import GENERIC
 from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
-from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.files import atomic_write
 
 BRANCH_TITLES = {"vision": "vision-enhanced branch", "query": "query-only branch"}
 
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mask = None if args.mask is None else read_mask(args.mask, as_tensor=True)
     output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(output, draw(decision, caption, mask))
+    atomic_write(output, draw(decision, caption, mask))
     print(f"{caption}\n{output}")  # the command's result
     return 0
 

@@ -14,7 +14,7 @@ from anomalib_genclip import __version__
 from anomalib_genclip.clip.backbone import TINY
 from anomalib_genclip.demo.tiny_clip import TINY_CLIP_FILE
 from anomalib_genclip.persistence.prompts_file import BUNDLED
-from anomalib_genclip.utils.files import is_file, write_whole
+from anomalib_genclip.utils.files import atomic_write, is_file
 
 logger = logging.getLogger(__name__)
 
@@ -77,4 +77,4 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result, whole or not at all."""
     result = json.loads(json.dumps(result))  # as it will be read: names become text
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps({"result": result, "digest": _text_digest(result)}, indent=2).encode())
+    atomic_write(path, json.dumps({"result": result, "digest": _text_digest(result)}, indent=2).encode())

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from anomalib_genclip.evaluation.result import METRIC_NAMES
-from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.files import atomic_write
 from anomalib_genclip.utils.text import markdown_table
 
 Row = dict[str, Any]
@@ -89,7 +89,7 @@ class ResultTable:
         folder.mkdir(parents=True, exist_ok=True)
         contents = {"csv": self.as_csv(), "json": self.as_json(), "md": self.as_markdown()}
         for ending, text in contents.items():
-            write_whole(folder / f"{stem}.{ending}", text.encode())
+            atomic_write(folder / f"{stem}.{ending}", text.encode())
         return [folder / f"{stem}.{ending}" for ending in contents]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from anomalib.data import get_datamodule
 from lightning import seed_everything
 
-from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.files import atomic_write
 
 from .ablated import ablated
 from .measured_job import MeasuredJob, build_model, build_target, make_engine
@@ -135,7 +135,7 @@ def main() -> None:
     """Entry point of :func:`run_isolated`'s process: settings, file for the result, file for the log."""
     settings, answer, log = sys.argv[1:]
     result = run_here(json.loads(settings), Path(log))
-    write_whole(Path(answer), json.dumps(result).encode(), sync=False)
+    atomic_write(Path(answer), json.dumps(result).encode(), sync=False)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from anomalib.visualization import ImageVisualizer
 from PIL import Image
 
 from anomalib_genclip.utils.distributed import number_of_own_images, processes
-from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.files import atomic_write
 from anomalib_genclip.utils.loaders import as_list, datamodule_of
 
 # The model imports this module while anomalib.models may be half imported.
@@ -77,7 +77,7 @@ class CategoryVisualizer(ImageVisualizer):
         with processes() as others:
             root = self.output_dir if self.output_dir is not None else Path(trainer.default_root_dir) / "images"
             # anomalib gives each process a results folder of its own.
-            self._root = Path(others.from_first(str(root)))
+            self._root = Path(others.broadcast(str(root)))
             self._prefix = f"process{others.rank}_" if others.number > 1 else ""
 
     def on_test_batch_end(
@@ -104,7 +104,7 @@ class CategoryVisualizer(ImageVisualizer):
             tail = self._tail(item, group) or Path(f"{self._prefix}{dataloader_idx}_{batch_idx}_{index}.png")
             file = _with_known_ending(self._root.joinpath(*map(_folder_name, filter(None, group)), tail))
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, _encoded(picture, file.suffix), sync=False)
+            atomic_write(file, _encoded(picture, file.suffix), sync=False)
 
     def _tail(self, item: ImageItem, group: _Group) -> Path | None:
         """Return folder and file name of an item's picture, ``None`` without a path."""

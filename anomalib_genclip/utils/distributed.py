@@ -21,14 +21,14 @@ class Processes:
         self.rank = distributed.get_rank(group) if group else 0
         self.number = distributed.get_world_size(group) if group else 1
 
-    def all_have(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """Every process's value, in every process."""
         values = [value] * self.number
         if self.group:
             distributed.all_gather_object(values, value, group=self.group)
         return values
 
-    def first_has(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
         """Every process's value in the first process, an empty list in the others."""
         if not self.group:
             return [value]
@@ -36,7 +36,7 @@ class Processes:
         distributed.gather_object(value, values or None, dst=0, group=self.group)
         return values
 
-    def from_first(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The first process's value, in every process."""
         if not self.group:
             return value

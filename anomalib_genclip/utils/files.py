@@ -57,7 +57,7 @@ def check_archive(path: Path) -> None:
         raise ValueError(msg)
 
 
-def write_whole(path: Path, content: bytes, *, sync: bool = True) -> Path:
+def atomic_write(path: Path, content: bytes, *, sync: bool = True) -> Path:
     """Write a file so that a reader, or an interruption, never sees half of it.
 
     Args:
@@ -92,7 +92,7 @@ def write_whole(path: Path, content: bytes, *, sync: bool = True) -> Path:
     return path
 
 
-def write_folder_whole(target: Path, write: Callable[[Path], Path]) -> Path:
+def atomic_write_folder(target: Path, write: Callable[[Path], Path]) -> Path:
     """Write files for a folder, and put them there when all of them are written.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 _SHOWN = 5
 
 
-def some(values: Iterable[object]) -> str:
+def summarize(values: Iterable[object]) -> str:
     """Show the first few values and say how many more there are."""
     values = list(values)
     more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import anomalib.models
-import data_trees
 import numpy as np
 import pytest
 import torch
@@ -19,8 +18,9 @@ from anomalib.engine import Engine
 from anomalib.metrics import AUROC, Evaluator
 from anomalib.pipelines.tiled_ensemble import EvalTiledEnsemble, TrainTiledEnsemble
 from anomalib.post_processing import PostProcessor
+from helpers import data_trees
+from helpers.prompts_files import rewritten
 from lightning.pytorch import Callback
-from prompts_files import rewritten
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import Resize
@@ -502,7 +502,7 @@ def test_prompts_file_is_small_at_real_size():
     [
         ({"branches": "text"}, "both, vision, query"),
         ({"anomaly_source": "none"}, "auto, labels, synthetic"),
-        ({"query_only_share": 1.5}, "between 0 and 1"),
+        ({"query_only_prob": 1.5}, "between 0 and 1"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0"),
         ({"projection_learning_rate": float("nan")}, "projection_learning_rate=nan"),
         ({"image_loss_weight": -1}, "image_loss_weight"),
@@ -626,11 +626,11 @@ def test_checkpoint_is_read_from_an_open_file_and_with_the_types_of_a_subclass(t
 
 
 def test_settings_of_numpy_and_hidden_ones_stay_out_of_the_checkpoint(tmp_path):
-    model = build(learning_rate=np.float32(0.5), epochs=np.int64(3), query_only_share=np.float64(0.5))
+    model = build(learning_rate=np.float32(0.5), epochs=np.int64(3), query_only_prob=np.float64(0.5))
     model.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"  # as LightningCLI does
     save_checkpoint(model, tmp_path / "model.ckpt")
     again = GenCLIP.load_from_checkpoint(tmp_path / "model.ckpt")
-    assert (again.learning_rate, again.epochs, again.query_only_share) == (0.5, 3, 0.5)
+    assert (again.learning_rate, again.epochs, again.query_only_prob) == (0.5, 3, 0.5)
 
 
 def test_validation_step_needs_no_trainer():
@@ -646,7 +646,7 @@ def test_prompts_know_that_their_clip_had_quickgelu(tmp_path):
     model.save_weights(tmp_path / "prompts.safetensors")
     again = GenCLIP(weights=tmp_path / "prompts.safetensors", visualizer=False)
     assert again.model.fingerprint == model.model.fingerprint
-    assert again.fit_description.backbone == "ViT-S-32-alt-quickgelu"
+    assert again.signature.backbone == "ViT-S-32-alt-quickgelu"
 
 
 # Zero-shot

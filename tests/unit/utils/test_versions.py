@@ -11,8 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from anomalib_genclip import versions
 from anomalib_genclip.clip.backbone import backbone_spec, load_clip
+from anomalib_genclip.utils import versions
 
 TESTED = {"anomalib": "2.7.0", "torch": "2.13.0+cpu", "open_clip_torch": "2.26.1"}
 

@@ -11,11 +11,11 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import data_trees
 import pytest
 import torch
 from anomalib.engine import Engine
 from anomalib.pre_processing import PreProcessor
+from helpers import data_trees
 from lightning.pytorch import Callback
 from PIL import Image
 from safetensors import safe_open
@@ -267,7 +267,7 @@ def test_size_is_announced_before_it_is_written(tmp_path, monkeypatch):
     notes = []
     monkeypatch.setattr(feature_cache, "rank_zero_info", notes.append)
     written = []
-    monkeypatch.setattr(feature_cache, "write_whole", lambda *_, **__: written.append(len(notes)))
+    monkeypatch.setattr(feature_cache, "atomic_write", lambda *_, **__: written.append(len(notes)))
     monkeypatch.setattr(feature_cache, "FeatureDataset", lambda dataset, _: dataset)
     fit(cross(tmp_path / "data"), tmp_path / "results", epochs=1, feature_cache=tmp_path / "cache")
     assert "Feature cache: writing 0.00 GB for 14 of 14 images to" in notes[0]
@@ -286,14 +286,14 @@ def test_disk_that_fills_up_is_one_clear_error(tmp_path, monkeypatch):
         del path, content
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(feature_cache, "write_whole", full)
+    monkeypatch.setattr(feature_cache, "atomic_write", full)
     with pytest.raises(OSError, match=r"feature cache cannot be written to .*No space left.*another folder"):
         fit(cross(tmp_path / "data"), tmp_path / "results", feature_cache=tmp_path / "cache")
 
 
 def test_interruption_leaves_whole_files_that_are_used_again(tmp_path, tower_images, monkeypatch):
     data, cache = cross(tmp_path / "data"), tmp_path / "cache"
-    write, count = feature_cache.write_whole, []
+    write, count = feature_cache.atomic_write, []
 
     def interrupted(path, content, **kwargs):
         count.append(path)
@@ -301,12 +301,12 @@ def test_interruption_leaves_whole_files_that_are_used_again(tmp_path, tower_ima
             raise RuntimeError
         return write(path, content, **kwargs)
 
-    monkeypatch.setattr(feature_cache, "write_whole", interrupted)
+    monkeypatch.setattr(feature_cache, "atomic_write", interrupted)
     with pytest.raises(RuntimeError):
         fit(data, tmp_path / "first", feature_cache=cache)
     assert sorted(path for path in cache.rglob("*") if path.is_file()) == list(entries(cache))
     assert len(entries(cache)) == 5
-    monkeypatch.setattr(feature_cache, "write_whole", write)
+    monkeypatch.setattr(feature_cache, "atomic_write", write)
     tower_images.clear()
     fit(data, tmp_path / "second", epochs=1, feature_cache=cache)
     assert sum(tower_images) == 14 - 5

@@ -14,7 +14,7 @@ from anomalib.data import ImageBatch, InferenceBatch, PredictDataset
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule
 from anomalib.visualization import ImageVisualizer
-from data_trees import folder, mpdd, mvtec_ad, write_normal
+from helpers.data_trees import folder, mpdd, mvtec_ad, write_normal
 from pandas import DataFrame
 from torch.utils.data import DataLoader
 

@@ -27,7 +27,7 @@ from anomalib_genclip.processing.pre_processor import AntialiasedPreProcessor, M
 
 FORMATS = {"torch": [], "onnx": ["onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO computes in bfloat16 where the processor can
-EXAMPLE = Path(__file__).parents[1] / "examples" / "onnx_inference.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_inference.py"
 BOTH_OUTCOMES = "both"  # the batch in which CNF keeps one name and drops another
 
 
@@ -96,7 +96,7 @@ def exported(tmp_path_factory):
 def run_file(path, inputs, folder):
     """Run an exported file in its own process."""
     outputs = folder / "outputs.npz"
-    runner = Path(__file__).parent / "run_exported.py"
+    runner = Path(__file__).parents[1] / "helpers" / "run_exported.py"
     done = subprocess.run([sys.executable, runner, path, inputs, outputs], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return np.load(outputs)

@@ -70,7 +70,7 @@ CHECKED = (
     "smoothing_sigma",
     "learning_rate",
     "projection_learning_rate",
-    "query_only_share",
+    "query_only_prob",
     "image_loss_weight",
     "anomaly_source",
     "epochs",
@@ -179,7 +179,7 @@ def test_longer_prompts_leave_less_room_for_the_name(name, state):
 @QUICK
 def test_numbers_are_within_their_bounds(value):
     number = is_number(value)
-    assert (not build(query_only_share=value)) == (number and 0 <= value <= 1)
+    assert (not build(query_only_prob=value)) == (number and 0 <= value <= 1)
     assert (not build(learning_rate=value)) == (number and value >= 0)
     # A wider blur than the map would be an error at the first image.
     assert (not build(smoothing_sigma=value)) == (number and 0 <= value <= 63 / 4)

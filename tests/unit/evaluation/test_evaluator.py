@@ -477,8 +477,8 @@ def test_union_names_what_two_processes_have_folded():
     mask[0] = True
     for half in halves:
         half.add(ImageScores("a", 0.5, label=True, anomaly_map=torch.rand(4, 4), mask=mask))
-        half.fold()
-    values, notes = CategoryScores.union(halves).figures()
+        half.to_histogram()
+    values, notes = CategoryScores.union(halves).compute_metrics()
     assert "pixel_AUROC" in values
     assert any("counted by two processes" in note for note in notes)
 

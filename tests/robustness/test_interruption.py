@@ -11,22 +11,22 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import data_trees
 import numpy as np
 import pytest
 import torch
 from anomalib.engine import Engine
+from helpers import data_trees
+from helpers.run_training import train
 from lightning.pytorch import seed_everything
 from PIL import Image
-from run_training import train
 from safetensors.torch import load_file
 
 from anomalib_genclip import GenCLIP
 from anomalib_genclip.callbacks.synthetic_anomalies import PerlinAnomalies
 from anomalib_genclip.persistence.checkpoint_io import GenCLIPCheckpointIO
-from anomalib_genclip.utils.files import write_whole
+from anomalib_genclip.utils.files import atomic_write
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 STEPS = {"labels": 15, "synthetic": 18}  # of three epochs
 
 
@@ -39,8 +39,8 @@ def checkpoint(root: Path, out: str) -> str:
 def run_apart(root: Path, **run) -> subprocess.CompletedProcess:
     """Train in a process of its own."""
     settings = json.dumps({"root": str(root), **run})
-    command = [sys.executable, str(TESTS / "run_training.py"), settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # loaders fork
+    command = [sys.executable, "-m", "helpers.run_training", settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}  # loaders fork
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -173,22 +173,22 @@ def test_a_picture_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
     path = tmp_path / ("x" * 251 + ".png")
-    assert write_whole(path, b"1").read_bytes() == b"1"
+    assert atomic_write(path, b"1").read_bytes() == b"1"
 
 
 def test_an_error_names_the_file_alone(tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError, match=rf"'{tmp_path}/taken'$"):
-        write_whole(tmp_path / "taken", b"1")
+        atomic_write(tmp_path / "taken", b"1")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_threads_that_write_one_file_leave_one_of_its_contents(tmp_path):
     path = tmp_path / "entry"
     contents = [bytes([number]) * 2_000_000 for number in range(4)]
-    write_whole(path, contents[0], sync=False)
+    atomic_write(path, contents[0], sync=False)
     with ThreadPoolExecutor(4) as pool:
-        written = [pool.submit(write_whole, path, content, sync=False) for content in contents * 5]
+        written = [pool.submit(atomic_write, path, content, sync=False) for content in contents * 5]
         while not all(job.done() for job in written):
             assert path.read_bytes() in contents
     assert [job.result() for job in written] == [path] * 20
@@ -214,13 +214,13 @@ def test_export_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_a_process_killed_while_it_writes_leaves_the_last_good_file(tmp_path):
     path = tmp_path / "model.ckpt"
-    write_whole(path, b"good")
+    atomic_write(path, b"good")
     code = (
         "import os, signal, pathlib, anomalib_genclip.utils.files as files\n"
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"files.write_whole(pathlib.Path({str(path)!r}), b'new')"
+        f"files.atomic_write(pathlib.Path({str(path)!r}), b'new')"
     )
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert killed.returncode == -9
     assert path.read_bytes() == b"good"
-    assert write_whole(path, b"new").read_bytes() == b"new"
+    assert atomic_write(path, b"new").read_bytes() == b"new"

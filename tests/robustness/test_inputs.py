@@ -7,19 +7,19 @@ import logging
 import runpy
 from pathlib import Path
 
-import data_trees
 import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch, PredictDataset
 from anomalib.engine import Engine
+from helpers import data_trees
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from anomalib_genclip import CrossDataset, GenCLIP
 from anomalib_genclip.components.loss import GenCLIPLoss
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SETTINGS = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 

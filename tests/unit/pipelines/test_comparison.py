@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
 
-import data_trees
 import pytest
 import torch
 import yaml
@@ -22,6 +21,7 @@ from anomalib.engine import Engine
 from anomalib.models import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
+from helpers import data_trees
 from PIL import Image
 from torchvision.transforms.v2 import Compose, Resize
 
@@ -40,7 +40,7 @@ from anomalib_genclip.pipelines.tables import ResultTable
 
 SMALL = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}
 LOADING = {"num_workers": 0, "eval_batch_size": 4}
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 class DarkestChannel(torch.nn.Module):

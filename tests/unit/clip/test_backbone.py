@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from anomalib_genclip import backbone as backbones
+from anomalib_genclip.clip import backbone as backbones
 from anomalib_genclip.clip.backbone import (
     backbone_spec,
     fingerprint,

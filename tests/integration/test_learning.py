@@ -47,7 +47,7 @@ def from_nothing(seed: int = 0) -> GenCLIP:
     return model
 
 
-def figures(model: GenCLIP, data: CrossDataset, folder) -> dict[str, float]:
+def compute_metrics(model: GenCLIP, data: CrossDataset, folder) -> dict[str, float]:
     """Test a model."""
     return engine(folder).test(model, datamodule=data)[0]
 
@@ -55,7 +55,7 @@ def figures(model: GenCLIP, data: CrossDataset, folder) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def untrained(data, tmp_path_factory) -> dict[str, float]:
     """Figures before training."""
-    return figures(from_nothing(), data, tmp_path_factory.mktemp("untrained"))
+    return compute_metrics(from_nothing(), data, tmp_path_factory.mktemp("untrained"))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_training_lowers_the_loss(trained):
 
 
 def test_training_finds_more_on_unseen_categories(trained, untrained, data, tmp_path):
-    result = figures(trained[0], data, tmp_path)
+    result = compute_metrics(trained[0], data, tmp_path)
     print({key: (round(untrained[key], 3), round(result[key], 3)) for key in untrained if "/" not in key})
     assert learns(result, untrained)
 
@@ -90,6 +90,6 @@ def test_the_same_check_fails_when_training_is_undone(trained, untrained, data, 
         key: value.clone() for key, value in model.state_dict().items() if "prompts" in key or "projections" in key
     }
     model.load_state_dict(trained[0].state_dict())
-    assert learns(figures(model, data, tmp_path / "trained"), untrained)
+    assert learns(compute_metrics(model, data, tmp_path / "trained"), untrained)
     model.load_state_dict({**model.state_dict(), **undone})
-    assert not learns(figures(model, data, tmp_path / "undone"), untrained)
+    assert not learns(compute_metrics(model, data, tmp_path / "undone"), untrained)

@@ -20,7 +20,7 @@ from anomalib_genclip.clip.backbone import backbone_spec, load_clip
 from anomalib_genclip.demo.synthetic import DEFECTS_OF, UNSEEN_BY_TINY, render
 from anomalib_genclip.demo.tiny_clip import TEXT, TINY_CLIP_FILE, TRAINED_IDS, tiny_config, tiny_state_dict
 
-EXPORT = Path(__file__).parents[1] / "examples" / "export_tiny_clip.py"
+EXPORT = Path(__file__).parents[3] / "examples" / "export_tiny_clip.py"
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
-import data_trees
 import pytest
 import torch
 import yaml
 from anomalib.data import ImageBatch
+from helpers import data_trees
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -185,7 +185,7 @@ def test_processes_end_with_equal_weights_and_right_class_names(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"query_only_share": 1.0}, {"query_only_share": 0.0, "image_loss_weight": 0.0}, {"branches": "query"}],
+    [{}, {"query_only_prob": 1.0}, {"query_only_prob": 0.0, "image_loss_weight": 0.0}, {"branches": "query"}],
 )
 def test_every_learned_parameter_has_a_part_in_the_loss(settings):
     """Or else the processes would wait for its gradient, and plain ``ddp`` would stop with an error."""

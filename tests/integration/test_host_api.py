@@ -12,7 +12,6 @@ objects. The same is done here, and once more through the command line. What the
 import json
 from pathlib import Path
 
-import data_trees
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ from anomalib.data import AnomalibDataModule, MVTecAD
 from anomalib.deploy import CompressionType, ExportType
 from anomalib.engine import Engine
 from anomalib.models import get_model
+from helpers import data_trees
 from PIL import Image
 
 from anomalib_genclip import GenCLIP

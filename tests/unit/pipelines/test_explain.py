@@ -5,9 +5,9 @@
 
 import io
 
-import data_trees
 import pytest
 import torch
+from helpers import data_trees
 from PIL import Image
 
 from anomalib_genclip import GenCLIP, explain

@@ -15,7 +15,7 @@ from anomalib.cli import AnomalibCLI
 from anomalib.data import AnomalibDataModule, Folder, ImageItem, MVTecAD
 from anomalib.data.datasets import MVTecADDataset
 from anomalib.data.utils import ValSplitMode
-from data_trees import SIZE, every_layout, folder, mpdd, mvtec_ad, visa
+from helpers.data_trees import SIZE, every_layout, folder, mpdd, mvtec_ad, visa
 from omegaconf import DictConfig
 from PIL import Image
 from torchvision.transforms.v2 import Resize
@@ -502,7 +502,7 @@ def test_from_the_settings_that_a_benchmark_hands_over(tmp_path: Path) -> None:
         cross(source, target, target_categories="cable")
 
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "data"
+CONFIGS = Path(__file__).parents[3] / "configs" / "data"
 
 
 @pytest.mark.parametrize(

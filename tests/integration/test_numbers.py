@@ -7,8 +7,8 @@ import pytest
 import torch
 from anomalib.data import ImageBatch
 from anomalib.engine import Engine
+from helpers.run_training import train
 from lightning.pytorch import Trainer, seed_everything
-from run_training import train
 from torch.utils.data import DataLoader
 
 from anomalib_genclip import GenCLIP

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import data_trees
 import pytest
 import torch
 from anomalib.engine import Engine
+from helpers import data_trees
+from helpers.prompts_files import rewritten
 from PIL import Image
-from prompts_files import rewritten
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
@@ -174,7 +174,7 @@ def test_prompts_with_flipped_bits_in_the_header_are_refused_by_name_or_the_same
 
 
 @pytest.mark.parametrize(
-    "change", [lambda m: [m], lambda _: "x", lambda m: {**m, "fit": 5}, lambda m: {**m, "fit": {}}]
+    "change", [lambda m: [m], lambda _: "x", lambda m: {**m, "signature": 5}, lambda m: {**m, "signature": {}}]
 )
 def test_prompts_with_another_description_are_refused_by_name(files, tmp_path, change):
     with pytest.raises(ValueError, match=r"changed\.safetensors"):
@@ -421,7 +421,7 @@ def test_prompts_do_not_name_weights_elsewhere(files, tmp_path, pretrained):
 
 @pytest.mark.parametrize("backbone", ["local-dir:/etc", "hf-hub:org/model", "../../x"])
 def test_prompts_do_not_name_backbones_elsewhere(files, tmp_path, backbone):
-    change = lambda m: {**m, "fit": {**m["fit"], "backbone": backbone}}  # noqa: E731
+    change = lambda m: {**m, "signature": {**m["signature"], "backbone": backbone}}  # noqa: E731
     path = rewritten(files.prompts, tmp_path / "p.safetensors", description=change)
     with pytest.raises(ValueError, match=r"Unknown backbone.*ViT-L-14-336"):
         GenCLIP(weights=path)

@@ -12,12 +12,12 @@ import signal
 import sys
 from pathlib import Path
 
-import data_trees
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, seed_everything
 
 from anomalib_genclip import CrossDataset, GenCLIP
+from helpers import data_trees
 
 
 class StopAt(Callback):

@@ -8,15 +8,15 @@ import shutil
 import sys
 from pathlib import Path
 
-import data_trees
 import pytest
 import yaml
 from anomalib.cli import AnomalibCLI
 from anomalib.data import get_datamodule
+from helpers import data_trees
 
 from anomalib_genclip.pipelines.comparison import complete_settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
