@@ -3,7 +3,7 @@
 
 """Train in a process of its own, which stops itself at a given step: run by test_interruption.py.
 
-python run_training.py '{"root": "data", "out": "results", "stop": 7}'
+python -m helpers.run_training '{"root": "data", "out": "results", "stop": 7}'
 """
 
 import json
