@@ -9,23 +9,16 @@ from typing import NamedTuple
 import torch
 from anomalib.data import InferenceBatch
 from kornia.filters import GaussianBlur2d
+from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from .clip.backbone import (
-    backbone_spec,
-    check_pretrained,
-    fingerprint,
-    full_name,
-    load_clip,
-    resolve_image_size,
-    resolve_layers,
-)
+from .clip.backbone import fingerprint, full_name
 from .clip.frozen_clip import FrozenCLIP, ImageTokens
 from .components.anomaly_map import abnormal_probability, similarity_logits, top_mean, upsample
 from .components.class_names import GENERIC, ClassNames, clean_class_name
 from .components.prompt_learner import PromptLearner
+from .model_settings import ModelSettings
 
-BRANCHES = ("both", "vision", "query")
 SCORE_WEIGHTS = (0.0, 0.25, 0.5)  # candidates for w (ours)
 
 
@@ -62,68 +55,52 @@ class GenCLIPModel(nn.Module):
     """GenCLIP (arXiv 2504.14919): learned general prompts over a frozen CLIP.
 
     Args:
-        backbone (str): A name of :func:`anomalib_genclip.clip.backbone.list_backbones`.
-        pretrained (str | None): An open_clip tag, a weights file, or ``None`` for random weights.
-        image_size (int | Sequence[int] | None): Side, or height and width, of the images in pixels. ``None`` gives
-            518 px in whole patches.
-        layers (Sequence[int] | None): Tapped blocks, counted from 1. ``None`` gives the four quarters.
-        state_length (int): ``n``, tokens of the normal and of the abnormal prompt.
-        query_length (int): ``q``, tokens of the general query prompt and of the vision prompts.
-        branches (str): "both", "vision" or "query": which branches make map and score.
-        class_name_filter (bool): Whether CNF may replace a class name by "object".
-        smoothing_sigma (float): Standard deviation of the Gaussian on the map in pixels of the input; 0 for none.
+        clip (CLIP): open_clip's model for the settings' image size, as :func:`~.clip.backbone.load_clip` returns it.
+            It is frozen and never trained.
+        settings (ModelSettings): Resolved settings.
 
-    Raises:
-        ValueError: If an argument does not fit the backbone. Nothing has been loaded then.
-        ConnectionError: If the CLIP weights cannot be downloaded.
+    Example:
+        >>> from anomalib_genclip.clip.backbone import load_clip
+        >>> from anomalib_genclip.model_settings import ModelSettings
+        >>> settings = ModelSettings.resolve(backbone="tiny")
+        >>> model = GenCLIPModel(load_clip(settings.spec, settings.pretrained, settings.image_size), settings)
     """
 
     query_features: Tensor
     score_weight: Tensor
     default_class: Tensor
 
-    def __init__(
-        self,
-        backbone: str,
-        pretrained: str | None,
-        image_size: int | Sequence[int] | None = None,
-        layers: Sequence[int] | None = None,
-        state_length: int = 4,
-        query_length: int = 4,
-        branches: str = "both",
-        class_name_filter: bool = True,
-        smoothing_sigma: float = 0.0,
-    ) -> None:
+    def __init__(self, clip: CLIP, settings: ModelSettings) -> None:
         super().__init__()
-        spec = backbone_spec(backbone)
-        check_pretrained(spec, pretrained)
-        self.image_size = resolve_image_size(spec, image_size)
-        self.layers = resolve_layers(spec, layers)
-        self.map_layers = self.layers  # those that make the map at inference; the ablation narrows them
-        self.branches = check_branches(branches)
-        self.class_name_filter = class_name_filter
-        check_prompt_lengths(state_length, query_length, spec.context_length)
+        spec = settings.spec
         self.spec = spec
+        self.image_size = settings.image_size
+        self.layers = list(settings.layers)
+        self.map_layers = self.layers  # those that make the map at inference; the ablation narrows them
+        self.branches = settings.branches
+        self.class_name_filter = settings.class_name_filter
+        self.backbone = full_name(spec, clip)
+        self.fingerprint = fingerprint(clip)  # now: training in half precision rounds the weights
 
-        self.clip = FrozenCLIP(load_clip(spec, pretrained, self.image_size), self.layers)
-        self.backbone = full_name(spec, self.clip.model)
-        self.fingerprint = fingerprint(self.clip.model)  # now: training in half precision rounds the weights
-        self.prompts = PromptLearner(spec.vision_width, spec.text_width, len(self.layers), state_length, query_length)
+        self.clip = FrozenCLIP(clip, self.layers)
+        self.prompts = PromptLearner(
+            spec.vision_width, spec.text_width, len(self.layers), settings.state_length, settings.query_length
+        )
         # ψ starts as CLIP's own projection, so an untrained model compares as CLIP does.
-        self.projections = nn.ParameterList(self.clip.model.visual.proj.detach().clone() for _ in self.layers)
-        self.class_names = ClassNames(self.clip, spec.context_length - self.prompts.suffix_start)
-        self.smoothing = gaussian_blur(smoothing_sigma) if smoothing_sigma else nn.Identity()
+        self.projections = nn.ParameterList(clip.visual.proj.detach().clone() for _ in self.layers)
+        self.class_names = ClassNames(self.clip, settings.max_suffix_tokens)
+        self.smoothing = gaussian_blur(settings.smoothing_sigma) if settings.smoothing_sigma else nn.Identity()
         self.register_buffer("sos", self.clip.embed([self.clip.sos_id])[0].clone(), persistent=False)
         self.register_buffer("default_class", torch.zeros((), dtype=torch.long), persistent=False)
         self.register_buffer("score_weight", torch.tensor(SCORE_WEIGHTS[1]))
         self.register_buffer("query_features", torch.zeros(2, spec.embed_dim), persistent=False)
-        self._query_source: tuple[tuple[int, int], ...] = ()
+        self.register_load_state_dict_post_hook(_refresh_query_features)
 
     def train(self, mode: bool = True) -> "GenCLIPModel":
         """Switch the mode; on the way to evaluation compute what does not depend on the image."""
         super().train(mode)
         if not mode:
-            self._refresh_query_features()
+            _refresh_query_features(self)
         return self
 
     def class_index(self, names: Sequence[str]) -> Tensor:
@@ -177,7 +154,7 @@ class GenCLIPModel(nn.Module):
         """Run the branches separately.
 
         Args:
-            images (Tensor | ImageTokens): Normalised images, ``(B, 3, H, W)``, or what the vision tower said of them.
+            images (Tensor | ImageTokens): Normalised images, ``(B, 3, H, W)``, or their vision-encoder outputs.
             class_index (Tensor | None): As in :meth:`forward`.
 
         Returns:
@@ -236,7 +213,8 @@ class GenCLIPModel(nn.Module):
         if self.branches != "query":
             text["vision"] = self._vision_text(image, class_index)
         if self.branches != "vision":
-            text["query"] = [self._current_query_features()] * len(self.layers)
+            features = self.compute_query_features() if self.training else self.query_features
+            text["query"] = [features] * len(self.layers)
         return text
 
     def _vision_text(self, image: ImageTokens, class_index: Tensor, query_only: Tensor | None = None) -> Tensor:
@@ -259,57 +237,16 @@ class GenCLIPModel(nn.Module):
         embeddings = self.prompts(self.sos, self.class_names.suffix[0])
         return self._encode(embeddings, self.class_names.eos[0])
 
-    def _current_query_features(self) -> Tensor:
-        """``F_Q`` from the last switch to evaluation, or anew if the prompts have changed since."""
-        if not torch.compiler.is_compiling() and self._query_source != self._prompt_versions():
-            self._refresh_query_features()
-        return self.query_features
 
-    def _prompt_versions(self) -> tuple[tuple[int, int], ...]:
-        """Change whenever a tensor behind ``F_Q`` is replaced or written to."""
-        tensors = (self.prompts.normal, self.prompts.abnormal, self.prompts.query)
-        return tuple((id(tensor), tensor._version) for tensor in tensors)  # noqa: SLF001
-
-    @torch.inference_mode(mode=False)
-    @torch.no_grad()
-    def _refresh_query_features(self) -> None:
-        """Compute ``F_Q`` once, in full precision whatever autocast surrounds the call."""
-        with torch.autocast(self.sos.device.type, enabled=False):
-            self.query_features = self.compute_query_features()
-        self._query_source = self._prompt_versions()
+@torch.inference_mode(mode=False)
+@torch.no_grad()
+def _refresh_query_features(model: GenCLIPModel, *_: object) -> None:
+    """Compute ``F_Q`` once per change of the prompts, in full precision whatever autocast surrounds the call."""
+    with torch.autocast(model.sos.device.type, enabled=False):
+        model.query_features = model.compute_query_features()
 
 
 def gaussian_blur(sigma: float) -> nn.Module:
     """Gaussian blur over four standard deviations to each side."""
     side = 2 * round(4 * sigma) + 1
     return GaussianBlur2d((side, side), (sigma, sigma))
-
-
-def check_branches(branches: str) -> str:
-    """Return ``branches`` if it is one of :data:`BRANCHES`.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if branches not in BRANCHES:
-        msg = f"branches={branches!r} is unknown. Choose one of {', '.join(BRANCHES)}."
-        raise ValueError(msg)
-    return branches
-
-
-def check_prompt_lengths(state_length: int, query_length: int, context_length: int) -> None:
-    """Check that prompts have tokens and leave room for a class name.
-
-    Raises:
-        ValueError: If a length is below 1, or if "damaged object" does not fit any more.
-    """
-    shortest_suffix = 3  # "damaged", "object", [EOS]
-    most = context_length - 1 - shortest_suffix
-    lengths = (state_length, query_length)
-    whole = all(isinstance(length, int) and not isinstance(length, bool) for length in lengths)
-    if not whole or min(lengths) < 1 or sum(lengths) > most:
-        msg = (
-            f"state_length={state_length!r} and query_length={query_length!r} do not fit: each must be at least 1 and "
-            f"both together at most {most}, so that a class name fits into the text tower's {context_length} tokens."
-        )
-        raise ValueError(msg)

@@ -13,14 +13,12 @@ from torchvision.tv_tensors import Mask
 
 logger = logging.getLogger(__name__)
 
-ANOMALY_SOURCES = ("auto", "labels", "synthetic")
-
 
 def makes_anomalies(source: str, dataset: object) -> bool:
     """Tell whether training on a data set makes synthetic anomalies.
 
     Args:
-        source (str): One of :data:`ANOMALY_SOURCES`.
+        source (str): "auto", "labels" or "synthetic".
         dataset (object): The training set.
 
     Returns:

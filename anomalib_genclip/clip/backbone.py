@@ -23,6 +23,7 @@ from open_clip.model import CLIP, resize_pos_embed
 from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file
 
+from anomalib_genclip.demo.tiny_clip import expand_vocabulary, tiny_config, tiny_state_dict
 from anomalib_genclip.utils.files import check_archive, is_file, why_unreadable
 from anomalib_genclip.utils.tensors import check_finite, digest
 from anomalib_genclip.utils.versions import warn_of_unknown_versions
@@ -92,8 +93,6 @@ def list_backbones() -> list[str]:
 def _read_config(name: str) -> dict[str, Any]:
     """Read the configuration of an architecture (name without ``-quickgelu``)."""
     if name == TINY:
-        from anomalib_genclip.demo.tiny_clip import tiny_config
-
         return tiny_config()
     # Asked first, because open_clip takes "hf-hub:..." and "local-dir:..." for places to read a configuration from.
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
@@ -110,6 +109,11 @@ def _read_config(name: str) -> dict[str, Any]:
     return config
 
 
+def plain_name(backbone: str) -> str:
+    """Return the name of an architecture without ``-quickgelu``, which is a matter of its weights."""
+    return str(backbone).removesuffix(_QUICKGELU)
+
+
 def backbone_spec(backbone: str) -> BackboneSpec:
     """Look up an architecture without building it.
 
@@ -122,7 +126,7 @@ def backbone_spec(backbone: str) -> BackboneSpec:
     Raises:
         ValueError: If the name is unknown or the model is not a plain-ViT CLIP.
     """
-    name = str(backbone).removesuffix(_QUICKGELU)
+    name = plain_name(backbone)
     config = _read_config(name)
     vision, text = config["vision_cfg"], config["text_cfg"]
     return BackboneSpec(
@@ -134,7 +138,7 @@ def backbone_spec(backbone: str) -> BackboneSpec:
         text_width=text["width"],
         embed_dim=config["embed_dim"],
         context_length=text.get("context_length", 77),
-        quick_gelu=bool(config.get("quick_gelu")) or backbone.endswith(_QUICKGELU),
+        quick_gelu=bool(config.get("quick_gelu")) or name != backbone,
     )
 
 
@@ -213,7 +217,10 @@ def check_pretrained(spec: BackboneSpec, pretrained: str | None) -> None:
     if spec.name == TINY:
         if pretrained == DEFAULT_PRETRAINED:
             return
-        msg = f"pretrained={pretrained!r} does not go with {TINY}, which brings its own weights: leave it out."
+        msg = (
+            f"pretrained={pretrained!r} is no file, and {TINY} brings its own weights: leave it out, or give the path "
+            "of a weights file."
+        )
         raise ValueError(msg)
     if isinstance(pretrained, str) and _find_pretrained(spec, pretrained)[0]:
         return
@@ -340,7 +347,7 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
     Args:
         spec (BackboneSpec): The architecture.
         pretrained (str | None): An open_clip tag, a weights file, or ``None`` for random weights, which are the same
-            on every call. ``"tiny"`` brings its own weights and ignores it.
+            on every call. ``"tiny"`` uses its bundled weights unless a file is given.
         image_size (tuple[int, int]): Height and width in pixels.
 
     Returns:
@@ -353,15 +360,16 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
     warn_of_unknown_versions()  # here, because building a model is the first use, and importing anomalib is none
     quick_gelu = spec.quick_gelu
     state, origin = None, pretrained
-    if spec.name == TINY:
-        from anomalib_genclip.demo.tiny_clip import tiny_state_dict  # reads the file only for those who ask for it
-
+    if is_file(pretrained):
+        state = _read_file(pretrained)
+        if spec.name == TINY:
+            state = expand_vocabulary(state)
+        else:
+            quick_gelu = quick_gelu or _file_needs_quick_gelu(spec, Path(pretrained))
+    elif spec.name == TINY:
         state, origin = tiny_state_dict(), "the bundled weights"
     elif pretrained is None:
         logger.warning("%s has random weights (pretrained=None): its scores mean nothing.", spec.name)
-    elif is_file(pretrained):
-        state = _read_file(pretrained)
-        quick_gelu = quick_gelu or _file_needs_quick_gelu(spec, Path(pretrained))
     else:
         config, trained_with_quick_gelu = _find_pretrained(spec, pretrained)
         quick_gelu = quick_gelu or trained_with_quick_gelu

@@ -26,7 +26,7 @@ from anomalib_genclip.data.categories import (
     warn_about_missing,
 )
 from anomalib_genclip.data.category_dataset import CategoryDataset, CategoryPart
-from anomalib_genclip.utils.settings import check_numbers, check_whole_numbers
+from anomalib_genclip.utils.settings import NonNegativeInt, OpenUnitFloat, PositiveInt, checked
 from anomalib_genclip.utils.text import summarize
 
 logger = logging.getLogger(__name__)
@@ -100,16 +100,11 @@ class CrossDataset(AnomalibDataModule):
         val_split_ratio: float = 0.1,
         seed: int = 0,
     ) -> None:
-        check_numbers(val_split_ratio=(val_split_ratio, 0, 1))
-        if val_split_ratio in {0, 1}:
-            msg = f"val_split_ratio={val_split_ratio!r} leaves nothing to train on or to find thresholds with."
-            raise ValueError(msg)
-        check_whole_numbers(
-            train_batch_size=(train_batch_size, 1, None),
-            eval_batch_size=(eval_batch_size, 1, None),
-            num_workers=(num_workers, 0, None),
-            seed=(0 if seed is None else seed, 0, None),
-        )
+        val_split_ratio = checked("val_split_ratio", val_split_ratio, OpenUnitFloat)
+        checked("train_batch_size", train_batch_size, PositiveInt)
+        checked("eval_batch_size", eval_batch_size, PositiveInt)
+        checked("num_workers", num_workers, NonNegativeInt)
+        checked("seed", 0 if seed is None else seed, NonNegativeInt)
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,

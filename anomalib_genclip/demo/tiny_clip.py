@@ -29,7 +29,7 @@ def tiny_config() -> dict[str, Any]:
 
 
 def expand_vocabulary(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rebuild the full token embedding from the stored rows.
+    """Rebuild the full token embedding from the stored rows; a state dict that has it already stays as it is.
 
     Tokens that training never met get the mean trained row: training used that row for made-up names, so that an
     unknown word reads as "some thing".
@@ -41,6 +41,8 @@ def expand_vocabulary(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     Returns:
         A complete float32 state dict in open_clip's (and OpenAI's) layout.
     """
+    if TRAINED_ROWS not in state:
+        return state
     rows, ids = state[TRAINED_ROWS].float(), state[TRAINED_IDS].long()
     weight = rows.mean(0).repeat(TEXT["vocab_size"], 1)
     weight[ids] = rows

@@ -190,7 +190,7 @@ class FeatureCache(Callback):
         subsets = ["train_data", "val_data"] if trainer.limit_val_batches else ["train_data"]
         datasets = {key: getattr(datamodule, key) for key in subsets if getattr(datamodule, key, None) is not None}
         preprocess = getattr(pl_module.pre_processor, "transform", None)
-        _refuse_randomness(pl_module.anomaly_source, datasets, preprocess)
+        _refuse_randomness(pl_module.training_settings.anomaly_source, datasets, preprocess)
         writer = _Writer(trainer, pl_module, preprocess, self.folder)
         with processes() as others:
             files = writer.fill(list(datasets.values()), others)

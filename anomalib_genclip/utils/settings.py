@@ -1,68 +1,72 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks of settings that several classes share: each names the setting and says what it takes."""
+"""Types of settings, and their check for whoever builds a class from Python.
 
-from numbers import Integral, Real
+The restricted numbers are jsonargparse's: ``--help`` shows them, and the command line refuses what they refuse.
+"""
+
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from jsonargparse import typing
+
+if TYPE_CHECKING:
+    NonNegativeFloat = OpenUnitFloat = UnitFloat = float
+    NonNegativeInt = PositiveInt = RenderSize = int
+else:
+    NonNegativeFloat = typing.restricted_number_type("NonNegativeFiniteFloat", float, [(">=", 0), ("<", inf)])
+    OpenUnitFloat, UnitFloat = typing.OpenUnitInterval, typing.ClosedUnitInterval
+    NonNegativeInt, PositiveInt = typing.NonNegativeInt, typing.PositiveInt
+    RenderSize = typing.restricted_number_type("RenderSize", int, [(">=", 32), ("<=", 512)])
 
 
-def check_numbers(**settings: tuple[Any, float, float | None]) -> None:
-    """Check that numbers lie within their bounds.
+def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # whatever a user may give
+    """Check a setting and return it as a plain number, text or flag.
+
+    Subclasses of numbers, NumPy's among them, make checkpoints unreadable with ``weights_only=True``.
 
     Args:
-        **settings (tuple[Any, float, float | None]): Value, lowest and highest allowed number, ``None`` for no
-            highest, by the name of the setting.
+        name (str): Name of the setting, for the message.
+        value (Any): What was given.
+        kind (Any): A restricted number of this module, a ``Literal``, or ``bool``.
+
+    Returns:
+        Any: The value in its plain type.
 
     Raises:
-        ValueError: If one does not, or is no finite number.
+        ValueError: If the value is not of that kind; the message names the setting.
     """
-    for name, (value, low, high) in settings.items():
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        if not number or not low <= value < float("inf") or (high is not None and value > high):
-            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-            msg = f"{name}={value!r} is out of range: it must be a number {bounds}."
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            msg = f"{name}={value!r} is unknown. Choose one of {', '.join(get_args(kind))}."
             raise ValueError(msg)
-
-
-def check_whole_numbers(**settings: tuple[Any, int, int | None]) -> None:
-    """Check that whole numbers lie within their bounds.
-
-    Args:
-        **settings (tuple[Any, int, int | None]): As for :func:`check_numbers`.
-
-    Raises:
-        ValueError: If one does not, or is no whole number.
-    """
-    check_numbers(**settings)
-    for name, (value, *_) in settings.items():
-        if not isinstance(value, Integral):
-            msg = f"{name}={value!r} must be a whole number."
-            raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
-
-
-def check_flags(**settings: object) -> None:
-    """Check that settings are true or false: the text "false" would count as true.
-
-    Raises:
-        ValueError: If one is not.
-    """
-    for name, value in settings.items():
+        return str(value)
+    if kind is bool:
         if not isinstance(value, bool):
             msg = f"{name}={value!r} must be true or false."
-            raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
+            raise ValueError(msg)  # wrong settings are ValueErrors
+        return value
+    try:
+        return kind._type(kind(value))  # noqa: SLF001  # the plain type that jsonargparse restricts
+    except (TypeError, ValueError, OverflowError):
+        bounds = kind._expression.replace("v", "").replace("and <inf", "and finite")  # noqa: SLF001
+        msg = f"{name}={value!r} is out of range: it must be a number {bounds}".rstrip() + "."
+        if kind._type is int:  # noqa: SLF001
+            msg = msg.replace("a number", "a whole number")
+        raise ValueError(msg) from None
 
 
-def check_paths(**settings: object) -> None:
-    """Check that settings can be paths, where they are given.
+def checked_path(name: str, value: Any) -> str | None:  # noqa: ANN401
+    """Check a setting that is a path or ``None``, and return it as text.
 
     Raises:
-        ValueError: If one cannot.
+        ValueError: If it can be no path; the message names the setting.
     """
-    for name, value in settings.items():
-        if value is None:
-            continue
-        if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
-            msg = f"{name}={value!r} is no path."
-            raise ValueError(msg)
+    if value is None:
+        return None
+    if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
+        msg = f"{name}={value!r} is no path."
+        raise ValueError(msg)
+    return str(value)

@@ -235,7 +235,7 @@ def test_benchmark_subcommand_writes_a_table(root, tmp_path, monkeypatch):
     ],
 )
 def test_wrong_argument_ends_the_command_before_a_model_is_built(root, monkeypatch, capsys, arguments, named):
-    monkeypatch.setattr("anomalib_genclip.torch_model.load_clip", lambda *_: pytest.fail("CLIP was loaded"))
+    monkeypatch.setattr("anomalib_genclip.lightning_model.load_clip", lambda *_: pytest.fail("CLIP was loaded"))
     with pytest.raises(SystemExit) as ended:
         AnomalibCLI(["train", *MODEL, *arguments, *data_arguments(root)])
     assert ended.value.code == 2

@@ -257,7 +257,7 @@ STRANGERS = {
 @pytest.mark.parametrize("change", STRANGERS)
 def test_checkpoint_of_something_else_is_refused_by_name_before_a_model_is_built(files, tmp_path, monkeypatch, change):
     path = _rewritten_checkpoint(files.checkpoint, tmp_path / "other.ckpt", STRANGERS[change])
-    monkeypatch.setattr("anomalib_genclip.torch_model.load_clip", lambda *_: pytest.fail("CLIP was loaded"))
+    monkeypatch.setattr("anomalib_genclip.lightning_model.load_clip", lambda *_: pytest.fail("CLIP was loaded"))
     with pytest.raises(ValueError, match=r"The checkpoint .*other\.ckpt (was not written by GenCLIP|is damaged)"):
         GenCLIP.load_from_checkpoint(path)
     data = data_trees.mvtec_ad(tmp_path / "data")

@@ -242,7 +242,7 @@ def test_epochs_are_the_models_unless_the_trainer_has_a_limit(cross, tmp_path, l
 def test_score_weight_is_chosen_in_training_alone_and_not_on_the_test_images(cross, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(GenCLIP, "_refit_image_threshold", lambda *_: seen.append("fit"))
-    monkeypatch.setattr("anomalib_genclip.lightning_model.SCORE_WEIGHTS", (0.5, 0.5, 0.5))
+    monkeypatch.setattr("anomalib_genclip.callbacks.score_weight.SCORE_WEIGHTS", (0.5, 0.5, 0.5))
     model = build()
     engine(tmp_path, max_epochs=1).validate(model, datamodule=cross)
     one_class = data_trees.mvtec_ad(tmp_path / "one_class")  # validates on its test images
@@ -517,7 +517,7 @@ def test_prompts_file_is_small_at_real_size():
     ],
 )
 def test_wrong_settings_are_refused_before_clip_is_built(monkeypatch, settings, message):
-    monkeypatch.setattr("anomalib_genclip.torch_model.load_clip", lambda *_: pytest.fail("CLIP was loaded"))
+    monkeypatch.setattr("anomalib_genclip.lightning_model.load_clip", lambda *_: pytest.fail("CLIP was loaded"))
     with pytest.raises(ValueError, match=message):
         build(**settings)
 

@@ -6,10 +6,11 @@
 import math
 
 import pytest
+from helpers.models import torch_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from anomalib_genclip import GenCLIP, torch_model
+from anomalib_genclip import GenCLIP, lightning_model
 from anomalib_genclip.clip.backbone import backbone_spec, list_backbones
 from anomalib_genclip.components.class_names import clean_class_name, suffix_ids
 from anomalib_genclip.data import CrossDataset
@@ -38,7 +39,7 @@ def build(**arguments) -> str:
         raise Accepted
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch_model, "load_clip", accept)
+        patch.setattr(lightning_model, "load_clip", accept)
         try:
             GenCLIP(**{**SMALL, "visualizer": False, **arguments})
         except Accepted:
@@ -220,7 +221,7 @@ def test_val_split_ratio_is_a_share_or_refused_by_name(value):
 
 @pytest.fixture(scope="module")
 def model() -> GenCLIPModel:
-    return GenCLIPModel("ViT-S-32-alt", None, 64, layers=[12])
+    return torch_model("ViT-S-32-alt", None, 64, layers=[12])
 
 
 @pytest.mark.parametrize("name", SCRIPTS + SIGNS)
@@ -248,7 +249,7 @@ def test_accepted_names_are_encoded(model, name):
 @settings(QUICK, max_examples=4)
 def test_accepted_settings_make_a_model(layers, lengths, sides):
     size = tuple(PATCH * side for side in sides)
-    built = GenCLIPModel("ViT-S-32-alt", None, size, layers, *lengths)
+    built = torch_model("ViT-S-32-alt", None, size, layers, *lengths)
     assert built.layers == sorted(layers)
     assert built.image_size == size
     assert [len(built.prompts.normal), len(built.prompts.query)] == list(lengths)

@@ -9,6 +9,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from helpers.models import torch_model
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch.nn import functional as F  # noqa: N812
 from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2 import Normalize
@@ -18,7 +20,6 @@ from anomalib_genclip.components.anomaly_map import abnormal_probability
 from anomalib_genclip.components.class_names import clean_class_name
 from anomalib_genclip.components.loss import GenCLIPLoss, dice_loss
 from anomalib_genclip.demo.synthetic import render
-from anomalib_genclip.lightning_model import CLIP_MEAN, CLIP_STD
 from anomalib_genclip.torch_model import GenCLIPModel
 
 BACKBONE = "ViT-S-32-alt"
@@ -29,7 +30,7 @@ SIZE = 96
 def built() -> GenCLIPModel:
     """Build the model once: random weights, the same for all tests."""
     torch.manual_seed(0)
-    return GenCLIPModel(BACKBONE, pretrained=None, image_size=SIZE)
+    return torch_model(BACKBONE, pretrained=None, image_size=SIZE)
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def renders() -> tuple[GenCLIPModel, torch.Tensor]:
     rng = np.random.default_rng(0)
     pictures = np.stack([render("leather", kind, 112, rng)[0] for kind in (None, "scratch", "stain", "hole")])
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    return model.model, Normalize(CLIP_MEAN, CLIP_STD)(images)
+    return model.model, Normalize(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)(images)
 
 
 # The frozen tower
@@ -100,7 +101,7 @@ def test_untrained_patch_features_are_clips_projection(model, images):
 
 
 def test_layers_are_counted_from_one_and_read_in_order():
-    model = GenCLIPModel(BACKBONE, pretrained=None, image_size=SIZE, layers=[5, 2])
+    model = torch_model(BACKBONE, pretrained=None, image_size=SIZE, layers=[5, 2])
     outputs = {}
     for number, block in enumerate(model.clip.model.visual.transformer.resblocks, start=1):
         block.register_forward_hook(lambda _, __, output, number=number: outputs.update({number: output}))
@@ -261,7 +262,7 @@ def test_outputs_are_in_the_unit_interval_however_extreme_the_features(noisy, im
 
 def test_smoothing_keeps_the_mean_and_lowers_the_spread(noisy, images):
     sharp = noisy(images).anomaly_map
-    smooth = GenCLIPModel(BACKBONE, None, SIZE, smoothing_sigma=4.0).eval()
+    smooth = torch_model(BACKBONE, None, SIZE, smoothing_sigma=4.0).eval()
     smooth.load_state_dict(noisy.state_dict())
     smooth = smooth.eval()(images).anomaly_map
     assert smooth.std() < sharp.std()
@@ -269,7 +270,7 @@ def test_smoothing_keeps_the_mean_and_lowers_the_spread(noisy, images):
 
 
 def test_image_size_may_be_oblong():
-    model = GenCLIPModel(BACKBONE, None, image_size=(64, 128)).eval()
+    model = torch_model(BACKBONE, None, image_size=(64, 128)).eval()
     image = torch.randn(1, 3, 64, 128)
     assert model(image).anomaly_map.shape == (1, 1, 64, 128)
     assert model.clip.grid_size == (2, 4)

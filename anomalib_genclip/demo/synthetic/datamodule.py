@@ -19,7 +19,7 @@ from joblib import Parallel, cpu_count, delayed
 from rich.progress import track
 from torchvision.transforms.v2 import Transform
 
-from anomalib_genclip.utils.settings import check_whole_numbers
+from anomalib_genclip.utils.settings import NonNegativeInt, PositiveInt, RenderSize, checked
 
 from .categories import CATEGORIES, DEFECTS_OF
 from .render import render
@@ -205,16 +205,13 @@ class SyntheticDefects(AnomalibDataModule):
         val_split_ratio: float = 0.5,
         seed: int | None = None,
     ) -> None:
-        check_whole_numbers(
-            render_size=(render_size, 32, 512),
-            train_good=(train_good, 1, None),
-            test_good=(test_good, 1, None),
-            test_per_defect=(test_per_defect, 1, None),
-            render_seed=(render_seed, 0, None),
-            train_batch_size=(train_batch_size, 1, None),
-            eval_batch_size=(eval_batch_size, 1, None),
-            num_workers=(num_workers, 0, None),
-        )
+        checked("render_size", render_size, RenderSize)
+        for name, value in (("train_good", train_good), ("test_good", test_good), ("test_per_defect", test_per_defect)):
+            checked(name, value, PositiveInt)
+        checked("render_seed", render_seed, NonNegativeInt)
+        checked("train_batch_size", train_batch_size, PositiveInt)
+        checked("eval_batch_size", eval_batch_size, PositiveInt)
+        checked("num_workers", num_workers, NonNegativeInt)
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,

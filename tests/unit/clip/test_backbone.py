@@ -8,6 +8,7 @@ import logging
 import open_clip
 import pytest
 import torch
+from helpers.models import torch_model
 from safetensors.torch import save_file
 
 from anomalib_genclip.clip import backbone as backbones
@@ -19,7 +20,6 @@ from anomalib_genclip.clip.backbone import (
     resolve_image_size,
     resolve_layers,
 )
-from anomalib_genclip.torch_model import GenCLIPModel
 
 SMALL = "ViT-S-32-alt"
 
@@ -97,13 +97,13 @@ def test_wrong_image_sizes_are_refused_with_the_patch_size(size):
 
 def test_unknown_tag_lists_the_tags():
     with pytest.raises(ValueError, match=r"'opnai'.*ViT-B-32.*openai"):
-        GenCLIPModel("ViT-B-32", pretrained="opnai")
+        torch_model("ViT-B-32", pretrained="opnai")
 
 
 @pytest.mark.parametrize(("state_length", "query_length"), [(0, 4), (4, 0), (70, 4), (37, 37)])
 def test_prompt_lengths_must_leave_room_for_a_name(state_length, query_length):
     with pytest.raises(ValueError, match="at most 73"):
-        GenCLIPModel(SMALL, None, 64, state_length=state_length, query_length=query_length)
+        torch_model(SMALL, None, 64, state_length=state_length, query_length=query_length)
 
 
 def test_random_weights_are_the_same_on_every_call_and_leave_the_random_stream_alone():
@@ -210,7 +210,7 @@ def test_weights_that_cannot_be_fetched_end_in_one_error_with_ways_out(monkeypat
 
     monkeypatch.setattr(open_clip, "download_pretrained", no_network)
     with pytest.raises(ConnectionError) as raised:
-        GenCLIPModel("ViT-B-32", pretrained="openai")
+        torch_model("ViT-B-32", pretrained="openai")
     message = str(raised.value)
     assert "'openai' of ViT-B-32" in message
     assert "name or service not known" in message

@@ -11,8 +11,8 @@ from helpers import data_trees
 from PIL import Image
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.pipelines import explain
 from anomalib_genclip.components.class_names import ClassNames
+from anomalib_genclip.pipelines import explain
 
 SMALL = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64, "visualizer": False}
 
