@@ -1,0 +1,143 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is settled before a run starts: results folder, checkpoint reader, number of epochs, what to validate."""
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from anomalib.engine.plugins import AnomalibCheckpointIO
+from anomalib.utils.path import create_versioned_dir
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from anomalib_genclip.components.class_names import GENERIC
+from anomalib_genclip.persistence.checkpoint_io import GenCLIPCheckpointIO
+from anomalib_genclip.processing.post_processor import RawScorePostProcessor
+
+logger = logging.getLogger(__name__)
+
+_LIGHTNING_DEFAULT_EPOCHS = 1000
+
+
+class RunSetup(Callback):
+    """Prepare trainer and results folder for GenCLIP.
+
+    Args:
+        epochs (int): Epochs of a training whose trainer was given no limit.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self._limit_val_batches: float | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Prepare a run.
+
+        Raises:
+            ValueError: If training is to be done in float16 alone.
+        """
+        _share_results_folder(trainer)
+        if trainer.is_global_zero:
+            _version_results_folder(Path(trainer.default_root_dir))
+        strategy = trainer.strategy
+        if type(strategy.checkpoint_io) is AnomalibCheckpointIO:  # nobody gave another
+            strategy.checkpoint_io = GenCLIPCheckpointIO(strategy.checkpoint_io.extra_safe_globals)
+        _warn_of_unused_class_names(trainer, pl_module)
+        if _validates_nothing(trainer, pl_module):
+            self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
+        if stage != "fit":
+            return
+        if trainer.precision == "16-true":
+            msg = (
+                "precision='16-true' cannot train: Adam's small numbers are zero in float16. Choose '16-mixed', "
+                "'bf16-mixed' or 'bf16-true'; testing and prediction work with '16-true'."
+            )
+            raise ValueError(msg)
+        # Lightning's default of 1000 epochs means that nobody gave a limit. anomalib's trainer_arguments would
+        # override a limit that somebody did give.
+        if trainer.max_epochs == _LIGHTNING_DEFAULT_EPOCHS and trainer.max_steps == -1:
+            trainer.fit_loop.max_epochs = self.epochs
+        datamodule = getattr(trainer, "datamodule", None)
+        names = (getattr(datamodule, key, "") for key in ("name", "category"))
+        pl_module.trained_on = " ".join(filter(None, names))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the trainer its settings back."""
+        del pl_module, stage
+        if self._limit_val_batches is not None:
+            trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the trainer its settings back."""
+        del exception
+        self.teardown(trainer, pl_module, "")
+
+
+def _validates_nothing(trainer: Trainer, module: Any) -> bool:  # noqa: ANN401  # GenCLIP
+    """Tell whether a run has no validation images, or nobody asks for what validation would find.
+
+    anomalib validates a zero-shot model before each test, to find thresholds; with ``val_split_mode="none"`` its
+    datamodules have no validation images and fail.
+    """
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    if datamodule is not None and hasattr(datamodule, "val_split_mode") and not hasattr(datamodule, "val_data"):
+        return True
+    post_processor = module.post_processor
+    keeps_thresholds = isinstance(post_processor, RawScorePostProcessor) and post_processor.keep_thresholds
+    return module.is_zero_shot and keeps_thresholds and not getattr(module.evaluator, "val_metrics", None)
+
+
+def _share_results_folder(trainer: Trainer) -> None:
+    """Make "latest" lead to the first process's results.
+
+    anomalib makes each process of a distributed run a results folder, of which the last one becomes the latest.
+    """
+    if trainer.world_size == 1:
+        return
+    own = Path(trainer.default_root_dir)
+    first = Path(trainer.strategy.broadcast(str(own)))
+    if own != first:
+        with suppress(OSError):  # there is something in it, or nothing at all
+            own.rmdir()
+    latest = first.parent / "latest"
+    if trainer.is_global_zero and latest.is_symlink() and latest.resolve() != first.resolve():
+        latest.unlink()
+        latest.symlink_to(first, target_is_directory=True)
+
+
+def _version_results_folder(folder: Path) -> None:
+    """Make a results folder "latest" a link to a numbered folder, as training wants it.
+
+    anomalib tests and predicts into a plain folder of that name where there has been no training, and a training
+    that comes later cannot replace it by its link.
+    """
+    if folder.name != "latest" or folder.is_symlink():
+        return
+    aside = folder.with_name(f".{uuid4().hex}")
+    if folder.is_dir():
+        folder.rename(aside)
+    versioned = create_versioned_dir(folder.parent)
+    if aside.is_dir():
+        versioned.rmdir()
+        aside.rename(versioned)
+
+
+def _warn_of_unused_class_names(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # GenCLIP
+    """Warn if ``class_names`` knows none of the dataset's categories."""
+    datamodule = getattr(trainer, "datamodule", None)
+    if datamodule is None or not module.class_names:
+        return
+    subsets = [getattr(datamodule, key, None) for key in ("train_data", "val_data", "test_data")]
+    tables = [samples for data in subsets if (samples := getattr(data, "samples", None)) is not None]
+    own = (module.class_name, getattr(datamodule, "category", None), getattr(datamodule, "name", None))
+    categories = {str(next(filter(None, own), GENERIC))}
+    categories |= {str(name) for table in tables if "category" in table for name in table["category"].unique()}
+    if not categories & module.class_names.keys():
+        logger.warning(
+            "class_names has none of the categories of the dataset (%s): %s. They must be the same texts.",
+            ", ".join(sorted(categories)),
+            ", ".join(module.class_names),
+        )

@@ -1,0 +1,211 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The settings of a model and of its training: what the user gave and the prompts file says, resolved once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from .clip.backbone import (
+    DEFAULT_BACKBONE,
+    DEFAULT_PRETRAINED,
+    BackboneSpec,
+    backbone_spec,
+    check_pretrained,
+    plain_name,
+    resolve_image_size,
+    resolve_layers,
+)
+from .utils.settings import NonNegativeFloat, PositiveInt, UnitFloat, checked, checked_path
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .persistence.prompts_file import LearnedWeights
+
+Branches = Literal["both", "vision", "query"]
+AnomalySource = Literal["auto", "labels", "synthetic"]
+PROMPT_LENGTH = 4  # n and q (ours)
+SHORTEST_SUFFIX = 3  # "damaged", "object", [EOS]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What a :class:`~anomalib_genclip.torch_model.GenCLIPModel` is built from; made by :meth:`resolve`.
+
+    Args:
+        spec (BackboneSpec): Sizes of the architecture.
+        backbone (str): Name of the architecture, with ``-quickgelu`` if the user gave it so.
+        pretrained (str | None): An open_clip tag, a weights file, or ``None`` for random weights.
+        image_size (tuple[int, int]): Height and width in pixels.
+        layers (tuple[int, ...]): Feature layers: tapped blocks of the vision tower, counted from 1, ascending.
+        state_length (int): ``n``, tokens of the normal and of the abnormal prompt.
+        query_length (int): ``q``, tokens of the general query prompt and of the vision prompts.
+        branches (str): Which branches make map and score: "both", "vision" or "query".
+        class_name_filter (bool): Whether CNF may replace a class name by "object".
+        smoothing_sigma (float): Standard deviation of the Gaussian on the map in pixels of the input; 0 for none.
+    """
+
+    spec: BackboneSpec
+    backbone: str
+    pretrained: str | None
+    image_size: tuple[int, int]
+    layers: tuple[int, ...]
+    state_length: int
+    query_length: int
+    branches: str
+    class_name_filter: bool
+    smoothing_sigma: float
+
+    @classmethod
+    def resolve(
+        cls,
+        backbone: str | None = None,
+        pretrained: str | None = DEFAULT_PRETRAINED,
+        image_size: int | Sequence[int] | None = None,
+        layers: Sequence[int] | None = None,
+        state_length: int | None = None,
+        query_length: int | None = None,
+        branches: str = "both",
+        class_name_filter: bool = True,
+        smoothing_sigma: float = 0.0,
+        *,
+        prompts: LearnedWeights | None = None,
+    ) -> ModelSettings:
+        """Fill in what was not given, from the prompts file if there is one, and check everything.
+
+        No weight of CLIP is read.
+
+        Args:
+            backbone (str | None): As for :class:`~anomalib_genclip.lightning_model.GenCLIP`, like all that follow.
+            pretrained (str | None): The default stands for what the prompts file says.
+            image_size (int | Sequence[int] | None): Side, or height and width, in pixels.
+            layers (Sequence[int] | None): Feature layers.
+            state_length (int | None): ``n``.
+            query_length (int | None): ``q``.
+            branches (str): "both", "vision" or "query".
+            class_name_filter (bool): Whether CNF is on.
+            smoothing_sigma (float): In pixels.
+            prompts (LearnedWeights | None): The prompts file that the model will use.
+
+        Returns:
+            ModelSettings: Complete settings.
+
+        Raises:
+            ValueError: If a setting is wrong, or does not fit the backbone or the prompts file; names it.
+        """
+        if prompts is not None:
+            backbone = _backbone_of_prompts(backbone, prompts)
+            pretrained = prompts.pretrained if pretrained == DEFAULT_PRETRAINED else pretrained
+            image_size = prompts.image_size if image_size is None else image_size
+            layers = prompts.signature.layers if layers is None else layers
+            state_length = prompts.signature.state_length if state_length is None else state_length
+            query_length = prompts.signature.query_length if query_length is None else query_length
+        backbone = DEFAULT_BACKBONE if backbone is None else backbone
+        spec = backbone_spec(backbone)
+        check_pretrained(spec, pretrained)
+        size = resolve_image_size(spec, image_size)
+        lengths = _prompt_lengths(spec, state_length, query_length)
+        sigma = checked("smoothing_sigma", smoothing_sigma, NonNegativeFloat)
+        widest = (min(size) - 1) / 4  # the blur reaches four sigma to each side, and mirrors at most the whole map
+        if sigma > widest:
+            msg = f"smoothing_sigma={sigma!r} is out of range: images of {size} pixels allow at most {widest}."
+            raise ValueError(msg)
+        return cls(
+            spec=spec,
+            backbone=backbone,
+            pretrained=None if pretrained is None else str(pretrained),
+            image_size=size,
+            layers=tuple(resolve_layers(spec, layers)),
+            state_length=lengths[0],
+            query_length=lengths[1],
+            branches=checked("branches", branches, Branches),
+            class_name_filter=checked("class_name_filter", class_name_filter, bool),
+            smoothing_sigma=sigma,
+        )
+
+    @property
+    def max_suffix_tokens(self) -> int:
+        """Most tokens that ``damaged {class} [EOS]`` may have after [SOS] and the learnable tokens."""
+        return self.spec.context_length - 1 - self.state_length - self.query_length
+
+    def as_hparams(self) -> dict[str, Any]:
+        """Return the settings by the names of the model's arguments, as plain data for checkpoints."""
+        names = ("backbone", "pretrained", "image_size", "layers", "state_length", "query_length")
+        names += ("branches", "class_name_filter", "smoothing_sigma")
+        return {name: getattr(self, name) for name in names} | {"layers": list(self.layers)}
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained: the arguments of :class:`~anomalib_genclip.lightning_model.GenCLIP` of these names.
+
+    Raises:
+        ValueError: If one is wrong; names it.
+    """
+
+    learning_rate: float
+    projection_learning_rate: float
+    query_only_prob: float
+    image_loss_weight: float
+    anomaly_source: str
+    epochs: int
+    feature_cache: str | None
+
+    def __post_init__(self) -> None:
+        """Check the settings and make plain numbers of them."""
+        kinds: dict[str, Any] = {
+            "learning_rate": NonNegativeFloat,
+            "projection_learning_rate": NonNegativeFloat,
+            "query_only_prob": UnitFloat,
+            "image_loss_weight": NonNegativeFloat,
+            "anomaly_source": AnomalySource,
+            "epochs": PositiveInt,
+        }
+        for name, kind in kinds.items():
+            object.__setattr__(self, name, checked(name, getattr(self, name), kind))
+        object.__setattr__(self, "feature_cache", checked_path("feature_cache", self.feature_cache))
+
+    def as_hparams(self) -> dict[str, Any]:
+        """Return the settings by the names of the model's arguments, as plain data for checkpoints."""
+        return asdict(self)
+
+
+def _backbone_of_prompts(backbone: str | None, prompts: LearnedWeights) -> str:
+    """Return the backbone that a prompts file was trained with.
+
+    Raises:
+        ValueError: If the user gave another architecture; names the file and both.
+    """
+    theirs = prompts.signature.backbone
+    if backbone is None or plain_name(backbone) == plain_name(theirs):
+        return theirs if backbone is None else backbone
+    msg = (
+        f"{prompts.source} was trained with backbone {theirs!r} and does not fit backbone={backbone!r}. Leave backbone "
+        f"out to use {theirs!r}, or give prompts that were trained with {backbone!r}."
+    )
+    raise ValueError(msg)
+
+
+def _prompt_lengths(spec: BackboneSpec, state_length: int | None, query_length: int | None) -> tuple[int, int]:
+    """Return ``n`` and ``q``, which must leave room for "damaged object" in the text tower's context.
+
+    Raises:
+        ValueError: If they do not; says what there is room for.
+    """
+    lengths = tuple(PROMPT_LENGTH if length is None else length for length in (state_length, query_length))
+    most = spec.context_length - 1 - SHORTEST_SUFFIX
+    try:
+        n, q = (checked("length", length, PositiveInt) for length in lengths)
+    except ValueError:
+        n = q = most
+    if n + q > most:
+        msg = (
+            f"state_length={lengths[0]!r} and query_length={lengths[1]!r} do not fit: each must be a whole number of "
+            f"at least 1 and both together at most {most}, so that a class name fits into the text tower's "
+            f"{spec.context_length} tokens."
+        )
+        raise ValueError(msg)
+    return n, q

@@ -1,0 +1,66 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""anomalib's exports, written atomically."""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalib_genclip.components.class_names import GENERIC
+from anomalib_genclip.utils.files import atomic_write_folder
+
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule as _Module
+else:
+    _Module = object
+
+logger = logging.getLogger(__name__)
+
+ONNX_OPSET = 18  # the oldest that torch's exporter writes
+
+
+class AtomicExportMixin(_Module):
+    """Exports as anomalib does; a failed or interrupted export leaves the folder as it was.
+
+    Mixed into :class:`~anomalib_genclip.lightning_model.GenCLIP`.
+    """
+
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Export as a torch file; arguments as in anomalib."""
+        self._warn_of_generic_class_name()
+        write = partial(super().to_torch, model_file_name=model_file_name)
+        return atomic_write_folder(Path(export_root), write)
+
+    def to_onnx(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,  # noqa: ANN401  # torch.onnx.export's
+    ) -> Path:
+        """Export to ONNX with the opset that torch's exporter writes; arguments as in anomalib.
+
+        anomalib asks for opset 14, and torch then prints the traceback of a conversion that fails.
+        """
+        self._warn_of_generic_class_name()
+        # anomalib's command line shows all loggers' notes, and this one writes a thousand about merged constants.
+        logging.getLogger("onnx_ir").setLevel(logging.WARNING)
+        kwargs = {"opset_version": ONNX_OPSET, **kwargs}
+        write = partial(super().to_onnx, model_file_name=model_file_name, input_size=input_size, **kwargs)
+        return atomic_write_folder(Path(export_root), write)
+
+    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401  # anomalib's
+        """Export to OpenVINO; arguments as in anomalib."""
+        export = super().to_openvino
+        return atomic_write_folder(Path(export_root), lambda folder: export(folder, *args, **kwargs))
+
+    def _warn_of_generic_class_name(self) -> None:
+        """Say that an export has no class name: ``anomalib export --ckpt_path`` takes the checkpoint's, if any."""
+        if self.model.branches != "query" and int(self.model.default_class) == 0:
+            logger.warning(
+                "Exported without a class name: the model takes every image for an %r. Give class_name where the model "
+                "is built, or to GenCLIP.load_from_checkpoint(path, class_name=...).",
+                GENERIC,
+            )

@@ -1,0 +1,140 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What GenCLIP has learned, on its way to and from prompts files and checkpoints."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from anomalib_genclip.processing.post_processor import RawScorePostProcessor
+
+from .checkpoint_io import FROZEN, GenCLIPCheckpointIO, check_checkpoint, describe_checkpoint
+from .prompts_file import LearnedWeights, ModelSignature
+
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule as _Module
+else:
+    _Module = nn.Module
+
+
+class LearnedStateMixin(_Module):
+    """Saves and loads learned tensors and thresholds, without the frozen CLIP.
+
+    Mixed into :class:`~anomalib_genclip.lightning_model.GenCLIP`, which has ``model``, ``post_processor`` and
+    ``pretrained``.
+    """
+
+    pretrained: str | None
+    trained_on: str
+
+    @property
+    def signature(self) -> ModelSignature:
+        """What learned tensors must have been trained with to fit this model."""
+        model = self.model
+        return ModelSignature(
+            backbone=model.backbone,
+            fingerprint=model.fingerprint,
+            layers=model.layers,
+            state_length=len(model.prompts.normal),
+            query_length=len(model.prompts.query),
+        )
+
+    def save_weights(self, path: str | Path) -> Path:
+        """Write the learned tensors and thresholds, without CLIP, into a prompts file.
+
+        In a distributed run the first process writes it.
+
+        Args:
+            path (str | Path): A ``*.safetensors`` file.
+
+        Returns:
+            Path: The file.
+
+        Raises:
+            ValueError: If the name has another ending, or a tensor is not finite.
+        """
+        tensors = {key: value for key, value in self.model.state_dict().items() if not key.startswith("clip.")}
+        thresholds = dict.fromkeys(("image", "pixel"), torch.tensor(float("nan")))
+        if isinstance(self.post_processor, RawScorePostProcessor):
+            thresholds = self.post_processor.raw_thresholds()
+        path = Path(path)
+        weights = LearnedWeights(
+            signature=self.signature,
+            pretrained=None if self.pretrained is None else Path(self.pretrained).name,
+            image_size=self.model.image_size,
+            trained_on=self.trained_on,
+            tensors=tensors,
+            thresholds=thresholds,
+        )
+        return weights.save(path) if getattr(self._trainer, "is_global_zero", True) else path
+
+    def load_prompts(self, learned: LearnedWeights) -> None:
+        """Load the tensors of a prompts file.
+
+        Args:
+            learned (LearnedWeights): Contents of the file.
+
+        Raises:
+            ValueError: If they belong to another model, or a tensor is missing, unknown or of another shape.
+        """
+        self.signature.check(learned.signature, learned.source)
+        expected = {key: value for key, value in self.model.state_dict().items() if not key.startswith("clip.")}
+        for key in expected.keys() | learned.tensors.keys():
+            shapes = [tuple(group[key].shape) if key in group else "missing" for group in (expected, learned.tensors)]
+            if shapes[0] != shapes[1]:
+                msg = f"{learned.source}: tensor {key!r} has shape {shapes[1]}, the model has {shapes[0]}."
+                raise ValueError(msg)
+        self.model.load_state_dict(learned.tensors, strict=False)  # the frozen CLIP is not in the file
+        self.trained_on = learned.trained_on
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path | IO, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Load a model from a checkpoint.
+
+        Args:
+            checkpoint_path (str | Path | IO): The checkpoint.
+            *args (Any): As in anomalib.
+            **kwargs (Any): As in anomalib, which passes unknown ones to the model in place of the checkpoint's.
+
+        Returns:
+            GenCLIP: The model.
+
+        Raises:
+            ValueError: If the checkpoint is damaged, holds what could run code, or belongs to another model.
+        """
+        # Refuses what must not be used, before Lightning reads the file once more.
+        GenCLIPCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, map_location="cpu")
+        # The file must not choose where this machine reads prompts and keeps features.
+        here = {"weights": None, "fine_tune": False, "feature_cache": None}
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**here, **kwargs})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave CLIP out of the checkpoint and add the signature of the rest."""
+        super().on_save_checkpoint(checkpoint)
+        describe_checkpoint(checkpoint, {**asdict(self.signature), "trained_on": self.trained_on})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse checkpoints of another backbone or other layers, and damaged ones."""
+        source = f"The checkpoint {getattr(self._trainer, 'ckpt_path', None) or ''}".rstrip()
+        check_checkpoint(checkpoint, source)  # here, too: the trainer may have been given another reader
+        description = checkpoint["genclip"]
+        self.signature.check(ModelSignature.parse(description, source), source)
+        self.trained_on = str(description["trained_on"])
+        super().on_load_checkpoint(checkpoint)
+
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
+        """Load a state that may lack the frozen CLIP, and nothing else.
+
+        Raises:
+            RuntimeError: If a learned tensor is missing, or there are unknown ones.
+        """
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [key for key in result.missing_keys if not key.startswith(FROZEN)]
+        if strict and (missing or result.unexpected_keys):
+            msg = f"Wrong tensors in the state of GenCLIP: missing {missing}, unknown {result.unexpected_keys}."
+            raise RuntimeError(msg)
+        return result
