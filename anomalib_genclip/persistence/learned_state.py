@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 
@@ -83,10 +83,10 @@ class LearnedStateMixin(_Module):
         """
         self.signature.check(learned.signature, learned.source)
         expected = {key: value for key, value in self.model.state_dict().items() if not key.startswith("clip.")}
-        for key in expected.keys() | learned.tensors.keys():
-            shapes = [tuple(group[key].shape) if key in group else "missing" for group in (expected, learned.tensors)]
-            if shapes[0] != shapes[1]:
-                msg = f"{learned.source}: tensor {key!r} has shape {shapes[1]}, the model has {shapes[0]}."
+        for key in sorted(expected.keys() | learned.tensors.keys()):
+            theirs, ours = (_shape(group.get(key)) for group in (learned.tensors, expected))
+            if theirs != ours:
+                msg = f"{learned.source}, tensor {key!r}: the file has {theirs}, the model {ours}."
                 raise ValueError(msg)
         self.model.load_state_dict(learned.tensors, strict=False)  # the frozen CLIP is not in the file
         self.trained_on = learned.trained_on
@@ -138,3 +138,8 @@ class LearnedStateMixin(_Module):
             msg = f"Wrong tensors in the state of GenCLIP: missing {missing}, unknown {result.unexpected_keys}."
             raise RuntimeError(msg)
         return result
+
+
+def _shape(tensor: Tensor | None) -> str:
+    """Describe a tensor for a message."""
+    return "none" if tensor is None else f"one of shape {tuple(tensor.shape)}"

@@ -17,7 +17,7 @@ from anomalib.data.datamodules.image.visa import VISA_CATEGORIES
 from PIL import Image
 
 SIZE = 32
-_LOADING = {"train_batch_size": 4, "eval_batch_size": 4, "num_workers": 0}
+LOADING = {"train_batch_size": 4, "eval_batch_size": 4, "num_workers": 0}
 
 
 def write_normal(path: Path, seed: int = 0) -> None:
@@ -59,19 +59,19 @@ def _mvtec_layout(root: Path, categories: Sequence[str], normal: int, anomalous:
 def mvtec_ad(root: Path, categories: Sequence[str] = ("bottle",), normal: int = 4, anomalous: int = 4) -> MVTecAD:
     """Write MVTec AD's layout."""
     _mvtec_layout(root, categories, normal, anomalous, good="good", mask="{}_mask.png")
-    return MVTecAD(root=root, category=categories[0], **_LOADING)
+    return MVTecAD(root=root, category=categories[0], **LOADING)
 
 
 def mpdd(root: Path, categories: Sequence[str] = ("tubes",), normal: int = 4, anomalous: int = 4) -> MPDD:
     """Write MPDD's layout."""
     _mvtec_layout(root, categories, normal, anomalous, good="good", mask="{}_mask.png")
-    return MPDD(root=root, category=categories[0], **_LOADING)
+    return MPDD(root=root, category=categories[0], **LOADING)
 
 
 def btech(root: Path, categories: Sequence[str] = ("01",), normal: int = 4, anomalous: int = 4) -> BTech:
     """Write BTech's layout: normal images are called "ok"."""
     _mvtec_layout(root, categories, normal, anomalous, good="ok", mask="{}.png")
-    return BTech(root=root, category=categories[0], **_LOADING)
+    return BTech(root=root, category=categories[0], **LOADING)
 
 
 def visa(root: Path, categories: Sequence[str] = ("candle",), normal: int = 4, anomalous: int = 4) -> Visa:
@@ -94,7 +94,7 @@ def visa(root: Path, categories: Sequence[str] = ("candle",), normal: int = 4, a
     table.parent.mkdir(parents=True, exist_ok=True)
     with table.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("object", "split", "label", "image", "mask"), *rows])
-    return Visa(root=root, category=categories[0], **_LOADING)
+    return Visa(root=root, category=categories[0], **LOADING)
 
 
 def kolektor(root: Path, normal: int = 10, anomalous: int = 4) -> Kolektor:
@@ -106,7 +106,7 @@ def kolektor(root: Path, normal: int = 10, anomalous: int = 4) -> Kolektor:
         else:
             write_normal(image, seed=i)
             Image.new("L", (SIZE, SIZE)).save(mask)
-    return Kolektor(root=root, **_LOADING)
+    return Kolektor(root=root, **LOADING)
 
 
 def folder(
@@ -132,7 +132,7 @@ def folder(
         normal_test_dir="good_test" if normal_test else None,
         abnormal_dir="bad" if anomalous else None,
         mask_dir="mask" if masks and anomalous else None,
-        **_LOADING,
+        **LOADING,
     )
 
 

@@ -184,7 +184,7 @@ def test_numbers_are_within_their_bounds(value):
     assert (not build(learning_rate=value)) == (number and value >= 0)
     # A wider blur than the map would be an error at the first image.
     assert (not build(smoothing_sigma=value)) == (number and 0 <= value <= 63 / 4)
-    assert (not build(epochs=value)) == (is_whole(value) and value >= 1)
+    assert (not build(epochs=value)) == (number and value >= 1 and value == int(value))
 
 
 @pytest.mark.parametrize("keys", [{1: "cable"}, {None: "cable"}, {"a": "b", True: "cable"}])
@@ -249,7 +249,7 @@ def test_accepted_names_are_encoded(model, name):
 @settings(QUICK, max_examples=4)
 def test_accepted_settings_make_a_model(layers, lengths, sides):
     size = tuple(PATCH * side for side in sides)
-    built = torch_model("ViT-S-32-alt", None, size, layers, *lengths)
+    built = torch_model("ViT-S-32-alt", None, size, layers, state_length=lengths[0], query_length=lengths[1])
     assert built.layers == sorted(layers)
     assert built.image_size == size
     assert [len(built.prompts.normal), len(built.prompts.query)] == list(lengths)

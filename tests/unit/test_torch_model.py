@@ -154,10 +154,17 @@ def test_vision_enhanced_features_depend_on_the_image_and_query_features_do_not(
     torch.testing.assert_close(noisy.query_features, noisy.compute_query_features())
 
 
-def test_query_features_follow_the_prompts(noisy, images):
+@pytest.mark.parametrize("how", ["training", "loading"])
+def test_query_features_follow_the_prompts(noisy, images, how):
     before = noisy(images).pred_score
-    with torch.no_grad():
-        noisy.prompts.abnormal.normal_()
+    if how == "training":
+        noisy.train()
+        with torch.no_grad():
+            noisy.prompts.abnormal.normal_()
+        noisy.eval()
+    else:
+        changed = torch.randn_like(noisy.prompts.abnormal)
+        noisy.load_state_dict({**noisy.state_dict(), "prompts.abnormal": changed})
     after = noisy(images).pred_score
     assert not torch.allclose(before, after)
     torch.testing.assert_close(noisy.query_features, noisy.compute_query_features())

@@ -1,0 +1,93 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is settled before a run: results folders, validation, epochs."""
+
+import pytest
+from anomalib.data import Folder
+from anomalib.metrics import AUROC, Evaluator
+from helpers import data_trees
+from helpers.runs import build, engine
+
+from anomalib_genclip import GenCLIP
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    """Untrained prompts in a file, for a zero-shot model."""
+    return build().save_weights(tmp_path_factory.mktemp("prompts") / "prompts.safetensors")
+
+
+def zero_shot(prompts, **settings) -> GenCLIP:
+    return build(weights=prompts, backbone=None, image_size=None, **settings)
+
+
+def results(root, name: str = "bottle"):
+    return root / "GenCLIP" / "MVTecAD" / name
+
+
+@pytest.mark.parametrize("first", ["test", "predict", "validate"])
+def test_training_follows_any_call(tmp_path, prompts, first):
+    data = data_trees.mvtec_ad(tmp_path / "data", normal=2, anomalous=2)
+    root = tmp_path / "results"
+    getattr(engine(root), first)(model=zero_shot(prompts, visualizer=True), datamodule=data)
+    pictures = list(results(root).rglob("images/**/*.png"))
+    engine(root, max_epochs=1).fit(model=build(), datamodule=data)
+    engine(root).test(model=zero_shot(prompts), datamodule=data)
+    assert (results(root) / "latest").is_symlink()
+    assert list((results(root) / "latest" / "weights").rglob("*.ckpt"))
+    assert bool(pictures) == (first != "validate")
+    assert all(path.exists() for path in pictures)
+
+
+def test_results_of_an_earlier_plain_folder_are_kept(tmp_path, prompts):
+    data = data_trees.mvtec_ad(tmp_path / "data", normal=2, anomalous=2)
+    old = results(tmp_path / "results") / "latest" / "notes.txt"
+    old.parent.mkdir(parents=True)
+    old.write_text("old")
+    engine(tmp_path / "results").test(model=zero_shot(prompts), datamodule=data)
+    engine(tmp_path / "results", max_epochs=1).fit(model=build(), datamodule=data)
+    assert (results(tmp_path / "results") / "v0" / "notes.txt").read_text() == "old"
+
+
+def test_a_folder_of_ones_own_stays_plain(tmp_path, prompts):
+    data = data_trees.mvtec_ad(tmp_path / "data", normal=2, anomalous=2)
+    model = zero_shot(prompts)
+    run = engine(tmp_path / "results")
+    run.test(model=model, datamodule=data)
+    assert not (tmp_path / "results").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "results"}
+
+
+@pytest.mark.parametrize("mode", ["none", "same_as_test", "from_test", "synthetic"])
+@pytest.mark.parametrize("call", ["test", "fit"])
+def test_every_val_split_mode_works(tmp_path, mode, call):
+    data_trees.folder(tmp_path / "data")
+    data = Folder(
+        name="screws",
+        root=tmp_path / "data",
+        normal_dir="good",
+        abnormal_dir="bad",
+        mask_dir="mask",
+        val_split_mode=mode,
+        **data_trees.LOADING,
+    )
+    run = engine(tmp_path / "results", max_epochs=1)
+    getattr(run, call)(model=build(), datamodule=data)
+    assert run.trainer.limit_val_batches == 1.0
+
+
+def test_zero_shot_thresholds_stay_where_nothing_is_validated(tmp_path, prompts):
+    model = zero_shot(prompts)
+    model.post_processor.set_thresholds(image=model.model.score_weight, pixel=model.model.score_weight)
+    data = data_trees.mvtec_ad(tmp_path / "data", normal=2, anomalous=2)
+    engine(tmp_path).test(model=model, datamodule=data)
+    assert model.post_processor.raw_thresholds()["image"] == model.model.score_weight
+
+
+def test_validation_metrics_of_a_zero_shot_model_are_computed(tmp_path, prompts):
+    metric = AUROC(fields=["pred_score", "gt_label"], prefix="image_")
+    model = zero_shot(prompts, evaluator=Evaluator(val_metrics=[metric]))
+    data = data_trees.mvtec_ad(tmp_path / "data", normal=2, anomalous=2)
+    (logged,) = engine(tmp_path).validate(model=model, datamodule=data)
+    assert "image_AUROC" in logged
