@@ -173,7 +173,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
             image_loss_weight,
             anomaly_source,
             epochs,
-            feature_cache,
+            checked_path("feature_cache", feature_cache),
         )
         self.class_name = class_name
         self.class_names = check_class_names(class_name, class_names, settings.max_suffix_tokens)
@@ -339,7 +339,10 @@ def _images(batch: ImageBatch, model: GenCLIPModel) -> Tensor | ImageTokens:
     anomalib's batches make float32 of images whatever the trainer's precision is.
     """
     dtype = model.projections[0].dtype
-    return batch.tokens(dtype) if isinstance(batch, FeatureBatch) else batch.image.to(dtype)
+    if isinstance(batch, FeatureBatch):
+        return batch.tokens(dtype)
+    images: Tensor = batch.image
+    return images.to(dtype)
 
 
 def _first_path(batch: ImageBatch) -> str:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from .clip.backbone import (
@@ -18,7 +18,7 @@ from .clip.backbone import (
     resolve_image_size,
     resolve_layers,
 )
-from .utils.settings import NonNegativeFloat, PositiveInt, UnitFloat, checked, checked_path
+from .utils.settings import NonNegativeFloat, PositiveInt, UnitFloat, checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,8 +133,7 @@ class ModelSettings:
 
     def as_hparams(self) -> dict[str, Any]:
         """Return the settings by the names of the model's arguments, as plain data for checkpoints."""
-        names = ("backbone", "pretrained", "image_size", "layers", "state_length", "query_length")
-        names += ("branches", "class_name_filter", "smoothing_sigma")
+        names = [field.name for field in fields(self) if field.name != "spec"]
         return {name: getattr(self, name) for name in names} | {"layers": list(self.layers)}
 
 
@@ -166,7 +165,6 @@ class TrainingSettings:
         }
         for name, kind in kinds.items():
             object.__setattr__(self, name, checked(name, getattr(self, name), kind))
-        object.__setattr__(self, "feature_cache", checked_path("feature_cache", self.feature_cache))
 
     def as_hparams(self) -> dict[str, Any]:
         """Return the settings by the names of the model's arguments, as plain data for checkpoints."""

@@ -360,7 +360,7 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
     warn_of_unknown_versions()  # here, because building a model is the first use, and importing anomalib is none
     quick_gelu = spec.quick_gelu
     state, origin = None, pretrained
-    if is_file(pretrained):
+    if pretrained is not None and is_file(pretrained):
         state = _read_file(pretrained)
         if spec.name == TINY:
             state = expand_vocabulary(state)

@@ -110,7 +110,7 @@ class LearnedStateMixin(_Module):
         GenCLIPCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, map_location="cpu")
         # The file must not choose where this machine reads prompts and keeps features.
         here = {"weights": None, "fine_tune": False, "feature_cache": None}
-        return super().load_from_checkpoint(checkpoint_path, *args, **{**here, **kwargs})
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**here, **kwargs})  # type: ignore[arg-type]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave CLIP out of the checkpoint and add the signature of the rest."""

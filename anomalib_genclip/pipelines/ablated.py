@@ -72,6 +72,6 @@ def tapped_layers(weights: str) -> list[int]:
         ValueError: If the file is no checkpoint or prompts file of GenCLIP, or is broken.
     """
     if not weights.endswith(".ckpt"):
-        return list(load_weights(weights).fit.layers)
+        return list(load_weights(weights).signature.layers)
     checkpoint = GenCLIPCheckpointIO().load_checkpoint(weights, map_location="cpu")
     return list(checkpoint["genclip"]["layers"])

@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from jsonargparse import typing
 
 if TYPE_CHECKING:
-    NonNegativeFloat = OpenUnitFloat = UnitFloat = float
-    NonNegativeInt = PositiveInt = RenderSize = int
+    NonNegativeFloat = float
+    OpenUnitFloat = float
+    UnitFloat = float
+    NonNegativeInt = int
+    PositiveInt = int
+    RenderSize = int
 else:
     NonNegativeFloat = typing.restricted_number_type("NonNegativeFiniteFloat", float, [(">=", 0), ("<", inf)])
     OpenUnitFloat, UnitFloat = typing.OpenUnitInterval, typing.ClosedUnitInterval
