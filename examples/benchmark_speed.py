@@ -25,8 +25,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_genclip.clip.backbone import backbone_spec, load_clip, resolve_image_size
+from anomalib_genclip.clip.backbone import load_clip
 from anomalib_genclip.components.loss import GenCLIPLoss
+from anomalib_genclip.model_settings import ModelSettings
 from anomalib_genclip.torch_model import GenCLIPModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -57,7 +58,9 @@ def steps_of(args: argparse.Namespace) -> dict[str, Step]:
     torch.manual_seed(0)
     if args.only == "backbone":  # a process that holds nothing but the open_clip model, both towers
         return {"backbone": in_precision(bare_tower(args), args, grad=False)}
-    model = GenCLIPModel(args.backbone, args.pretrained, args.image_size).to(args.device).eval()
+    settings = ModelSettings.resolve(args.backbone, args.pretrained, args.image_size)
+    clip = load_clip(settings.spec, settings.pretrained, settings.image_size)
+    model = GenCLIPModel(clip, settings).to(args.device).eval()
     images = torch.randn(args.batch_size, 3, *model.image_size, device=args.device)
     index = model.class_index(["bottle"] * args.batch_size)
     tower = model.clip.model
@@ -73,10 +76,9 @@ def steps_of(args: argparse.Namespace) -> dict[str, Step]:
 
 def bare_tower(args: argparse.Namespace) -> Step:
     """Build open_clip's model alone, at the same image size."""
-    spec = backbone_spec(args.backbone)
-    size = resolve_image_size(spec, args.image_size)
-    tower = load_clip(spec, args.pretrained, size).to(args.device).eval()
-    images = torch.randn(args.batch_size, 3, *size, device=args.device)
+    settings = ModelSettings.resolve(args.backbone, args.pretrained, args.image_size)
+    tower = load_clip(settings.spec, settings.pretrained, settings.image_size).to(args.device).eval()
+    images = torch.randn(args.batch_size, 3, *settings.image_size, device=args.device)
     return lambda: tower.encode_image(images)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from anomalib_genclip import CrossDataset, GenCLIP
 from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.demo.synthetic import SOURCE, TARGET
+from anomalib_genclip.model_settings import ModelSettings
 from anomalib_genclip.torch_model import GenCLIPModel
 
 TEMPLATES = ("a photo of a perfect {}", "a photo of a damaged {}")
@@ -46,7 +47,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", help="tapped blocks, from 1; the four quarters if left out")
     args = parser.parse_args()
     model = GenCLIP(args.backbone, args.pretrained, layers=args.layers, visualizer=False)
-    model.model = HandWrittenPrompts(args.backbone, args.pretrained, layers=args.layers)
+    settings = ModelSettings.resolve(args.backbone, args.pretrained, layers=args.layers)
+    model.model = HandWrittenPrompts(model.model.clip.model, settings)
     data = CrossDataset(
         source=SyntheticDefects(),
         source_categories=list(SOURCE),
