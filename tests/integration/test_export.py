@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.lightning_model import ONNX_OPSET
+from anomalib_genclip.persistence.export import ONNX_OPSET
 from anomalib_genclip.processing.pre_processor import AntialiasedPreProcessor, MatrixResize
 
 FORMATS = {"torch": [], "onnx": ["onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
