@@ -30,7 +30,7 @@ quickstart: $(BASE)
 	$(BIN)/anomalib train --config configs/quickstart.yaml
 
 reproduce: $(BASE)
-	$(BIN)/python -m anomalib_genclip.reproduce --config configs/reproduce.yaml
+	$(BIN)/genclip reproduce
 
 # A worker per core, each with one thread: more threads than cores make torch crawl.
 test: $(DEV)

@@ -5,6 +5,7 @@
 
 import pytest
 import torch
+from helpers.comparisons import compared, comparison_data  # noqa: F401  # fixtures
 
 
 @pytest.fixture(autouse=True)

@@ -3,133 +3,24 @@
 
 """Models of different protocols compared on the same images with the same metrics."""
 
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 from anomalib.data import get_datamodule
-from anomalib.pipelines.components.base import Job, JobGenerator, Pipeline, Runner
-from jsonargparse import Namespace
 
 from anomalib_genclip.data.categories import Categories, category_of, expand_each, to_download
+from anomalib_genclip.evaluation.tables import Row
 
 from .comparison_tables import ComparisonTables
-from .measured_job import PROTOCOLS
-from .progress_runner import ProgressRunner
-from .stored_job import JobResult, StoredJob
+from .jobs import Job, run_jobs
+from .measure import PROTOCOLS
 from .task import Settings
 
 REQUIRED = {"target", "models"}
 OPTIONAL = {"results_dir", "accelerator", "isolate", "jobs_dir", "seed", "target_categories"}
 ENTRY_REQUIRED = {"name", "protocol", "model"}
 ENTRY_OPTIONAL = {"trainer", "source", "source_categories", "data"}
-
-
-class TrainJob(StoredJob):
-    """Train a model once on the source."""
-
-    name = "train"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the trained model is kept."""
-        return self.jobs_folder / "checkpoints" / f"{self.key}.ckpt"
-
-    def kept(self, path: Path) -> dict[str, Any] | None:
-        """Read the kept result, if the checkpoint is still there; where that is, is not the file's to say."""
-        result = super().kept(path) if self.checkpoint.is_file() else None
-        return result and {**result, "checkpoint": str(self.checkpoint)}
-
-    def complete_settings(self) -> Settings:
-        """Say where the checkpoint goes."""
-        return {**self.settings, "checkpoint": str(self.checkpoint)}
-
-    @staticmethod
-    def collect(results: list[JobResult]) -> dict[str, dict[str, Any]]:
-        """Return each trained model's result by its name."""
-        return {result.row["model"]: result.row for result in results}
-
-    @staticmethod
-    def save(results: dict[str, dict[str, Any]]) -> None:
-        """Nothing is left to do: each job has written its checkpoint."""
-
-
-class EvaluateJob(StoredJob):
-    """Test a model on one category."""
-
-    name = "evaluate"
-
-    @staticmethod
-    def collect(results: list[JobResult]) -> ComparisonTables:
-        """Put all rows together, whatever columns each has."""
-        return ComparisonTables(results[0].folder, [result.row for result in results])
-
-    @staticmethod
-    def save(results: ComparisonTables) -> None:
-        """Print and write tables and plot."""
-        results.save()
-
-
-class TrainGenerator(JobGenerator):
-    """One training job per model of the cross-dataset protocol."""
-
-    @property
-    def job_class(self) -> type[Job]:
-        """The class of the jobs."""
-        return TrainJob
-
-    def generate_jobs(self, args: dict | None = None, prev_stage_result: Any = None) -> Generator[Job, None, None]:  # noqa: ANN401
-        """Make the jobs from the pipeline's settings."""
-        del prev_stage_result
-        if not args:
-            return
-        for entry in args["models"]:
-            if entry["protocol"] == "cross_dataset":
-                settings = {
-                    "action": "train",
-                    "model": entry["model"],
-                    "source": entry["source"],
-                    "source_categories": entry["source_categories"],
-                    "data": entry["data"],
-                    "trainer": entry["trainer"],
-                    "seed": args["seed"],
-                    "accelerator": args["accelerator"],
-                }
-                labels = {"model": entry["name"]}
-                yield TrainJob(settings, labels, args["results_dir"], args["jobs_dir"], args["isolate"])
-
-
-class EvaluateGenerator(JobGenerator):
-    """One test job per model and category of the target."""
-
-    @property
-    def job_class(self) -> type[Job]:
-        """The class of the jobs."""
-        return EvaluateJob
-
-    def generate_jobs(self, args: dict | None = None, prev_stage_result: Any = None) -> Generator[Job, None, None]:  # noqa: ANN401
-        """Make the jobs from the pipeline's settings and the trained models."""
-        trained = prev_stage_result or {}
-        if not args:
-            return
-        for entry in args["models"]:
-            training = trained.get(entry["name"], {})
-            failure = f"training failed: {training['error']}" if "error" in training else ""
-            for part in args["parts"]:
-                settings = {
-                    "action": "test",
-                    "model": entry["model"],
-                    "protocol": entry["protocol"],
-                    "trainer": entry["trainer"],
-                    "checkpoint": training.get("checkpoint"),
-                    "target": part.target,
-                    "category": part.category,
-                    "seed": args["seed"],
-                    "accelerator": args["accelerator"],
-                }
-                labels = {"model": entry["name"], "protocol": entry["protocol"], "category": part.label}
-                yield EvaluateJob(settings, labels, args["results_dir"], args["jobs_dir"], args["isolate"], failure)
 
 
 class TargetPart(NamedTuple):
@@ -172,8 +63,8 @@ def target_parts(targets: list[Settings], categories: Categories) -> list[Target
     return parts
 
 
-class Comparison(Pipeline):
-    """Compare models of different protocols on the same images with the same metrics.
+def compare(settings: Settings) -> ComparisonTables:
+    """Compare models of different protocols on the same images with the same metrics, and print and write the tables.
 
     Settings (see ``configs/comparison.yaml``): ``target`` (a datamodule or a list of them) and ``target_categories``
     say what all models are tested on, each category by itself; ``models`` is a list of ``name``, ``protocol`` and
@@ -186,51 +77,81 @@ class Comparison(Pipeline):
 
     ``trainer`` holds arguments of Lightning's trainer, such as ``max_epochs``.
 
-    Every job runs in a process of its own unless ``isolate`` is false. Finished jobs are kept in
-    ``<jobs_dir>/jobs`` (by default that is ``results_dir``) and not run again; failed ones are rows that say why, and
-    are tried again next time.
+    Every job runs in a process of its own unless ``isolate`` is false. Results are stored in ``<jobs_dir>/jobs`` (by
+    default that is ``results_dir``), and finished jobs are not run again; failed ones are rows that say why, and are
+    tried again next time.
+
+    Args:
+        settings (Settings): As above.
+
+    Returns:
+        ComparisonTables: The results.
+
+    Raises:
+        ValueError: If a setting is missing, unknown or wrong; nothing has been run then.
 
     Example:
-        >>> tables = Comparison().run_settings(read_settings("configs/comparison.yaml"))  # doctest: +SKIP
+        >>> tables = compare(read_settings("configs/comparison.yaml"))  # doctest: +SKIP
     """
+    complete = complete_settings(settings)
+    folder, isolate = complete["jobs_dir"], complete["isolate"]
+    trained = {row["model"]: row for row in run_jobs("train", training_jobs(complete), folder, isolate)}
+    rows = run_jobs("test", test_jobs(complete, trained), folder, isolate)
+    tables = ComparisonTables(complete["results_dir"], rows)
+    tables.save()
+    return tables
 
-    def _setup_runners(self, args: dict) -> list[Runner]:
-        del args
-        return [ProgressRunner(TrainGenerator()), ProgressRunner(EvaluateGenerator())]
 
-    def run(self, args: Namespace | None = None) -> None:
-        """Run all jobs, and write and print the tables.
+def training_jobs(settings: Settings) -> list[Job]:
+    """List one training for each model of the cross-dataset protocol."""
+    return [
+        Job(
+            settings={
+                "action": "train",
+                "model": entry["model"],
+                "source": entry["source"],
+                "source_categories": entry["source_categories"],
+                "data": entry["data"],
+                "trainer": entry["trainer"],
+                "seed": settings["seed"],
+                "accelerator": settings["accelerator"],
+            },
+            labels={"model": entry["name"]},
+        )
+        for entry in settings["models"]
+        if entry["protocol"] == "cross_dataset"
+    ]
 
-        The base class's method would send every logger of the process to a file and hide what goes wrong.
 
-        Args:
-            args (Namespace | None): ``config``, the settings' file. Defaults to ``None``: the command line's.
+def test_jobs(settings: Settings, trained: dict[str, Row]) -> list[Job]:
+    """List one test for each model and category of the target.
 
-        Raises:
-            ValueError: If the settings are wrong.
-        """
-        self.run_settings(self._get_args(args))
+    Args:
+        settings (Settings): Complete settings.
+        trained (dict[str, Row]): Results of the trainings by the models' names.
 
-    def run_settings(self, settings: Settings) -> ComparisonTables:
-        """Run all jobs, and write and print the tables.
-
-        Args:
-            settings (Settings): See the class.
-
-        Returns:
-            ComparisonTables: The results.
-
-        Raises:
-            ValueError: If the settings are wrong.
-        """
-        complete = complete_settings(settings)
-        result = None
-        for runner in self._setup_runners(complete):
-            result = runner.run(complete, result)
-        if not isinstance(result, ComparisonTables):
-            msg = "The comparison has no jobs."
-            raise TypeError(msg)
-        return result
+    Returns:
+        list[Job]: The tests.
+    """
+    jobs = []
+    for entry in settings["models"]:
+        training = trained.get(entry["name"], {})
+        failure = f"training failed: {training['error']}" if "error" in training else ""
+        for part in settings["parts"]:
+            test = {
+                "action": "test",
+                "model": entry["model"],
+                "protocol": entry["protocol"],
+                "trainer": entry["trainer"],
+                "checkpoint": training.get("checkpoint"),
+                "target": part.target,
+                "category": part.category,
+                "seed": settings["seed"],
+                "accelerator": settings["accelerator"],
+            }
+            labels = {"model": entry["name"], "protocol": entry["protocol"], "category": part.label}
+            jobs.append(Job(test, labels, failure))
+    return jobs
 
 
 def complete_settings(settings: Settings) -> Settings:

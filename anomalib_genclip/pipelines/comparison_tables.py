@@ -8,10 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from anomalib_genclip.evaluation.result import METRIC_NAMES
+from anomalib_genclip.evaluation.tables import NOTE, ResultTable, Row
 from anomalib_genclip.utils.files import atomic_write
 
 from .plot import draw_accuracy_against_speed
-from .tables import NOTE, ResultTable, Row
 
 REMARKS = (
     "Metrics in percent: each category by itself, then the mean over categories.",

@@ -1,22 +1,19 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A picture that explains one decision: ``python -m anomalib_genclip.pipelines.explain --weights FILE --image FILE``.
+"""A picture that explains one decision.
 
 It shows the image, the map of the vision-enhanced branch, that of the query-only branch, the model's map (their
 mean, smoothed if the model does that), the mask if there is one, and says what Class Name Filtering decided.
 """
 
 import io
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from anomalib.data.utils import read_image, read_mask
-from jsonargparse import ArgumentParser
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -27,6 +24,8 @@ from anomalib_genclip.components.class_names import GENERIC
 from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 from anomalib_genclip.utils.files import atomic_write
+
+from .ablated import load_trained
 
 BRANCH_TITLES = {"vision": "vision-enhanced branch", "query": "query-only branch"}
 
@@ -160,34 +159,26 @@ def _show(axes, image: np.ndarray, title: str, **options) -> None:  # noqa: ANN0
     axes.set_axis_off()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Explain one image.
+def explain(
+    weights: str, image: str, mask: str | None = None, class_name: str | None = None, output: str = "explanation.png"
+) -> str:
+    """Explain one image's score in a picture.
 
     Args:
-        arguments (Sequence[str] | None): The command line. Defaults to ``None``: this process's.
+        weights (str): A checkpoint (``.ckpt``) or a prompts file.
+        image (str): Image file.
+        mask (str | None): The ground truth's file, if there is one.
+        class_name (str | None): What is in the image.
+        output (str): Where the picture goes; folders are made.
 
     Returns:
-        int: 0.
+        str: The caption.
     """
-    from .ablated import load_trained
-
-    parser = ArgumentParser(prog="python -m anomalib_genclip.pipelines.explain")
-    parser.add_argument("--weights", type=str, required=True, help="A checkpoint (.ckpt) or a prompts file.")
-    parser.add_argument("--image", type=str, required=True, help="Image file.")
-    parser.add_argument("--mask", type=str, default=None, help="Ground truth's file, if there is one.")
-    parser.add_argument("--class_name", type=str, default=None, help="What is in the image.")
-    parser.add_argument("--output", type=str, default="explanation.png", help="Where to write the picture.")
-    args = parser.parse_args(arguments)
-    model = load_trained(args.weights)
-    decision = decide(model, read_image(args.image, as_tensor=True), args.class_name)
+    model = load_trained(weights)
+    decision = decide(model, read_image(image, as_tensor=True), class_name)
     caption = describe(decision, filtering=model.model.class_name_filter)
-    mask = None if args.mask is None else read_mask(args.mask, as_tensor=True)
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(output, draw(decision, caption, mask))
-    print(f"{caption}\n{output}")  # the command's result
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    truth = None if mask is None else read_mask(mask, as_tensor=True)
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, draw(decision, caption, truth))
+    return caption

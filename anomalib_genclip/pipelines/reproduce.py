@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_genclip.evaluation.result import METRIC_NAMES
+from anomalib_genclip.evaluation.tables import NOTE, ResultTable, Row
+from anomalib_genclip.utils.configs import find_config
 from anomalib_genclip.utils.loaders import as_list
 
-from .comparison import Comparison, check_names, read_settings
+from .comparison import check_names, compare, read_settings
 from .published import PUBLISHED
-from .tables import NOTE, ResultTable, Row
 from .task import Settings, reason
 
 REQUIRED = {"model", "protocols"}
@@ -44,8 +45,8 @@ def reproduce(settings: Settings) -> ResultTable:
         msg = f"protocols must be a list of at least one YAML file, got {protocols!r}."
         raise ValueError(msg)
     rows: list[Row] = []
-    for path in map(Path, protocols):
-        rows += run_protocol(path, settings, folder)
+    for protocol in protocols:
+        rows += run_protocol(protocol, settings, folder)
         table = ResultTable("The paper's protocols", rows, REMARKS)
         table.write(folder, "reproduce")  # after each, because they take hours
     table.print()
@@ -53,28 +54,28 @@ def reproduce(settings: Settings) -> ResultTable:
     return table
 
 
-def run_protocol(path: Path, settings: Settings, folder: Path) -> list[Row]:
+def run_protocol(protocol: str, settings: Settings, folder: Path) -> list[Row]:
     """Run one protocol.
 
     Args:
-        path (Path): A CrossDataset's YAML.
+        protocol (str): A CrossDataset's YAML file, or the name of one that comes with the package.
         settings (Settings): As in :func:`reproduce`.
         folder (Path): Folder of all results.
 
     Returns:
         list[Row]: The published figures and the measured ones.
     """
-    label, published = path.stem, []
+    label, published = Path(protocol).stem, []
     measured: dict[str, Any]
     try:
-        data = read_settings(path)["init_args"]
+        data = read_settings(find_config(protocol))["init_args"]
         label = " + ".join(_names(data["source"])) + " to " + " + ".join(_names(data["target"]))
         published = [
             _row(label, known.model, known.source, known.metrics)
             for name in _names(data["target"])
             for known in PUBLISHED.get(name, ())
         ]
-        tables = Comparison().run_settings(comparison_settings(data, settings, folder, path.stem))
+        tables = compare(comparison_settings(data, settings, folder, Path(protocol).stem))
         measured = tables.models.rows[0]
     except Exception as error:  # noqa: BLE001  # the other protocols go on
         measured = {NOTE: f"failed: {reason(error)}"}
@@ -94,7 +95,7 @@ def comparison_settings(data: Settings, settings: Settings, folder: Path, stem: 
     entry = {
         "name": "GenCLIP",
         "protocol": "cross_dataset",
-        "model": read_settings(settings["model"]),
+        "model": read_settings(find_config(settings["model"])),
         "trainer": settings.get("trainer") or {},
         "source": data["source"],
         "source_categories": data.get("source_categories"),

@@ -21,30 +21,24 @@ from lightning import seed_everything
 from anomalib_genclip.utils.files import atomic_write
 
 from .ablated import ablated
-from .measured_job import MeasuredJob, build_model, build_target, make_engine
+from .measure import build_model, build_target, make_engine, measure
 
 Settings = dict[str, Any]
 _LONGEST_REASON = 300
 
 
 def test_on_category(settings: Settings) -> dict[str, Any]:
-    """Test a model on one category; settings as made by :class:`.comparison.EvaluateGenerator`."""
+    """Test a model on one category; settings as made by :func:`.comparison.test_jobs`."""
     # Before the model is built: it may start from random weights.
     seed_everything(settings["seed"], workers=True)
-    job = MeasuredJob(
-        accelerator=settings["accelerator"],
-        model=build_model(settings["model"]),
-        datamodule=build_target(settings["target"], settings["category"], settings["seed"]),
-        seed=settings["seed"],
-        protocol=settings["protocol"],
-        trainer=settings["trainer"],
-        checkpoint=settings["checkpoint"],
-    )
-    return job.run()
+    model = build_model(settings["model"])
+    target = build_target(settings["target"], settings["category"], settings["seed"])
+    options = {name: settings[name] for name in ("seed", "protocol", "accelerator", "trainer", "checkpoint")}
+    return measure(model, target, **options)
 
 
 def train_on_source(settings: Settings) -> dict[str, Any]:
-    """Train a model on the source and write a checkpoint; settings as made by :class:`.comparison.TrainGenerator`."""
+    """Train a model on the source and write a checkpoint; settings as made by :func:`.comparison.training_jobs`."""
     from anomalib_genclip import CrossDataset
 
     seed_everything(settings["seed"], workers=True)
@@ -71,15 +65,11 @@ def train_on_source(settings: Settings) -> dict[str, Any]:
 
 
 def test_variant(settings: Settings) -> dict[str, Any]:
-    """Test a trained GenCLIP without some of its parts; settings as made by :class:`.ablation.AblationGenerator`."""
-    job = MeasuredJob(
-        accelerator=settings["accelerator"],
-        model=ablated(settings["weights"], settings["variant"]),
-        datamodule=get_datamodule(settings["data"]),
-        seed=settings["seed"],
-        protocol="zero_shot",
+    """Test a trained GenCLIP without some of its parts; settings as made by :func:`.ablation.ablate`."""
+    model = ablated(settings["weights"], settings["variant"])
+    return measure(
+        model, get_datamodule(settings["data"]), settings["seed"], "zero_shot", accelerator=settings["accelerator"]
     )
-    return job.run()
 
 
 ACTIONS = {"test": test_on_category, "train": train_on_source, "ablate": test_variant}

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from anomalib.engine import Engine
+from anomalib_genclip.pipelines.store import read_result, write_result
 from helpers import data_trees
 from helpers.prompts_files import rewritten
 from PIL import Image
@@ -30,7 +31,6 @@ from anomalib_genclip.data.categories import expand
 from anomalib_genclip.pipelines import stored_job
 from anomalib_genclip.pipelines.ablated import tapped_layers
 from anomalib_genclip.pipelines.comparison import TrainJob
-from anomalib_genclip.pipelines.store import read_result, write_result
 from anomalib_genclip.processing.visualizer import CategoryVisualizer
 from anomalib_genclip.utils.tensors import digest
 

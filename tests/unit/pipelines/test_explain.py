@@ -10,7 +10,7 @@ import torch
 from helpers import data_trees
 from PIL import Image
 
-from anomalib_genclip import GenCLIP
+from anomalib_genclip import GenCLIP, cli
 from anomalib_genclip.components.class_names import ClassNames
 from anomalib_genclip.pipelines import explain
 
@@ -86,6 +86,6 @@ def test_command(model, tmp_path, capsys):
     data_trees.write_anomalous(image, mask)
     output = tmp_path / "new" / "why.png"
     command = ["--weights", str(weights), "--image", str(image), "--mask", str(mask), "--output", str(output)]
-    assert explain.main(command) == 0
+    assert cli.main(["explain", *command]) == 0
     assert Image.open(output).width == 1550
     assert "image score" in capsys.readouterr().out

@@ -1,0 +1,155 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The command ``genclip``: what this package adds to anomalib's own command line.
+
+A subcommand is a function of :data:`COMMANDS`: its arguments and their help are those of the function. Everything
+heavy is imported inside, so that ``genclip --help`` answers at once.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from jsonargparse import ArgumentParser
+
+from . import __version__
+from .utils.configs import find_config, list_configs
+
+
+def benchmark(config: str = "comparison") -> int:
+    """Compare GenCLIP with other models on the same images and write one table.
+
+    A run that was interrupted goes on where it was; finished jobs are not run again.
+
+    Args:
+        config: Settings file: which models, trained on what, tested on what. A path, or a name of `genclip config`.
+
+    Returns:
+        0, or 1 if no model could be tested.
+    """
+    from .pipelines.comparison import compare, read_settings
+
+    tables = compare(read_settings(find_config(config)))
+    return 0 if any("error" not in row for row in tables.rows) else 1
+
+
+def ablation(
+    weights: str,
+    data: str,
+    results_dir: str = "results/ablation",
+    accelerator: str = "auto",
+    seed: int = 42,
+    isolate: bool = True,
+) -> int:
+    """Test a trained GenCLIP without some of its parts: one branch, no class name filtering, single layers.
+
+    Args:
+        weights: What was trained: a checkpoint (.ckpt) or a prompts file (.safetensors).
+        data: A datamodule's YAML file, or a name of `genclip config`.
+        results_dir: Where the table goes.
+        accelerator: As in Lightning: auto, cpu, gpu.
+        seed: Seed of the tests.
+        isolate: Run each test in a process of its own.
+
+    Returns:
+        0, or 1 if no test gave a result.
+    """
+    from .pipelines.ablation import ablate
+    from .pipelines.comparison import read_settings
+
+    table = ablate(weights, read_settings(find_config(data)), results_dir, accelerator, seed, isolate)
+    return 0 if any("images" in row for row in table.rows) else 1
+
+
+def explain(
+    weights: str, image: str, mask: str | None = None, class_name: str | None = None, output: str = "explanation.png"
+) -> int:
+    """Draw how a trained GenCLIP came to the score of one image: each branch's map and the class name it used.
+
+    Args:
+        weights: What was trained: a checkpoint (.ckpt) or a prompts file (.safetensors), or tiny-demo.
+        image: Image file.
+        mask: File of the ground truth, if there is one.
+        class_name: What is in the image, such as "metal nut".
+        output: Where the picture goes.
+
+    Returns:
+        0.
+    """
+    from .pipelines.explain import explain as draw
+
+    print(draw(weights, image, mask, class_name, output), output, sep="\n")  # the command's result
+    return 0
+
+
+def reproduce(config: str = "reproduce") -> int:
+    """Run the paper's protocols and write one table beside published results: needs the datasets and a GPU.
+
+    Args:
+        config: Settings file: which protocols. A path, or a name of `genclip config`.
+
+    Returns:
+        0, or 1 if no protocol gave a result.
+    """
+    from .pipelines.comparison import read_settings
+    from .pipelines.reproduce import reproduce as run
+
+    table = run(read_settings(find_config(config)))
+    measured = [row for row in table.rows if row["figures"] == "measured"]
+    return 0 if any(row["image_AUROC"] is not None for row in measured) else 1
+
+
+def config(name: str | None = None) -> int:
+    """Print the path of a settings file that comes with this package; without a name, list the names.
+
+    For example: anomalib train --config "$(genclip config quickstart)"
+
+    Args:
+        name: Name of a settings file.
+
+    Returns:
+        0.
+    """
+    print(find_config(name) if name else "\n".join(list_configs()))  # the command's result
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    command.__name__: command for command in (benchmark, ablation, explain, reproduce, config)
+}
+
+
+def get_parser() -> ArgumentParser:
+    """Build the parser of the command line: a subcommand for each function of :data:`COMMANDS`."""
+    parser = ArgumentParser(prog="genclip", description="GenCLIP's tools beside `anomalib`.", version=__version__)
+    subcommands = parser.add_subcommands(dest="command", required=True)
+    for name, command in COMMANDS.items():
+        summary = (command.__doc__ or "").partition("\n\n    Args:")[0]
+        own = ArgumentParser(description=" ".join(summary.split()))
+        if command is config:
+            own.add_argument("name", nargs="?", help="Name of a settings file.")
+        else:
+            own.add_function_arguments(command, as_group=False)
+        subcommands.add_subcommand(name, own, help=summary.partition("\n")[0])
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; wrong input is one line on standard error and exit status 2.
+
+    Args:
+        arguments (Sequence[str] | None): The command line. Defaults to ``None``: this process's.
+
+    Returns:
+        int: The exit status.
+    """
+    args = get_parser().parse_args(arguments)
+    try:
+        return COMMANDS[args.command](**args[args.command].as_dict())
+    except (ValueError, OSError) as error:
+        print(f"genclip {args.command}: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

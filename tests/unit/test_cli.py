@@ -1,0 +1,85 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The command ``genclip``."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.comparisons import ROOT, settings_for
+
+from anomalib_genclip import cli
+from anomalib_genclip.utils.configs import list_configs
+
+
+def test_command_runs_jobs_in_processes_of_their_own(comparison_data, tmp_path):
+    settings = settings_for(comparison_data, tmp_path / "results") | {"isolate": True, "target_categories": ["bottle"]}
+    settings["models"] = [{"name": "GenCLIP", "protocol": "zero_shot", "model": settings["models"][0]["model"]}]
+    config = tmp_path / "comparison.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    assert cli.main(["benchmark", "--config", str(config)]) == 0
+    (row,) = json.loads((tmp_path / "results" / "comparison.json").read_text())["rows"]
+    assert row["categories"] == "1 of 1"
+    assert row["images_per_second"] > 0
+
+
+def test_command_fails_if_no_job_gave_a_result(comparison_data, tmp_path):
+    settings = settings_for(comparison_data, tmp_path)
+    settings["models"] = settings["models"][-1:]
+    config = tmp_path / "comparison.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    assert cli.main(["benchmark", "--config", str(config)]) == 1
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_each_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert text.startswith("usage: genclip")
+    assert " ".join(text.split()).count((cli.COMMANDS[command].__doc__ or "").partition("\n")[0].rstrip(".:")) == 1
+
+
+def test_configs_are_found_by_name_or_path_or_all_are_listed(tmp_path, capsys):
+    assert cli.main(["config", "data/visa_to_mvtec"]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert yaml.safe_load(path.read_text())["class_path"] == "CrossDataset"
+    assert cli.main(["config"]) == 0
+    assert "quickstart" in capsys.readouterr().out.split()
+    assert cli.main(["config", "quickstrat"]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert "'quickstrat'" in captured.err
+    assert "quickstart" in captured.err
+
+
+def test_wrong_input_is_one_line(tmp_path, capsys):
+    assert cli.main(["explain", "--weights", str(tmp_path / "none.safetensors"), "--image", "x.png"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "none.safetensors" in line
+    (tmp_path / "wrong.yaml").write_text("models: []")
+    assert cli.main(["benchmark", "--config", str(tmp_path / "wrong.yaml")]) == 2
+    assert "lacks target" in capsys.readouterr().err
+
+
+def test_help_needs_neither_torch_nor_anomalib():
+    script = (
+        "import sys, anomalib_genclip.cli as c; c.get_parser(); print(sorted({'torch', 'anomalib'} & {*sys.modules}))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_wheel_brings_the_configs(tmp_path):
+    build = pytest.importorskip("hatchling.builders.wheel")
+    (wheel,) = build.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {f"anomalib_genclip/configs/{name}.yaml" for name in list_configs()} <= names
+    assert "anomalib_genclip/demo/assets/tiny_clip.safetensors" in names
