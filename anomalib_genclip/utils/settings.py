@@ -53,6 +53,8 @@ def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # whateve
             raise ValueError(msg)  # wrong settings are ValueErrors
         return value
     try:
+        if isinstance(value, str):  # jsonargparse takes it for the command line's text
+            raise TypeError  # noqa: TRY301
         return kind._type(kind(value))  # noqa: SLF001  # the plain type that jsonargparse restricts
     except (TypeError, ValueError, OverflowError):
         bounds = kind._expression.replace("v", "").replace("and <inf", "and finite")  # noqa: SLF001

@@ -46,7 +46,7 @@ def test_each_command_explains_itself(command, capsys):
     assert " ".join(text.split()).count((cli.COMMANDS[command].__doc__ or "").partition("\n")[0].rstrip(".:")) == 1
 
 
-def test_configs_are_found_by_name_or_path_or_all_are_listed(tmp_path, capsys):
+def test_configs_are_found_by_name_or_path_or_all_are_listed(capsys):
     assert cli.main(["config", "data/visa_to_mvtec"]) == 0
     path = Path(capsys.readouterr().out.strip())
     assert yaml.safe_load(path.read_text())["class_path"] == "CrossDataset"
