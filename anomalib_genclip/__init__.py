@@ -1,10 +1,10 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""GenCLIP, zero-shot anomaly detection with generalised CLIP prompts, as a model of anomalib.
+"""GenCLIP, zero-shot anomaly detection with generalized CLIP prompts, as a model of anomalib.
 
-The public names are imported when they are first asked for: ``import torch`` imports this package (see
-:mod:`anomalib_genclip.plugin`) and must not pay for more than that.
+Public names are imported on first access, because ``import torch`` imports this package (see
+:mod:`anomalib_genclip.plugin`) and must stay fast.
 
 Example:
     >>> from anomalib.engine import Engine  # doctest: +SKIP
@@ -35,12 +35,12 @@ _MODULE_OF = {
     "SyntheticDefects": "anomalib_genclip.demo.synthetic.datamodule",
 }
 
-# Also where torch's entry points are switched off: whoever imports this package first has anomalib know its names.
+# Also here, because torch's entry points can be switched off.
 watch_imports()
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """Import a public name when it is first asked for (PEP 562)."""
+    """Import a public name on first access (PEP 562)."""
     if name not in _MODULE_OF:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
@@ -50,5 +50,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
 
 
 def __dir__() -> list[str]:
-    """List the public names too, imported or not."""
+    """List the public names, imported or not."""
     return sorted({*globals(), *__all__})

@@ -7,7 +7,7 @@ Paper:
     GenCLIP: Generalizing CLIP Prompts for Zero-shot Anomaly Detection, https://arxiv.org/abs/2504.14919
 
 Example:
-    Train on one data set, test on another:
+    Train on one dataset, test on another:
 
     >>> from anomalib.data import MVTecAD, Visa
     >>> from anomalib.engine import Engine
@@ -47,7 +47,8 @@ from .clip.frozen_clip import ImageTokens
 from .components.class_names import GENERIC, ClassNames, check_class_names
 from .components.loss import GenCLIPLoss
 from .evaluation import CategoryEvaluator
-from .feature_cache.callback import FeatureBatch, FeatureCache
+from .feature_cache.callback import FeatureCache
+from .feature_cache.dataset import FeatureBatch
 from .model_settings import AnomalySource, Branches, ModelSettings, TrainingSettings
 from .persistence.export import AtomicExportMixin
 from .persistence.learned_state import LearnedStateMixin
@@ -61,59 +62,60 @@ from .utils.settings import NonNegativeFloat, PositiveInt, UnitFloat, checked, c
 
 
 class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
-    """GenCLIP: zero-shot anomaly detection with general prompts learned on another data set.
+    """GenCLIP: zero-shot anomaly detection with general prompts learned on another dataset.
 
     Args:
         backbone (str | None): An open_clip ViT such as ``"ViT-L-14-336"`` or ``"ViT-B-16-quickgelu"``, or ``"tiny"``,
-            the bundled demonstration CLIP. Defaults to ``None``: what ``weights`` was trained with, else
+            the bundled demonstration CLIP. Defaults to ``None``: the backbone of ``weights``, else
             ``"ViT-L-14-336"``.
         pretrained (str | None): An open_clip tag, a local weights file (``.safetensors`` or ``.pt``), or ``None`` for
             random weights. Defaults to ``"openai"``.
-        image_size (int | Sequence[int] | None): Side, or height and width, that images are resized to, in pixels:
-            multiples of the patch size. Defaults to ``None``: as ``weights``, else 518 rounded down to whole patches.
-        layers (list[int] | None): Tapped blocks of the vision tower, counted from 1. Defaults to ``None``: as
-            ``weights``, else the four quarters (6, 12, 18, 24 for ViT-L/14).
-        state_length (int | None): Tokens of the normal and of the abnormal prompt, ``n``. Defaults to ``None``: as
-            ``weights``, else 4.
+        image_size (int | Sequence[int] | None): Side, or height and width, that images are resized to, in pixels;
+            multiples of the patch size. Defaults to ``None``: that of ``weights``, else 518 rounded down to whole
+            patches.
+        layers (list[int] | None): Feature layers: blocks of the vision tower, counted from 1. Defaults to ``None``:
+            those of ``weights``, else the four quarters (6, 12, 18, 24 for ViT-L/14).
+        state_length (int | None): Tokens of the normal and of the abnormal prompt, ``n``. Defaults to ``None``: that
+            of ``weights``, else 4.
         query_length (int | None): Tokens of the general query prompt and of the vision prompts, ``q``. Defaults to
-            ``None``: as ``weights``, else 4.
+            ``None``: that of ``weights``, else 4.
         class_name (str | None): Class name for all images. Defaults to ``None``: the category in the batch, else the
             datamodule's category (for ``Folder`` its name), else ``"object"``.
-        class_names (dict[str, str] | None): Names for categories that say nothing, such as ``{"01": "cable"}``.
-            Defaults to ``None``.
-        branches (str): ``"both"``, ``"vision"`` (vision-enhanced only) or ``"query"`` (query-only only) make map and
-            score. Defaults to ``"both"``.
+        class_names (dict[str, str] | None): Class names for categories without a meaningful name, such as
+            ``{"01": "cable"}``. Defaults to ``None``.
+        branches (str): Branches that compute map and score: ``"both"``, ``"vision"`` (vision-enhanced) or ``"query"``
+            (query-only). Defaults to ``"both"``.
         class_name_filter (bool): Class Name Filtering: replace the class name by "object" for images that it does
             not fit. Defaults to ``True``.
-        smoothing_sigma (float): Standard deviation of a Gaussian on the anomaly map, in input pixels; 0 for none.
-            Defaults to ``0.0``.
+        smoothing_sigma (float): Standard deviation of a Gaussian filter on the anomaly map, in input pixels; 0 for
+            none. Defaults to ``0.0``.
         weights (str | Path | None): A prompts file written by :meth:`save_weights`, or ``"tiny-demo"``. The model is
-            then zero-shot: it is used as it is, and training leaves it alone. Defaults to ``None``.
-        fine_tune (bool): Train on from ``weights``. Defaults to ``False``.
-        learning_rate (float): Adam's learning rate for prompts and ``φ`` at the start; it falls to zero in a line.
+            then zero-shot and not trained, unless ``fine_tune`` is set. Defaults to ``None``.
+        fine_tune (bool): Train, starting from ``weights``. Defaults to ``False``.
+        learning_rate (float): Adam's initial learning rate for prompts and ``φ``; it decays linearly to zero.
             Defaults to ``1e-3``.
         projection_learning_rate (float): The same for ``ψ``. Defaults to ``1e-4``.
-        query_only_prob (float): Share of the training images that see the query-only prompt instead of the
-            vision-enhanced one (ours; the paper's is 0). Defaults to ``0.3``.
-        image_loss_weight (float): Weight of the cross-entropy on the CLS token (ours; the paper's is 0). Defaults to
+        query_only_prob (float): Probability that a training image is trained with the query-only prompt instead of
+            the vision-enhanced one (ours; 0 in the paper). Defaults to ``0.3``.
+        image_loss_weight (float): Weight of the cross-entropy on the CLS token (ours; 0 in the paper). Defaults to
             ``0.5``.
-        anomaly_source (str): Where anomalous training images come from: ``"labels"`` of the training set,
-            ``"synthetic"`` (anomalib's Perlin generator on normal images), or ``"auto"``: labels if the set has
-            anomalous images. Defaults to ``"auto"``.
-        epochs (int): Epochs of a run whose trainer was given no limit. Defaults to ``15``.
-        feature_cache (str | Path | None): Folder in which training keeps the vision tower's features, so that the
-            tower sees each image once and not once per epoch. It needs a datamodule without random augmentation, and
-            disk space: 11 MB per image for ViT-L/14 at 518 px, 1.3 MB for ViT-B/16 at 224 px. Defaults to ``None``.
+        anomaly_source (str): Source of anomalous training images: ``"labels"`` of the training set, ``"synthetic"``
+            (anomalib's Perlin generator on normal images), or ``"auto"``: labels if the set has anomalous images.
+            Defaults to ``"auto"``.
+        epochs (int): Epochs of a run whose trainer has no limit. Defaults to ``15``.
+        feature_cache (str | Path | None): Folder for the vision tower's outputs, so that training runs the tower once
+            per image instead of once per epoch. It needs a datamodule without random augmentation, and disk space:
+            11 MB per image for ViT-L/14 at 518 px, 1.3 MB for ViT-B/16 at 224 px. Defaults to ``None``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
-        post_processor (nn.Module | bool): Post-processor, or whether to use the default, which keeps thresholds and
-            does not normalise. Defaults to ``True``.
+        post_processor (nn.Module | bool): Post-processor, or whether to use the default, which applies thresholds and
+            does not normalize. Defaults to ``True``.
         evaluator (Evaluator | bool): Evaluator, or whether to use the default, which evaluates per category. Defaults
             to ``True``.
-        visualizer (Visualizer | bool): Visualizer, or whether to use the default, which writes one picture per image.
-            Defaults to ``True``.
+        visualizer (Visualizer | bool): Visualizer, or whether to use the default, which saves one visualization per
+            image. Defaults to ``True``.
 
     Raises:
-        ValueError: If an argument is unknown or does not fit the backbone, before any weight is loaded.
+        ValueError: If an argument is invalid or does not fit the backbone; raised before weights are loaded.
         FileNotFoundError: If ``weights`` does not exist.
         ConnectionError: If CLIP's weights cannot be downloaded.
 
@@ -177,7 +179,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         )
         self.class_name = class_name
         self.class_names = check_class_names(class_name, class_names, settings.max_suffix_tokens)
-        # Before CLIP is loaded, because it refuses a file in place of its folder.
+        # Before CLIP is loaded, because it raises if the folder is a file.
         self._feature_cache = FeatureCache(training.feature_cache) if training.feature_cache else None
         self.is_zero_shot = prompts is not None and not fine_tune
         super().__init__(
@@ -186,21 +188,21 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        # A checkpoint holds the resolved settings and so needs no prompts file.
+        # A checkpoint has the resolved settings, so that loading it needs no prompts file.
         resolved = {**settings.as_hparams(), **training.as_hparams()}
         self.save_hyperparameters({**resolved, "weights": None, "fine_tune": False})
         self._build(settings, training, prompts)
 
     def _build(self, settings: ModelSettings, training: TrainingSettings, prompts: LearnedWeights | None) -> None:
-        """Load CLIP, build the torch model around it, and load the prompts."""
+        """Load CLIP, build the torch model and load the prompts."""
         self.model = GenCLIPModel(load_clip(settings.spec, settings.pretrained, settings.image_size), settings)
         self.loss = GenCLIPLoss(image_weight=training.image_loss_weight)
         self.training_settings = training
         self.pretrained = settings.pretrained
         self.trained_on = ""
         self._score_weight = ScoreWeight()
-        # Each process of a distributed run meets class names in its own order, so DDP must not broadcast the first
-        # one's table. torch reads this attribute when it makes the module a distributed one.
+        # Each process of a distributed run adds class names in the order of its own batches, so DDP must not
+        # broadcast the table of rank 0. DistributedDataParallel reads this attribute.
         self._ddp_params_and_buffers_to_ignore = [f"model.class_names.{name}" for name in ClassNames.__annotations__]
         if prompts is not None:
             self.load_prompts(prompts)
@@ -212,10 +214,10 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
     # Steps
 
     def training_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:
-        """Compute the loss of the vision-enhanced branch (paper), for some images of the query-only prompt (ours)."""
+        """Compute the loss of the vision-enhanced branch (paper), for some images of the query-only branch (ours)."""
         del args, kwargs
         if batch.gt_mask is None:
-            msg = f"Training needs masks, and {_first_path(batch)} comes without one. Use a source with masks."
+            msg = f"Training needs masks, and {_first_path(batch)} has none. Use a source with masks."
             raise ValueError(msg)
         query_only = torch.rand(len(batch), device=self.device) < self.training_settings.query_only_prob
         maps, cls = self.model.training_logits(_images(batch, self.model), self._class_index(batch), query_only)
@@ -223,14 +225,14 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         if not torch.isfinite(loss):
             msg = (
                 f"The loss is {loss.item()} at step {self.global_step}. Training has diverged: lower learning_rate and "
-                "projection_learning_rate, or train in another precision. The last checkpoint is from before."
+                "projection_learning_rate, or train in another precision. The last checkpoint is unaffected."
             )
             raise ValueError(msg)
         self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(batch))
         return {"loss": loss}
 
     def validation_step(self, batch: ImageBatch, batch_idx: int = 0, dataloader_idx: int = 0) -> STEP_OUTPUT:
-        """Predict, and keep the parts of the image score, whose weight is chosen when all images are seen."""
+        """Predict, and collect the parts of the image score, whose weight is chosen at the end of the epoch."""
         del batch_idx
         parts = self.model.score_parts(_images(batch, self.model), self._class_index(batch, dataloader_idx))
         self._score_weight.collect(parts, batch.gt_label)
@@ -251,7 +253,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         return self.test_step(batch, batch_idx, dataloader_idx)
 
     def _class_index(self, batch: ImageBatch, dataloader_idx: int = 0) -> Tensor:
-        """Find each image's class name: argument, batch, dataset or datamodule of its loader, "object"."""
+        """Look up each image's class name: argument, batch, dataset or datamodule of its loader, "object"."""
         size = len(batch)
         own = [self.class_name] * size if self.class_name is not None else getattr(batch, "category", None)
         names = own or [None] * size
@@ -265,47 +267,47 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
     # Training
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Check images and add anomalies before the pre-processor, choose ``w`` and seed after all others."""
+        """Add the callbacks: input checks and anomalies before the pre-processor, ``w`` and seeds last."""
         settings, cache = self.training_settings, [] if self._feature_cache is None else [self._feature_cache]
         first = [RunSetup(settings.epochs), InputChecks(), PerlinAnomalies(settings.anomaly_source), *cache]
         return [*first, *super().configure_callbacks(), self._score_weight, EpochSeeds()]
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Adam with one learning rate for prompts and ``φ``, another for ``ψ``, both falling to zero evenly (ours)."""
+        """Adam with one learning rate for prompts and ``φ``, another for ``ψ``, both decaying linearly (ours)."""
         optimizer = torch.optim.Adam([
             {"params": self.model.prompts.parameters(), "lr": self.training_settings.learning_rate},
             {"params": self.model.projections.parameters(), "lr": self.training_settings.projection_learning_rate},
         ])
 
         def remaining(step: int) -> float:
-            # Asked for late: it makes the loaders, and the feature cache replaces their data before.
+            # Read late, because it creates the loaders, whose datasets the feature cache replaces first.
             return 1.0 if step == 0 else max(0.0, 1 - step / self.trainer.estimated_stepping_batches)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, remaining)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def val_dataloader(self) -> list:
-        """No images of its own. anomalib validates zero-shot models even where there is nothing to validate on."""
+        """Return no loaders. anomalib validates zero-shot models even if there are no validation images."""
         return []
 
     # What anomalib asks of a model
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """No sanity validation: it would look at untrained prompts only."""
+        """Disable the sanity validation, which would only see untrained prompts."""
         return {"num_sanity_val_steps": 0}
 
     @property
     def learning_type(self) -> LearningType:
-        """Zero-shot with ``weights``, unless they are fine-tuned; otherwise the model is trained."""
+        """Zero-shot with ``weights``, unless they are fine-tuned; one-class otherwise."""
         return LearningType.ZERO_SHOT if self.is_zero_shot else LearningType.ONE_CLASS
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Resize (bicubic) and normalise as CLIP does.
+        """Resize (bicubic) and normalize as CLIP does.
 
         Args:
-            image_size (tuple[int, int] | None): Height and width; ``None`` gives the default backbone's.
+            image_size (tuple[int, int] | None): Height and width; ``None`` for the default backbone's.
 
         Returns:
             PreProcessor: The pre-processor.
@@ -319,7 +321,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         )
 
     def configure_post_processor(self) -> PostProcessor:
-        """Thresholds on raw scores: see :class:`RawScorePostProcessor`."""
+        """Apply thresholds to raw scores: see :class:`RawScorePostProcessor`."""
         return RawScorePostProcessor()
 
     @staticmethod
@@ -329,14 +331,14 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
 
     @classmethod
     def configure_visualizer(cls) -> Visualizer:
-        """One picture per image, sorted by data set and category."""
+        """One visualization per image, in folders by dataset and category."""
         return CategoryVisualizer()
 
 
 def _images(batch: ImageBatch, model: GenCLIPModel) -> Tensor | ImageTokens:
-    """Images of a batch, or their features where :class:`FeatureCache` has put those in their place.
+    """Return a batch's images, or their features if :class:`FeatureCache` has replaced them, in the model's dtype.
 
-    anomalib's batches make float32 of images whatever the trainer's precision is.
+    anomalib's batches convert images to float32, whatever the trainer's precision is.
     """
     dtype = model.projections[0].dtype
     if isinstance(batch, FeatureBatch):
@@ -346,6 +348,6 @@ def _images(batch: ImageBatch, model: GenCLIPModel) -> Tensor | ImageTokens:
 
 
 def _first_path(batch: ImageBatch) -> str:
-    """Name the first image of a batch for a message."""
+    """Return the path of a batch's first image for a message."""
     paths = getattr(batch, "image_path", None)
     return str(paths[0]) if paths else "an image"

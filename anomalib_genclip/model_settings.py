@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The settings of a model and of its training: what the user gave and the prompts file says, resolved once."""
+"""Settings of a model and of its training, resolved once from the user's arguments and the prompts file."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ SHORTEST_SUFFIX = 3  # "damaged", "object", [EOS]
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What a :class:`~anomalib_genclip.torch_model.GenCLIPModel` is built from; made by :meth:`resolve`.
+    """Complete settings of a :class:`~anomalib_genclip.torch_model.GenCLIPModel`; created by :meth:`resolve`.
 
     Args:
-        spec (BackboneSpec): Sizes of the architecture.
-        backbone (str): Name of the architecture, with ``-quickgelu`` if the user gave it so.
+        spec (BackboneSpec): Dimensions of the architecture.
+        backbone (str): Name of the architecture, with ``-quickgelu`` if the user gave it.
         pretrained (str | None): An open_clip tag, a weights file, or ``None`` for random weights.
         image_size (tuple[int, int]): Height and width in pixels.
-        layers (tuple[int, ...]): Feature layers: tapped blocks of the vision tower, counted from 1, ascending.
+        layers (tuple[int, ...]): Feature layers: blocks of the vision tower, counted from 1, ascending.
         state_length (int): ``n``, tokens of the normal and of the abnormal prompt.
         query_length (int): ``q``, tokens of the general query prompt and of the vision prompts.
-        branches (str): Which branches make map and score: "both", "vision" or "query".
+        branches (str): Branches that compute map and score: "both", "vision" or "query".
         class_name_filter (bool): Whether CNF may replace a class name by "object".
-        smoothing_sigma (float): Standard deviation of the Gaussian on the map in pixels of the input; 0 for none.
+        smoothing_sigma (float): Standard deviation of the Gaussian filter on the map, in input pixels; 0 for none.
     """
 
     spec: BackboneSpec
@@ -74,13 +74,13 @@ class ModelSettings:
         *,
         prompts: LearnedWeights | None = None,
     ) -> ModelSettings:
-        """Fill in what was not given, from the prompts file if there is one, and check everything.
+        """Fill in missing settings, from the prompts file if there is one, and check all of them.
 
-        No weight of CLIP is read.
+        CLIP's weights are not read.
 
         Args:
-            backbone (str | None): As for :class:`~anomalib_genclip.lightning_model.GenCLIP`, like all that follow.
-            pretrained (str | None): The default stands for what the prompts file says.
+            backbone (str | None): As for :class:`~anomalib_genclip.lightning_model.GenCLIP`, like the following.
+            pretrained (str | None): With ``prompts``, the default is replaced by the file's value.
             image_size (int | Sequence[int] | None): Side, or height and width, in pixels.
             layers (Sequence[int] | None): Feature layers.
             state_length (int | None): ``n``.
@@ -88,13 +88,13 @@ class ModelSettings:
             branches (str): "both", "vision" or "query".
             class_name_filter (bool): Whether CNF is on.
             smoothing_sigma (float): In pixels.
-            prompts (LearnedWeights | None): The prompts file that the model will use.
+            prompts (LearnedWeights | None): Contents of the prompts file that the model will use.
 
         Returns:
             ModelSettings: Complete settings.
 
         Raises:
-            ValueError: If a setting is wrong, or does not fit the backbone or the prompts file; names it.
+            ValueError: If a setting is invalid, or does not fit the backbone or the prompts file; names it.
         """
         if prompts is not None:
             backbone = _backbone_of_prompts(backbone, prompts)
@@ -109,7 +109,7 @@ class ModelSettings:
         size = resolve_image_size(spec, image_size)
         lengths = _prompt_lengths(spec, state_length, query_length)
         sigma = checked("smoothing_sigma", smoothing_sigma, NonNegativeFloat)
-        widest = (min(size) - 1) / 4  # the blur reaches four sigma to each side, and mirrors at most the whole map
+        widest = (min(size) - 1) / 4  # the kernel extends four sigma to each side, and padding is limited to the map
         if sigma > widest:
             msg = f"smoothing_sigma={sigma!r} is out of range: images of {size} pixels allow at most {widest}."
             raise ValueError(msg)
@@ -128,21 +128,21 @@ class ModelSettings:
 
     @property
     def max_suffix_tokens(self) -> int:
-        """Most tokens that ``damaged {class} [EOS]`` may have after [SOS] and the learnable tokens."""
+        """Maximum number of tokens of ``damaged {class} [EOS]`` after [SOS] and the learnable tokens."""
         return self.spec.context_length - 1 - self.state_length - self.query_length
 
     def as_hparams(self) -> dict[str, Any]:
-        """Return the settings by the names of the model's arguments, as plain data for checkpoints."""
+        """Return the settings under the names of the model's arguments, as plain data for checkpoints."""
         names = [field.name for field in fields(self) if field.name != "spec"]
         return {name: getattr(self, name) for name in names} | {"layers": list(self.layers)}
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a model is trained: the arguments of :class:`~anomalib_genclip.lightning_model.GenCLIP` of these names.
+    """Training settings: the arguments of :class:`~anomalib_genclip.lightning_model.GenCLIP` with these names.
 
     Raises:
-        ValueError: If one is wrong; names it.
+        ValueError: If one is invalid; names it.
     """
 
     learning_rate: float
@@ -154,7 +154,7 @@ class TrainingSettings:
     feature_cache: str | None
 
     def __post_init__(self) -> None:
-        """Check the settings and make plain numbers of them."""
+        """Check the settings and convert them to plain types."""
         kinds: dict[str, Any] = {
             "learning_rate": NonNegativeFloat,
             "projection_learning_rate": NonNegativeFloat,
@@ -167,7 +167,7 @@ class TrainingSettings:
             object.__setattr__(self, name, checked(name, getattr(self, name), kind))
 
     def as_hparams(self) -> dict[str, Any]:
-        """Return the settings by the names of the model's arguments, as plain data for checkpoints."""
+        """Return the settings under the names of the model's arguments, as plain data for checkpoints."""
         return asdict(self)
 
 
@@ -175,7 +175,7 @@ def _backbone_of_prompts(backbone: str | None, prompts: LearnedWeights) -> str:
     """Return the backbone that a prompts file was trained with.
 
     Raises:
-        ValueError: If the user gave another architecture; names the file and both.
+        ValueError: If the user gave another architecture; names the file and both architectures.
     """
     theirs = prompts.signature.backbone
     if backbone is None or plain_name(backbone) == plain_name(theirs):
@@ -191,7 +191,7 @@ def _prompt_lengths(spec: BackboneSpec, state_length: int | None, query_length: 
     """Return ``n`` and ``q``, which must leave room for "damaged object" in the text tower's context.
 
     Raises:
-        ValueError: If they do not; says what there is room for.
+        ValueError: If they do not; names the maximum.
     """
     lengths = tuple(PROMPT_LENGTH if length is None else length for length in (state_length, query_length))
     most = spec.context_length - 1 - SHORTEST_SUFFIX

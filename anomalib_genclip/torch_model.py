@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""GenCLIP's torch model: a batch of images in, anomaly maps and scores out."""
+"""GenCLIP's torch model: anomaly maps and scores of a batch of images."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,13 +23,13 @@ SCORE_WEIGHTS = (0.0, 0.25, 0.5)  # candidates for w (ours)
 
 
 class BranchMaps(NamedTuple):
-    """The two branches' results before they are joined.
+    """Outputs of the two branches before they are averaged.
 
     Args:
-        maps (dict[str, Tensor]): Mean of the layer-wise maps on the patch grid for each branch that ran ("vision" is
+        maps (dict[str, Tensor]): Mean of the layer-wise maps on the patch grid for each active branch ("vision" is
             ``M_V``, "query" is ``M_Q``), ``(B, 1, h, w)``, in [0, 1].
         cls (dict[str, Tensor]): Abnormal probability of the CLS token for the same branches, ``(B,)``.
-        class_index (Tensor): Positions of the class names after CNF, ``(B,)``.
+        class_index (Tensor): Indices of the class names after CNF, ``(B,)``.
     """
 
     maps: dict[str, Tensor]
@@ -38,11 +38,11 @@ class BranchMaps(NamedTuple):
 
 
 class ScoreParts(NamedTuple):
-    """Map and the two parts of the image score.
+    """Anomaly map and the two parts of the image score.
 
     Args:
         anomaly_map (Tensor): ``(B, 1, H, W)``, in [0, 1].
-        top (Tensor): Mean of the map's highest hundredth, ``(B,)``.
+        top (Tensor): Mean of the highest 1 % of the map, ``(B,)``.
         cls (Tensor): Abnormal probability of the CLS token, ``(B,)``.
     """
 
@@ -52,11 +52,11 @@ class ScoreParts(NamedTuple):
 
 
 class GenCLIPModel(nn.Module):
-    """GenCLIP (arXiv 2504.14919): learned general prompts over a frozen CLIP.
+    """GenCLIP (arXiv 2504.14919): learned general prompts on a frozen CLIP.
 
     Args:
-        clip (CLIP): open_clip's model for the settings' image size, as :func:`~.clip.backbone.load_clip` returns it.
-            It is frozen and never trained.
+        clip (CLIP): open_clip's model for the settings' image size, as returned by
+            :func:`~anomalib_genclip.clip.backbone.load_clip`. It is frozen.
         settings (ModelSettings): Resolved settings.
 
     Example:
@@ -76,17 +76,17 @@ class GenCLIPModel(nn.Module):
         self.spec = spec
         self.image_size = settings.image_size
         self.layers = list(settings.layers)
-        self.map_layers = self.layers  # those that make the map at inference; the ablation narrows them
+        self.map_layers = self.layers  # used for the map at inference; the ablation takes a subset
         self.branches = settings.branches
         self.class_name_filter = settings.class_name_filter
         self.backbone = full_name(spec, clip)
-        self.fingerprint = fingerprint(clip)  # now: training in half precision rounds the weights
+        self.fingerprint = fingerprint(clip)  # computed now, because training in half precision rounds the weights
 
         self.clip = FrozenCLIP(clip, self.layers)
         self.prompts = PromptLearner(
             spec.vision_width, spec.text_width, len(self.layers), settings.state_length, settings.query_length
         )
-        # ψ starts as CLIP's own projection, so an untrained model compares as CLIP does.
+        # ψ is initialized with CLIP's own projection, so that an untrained model compares features as CLIP does.
         self.projections = nn.ParameterList(clip.visual.proj.detach().clone() for _ in self.layers)
         self.class_names = ClassNames(self.clip, settings.max_suffix_tokens)
         self.smoothing = gaussian_blur(settings.smoothing_sigma) if settings.smoothing_sigma else nn.Identity()
@@ -97,20 +97,20 @@ class GenCLIPModel(nn.Module):
         self.register_load_state_dict_post_hook(_refresh_query_features)
 
     def train(self, mode: bool = True) -> "GenCLIPModel":
-        """Switch the mode; on the way to evaluation compute what does not depend on the image."""
+        """Set the mode; switching to evaluation computes the text features that do not depend on the image."""
         super().train(mode)
         if not mode:
             _refresh_query_features(self)
         return self
 
     def class_index(self, names: Sequence[str]) -> Tensor:
-        """Turn class names into what :meth:`forward` takes.
+        """Convert class names to the indices that :meth:`forward` takes.
 
         Args:
             names (Sequence[str]): One class name per image.
 
         Returns:
-            Tensor: ``(len(names),)``.
+            Tensor: Indices, ``(len(names),)``.
 
         Raises:
             ValueError: If a name is empty or has too many tokens.
@@ -120,16 +120,16 @@ class GenCLIPModel(nn.Module):
         return self.class_names.index(cleaned)
 
     def set_default_class(self, name: str = GENERIC) -> None:
-        """Choose the class name for images that come without one, as they do in exported models."""
+        """Set the class name of images without one, which includes all images of an exported model."""
         self.default_class.fill_(int(self.class_index([name])))
 
     @torch.no_grad()
     def forward(self, images: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
-        """Find anomalies.
+        """Predict anomaly maps and image scores.
 
         Args:
-            images (Tensor): Normalised images, ``(B, 3, H, W)``.
-            class_index (Tensor | None): From :meth:`class_index`, ``(B,)``; ``None`` takes the default class.
+            images (Tensor): Normalized images, ``(B, 3, H, W)``.
+            class_index (Tensor | None): From :meth:`class_index`, ``(B,)``; ``None`` uses the default class.
 
         Returns:
             InferenceBatch: ``anomaly_map`` ``(B, 1, H, W)`` and ``pred_score`` ``(B,)``, both in [0, 1].
@@ -138,23 +138,23 @@ class GenCLIPModel(nn.Module):
         return InferenceBatch(pred_score=self.image_score(parts), anomaly_map=parts.anomaly_map)
 
     def image_score(self, parts: ScoreParts) -> Tensor:
-        """Join the parts of the image score: ``(1 - w) top + w cls``, ``(B,)``."""
+        """Combine the parts of the image score: ``(1 - w) top + w cls``, ``(B,)``."""
         return torch.lerp(parts.top, parts.cls, self.score_weight.to(parts.top.dtype))
 
     def score_parts(self, images: Tensor | ImageTokens, class_index: Tensor | None = None) -> ScoreParts:
         """Compute the map and the parts of the image score; arguments as in :meth:`branch_maps`."""
         result = self.branch_maps(images, class_index)
-        # The branches count alike (ours), are joined on the patch grid and enlarged once.
+        # Both branches have the same weight (ours). Averaging before upsampling is exact, because both are linear.
         grid = torch.stack(list(result.maps.values())).mean(dim=0)
         anomaly_map = self.smoothing(upsample(grid, self.image_size)).clamp(0, 1)
         cls = torch.stack(list(result.cls.values())).mean(dim=0)
         return ScoreParts(anomaly_map, top_mean(anomaly_map), cls)
 
     def branch_maps(self, images: Tensor | ImageTokens, class_index: Tensor | None = None) -> BranchMaps:
-        """Run the branches separately.
+        """Compute the maps and CLS scores of each branch.
 
         Args:
-            images (Tensor | ImageTokens): Normalised images, ``(B, 3, H, W)``, or their vision-encoder outputs.
+            images (Tensor | ImageTokens): Normalized images, ``(B, 3, H, W)``, or their vision-encoder outputs.
             class_index (Tensor | None): As in :meth:`forward`.
 
         Returns:
@@ -162,7 +162,7 @@ class GenCLIPModel(nn.Module):
         """
         image = images if isinstance(images, ImageTokens) else self.clip.encode_image(images)
         if class_index is None:
-            # Not len(): it is a number, and would fix the batch size of exported models.
+            # Not len(), a Python integer that would fix the batch size of exported models.
             class_index = self.default_class.expand(image.cls.shape[0])
         if self.class_name_filter:
             class_index = self.class_names.filter(image.embedding, class_index)
@@ -182,13 +182,13 @@ class GenCLIPModel(nn.Module):
     def training_logits(
         self, images: Tensor | ImageTokens, class_index: Tensor | None, query_only: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Compute what the loss compares with the mask, without CNF.
+        """Compute the logits that the loss compares with mask and label, without CNF.
 
         Args:
             images (Tensor | ImageTokens): As in :meth:`branch_maps`.
             class_index (Tensor | None): As in :meth:`forward`.
-            query_only (Tensor | None): Images that see the query-only prompt (no ``V``, class "object") instead of
-                the vision-enhanced one, ``(B,)``, bool (ours). ``None`` for no image.
+            query_only (Tensor | None): Images that are trained with the query-only prompt (no ``V``, class "object")
+                instead of the vision-enhanced one, ``(B,)``, bool (ours). ``None`` for no image.
 
         Returns:
             tuple[Tensor, Tensor]: Layer-wise logits ``(M, B, 2, h, w)`` and the CLS token's logits ``(B, 2)``.
@@ -204,11 +204,11 @@ class GenCLIPModel(nn.Module):
         return torch.stack(maps).transpose(-1, -2).unflatten(-1, self.clip.grid_size), cls
 
     def _project(self, image: ImageTokens) -> list[Tensor]:
-        """Apply ``ψ_i`` to each layer's patch tokens: M times ``(B, N, d)``."""
+        """Apply ``ψ_i`` to each layer's patch tokens: ``M`` tensors ``(B, N, d)``."""
         return [patches @ psi for patches, psi in zip(image.patches, self.projections, strict=True)]
 
     def _branch_text(self, image: ImageTokens, class_index: Tensor) -> dict[str, Sequence[Tensor]]:
-        """Text features of the branches that run: for each layer ``(B, 2, d)`` or ``(2, d)``."""
+        """Compute the text features of the active branches: for each layer ``(B, 2, d)`` or ``(2, d)``."""
         text: dict[str, Sequence[Tensor]] = {}
         if self.branches != "query":
             text["vision"] = self._vision_text(image, class_index)
@@ -218,7 +218,7 @@ class GenCLIPModel(nn.Module):
         return text
 
     def _vision_text(self, image: ImageTokens, class_index: Tensor, query_only: Tensor | None = None) -> Tensor:
-        """``F_T``: text features of the vision-enhanced prompts, ``(M, B, 2, d)``."""
+        """Compute ``F_T``, the text features of the vision-enhanced prompts: ``(M, B, 2, d)``."""
         vision = self.prompts.vision_prompts(image.cls)
         if query_only is not None:
             vision = vision.masked_fill(query_only.view(-1, 1, 1, 1), 0)
@@ -229,11 +229,11 @@ class GenCLIPModel(nn.Module):
         return features.unflatten(0, embeddings.shape[:3]).transpose(0, 1)
 
     def _encode(self, embeddings: Tensor, suffix_eos: Tensor) -> Tensor:
-        """Encode prompts of any leading shape in one pass: ``(*, L, d_t)`` to ``(prod(*), d)``."""
+        """Encode prompts with any leading dimensions in one pass: ``(*, L, d_t)`` to ``(prod(*), d)``."""
         return self.clip.encode_prompts(embeddings.flatten(0, -3), suffix_eos.flatten() + self.prompts.suffix_start)
 
     def compute_query_features(self) -> Tensor:
-        """``F_Q``: text features of the query-only prompt, ``(2, d)``, the same for all images."""
+        """Compute ``F_Q``, the text features of the query-only prompt, the same for all images: ``(2, d)``."""
         embeddings = self.prompts(self.sos, self.class_names.suffix[0])
         return self._encode(embeddings, self.class_names.eos[0])
 
@@ -241,12 +241,12 @@ class GenCLIPModel(nn.Module):
 @torch.inference_mode(mode=False)
 @torch.no_grad()
 def _refresh_query_features(model: GenCLIPModel, *_: object) -> None:
-    """Compute ``F_Q`` once per change of the prompts, in full precision whatever autocast surrounds the call."""
+    """Recompute ``F_Q`` after the prompts have changed, in full precision even under autocast."""
     with torch.autocast(model.sos.device.type, enabled=False):
         model.query_features = model.compute_query_features()
 
 
 def gaussian_blur(sigma: float) -> nn.Module:
-    """Gaussian blur over four standard deviations to each side."""
+    """Build a Gaussian filter that extends four standard deviations to each side."""
     side = 2 * round(4 * sigma) + 1
     return GaussianBlur2d((side, side), (sigma, sigma))

@@ -1,4 +1,4 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What happens around the steps of a run: checks of the images, synthetic anomalies, seeds."""
+"""Callbacks of a run: setup, input checks, synthetic anomalies, weight of the image score, seeds."""

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Training that can be interrupted: random numbers that depend on the epoch alone."""
+"""Reproducible resuming: random numbers that depend on the run's seed and the epoch only."""
 
 import random
 from typing import Any
@@ -14,29 +14,29 @@ _SEEDS = 2**31
 
 
 class EpochSeeds(Callback):
-    """Make an epoch's random numbers a function of the run's seed and the epoch.
+    """Seed every epoch from the run's seed and the epoch's number.
 
-    A run that goes on from the checkpoint of an epoch then sees the images in the same order, and draws the same
-    numbers, as one that was never interrupted. The run's seed is drawn when training starts, so it follows from
-    ``seed_everything``, and travels in the checkpoint.
+    A run that resumes from the checkpoint of an epoch then draws the same random numbers, the order of the images
+    included, as an uninterrupted run. The run's seed is drawn when training starts, so that it follows from
+    ``seed_everything``, and is saved in the checkpoint.
     """
 
     def __init__(self) -> None:
         self.seed: int | None = None
-        self.epoch = 0  # the one to go on with
+        self.epoch = 0  # the next one to train
         self.rank = 0
         self._seeded = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Seed the first epoch: Lightning makes its iterator, which draws numbers, before that epoch starts."""
+        """Seed the first epoch; Lightning creates its iterator, which draws numbers, before that epoch starts."""
         del pl_module
-        self.rank = trainer.global_rank  # processes see other images and draw other numbers
+        self.rank = trainer.global_rank  # each process draws its own numbers
         if self.seed is None:
             self.seed = int(torch.randint(_SEEDS, ()))
         self._seed()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Seed every other epoch."""
+        """Seed all other epochs."""
         del pl_module
         if not self._seeded:
             self.epoch = trainer.current_epoch
@@ -44,13 +44,13 @@ class EpochSeeds(Callback):
         self._seeded = False
 
     def on_train_batch_end(self, trainer: Trainer, *args, **kwargs) -> None:
-        """Count the epoch when its last step is done, before anything saves a checkpoint."""
+        """Advance the epoch after its last step, before a checkpoint is saved."""
         del args, kwargs
         if trainer.is_last_batch:
             self.epoch = trainer.current_epoch + 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the seeding: a resumed run first ends the epoch that its checkpoint was saved in."""
+        """Reset the flag: a resumed run first ends the epoch in which its checkpoint was saved."""
         del trainer, pl_module
         self._seeded = False
 
@@ -59,13 +59,13 @@ class EpochSeeds(Callback):
         return {"seed": self.seed, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take seed and epoch from the checkpoint."""
+        """Restore seed and epoch from the checkpoint."""
         self.seed, self.epoch = state_dict["seed"], state_dict["epoch"]
 
     def _seed(self) -> None:
         generator = np.random.default_rng([self.seed or 0, self.epoch, self.rank])
         number = int(generator.integers(_SEEDS))
         random.seed(number)
-        np.random.seed(number)  # noqa: NPY002  # augmentations draw from numpy's global generator
+        np.random.seed(number)  # noqa: NPY002  # augmentations may use NumPy's global generator
         torch.manual_seed(number)
         self._seeded = True

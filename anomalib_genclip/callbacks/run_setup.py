@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is settled before a run starts: results folder, checkpoint reader, number of epochs, what to validate."""
+"""Setup of a run: results folder, checkpoint I/O, number of epochs, validation."""
 
 import logging
 from contextlib import suppress
@@ -26,7 +26,7 @@ class RunSetup(Callback):
     """Prepare trainer and results folder for GenCLIP.
 
     Args:
-        epochs (int): Epochs of a training whose trainer was given no limit.
+        epochs (int): Epochs of a training run whose trainer has no limit.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -37,13 +37,13 @@ class RunSetup(Callback):
         """Prepare a run.
 
         Raises:
-            ValueError: If training is to be done in float16 alone.
+            ValueError: If the model would be trained in pure float16.
         """
         _share_results_folder(trainer)
         if trainer.is_global_zero:
             _version_results_folder(Path(trainer.default_root_dir))
         strategy = trainer.strategy
-        if type(strategy.checkpoint_io) is AnomalibCheckpointIO:  # nobody gave another
+        if type(strategy.checkpoint_io) is AnomalibCheckpointIO:  # not one of the user's
             strategy.checkpoint_io = GenCLIPCheckpointIO(strategy.checkpoint_io.extra_safe_globals)
         _warn_of_unused_class_names(trainer, pl_module)
         if _validates_nothing(trainer, pl_module):
@@ -52,12 +52,12 @@ class RunSetup(Callback):
             return
         if trainer.precision == "16-true":
             msg = (
-                "precision='16-true' cannot train: Adam's small numbers are zero in float16. Choose '16-mixed', "
+                "precision='16-true' cannot train: Adam's small values underflow in float16. Choose '16-mixed', "
                 "'bf16-mixed' or 'bf16-true'; testing and prediction work with '16-true'."
             )
             raise ValueError(msg)
-        # Lightning's default of 1000 epochs means that nobody gave a limit. anomalib's trainer_arguments would
-        # override a limit that somebody did give.
+        # Lightning's default of 1000 epochs means that the user gave no limit. anomalib's trainer_arguments would
+        # override a limit that the user did give.
         if trainer.max_epochs == _LIGHTNING_DEFAULT_EPOCHS and trainer.max_steps == -1:
             trainer.fit_loop.max_epochs = self.epochs
         datamodule = getattr(trainer, "datamodule", None)
@@ -65,22 +65,22 @@ class RunSetup(Callback):
         pl_module.trained_on = " ".join(filter(None, names))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the trainer its settings back."""
+        """Restore the trainer's settings."""
         del pl_module, stage
         if self._limit_val_batches is not None:
             trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the trainer its settings back."""
+        """Restore the trainer's settings."""
         del exception
         self.teardown(trainer, pl_module, "")
 
 
 def _validates_nothing(trainer: Trainer, module: Any) -> bool:  # noqa: ANN401  # GenCLIP
-    """Tell whether a run has no validation images, or nobody asks for what validation would find.
+    """Return whether a run has no validation images, or does not need the results of validation.
 
-    anomalib validates a zero-shot model before each test, to find thresholds; with ``val_split_mode="none"`` its
-    datamodules have no validation images and fail.
+    anomalib validates a zero-shot model before each test to compute thresholds, and its datamodules fail there with
+    ``val_split_mode="none"``, which leaves no validation images.
     """
     datamodule: Any = getattr(trainer, "datamodule", None)
     if datamodule is not None and hasattr(datamodule, "val_split_mode") and not hasattr(datamodule, "val_data"):
@@ -91,16 +91,16 @@ def _validates_nothing(trainer: Trainer, module: Any) -> bool:  # noqa: ANN401  
 
 
 def _share_results_folder(trainer: Trainer) -> None:
-    """Make "latest" lead to the first process's results.
+    """Link "latest" to the results folder of the first process.
 
-    anomalib makes each process of a distributed run a results folder, of which the last one becomes the latest.
+    anomalib creates a results folder for each process of a distributed run and links "latest" to the last one.
     """
     if trainer.world_size == 1:
         return
     own = Path(trainer.default_root_dir)
     first = Path(trainer.strategy.broadcast(str(own)))
     if own != first:
-        with suppress(OSError):  # there is something in it, or nothing at all
+        with suppress(OSError):  # it is not empty, or does not exist
             own.rmdir()
     latest = first.parent / "latest"
     if trainer.is_global_zero and latest.is_symlink() and latest.resolve() != first.resolve():
@@ -109,10 +109,10 @@ def _share_results_folder(trainer: Trainer) -> None:
 
 
 def _version_results_folder(folder: Path) -> None:
-    """Make a results folder "latest" a link to a numbered folder, as training wants it.
+    """Replace a plain results folder "latest" by a link to a versioned folder, as anomalib's training does.
 
-    anomalib tests and predicts into a plain folder of that name where there has been no training, and a training
-    that comes later cannot replace it by its link.
+    Without an earlier training run, anomalib tests and predicts into a plain folder of that name, which a later
+    training run cannot replace by its link.
     """
     if folder.name != "latest" or folder.is_symlink():
         return
@@ -126,7 +126,7 @@ def _version_results_folder(folder: Path) -> None:
 
 
 def _warn_of_unused_class_names(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # GenCLIP
-    """Warn if ``class_names`` knows none of the dataset's categories."""
+    """Warn if ``class_names`` has none of the dataset's categories."""
     datamodule = getattr(trainer, "datamodule", None)
     if datamodule is None or not module.class_names:
         return
@@ -137,7 +137,7 @@ def _warn_of_unused_class_names(trainer: Trainer, module: Any) -> None:  # noqa:
     categories |= {str(name) for table in tables if "category" in table for name in table["category"].unique()}
     if not categories & module.class_names.keys():
         logger.warning(
-            "class_names has none of the categories of the dataset (%s): %s. They must be the same texts.",
+            "class_names has none of the categories of the dataset (%s): %s. Its keys must be their exact names.",
             ", ".join(sorted(categories)),
             ", ".join(module.class_names),
         )

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Anomalies made on the fly, for training sets that have none."""
+"""Synthetic anomalies for training sets without anomalous images."""
 
 import logging
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def makes_anomalies(source: str, dataset: object) -> bool:
-    """Tell whether training on a data set makes synthetic anomalies.
+    """Return whether training on a dataset uses synthetic anomalies.
 
     Args:
         source (str): "auto", "labels" or "synthetic".
@@ -28,35 +28,35 @@ def makes_anomalies(source: str, dataset: object) -> bool:
 
 
 def _is_labelled(dataset: object) -> bool:
-    """Tell whether a training set has anomalous images."""
+    """Return whether a training set has anomalous images."""
     samples = getattr(dataset, "samples", None)
-    # A dataset without anomalib's table of samples brings its own masks, or training says that it has none.
+    # A dataset without anomalib's table of samples is expected to have masks; the training step checks that.
     return samples is None or bool((samples["label_index"] == 1).any())
 
 
 class PerlinAnomalies(Callback):
-    """Put anomalib's Perlin anomalies into half of the training images, as DRAEM does.
+    """Add anomalib's Perlin anomalies to half of the training images, as DRAEM does.
 
-    A callback that stands before the pre-processor, because the generator expects images in [0, 1].
+    Must come before the pre-processor, because the generator expects images in [0, 1].
 
     Args:
-        source (str): ``"labels"`` never makes any, ``"synthetic"`` always does, ``"auto"`` does where the training
+        source (str): ``"labels"`` never adds anomalies, ``"synthetic"`` always does, ``"auto"`` does if the training
             set has no anomalous image.
     """
 
     def __init__(self, source: str) -> None:
         self.source = source
-        # It draws one of its settings when it is made: the same one in every run, also in one that is resumed.
+        # The generator draws one of its settings when it is created, and a resumed run needs the same one.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.generator = PerlinAnomalyGenerator()
         self.active = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the training set's labels.
+        """Check the training set's labels.
 
         Raises:
-            ValueError: If labels are wanted and no image is anomalous.
+            ValueError: If ``source`` is "labels" and no image is anomalous.
         """
         del pl_module
         dataset = getattr(trainer.train_dataloader, "dataset", None)
@@ -70,13 +70,13 @@ class PerlinAnomalies(Callback):
             raise ValueError(msg)
         if self.active and self.source == "auto" and trainer.is_global_zero:
             logger.warning(
-                "%s has only normal training images: anomalies are made on the fly with anomalib's Perlin generator. "
+                "%s has only normal training images: anomalies are generated with anomalib's Perlin generator. "
                 "GenCLIP learns more from a labelled source: see CrossDataset.",
                 name,
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """Put anomalies into normal images of the batch; images that are anomalous already stay as they are."""
+        """Add anomalies to normal images of the batch; anomalous images stay unchanged."""
         del trainer, pl_module, batch_idx
         if not self.active:
             return
@@ -84,7 +84,7 @@ class PerlinAnomalies(Callback):
         masks = masks.squeeze(1) > 0
         labels = masks.flatten(1).any(dim=1)
         if batch.gt_label is not None and bool(batch.gt_label.any()):
-            if batch.gt_mask is None:  # the training step names the image
+            if batch.gt_mask is None:  # the training step raises and names the image
                 return
             real = batch.gt_label.bool().view(-1, 1, 1)
             images = torch.where(real[:, None], batch.image, images)
