@@ -46,14 +46,13 @@ def watch_imports() -> None:
 class _AnomalibWatcher(MetaPathFinder):
     """Leaves the finding to the other finders, and acts once the modules it waits for have been executed.
 
-    This package's own modules are among those: when one of them is what imports anomalib, its class does not exist
-    yet by the time anomalib is ready.
+    This package's own modules are among those: when one of them is what imports anomalib, the classes cannot be
+    imported yet by the time anomalib is ready.
     """
 
     def __init__(self) -> None:
-        self.waiting_for = {*_READY, *(module for module, _ in CLASSES.values())}
         self.unknown = dict(CLASSES)
-        self.executing: set[str] = set()
+        self.executing = 0
 
     def find_spec(
         self,
@@ -62,7 +61,7 @@ class _AnomalibWatcher(MetaPathFinder):
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
         """Have the module's loader report to this object, if it is one that it waits for."""
-        if fullname not in self.waiting_for:
+        if fullname not in _READY and not fullname.startswith("anomalib_genclip."):
             return None
         others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
@@ -70,16 +69,14 @@ class _AnomalibWatcher(MetaPathFinder):
             spec.loader = _ReportingLoader(spec.loader, self)
         return spec
 
-    def executed(self, module: str) -> None:
-        """Tell anomalib of all classes it is ready for, and stop watching when nothing is left to wait for."""
-        self.waiting_for.discard(module)
+    def add_classes(self) -> None:
+        """Tell anomalib of all classes it is ready for, and stop watching when none is left."""
         for name, (defined_in, targets) in list(self.unknown.items()):
-            ready = defined_in not in self.executing and all(target in sys.modules for target in targets)
             # Adding one class may import the module of another, which ends up here and adds that one.
-            if ready and name in self.unknown:
+            if not self.executing and name in self.unknown and all(target in sys.modules for target in targets):
                 del self.unknown[name]
                 _add_class(name, defined_in, targets)
-        if not self.waiting_for and self in sys.meta_path:
+        if not self.unknown and self in sys.meta_path:
             sys.meta_path.remove(self)
 
 
@@ -96,16 +93,15 @@ class _ReportingLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Execute the module; its loader is the one found for it again before its first line runs."""
-        name = module.__name__
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
-        self.watcher.executing.add(name)
+        self.watcher.executing += 1
         try:
             self.loader.exec_module(module)
         finally:
-            self.watcher.executing.discard(name)
-        self.watcher.executed(name)
+            self.watcher.executing -= 1
+        self.watcher.add_classes()
 
 
 def _add_class(name: str, defined_in: str, targets: Sequence[str]) -> None:

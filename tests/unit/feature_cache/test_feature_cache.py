@@ -22,8 +22,9 @@ from safetensors import safe_open
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from anomalib_genclip import CrossDataset, GenCLIP, feature_cache
+from anomalib_genclip import CrossDataset, GenCLIP
 from anomalib_genclip.clip.frozen_clip import FrozenCLIP
+from anomalib_genclip.feature_cache import callback, writer
 
 SETTINGS = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64, "visualizer": False}
 
@@ -195,7 +196,7 @@ def _foreign(path: Path) -> None:
     path.write_text("not a cache")
 
 
-@pytest.mark.parametrize("damage", [_cut, _empty, _flip, _flip_header, _swap, _foreign])
+@pytest.mark.parametrize("damage", [_cut, _empty, _flip_header, _swap, _foreign])
 def test_damaged_file_is_noticed_and_made_anew(filled, tmp_path, tower_images, caplog, damage):
     good = entries(filled.cache)
     victim = next(iter(good))
@@ -209,6 +210,16 @@ def test_damaged_file_is_noticed_and_made_anew(filled, tmp_path, tower_images, c
     with safe_open(victim, "pt") as file:
         assert json.loads(file.metadata()["feature_cache"])["key"].startswith(victim.stem)
     assert record.losses == pytest.approx(filled.losses, rel=1e-3)
+
+
+def test_damaged_tensor_is_noticed_when_it_is_read(filled, tmp_path):
+    victim = next(iter(entries(filled.cache)))
+    _flip(victim)
+    with pytest.raises(ValueError, match=rf"{victim} of the feature cache is damaged\. Delete it"):
+        fit(filled.data, tmp_path / "results", epochs=1, feature_cache=filled.cache)
+    victim.unlink()
+    _, record = fit(filled.data, tmp_path / "again", epochs=1, feature_cache=filled.cache)
+    assert record.losses == filled.losses
 
 
 @pytest.mark.parametrize(
@@ -265,10 +276,10 @@ def test_no_room_is_one_error_before_anything_is_written(tmp_path, monkeypatch):
 
 def test_size_is_announced_before_it_is_written(tmp_path, monkeypatch):
     notes = []
-    monkeypatch.setattr(feature_cache, "rank_zero_info", notes.append)
+    monkeypatch.setattr(writer, "rank_zero_info", notes.append)
     written = []
-    monkeypatch.setattr(feature_cache, "atomic_write", lambda *_, **__: written.append(len(notes)))
-    monkeypatch.setattr(feature_cache, "FeatureDataset", lambda dataset, _: dataset)
+    monkeypatch.setattr(writer, "atomic_write", lambda *_, **__: written.append(len(notes)))
+    monkeypatch.setattr(callback, "FeatureDataset", lambda dataset, _: dataset)
     fit(cross(tmp_path / "data"), tmp_path / "results", epochs=1, feature_cache=tmp_path / "cache")
     assert "Feature cache: writing 0.00 GB for 14 of 14 images to" in notes[0]
     assert written == [1] * 14
@@ -276,7 +287,7 @@ def test_size_is_announced_before_it_is_written(tmp_path, monkeypatch):
 
 def test_estimate_is_close_to_the_files(filled, tmp_path):
     trainer = SimpleNamespace(precision="32-true")
-    estimate = feature_cache._Writer(trainer, GenCLIP(**SETTINGS), None, tmp_path)._bytes_per_image()
+    estimate = writer.FeatureWriter(trainer, GenCLIP(**SETTINGS), None, tmp_path)._bytes_per_image()
     for content in entries(filled.cache).values():
         assert len(content) <= estimate < len(content) + 2048
 
@@ -286,14 +297,14 @@ def test_disk_that_fills_up_is_one_clear_error(tmp_path, monkeypatch):
         del path, content
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(feature_cache, "atomic_write", full)
+    monkeypatch.setattr(writer, "atomic_write", full)
     with pytest.raises(OSError, match=r"feature cache cannot be written to .*No space left.*another folder"):
         fit(cross(tmp_path / "data"), tmp_path / "results", feature_cache=tmp_path / "cache")
 
 
 def test_interruption_leaves_whole_files_that_are_used_again(tmp_path, tower_images, monkeypatch):
     data, cache = cross(tmp_path / "data"), tmp_path / "cache"
-    write, count = feature_cache.atomic_write, []
+    write, count = writer.atomic_write, []
 
     def interrupted(path, content, **kwargs):
         count.append(path)
@@ -301,12 +312,12 @@ def test_interruption_leaves_whole_files_that_are_used_again(tmp_path, tower_ima
             raise RuntimeError
         return write(path, content, **kwargs)
 
-    monkeypatch.setattr(feature_cache, "atomic_write", interrupted)
+    monkeypatch.setattr(writer, "atomic_write", interrupted)
     with pytest.raises(RuntimeError):
         fit(data, tmp_path / "first", feature_cache=cache)
     assert sorted(path for path in cache.rglob("*") if path.is_file()) == list(entries(cache))
     assert len(entries(cache)) == 5
-    monkeypatch.setattr(feature_cache, "atomic_write", write)
+    monkeypatch.setattr(writer, "atomic_write", write)
     tower_images.clear()
     fit(data, tmp_path / "second", epochs=1, feature_cache=cache)
     assert sum(tower_images) == 14 - 5
