@@ -17,7 +17,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from anomalib.engine import Engine
-from anomalib_genclip.pipelines.store import read_result, write_result
 from helpers import data_trees
 from helpers.prompts_files import rewritten
 from PIL import Image
@@ -25,12 +24,12 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 import anomalib_genclip
-from anomalib_genclip import GenCLIP, benchmark
+from anomalib_genclip import GenCLIP
 from anomalib_genclip.clip.backbone import backbone_spec, load_clip
 from anomalib_genclip.data.categories import expand
-from anomalib_genclip.pipelines import stored_job
 from anomalib_genclip.pipelines.ablated import tapped_layers
-from anomalib_genclip.pipelines.comparison import TrainJob
+from anomalib_genclip.pipelines.comparison import compare, read_settings
+from anomalib_genclip.pipelines.jobs import Job, read_result, write_result
 from anomalib_genclip.processing.visualizer import CategoryVisualizer
 from anomalib_genclip.utils.tensors import digest
 
@@ -428,23 +427,25 @@ def test_prompts_do_not_name_backbones_elsewhere(files, tmp_path, backbone):
 
 
 def test_kept_result_does_not_name_a_checkpoint_elsewhere(tmp_path):
-    job = TrainJob({"action": "train"}, {"model": "x"}, tmp_path, tmp_path, isolate=False)
-    job.checkpoint.parent.mkdir()
-    job.checkpoint.touch()
+    job = Job({"action": "train"}, {"model": "x"})
+    checkpoint = tmp_path / "checkpoints" / f"{job.key}.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
     write_result(tmp_path / "jobs" / f"{job.key}.json", {"checkpoint": "/somewhere/else.ckpt", "epochs": 1})
-    assert job.run().row["checkpoint"] == str(job.checkpoint)
+    row = job.run(tmp_path, isolate=False)
+    assert row == {"model": "x", "checkpoint": str(checkpoint), "epochs": 1}
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"[1]", b"{", b"\xff\xfe", b"[" * 100_000, b'{"result": {"epochs": 9}, "digest": "1"}']
 )
 def test_kept_result_that_is_none_is_made_again(tmp_path, monkeypatch, caplog, content):
-    monkeypatch.setattr(stored_job, "run_here", lambda *_: {"epochs": 1})
-    job = TrainJob({"action": "train"}, {"model": "x"}, tmp_path, tmp_path, isolate=False)
-    for path in (job.checkpoint, kept := tmp_path / "jobs" / f"{job.key}.json"):
-        path.parent.mkdir()
-        path.write_bytes(content)
-    assert job.run().row == {"model": "x", "epochs": 1}
+    monkeypatch.setattr("anomalib_genclip.pipelines.jobs.run_here", lambda *_: {"epochs": 1})
+    job = Job({"action": "test"}, {"model": "x"})
+    kept = tmp_path / "jobs" / f"{job.key}.json"
+    kept.parent.mkdir()
+    kept.write_bytes(content)
+    assert job.run(tmp_path, isolate=False) == {"model": "x", "epochs": 1}
     assert kept.name in caplog.text
     assert read_result(kept) == {"epochs": 1}
 
@@ -462,10 +463,10 @@ def test_kept_result_that_is_none_is_made_again(tmp_path, monkeypatch, caplog, c
         (b"{target: {}, models: [5]}", "Model 5 must be named settings"),
     ],
 )
-def test_settings_file_of_the_benchmark_is_refused_by_what_is_wrong(tmp_path, content, message):
+def test_settings_file_of_a_comparison_is_refused_by_what_is_wrong(tmp_path, content, message):
     (tmp_path / "settings.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        benchmark.main(["--config", str(tmp_path / "settings.yaml")])
+        compare(read_settings(tmp_path / "settings.yaml"))
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "..", "/etc", "bottle/../../elsewhere", "bottle/."])
