@@ -1,4 +1,4 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The frozen CLIP: which one, where its weights come from, and how its towers are run."""
+"""The frozen CLIP: supported models, their weights, and the forward passes of both towers."""

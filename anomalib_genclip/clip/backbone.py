@@ -1,11 +1,11 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which CLIP models can be the backbone, and how their weights are found and loaded.
+"""Supported CLIP models, and how their weights are found and loaded.
 
-Names and weights are open_clip's. The model is always built from open_clip's own configuration and its weights are
-loaded here, because ``open_clip.create_model`` treats OpenAI's weights, activation and position embedding
-differently from version to version (2.24 ignores ``force_image_size`` for them, 3.x ignores QuickGELU).
+Names and weights are open_clip's. The model is always built from open_clip's configuration and its weights are
+loaded here, because versions of ``open_clip.create_model`` differ in how they treat activation and position embedding
+of OpenAI's weights (2.24 ignores ``force_image_size`` for them, 3.x ignores QuickGELU).
 """
 
 import io
@@ -34,7 +34,7 @@ DEFAULT_BACKBONE = "ViT-L-14-336"
 DEFAULT_PRETRAINED = "openai"
 TINY = "tiny"
 PAPER_IMAGE_SIZE = 518  # paper, implementation details: 37 patches of 14 px per side
-MAX_IMAGE_SIZE = 16_384  # attention between that many patches fits into no memory
+MAX_IMAGE_SIZE = 16_384  # a larger one is a mistake: attention between that many patches fits into no memory
 NUM_LAYERS = 4
 _QUICKGELU = "-quickgelu"
 _RANDOM_SEED = 0
@@ -43,7 +43,7 @@ _RESIZED = "visual.positional_embedding"
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What must be known of a CLIP model before any weight is loaded.
+    """Dimensions of a CLIP model, known before its weights are loaded.
 
     Args:
         name (str): open_clip's name of the architecture, without ``-quickgelu``, or ``"tiny"``.
@@ -53,8 +53,8 @@ class BackboneSpec:
         vision_width (int): ``d_v``.
         text_width (int): ``d_t``.
         embed_dim (int): ``d``.
-        context_length (int): Longest prompt in tokens, [SOS] and [EOS] included.
-        quick_gelu (bool): Whether the architecture asks for QuickGELU. Weights can ask for it too.
+        context_length (int): Maximum length of a prompt in tokens, including [SOS] and [EOS].
+        quick_gelu (bool): Whether the architecture uses QuickGELU. Weights can require it too.
     """
 
     name: str
@@ -69,7 +69,7 @@ class BackboneSpec:
 
 
 def _unsupported_reason(config: Mapping[str, Any]) -> str | None:
-    """Say why a configuration is not a plain-ViT CLIP, or ``None`` if it is one."""
+    """Return why a configuration is not a plain-ViT CLIP, ``None`` if it is one."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     if "timm_model_name" in vision:
         return "its image tower is a timm model"
@@ -85,7 +85,7 @@ def _unsupported_reason(config: Mapping[str, Any]) -> str | None:
 
 
 def list_backbones() -> list[str]:
-    """List the names that ``backbone`` takes: the bundled ``"tiny"`` and open_clip's plain-ViT CLIP models."""
+    """List the valid values of ``backbone``: the bundled ``"tiny"`` and open_clip's plain-ViT CLIP models."""
     names = (name for name in open_clip.list_models() if not name.endswith(_QUICKGELU))
     return [TINY, *(name for name in names if _unsupported_reason(open_clip.get_model_config(name)) is None)]
 
@@ -94,7 +94,7 @@ def _read_config(name: str) -> dict[str, Any]:
     """Read the configuration of an architecture (name without ``-quickgelu``)."""
     if name == TINY:
         return tiny_config()
-    # Asked first, because open_clip takes "hf-hub:..." and "local-dir:..." for places to read a configuration from.
+    # Checked first, because open_clip would read a configuration from "hf-hub:..." and "local-dir:...".
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     if config is None:
         msg = f"Unknown backbone {name!r}. Supported are: {', '.join(list_backbones())}."
@@ -110,7 +110,7 @@ def _read_config(name: str) -> dict[str, Any]:
 
 
 def plain_name(backbone: str) -> str:
-    """Return the name of an architecture without ``-quickgelu``, which is a matter of its weights."""
+    """Return the name of an architecture without ``-quickgelu``, which depends on the weights."""
     return str(backbone).removesuffix(_QUICKGELU)
 
 
@@ -121,7 +121,7 @@ def backbone_spec(backbone: str) -> BackboneSpec:
         backbone (str): A name of :func:`list_backbones`, with or without ``-quickgelu``.
 
     Returns:
-        BackboneSpec: Its sizes.
+        BackboneSpec: Its dimensions.
 
     Raises:
         ValueError: If the name is unknown or the model is not a plain-ViT CLIP.
@@ -143,13 +143,13 @@ def backbone_spec(backbone: str) -> BackboneSpec:
 
 
 def resolve_image_size(spec: BackboneSpec, image_size: int | Sequence[int] | None) -> tuple[int, int]:
-    """Turn the ``image_size`` argument into height and width in pixels.
+    """Convert the ``image_size`` argument to height and width in pixels.
 
-    ``None`` gives the paper's 518 px, rounded down to whole patches; a model trained on less than 224 px keeps its
-    own size, because its position embedding does not stretch that far (ours).
+    ``None`` gives the paper's 518 px, rounded down to whole patches. A model trained on less than 224 px keeps its
+    own size, because its position embedding cannot be interpolated that far (ours).
 
     Raises:
-        ValueError: If a side is no positive multiple of the patch size, or larger than any memory has room for.
+        ValueError: If a side is not a positive multiple of the patch size, or exceeds ``MAX_IMAGE_SIZE``.
     """
     if image_size is None:
         native = spec.image_size
@@ -178,12 +178,12 @@ def resolve_image_size(spec: BackboneSpec, image_size: int | Sequence[int] | Non
 
 
 def resolve_layers(spec: BackboneSpec, layers: Sequence[int] | None) -> list[int]:
-    """Turn the ``layers`` argument into block numbers, counted from 1.
+    """Convert the ``layers`` argument to block numbers, counted from 1.
 
     ``None`` gives the four quarters of the tower: 6, 12, 18, 24 for ViT-L/14, as in the paper.
 
     Raises:
-        ValueError: If the list is empty, repeats a block or names one that the tower does not have.
+        ValueError: If the list is empty, repeats a block or has a block that the tower does not have.
     """
     if layers is None:
         return sorted({max(1, spec.depth * quarter // NUM_LAYERS) for quarter in range(1, NUM_LAYERS + 1)})
@@ -196,9 +196,9 @@ def resolve_layers(spec: BackboneSpec, layers: Sequence[int] | None) -> list[int
 
 
 def _find_pretrained(spec: BackboneSpec, pretrained: str) -> tuple[dict[str, Any], bool]:
-    """Find open_clip's entry for a tag, and whether its weights were trained with QuickGELU.
+    """Look up open_clip's entry for a tag, and whether its weights were trained with QuickGELU.
 
-    open_clip 3.x marks such weights; 2.24 only lists them under the ``-quickgelu`` name as well.
+    open_clip 3.x marks such weights; 2.24 only lists them under the ``-quickgelu`` name too.
     """
     plain = open_clip.get_pretrained_cfg(spec.name, pretrained)
     quick = open_clip.get_pretrained_cfg(spec.name + _QUICKGELU, pretrained)
@@ -218,7 +218,7 @@ def check_pretrained(spec: BackboneSpec, pretrained: str | None) -> None:
         if pretrained == DEFAULT_PRETRAINED:
             return
         msg = (
-            f"pretrained={pretrained!r} is no file, and {TINY} brings its own weights: leave it out, or give the path "
+            f"pretrained={pretrained!r} is not a file, and {TINY} has its own weights: leave it out, or give the path "
             "of a weights file."
         )
         raise ValueError(msg)
@@ -234,27 +234,27 @@ def check_pretrained(spec: BackboneSpec, pretrained: str | None) -> None:
 
 
 def _download(spec: BackboneSpec, pretrained: str, config: dict[str, Any]) -> str:
-    """Fetch the weights of a tag through open_clip, or say how to do without the network."""
+    """Download the weights of a tag through open_clip; the error says how to work without a network."""
     source = config.get("hf_hub") or config.get("url") or "unknown address"
     try:
         with _quiet("huggingface_hub"):
             return open_clip.download_pretrained(config)
-    except Exception as error:  # noqa: BLE001  # each hub client and each version has its own
+    except Exception as error:  # noqa: BLE001  # hub clients and their versions raise different types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         msg = (
-            f"The CLIP weights {pretrained!r} of {spec.name} could not be fetched from {source}: {reason}\n"
-            "Ways out:\n"
+            f"The CLIP weights {pretrained!r} of {spec.name} could not be downloaded from {source}: {reason}\n"
+            "Alternatives:\n"
             "  - pretrained=<file>: a local copy (.safetensors or .pt) in open_clip's or OpenAI's layout;\n"
             "  - fill the cache on a machine with network access and copy it: ~/.cache/huggingface or ~/.cache/clip;\n"
             f"  - backbone={TINY!r}: the bundled demonstration CLIP, which needs no download."
         )
-        # The stack below is the hub client's own and says nothing that the user can act on.
+        # The hub client's traceback has nothing that the user can act on.
         raise ConnectionError(msg) from None
 
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Keep a logger's warnings back: the hub client prints four lines for each of its dozen tries."""
+    """Suppress a logger's warnings: the hub client prints four lines for each of its dozen retries."""
     client = logging.getLogger(name)
     level = client.level
     client.setLevel(logging.CRITICAL)
@@ -265,7 +265,7 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _read_file(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a weights file in open_clip's or OpenAI's layout without running any pickled code."""
+    """Read a weights file in open_clip's or OpenAI's layout without running pickled code."""
     path = Path(path)
     if zipfile.is_zipfile(path):
         check_archive(path)
@@ -276,12 +276,12 @@ def _read_file(path: str | Path) -> dict[str, torch.Tensor]:
             state = _read_torchscript(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251  # reads tensors only
-    except Exception as error:  # a broken file can make its readers trip over anything
+    except Exception as error:  # readers raise various types for a corrupt file
         msg = f"{path} cannot be read as CLIP weights: {why_unreadable(error)}"
         raise ValueError(msg) from error
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        msg = f"{path} cannot be read as CLIP weights: it holds something other than tensors by name."
+        msg = f"{path} cannot be read as CLIP weights: it is not a dictionary of tensors."
         raise ValueError(msg)
     state = {str(key).removeprefix("module."): value for key, value in state.items()}
     for key in ("input_resolution", "context_length", "vocab_size", "attn_mask"):
@@ -290,7 +290,7 @@ def _read_file(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Tell a TorchScript archive from a plain torch file: only the former has a ``constants.pkl``."""
+    """Return whether a file is a TorchScript archive, which unlike a torch file has a ``constants.pkl``."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -298,16 +298,16 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _read_torchscript(path: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a TorchScript archive, unless it has a ``__setstate__``: reading would run that method.
+    """Read the tensors of a TorchScript archive; refuse ``__setstate__``, a method that loading would run.
 
-    What is read is a copy of what was checked, because torch finds the files of an archive in its own way.
+    The checked files are copied and loaded from the copy, because torch locates the files of an archive differently.
     """
     copy = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as checked:
         for name in archive.namelist():
             content = archive.read(name)
             if b"__setstate__" in content:
-                msg = "it holds code that would run when it is read"
+                msg = "it contains code that would run when it is read"
                 raise ValueError(msg)
             checked.writestr(name, content)
     copy.seek(0)
@@ -315,9 +315,9 @@ def _read_torchscript(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _file_needs_quick_gelu(spec: BackboneSpec, path: Path) -> bool:
-    """Guess the activation of a local file, which does not say it, and tell the user about the guess.
+    """Infer the activation of a local file, which does not store it, and warn if GELU is assumed.
 
-    TorchScript archives are OpenAI's, and some architectures (ViT-L-14-336) have published QuickGELU weights only.
+    TorchScript archives are OpenAI's, and for some architectures (ViT-L-14-336) all published weights use QuickGELU.
     """
     tags = open_clip.list_pretrained_tags_by_model(spec.name)
     quick = _is_torchscript(path) or (bool(tags) and all(_find_pretrained(spec, tag)[1] for tag in tags))
@@ -331,7 +331,7 @@ def _file_needs_quick_gelu(spec: BackboneSpec, path: Path) -> bool:
 
 
 def _build(name: str, image_size: tuple[int, int], quick_gelu: bool) -> CLIP:
-    """Build the architecture with seeded random weights, leaving the caller's random stream alone."""
+    """Build the architecture with seeded random weights, without changing the global random state."""
     config = _read_config(name)
     config["vision_cfg"]["image_size"] = image_size
     with torch.random.fork_rng(devices=[]):
@@ -355,7 +355,7 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
 
     Raises:
         ConnectionError: If the weights cannot be downloaded.
-        ValueError: If a weights file cannot be read or does not belong to the architecture.
+        ValueError: If a weights file cannot be read or does not fit the architecture.
     """
     warn_of_unknown_versions()  # here, because building a model is the first use, and importing anomalib is none
     quick_gelu = spec.quick_gelu
@@ -369,7 +369,7 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
     elif spec.name == TINY:
         state, origin = tiny_state_dict(), "the bundled weights"
     elif pretrained is None:
-        logger.warning("%s has random weights (pretrained=None): its scores mean nothing.", spec.name)
+        logger.warning("%s has random weights (pretrained=None): its scores are meaningless.", spec.name)
     else:
         config, trained_with_quick_gelu = _find_pretrained(spec, pretrained)
         quick_gelu = quick_gelu or trained_with_quick_gelu
@@ -381,7 +381,7 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
 
 
 def _load_state(model: CLIP, state: dict[str, torch.Tensor], spec: BackboneSpec, origin: str) -> None:
-    """Load finite weights that must match the architecture key by key."""
+    """Load finite weights, whose keys must match the architecture's."""
     check_finite(state, origin)
     state = {key: value.float() for key, value in state.items()}
     try:
@@ -389,20 +389,20 @@ def _load_state(model: CLIP, state: dict[str, torch.Tensor], spec: BackboneSpec,
         model.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        msg = f"{origin} does not hold the weights of {spec.name}: {' '.join(lines[1:3]) or lines[0]}"
+        msg = f"{origin} does not contain the weights of {spec.name}: {' '.join(lines[1:3]) or lines[0]}"
         raise ValueError(msg) from error
 
 
 def full_name(spec: BackboneSpec, model: CLIP) -> str:
-    """Name a built model so that the name alone says its activation, which weights may have asked for."""
+    """Return the name of a built model, with ``-quickgelu`` if its weights required that activation."""
     quick = isinstance(model.visual.transformer.resblocks[0].mlp.gelu, QuickGELU)
     return spec.name + _QUICKGELU if quick and not backbone_spec(spec.name).quick_gelu else spec.name
 
 
 def fingerprint(model: CLIP) -> str:
-    """Hash weights and activation of a model in float32: they tell one CLIP from another, whatever file it came from.
+    """Hash weights (float32) and activation of a model, to identify a CLIP independently of its file.
 
-    The vision tower's position embedding is left out, because it depends on the image size.
+    The vision tower's position embedding is excluded, because it depends on the image size.
     """
     activation = type(model.visual.transformer.resblocks[0].mlp.gelu).__name__
     weights = {key: value for key, value in model.named_parameters() if key != _RESIZED}

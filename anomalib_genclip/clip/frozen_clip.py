@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Frozen CLIP: images to layer tokens, token embeddings to text features."""
+"""Frozen CLIP: vision-encoder outputs of several layers, text features of token embeddings."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -16,18 +16,18 @@ from torch.nn import functional as F  # noqa: N812
 
 @cache
 def clip_tokenizer() -> SimpleTokenizer:
-    """CLIP's tokenizer, read once: it is the same for all backbones."""
+    """Return CLIP's tokenizer, which is the same for all backbones."""
     return SimpleTokenizer()
 
 
 class ImageTokens(NamedTuple):
-    """What the frozen vision tower says about a batch of images.
+    """Vision-encoder outputs for a batch.
 
     Args:
-        patches (tuple[Tensor, ...]): For each tapped layer its patch tokens after CLIP's final norm,
-            ``(B, N, d_v)``, row by row over the patch grid.
-        cls (Tensor): The tapped layers' CLS tokens ``c^i`` as they are, ``(B, M, d_v)``.
-        pooled (Tensor): The last tapped layer's CLS token after CLIP's final norm, ``(B, d_v)``.
+        patches (tuple[Tensor, ...]): Patch tokens of each feature layer after CLIP's final norm, ``(B, N, d_v)``, in
+            row-major order of the patch grid.
+        cls (Tensor): CLS tokens ``c^i`` of the feature layers, without norm, ``(B, M, d_v)``.
+        pooled (Tensor): CLS token of the last feature layer after CLIP's final norm, ``(B, d_v)``.
         embedding (Tensor): CLIP's own image embedding, ``(B, d)``, unit length.
     """
 
@@ -38,10 +38,10 @@ class ImageTokens(NamedTuple):
 
 
 def _run_blocks(blocks: nn.ModuleList, tokens: Tensor, mask: Tensor | None, taps: Sequence[int]) -> list[Tensor]:
-    """Run transformer blocks and collect the outputs after the tapped ones, all ``(B, L, width)``.
+    """Run transformer blocks and return the outputs of those in ``taps``, all ``(B, L, width)``.
 
-    open_clip 2.24 keeps its blocks sequence first, newer versions batch first. Without a mask a wrong layout raises
-    no error, it is silently wrong, so the block itself is asked.
+    The blocks of open_clip 2.24 are sequence-first, those of newer versions batch-first. Without a mask a wrong layout
+    raises no error but gives wrong results, so the layout is read from the block.
     """
     batch_first = blocks[0].attn.batch_first
     if not batch_first:
@@ -55,11 +55,11 @@ def _run_blocks(blocks: nn.ModuleList, tokens: Tensor, mask: Tensor | None, taps
 
 
 class FrozenCLIP(nn.Module):
-    """open_clip's model as it is, read at several layers and fed with token embeddings.
+    """open_clip's unmodified model, which returns tokens of several layers and takes token embeddings as text.
 
     Args:
-        model (CLIP): A model of :func:`anomalib_genclip.clip.backbone.load_clip`. It is never trained here.
-        layers (Sequence[int]): Tapped blocks of the vision tower, counted from 1, ascending.
+        model (CLIP): A model of :func:`anomalib_genclip.clip.backbone.load_clip`. It is frozen.
+        layers (Sequence[int]): Feature layers: blocks of the vision tower, counted from 1, ascending.
     """
 
     def __init__(self, model: CLIP, layers: Sequence[int]) -> None:
@@ -70,18 +70,18 @@ class FrozenCLIP(nn.Module):
         self.grid_size: tuple[int, int] = tuple(model.visual.grid_size)
 
     def train(self, mode: bool = True) -> "FrozenCLIP":  # noqa: ARG002
-        """Stay in evaluation mode whatever the parent module does."""
+        """Stay in evaluation mode, whatever the mode of the parent module."""
         return super().train(mode=False)
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageTokens:
-        """Run the vision tower once and read all that GenCLIP needs.
+        """Run the vision tower once.
 
         Args:
-            images (Tensor): Normalised images, ``(B, 3, H, W)``, of the size that the model was built for.
+            images (Tensor): Normalized images, ``(B, 3, H, W)``, of the size that the model was built for.
 
         Returns:
-            ImageTokens: The tapped layers' tokens and CLIP's image embedding.
+            ImageTokens: Tokens of the feature layers and CLIP's image embedding.
 
         Raises:
             ValueError: If the images have another size.
@@ -90,7 +90,7 @@ class FrozenCLIP(nn.Module):
         size, expected = tuple(images.shape[-2:]), tuple(visual.image_size)
         if size != expected:
             msg = (
-                f"Images of {size[0]} x {size[1]} pixels came to a model that was built for {expected[0]} x "
+                f"The images have {size[0]} x {size[1]} pixels, but the model was built for {expected[0]} x "
                 f"{expected[1]}: set image_size, or give the pre-processor that size."
             )
             raise ValueError(msg)
@@ -112,11 +112,11 @@ class FrozenCLIP(nn.Module):
     def encode_prompts(self, embeddings: Tensor, eos: Tensor) -> Tensor:
         """Run the text tower on prompts given as token embeddings.
 
-        The tower is causal, so what stands after [EOS] changes nothing: prompts may be cut right after the longest
-        one's [EOS], and shorter ones padded with anything.
+        The tower is causal, so tokens after [EOS] have no effect: prompts may be cut after the [EOS] of the longest
+        one, and shorter ones padded with anything.
 
         Args:
-            embeddings (Tensor): Token embeddings from [SOS] to at least [EOS], ``(S, L, d_t)``, L at most the
+            embeddings (Tensor): Token embeddings from [SOS] to at least [EOS], ``(S, L, d_t)``; ``L`` is at most the
                 tower's context length.
             eos (Tensor): Position of each prompt's [EOS], ``(S,)``, integers.
 
@@ -130,7 +130,7 @@ class FrozenCLIP(nn.Module):
         blocks = model.transformer.resblocks
         tokens = _run_blocks(blocks, tokens, mask, (len(blocks),))[0]
         index = eos.view(-1, 1, 1).expand(-1, 1, tokens.shape[-1])
-        # The norm works token by token, so only [EOS] needs it.
+        # The norm is applied per token, so only [EOS] needs it.
         features = model.ln_final(tokens.gather(1, index)[:, 0])
         projection = model.text_projection
         features = projection(features) if isinstance(projection, nn.Module) else features @ projection
@@ -143,17 +143,17 @@ class FrozenCLIP(nn.Module):
 
     @property
     def sos_id(self) -> int:
-        """Token number of [SOS]."""
+        """Token ID of [SOS]."""
         return self.tokenizer.sot_token_id
 
     @property
     def eos_id(self) -> int:
-        """Token number of [EOS]."""
+        """Token ID of [EOS]."""
         return self.tokenizer.eot_token_id
 
     @torch.no_grad()
     def encode_text(self, text: str) -> Tensor:
-        """Encode one written prompt.
+        """Encode one prompt given as text.
 
         Args:
             text (str): The prompt, without special tokens.
@@ -162,7 +162,7 @@ class FrozenCLIP(nn.Module):
             Tensor: Text feature, ``(d,)``, unit length.
 
         Raises:
-            ValueError: If the prompt is longer than the text tower's context.
+            ValueError: If the prompt exceeds the text tower's context length.
         """
         ids = [self.sos_id, *self.tokenizer.encode(text), self.eos_id]
         if len(ids) > self.model.context_length:

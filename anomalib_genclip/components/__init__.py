@@ -3,5 +3,5 @@
 
 """The stages of the method, from prompts to anomaly maps and the loss.
 
-They do not know each other's callers, Lightning or anomalib's engine: ``torch_model.py`` puts them together.
+They do not depend on each other, on Lightning or on anomalib's engine; ``torch_model.py`` combines them.
 """

@@ -16,13 +16,13 @@ MAX_SHOWN = 60
 
 
 def clean_class_name(name: str) -> str:
-    """Bring a class name into the form that is written into prompts: ``_`` becomes a space.
+    """Convert a class name to the form used in prompts: ``_`` becomes a space.
 
     Raises:
-        ValueError: If it is no text, or nothing is left of it.
+        ValueError: If it is not a string, or is blank.
     """
     if not isinstance(name, str):
-        msg = f"Class name {name!r} is no text. Put it in quotes."
+        msg = f"Class name {name!r} is not a string. Put it in quotes."
         raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
     cleaned = " ".join(name.replace("_", " ").split())
     if not cleaned:
@@ -32,22 +32,22 @@ def clean_class_name(name: str) -> str:
 
 
 def _written_prompt(name: str) -> str:
-    """Write the prompt that CNF compares an image with."""
+    """Return the prompt that CNF compares an image with."""
     return f"a photo of an {GENERIC}" if name == GENERIC else f"a photo of a {name}"
 
 
 def suffix_ids(name: str, max_tokens: int) -> tuple[list[int], list[int]]:
-    """Tokenize what follows the learnable tokens of the normal and of the abnormal prompt.
+    """Tokenize the suffix of the normal and of the abnormal prompt, which follows the learnable tokens.
 
     Args:
         name (str): Cleaned class name.
-        max_tokens (int): Most tokens that ``damaged {class} [EOS]`` may have.
+        max_tokens (int): Maximum number of tokens of ``damaged {class} [EOS]``.
 
     Returns:
-        tuple[list[int], list[int]]: Token numbers of ``{class} [EOS]`` and of ``damaged {class} [EOS]``.
+        tuple[list[int], list[int]]: Token IDs of ``{class} [EOS]`` and of ``damaged {class} [EOS]``.
 
     Raises:
-        ValueError: If the name has no or too many tokens.
+        ValueError: If the name has no tokens, or too many.
     """
     tokenizer = clip_tokenizer()
     normal, abnormal = ([*tokenizer.encode(text), tokenizer.eot_token_id] for text in (name, f"{ABNORMAL_WORD} {name}"))
@@ -66,18 +66,18 @@ def suffix_ids(name: str, max_tokens: int) -> tuple[list[int], list[int]]:
 
 
 def check_class_names(class_name: str | None, class_names: Mapping[str, str] | None, max_tokens: int) -> dict[str, str]:
-    """Check the names that a user gave, before there is a model.
+    """Check the user's class names before a model is built.
 
     Args:
         class_name (str | None): The model's argument of that name.
         class_names (Mapping[str, str] | None): The model's argument of that name.
-        max_tokens (int): Most tokens that ``damaged {class} [EOS]`` may have.
+        max_tokens (int): Maximum number of tokens of ``damaged {class} [EOS]``.
 
     Returns:
         dict[str, str]: ``class_names``, empty for ``None``.
 
     Raises:
-        ValueError: If ``class_names`` is no mapping of texts, or a name is empty or has no or too many tokens.
+        ValueError: If ``class_names`` is not a mapping of strings, or a name is blank, or has no tokens or too many.
     """
     class_names = {} if class_names is None else class_names
     if not isinstance(class_names, Mapping):
@@ -85,7 +85,7 @@ def check_class_names(class_name: str | None, class_names: Mapping[str, str] | N
         raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
     for key in class_names:
         if not isinstance(key, str):
-            msg = f'class_names has the category {key!r}, which is no text. Put it in quotes: \'{{"01": "cable"}}\'.'
+            msg = f'class_names has the category {key!r}, not a string. Put it in quotes: \'{{"01": "cable"}}\'.'
             raise ValueError(msg)  # noqa: TRY004  # likewise
     for name in [*([] if class_name is None else [class_name]), *class_names.values()]:
         suffix_ids(clean_class_name(name), max_tokens)
@@ -93,14 +93,15 @@ def check_class_names(class_name: str | None, class_names: Mapping[str, str] | N
 
 
 class ClassNames(nn.Module):
-    """A growing table of class names with all that is computed from a name alone.
+    """A growing table of class names and everything that depends on a name only.
 
-    Index 0 is always ``"object"``, the name that CNF falls back to. Nothing in the table is learned, so its buffers
-    are not saved.
+    Index 0 is always ``"object"``, the name that CNF falls back to. The buffers are not saved, because nothing in them
+    is learned.
 
     Args:
-        clip (FrozenCLIP): Gives token embeddings and text features. Not registered as a submodule: the model owns it.
-        max_tokens (int): Most tokens that a suffix (``damaged {class} [EOS]``) may have.
+        clip (FrozenCLIP): Computes token embeddings and text features. Not registered as a submodule, because it
+            belongs to the model.
+        max_tokens (int): Maximum number of tokens of a suffix (``damaged {class} [EOS]``).
     """
 
     suffix: Tensor
@@ -122,14 +123,14 @@ class ClassNames(nn.Module):
     def add(self, names: Iterable[str], clip: FrozenCLIP) -> None:
         """Add cleaned names that are not in the table yet.
 
-        Runs outside of inference mode, because training reads the same buffers later.
+        Runs outside of inference mode, because training may use the same buffers later.
 
         Args:
             names (Iterable[str]): Cleaned class names.
-            clip (FrozenCLIP): Gives token embeddings and text features.
+            clip (FrozenCLIP): Computes token embeddings and text features.
 
         Raises:
-            ValueError: If a name has no or too many tokens; the table stays as it was.
+            ValueError: If a name has no tokens, or too many; the table is unchanged then.
         """
         new = list(dict.fromkeys(name for name in names if name not in self.names))
         if not new:
@@ -147,24 +148,24 @@ class ClassNames(nn.Module):
         self.names.extend(new)
 
     def index(self, names: Sequence[str]) -> Tensor:
-        """Look up names of the table.
+        """Look up names.
 
         Returns:
-            Tensor: Their positions, ``(len(names),)``.
+            Tensor: Their indices, ``(len(names),)``.
         """
         return torch.tensor([self.names.index(name) for name in names], device=self.eos.device)
 
     def filter(self, embedding: Tensor, index: Tensor) -> Tensor:
-        """Class Name Filtering: keep a name only where the image supports it (rule: ours).
+        """Class Name Filtering: replace names that do not fit the image by "object" (rule: ours).
 
-        The name stays if the image is at least as close to "a photo of a {class}" as to "a photo of an object".
+        A name is kept if the image is at least as close to "a photo of a {class}" as to "a photo of an object".
 
         Args:
             embedding (Tensor): CLIP's image embeddings, ``(B, d)``, unit length.
-            index (Tensor): Positions of the images' class names, ``(B,)``.
+            index (Tensor): Indices of the images' class names, ``(B,)``.
 
         Returns:
-            Tensor: The same positions, 0 (``"object"``) where the name was dropped, ``(B,)``.
+            Tensor: The same indices, with 0 (``"object"``) for names that are replaced, ``(B,)``.
         """
         features = self.features.to(embedding.dtype)
         named = (embedding * features[index]).sum(dim=-1)

@@ -17,8 +17,8 @@ DICE_SMOOTHING = 1.0  # pixels
 def dice_loss(probability: Tensor, target: Tensor) -> Tensor:
     """Dice loss per channel, pooled over the batch and smoothed.
 
-    Our own, because kornia's is per image, unsmoothed and averages over classes: an image without a defect then has
-    no gradient in the abnormal channel, and the background rules the mean.
+    kornia's is not used, because it is per image, not smoothed and averaged over classes: an image without a defect
+    then has no gradient in the abnormal channel, and the background dominates the mean.
 
     Args:
         probability (Tensor): Softmax output, ``(B, 2, H, W)``.
@@ -34,11 +34,11 @@ def dice_loss(probability: Tensor, target: Tensor) -> Tensor:
 
 
 class GenCLIPLoss(nn.Module):
-    """Sum over the layers of focal + Dice, plus a weighted image-level term (ours).
+    """Focal and Dice loss summed over the layers, plus a weighted image-level term (ours).
 
     Args:
-        image_weight (float): Weight of the cross-entropy on the CLS token. 0 is the paper's loss; trained on masks
-            alone the CLS token unlearns what CLIP knew of whole images.
+        image_weight (float): Weight of the cross-entropy on the CLS token. 0 is the paper's loss; with masks only,
+            training degrades the CLS token's image-level scores.
     """
 
     def __init__(self, image_weight: float) -> None:
@@ -52,8 +52,8 @@ class GenCLIPLoss(nn.Module):
             maps (Tensor): Layer-wise logits (``cos / τ``, before softmax), ``(M, B, 2, h, w)``.
             cls (Tensor): Logits of the CLS token, ``(B, 2)``.
             mask (Tensor): Ground truth, ``(B, H, W)``, 0 or 1; any size.
-            label (Tensor | None): Whether an image is anomalous, ``(B,)``: the mask of a tiny defect may be empty at
-                this size. ``None`` asks the mask.
+            label (Tensor | None): Image labels, ``(B,)``; the mask of a tiny defect may be empty at this size.
+                ``None`` takes them from the mask.
 
         Returns:
             Tensor: Scalar.

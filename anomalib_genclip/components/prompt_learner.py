@@ -6,15 +6,16 @@
 import torch
 from torch import Tensor, nn
 
-INIT_STD = 0.02  # ours: the spread of CLIP's own token embeddings
+INIT_STD = 0.02  # ours: the standard deviation of CLIP's own token embeddings
 BOTTLENECK = 64  # ours
 
 
 class VisionPrompt(nn.Module):
-    """``φ_i``: maps one layer's CLS token into text-token space (ours).
+    """``φ_i``: maps one layer's CLS token into the space of token embeddings (ours).
 
-    The last matrix starts at zero, so ``V`` does too: CLS tokens are tens of times larger than CLIP's token embeddings
-    and would drown the prompt. No biases: what is constant in ``V`` would be missing from the query-only features.
+    The last matrix is initialized to zero, and with it ``V``: CLS tokens are tens of times larger than CLIP's token
+    embeddings and would dominate the prompt. There are no biases, because a constant part of ``V`` would be missing
+    from the query-only prompt.
 
     Args:
         vision_width (int): ``d_v``.
@@ -37,15 +38,15 @@ class VisionPrompt(nn.Module):
 
 
 class PromptLearner(nn.Module):
-    """The learnable tokens and how prompts are put together.
+    """Learnable tokens, and the composition of prompts.
 
-    A prompt is ``[SOS] N_p (Q_p + V^i) {class} [EOS]`` for normal and ``[SOS] A_p (Q_p + V^i) damaged {class} [EOS]``
-    for abnormal (order, addition and the word: ours).
+    The prompts are ``[SOS] N_p (Q_p + V^i) {class} [EOS]`` (normal) and ``[SOS] A_p (Q_p + V^i) damaged {class}
+    [EOS]`` (abnormal). Order, addition and the word "damaged" are ours.
 
     Args:
         vision_width (int): ``d_v``.
         text_width (int): ``d_t``.
-        num_layers (int): ``M``, number of tapped layers.
+        num_layers (int): ``M``, number of feature layers.
         state_length (int): ``n``, length of ``N_p`` and ``A_p``.
         query_length (int): ``q``, length of ``Q_p`` and ``V^i``.
     """
@@ -63,7 +64,7 @@ class PromptLearner(nn.Module):
         """Compute the multi-layer vision prompts.
 
         Args:
-            cls (Tensor): CLS tokens of the tapped layers, ``(B, M, d_v)``.
+            cls (Tensor): CLS tokens of the feature layers, ``(B, M, d_v)``.
 
         Returns:
             Tensor: ``V``, ``(B, M, q, d_t)``.
@@ -71,11 +72,11 @@ class PromptLearner(nn.Module):
         return torch.stack([phi(cls[:, i]) for i, phi in enumerate(self.vision)], dim=1)
 
     def forward(self, sos: Tensor, suffix: Tensor, vision: Tensor | None = None) -> Tensor:
-        """Put prompts together as token embeddings.
+        """Compose prompts from token embeddings.
 
         Args:
             sos (Tensor): Embedding of [SOS], ``(d_t,)``.
-            suffix (Tensor): What follows the learnable tokens, for normal and abnormal: ``(*, 2, T, d_t)``.
+            suffix (Tensor): Tokens after the learnable ones, normal and abnormal: ``(*, 2, T, d_t)``.
             vision (Tensor | None): Vision prompts to add to ``Q_p``, ``(*, q, d_t)``, or ``None`` for the query-only
                 prompt.
 

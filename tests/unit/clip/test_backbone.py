@@ -179,7 +179,7 @@ def test_fingerprint_tells_weights_apart_and_image_sizes_not(state, weights_file
 
 
 def test_file_of_another_model_is_refused(weights_file):
-    with pytest.raises(ValueError, match=r"clip\.safetensors does not hold the weights of ViT-S-16-alt"):
+    with pytest.raises(ValueError, match=r"clip\.safetensors does not contain the weights of ViT-S-16-alt"):
         load_clip(backbone_spec("ViT-S-16-alt"), str(weights_file), (224, 224))
 
 
