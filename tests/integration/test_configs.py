@@ -15,6 +15,7 @@ from anomalib.data import get_datamodule
 from helpers import data_trees
 
 from anomalib_genclip.pipelines.comparison import complete_settings
+from anomalib_genclip.utils.configs import find_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -151,7 +152,7 @@ def test_comparison_is_complete(tmp_path, monkeypatch):
 def test_reproduction_names_files_that_are_there():
     settings = yaml.safe_load((CONFIGS / "reproduce.yaml").read_text())
     files = [settings["model"], *settings["protocols"]]
-    assert all((ROOT / file).is_file() for file in files)
+    assert all(find_config(file).is_relative_to(CONFIGS) for file in files)
     assert {Path(file).stem for file in settings["protocols"]} == NEEDS.keys() - {"folder_to_folder"}
 
 

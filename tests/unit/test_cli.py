@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hatchling.builders.wheel import WheelBuilder
 from helpers.comparisons import ROOT, settings_for
 
 from anomalib_genclip import cli
@@ -77,8 +78,7 @@ def test_help_needs_neither_torch_nor_anomalib():
 
 
 def test_wheel_brings_the_configs(tmp_path):
-    build = pytest.importorskip("hatchling.builders.wheel")
-    (wheel,) = build.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {f"anomalib_genclip/configs/{name}.yaml" for name in list_configs()} <= names
