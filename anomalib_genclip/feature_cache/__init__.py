@@ -1,4 +1,4 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Features of the frozen vision tower on disk, for training."""
+"""Outputs of the frozen vision tower on disk, for training."""

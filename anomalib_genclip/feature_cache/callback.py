@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Vision-tower features on disk, so that training runs the tower once per image and not once per epoch."""
+"""Vision-encoder outputs on disk, so that training runs the vision tower once per image, not once per epoch."""
 
 from collections.abc import Iterable
 from itertools import chain
@@ -19,42 +19,43 @@ from anomalib_genclip.utils.distributed import processes
 from .dataset import FeatureDataset
 from .writer import FeatureWriter
 
-# Those that give the same result each time and whose printed form says all that the result depends on.
+# Deterministic transforms whose repr() has everything that the result depends on.
 _FIXED_TRANSFORMS = (v2.Compose, v2.Resize, v2.CenterCrop, v2.Normalize, v2.Pad, v2.Grayscale, v2.RGB, v2.Identity)
 
 
 class FeatureCache(Callback):
-    """Let training and validation read the vision tower's features from a folder, and fill it first.
+    """Fill a folder with the vision tower's outputs, and let training and validation read them from there.
 
-    The datamodule's data sets are replaced for the time of the fit. Several processes, of one run or of several, may
-    use one folder at once: files appear whole, and whoever writes a file writes the same.
+    The datamodule's datasets are replaced while the model is fitted. Several processes, of one run or of several, may
+    use one folder at the same time, because files are written atomically and their content does not depend on the
+    process.
 
     Args:
-        folder (str | Path): Folder of the cache, which all processes must see. It may be deleted whenever no training
-            runs.
+        folder (str | Path): Folder of the cache, on a disk that all processes share. It may be deleted whenever no
+            training runs.
 
     Raises:
-        NotADirectoryError: If there is a file of that name.
+        NotADirectoryError: If ``folder`` is a file.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
-            msg = f"feature_cache={str(folder)!r} is a file. Give a folder; it is made if it does not exist."
+            msg = f"feature_cache={str(folder)!r} is a file. Give a folder; it is created if it does not exist."
             raise NotADirectoryError(msg)
         self._replaced: list[tuple[AnomalibDataModule, str, AnomalibDataset]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fill the cache and hand the trainer the features.
+        """Fill the cache and replace the datamodule's datasets.
 
         Raises:
-            ValueError: If there is no datamodule, or the features are not the same in each epoch.
-            OSError: If the disk has no room, or cannot be written to.
+            ValueError: If there is no datamodule, or the images may change from epoch to epoch.
+            OSError: If the disk is full or cannot be written to.
         """
         datamodule = getattr(trainer, "datamodule", None)
         if not isinstance(datamodule, AnomalibDataModule):
             msg = "feature_cache needs one of anomalib's datamodules: give datamodule= instead of loaders."
-            raise ValueError(msg)  # noqa: TRY004  # it is the setting that does not fit, not its type
+            raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
         subsets = ["train_data", "val_data"] if trainer.limit_val_batches else ["train_data"]
         datasets = {key: getattr(datamodule, key) for key in subsets if getattr(datamodule, key, None) is not None}
         preprocess = getattr(pl_module.pre_processor, "transform", None)
@@ -67,12 +68,12 @@ class FeatureCache(Callback):
             setattr(datamodule, key, FeatureDataset(dataset, own))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the datamodule its data sets back."""
+        """Restore the datamodule's datasets."""
         del trainer, pl_module, exception
         self._restore()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the datamodule its data sets back."""
+        """Restore the datamodule's datasets."""
         del trainer, pl_module, stage
         self._restore()
 
@@ -82,15 +83,15 @@ class FeatureCache(Callback):
 
 
 def _refuse_randomness(source: str, datasets: dict[str, AnomalibDataset], preprocess: nn.Module | None) -> None:
-    """Make sure that each epoch sees the same images.
+    """Check that all epochs use the same images.
 
     Raises:
-        ValueError: If it may not; names the setting.
+        ValueError: If they may differ; names the setting.
     """
     if makes_anomalies(source, datasets["train_data"]):
         msg = (
-            "feature_cache needs the same images in every epoch, and training makes new synthetic anomalies each time "
-            f"(anomaly_source={source!r}). Train on a labelled source (CrossDataset), or leave feature_cache out."
+            "feature_cache needs the same images in every epoch, but training generates new synthetic anomalies each "
+            f"time (anomaly_source={source!r}). Train on a labelled source (CrossDataset), or leave feature_cache out."
         )
         raise ValueError(msg)
     places = {f"the datamodule's {key.removesuffix('_data')}_augmentations": key for key in datasets}
@@ -99,14 +100,14 @@ def _refuse_randomness(source: str, datasets: dict[str, AnomalibDataset], prepro
         for step in _steps(transform):
             if type(step) not in _FIXED_TRANSFORMS:
                 msg = (
-                    f"feature_cache needs the same images in every epoch, and {type(step).__name__} in {place} may "
+                    f"feature_cache needs the same images in every epoch, but {type(step).__name__} in {place} may "
                     "change them. Leave out that transform or feature_cache."
                 )
                 raise ValueError(msg)
 
 
 def _steps(transform: Any) -> Iterable[Any]:  # noqa: ANN401  # a transform or None
-    """Yield a transform's steps, containers included."""
+    """Yield a transform and, if it is a container, its steps."""
     if transform is None:
         return []
     inner = transform.transforms if isinstance(transform, v2.Compose) else []

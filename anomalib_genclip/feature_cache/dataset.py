@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images by the features that the frozen vision tower has of them, read from the cache's files."""
+"""Dataset, items and batches with features of the frozen vision tower instead of images."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -20,17 +20,17 @@ from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.data.batch import CategoryBatch, CategoryItem
 from anomalib_genclip.utils.tensors import digest
 
-METADATA = "feature_cache"  # entry of a file's header: its key and the checksum of its tensors
+METADATA = "feature_cache"  # entry in a file's header: its key and the checksum of its tensors
 
 
 @dataclass
 class FeatureItem(CategoryItem):
-    """One image by its features; ``image`` is ``None``.
+    """Features of one image; ``image`` is ``None``.
 
     Args:
-        patches (Tensor): Patch tokens of the tapped layers, ``(M, N, d_v)``, half precision.
-        cls (Tensor): CLS tokens of the tapped layers, ``(M, d_v)``.
-        pooled (Tensor): Last tapped layer's CLS token after CLIP's final norm, ``(d_v,)``.
+        patches (Tensor): Patch tokens of the feature layers, ``(M, N, d_v)``, half precision.
+        cls (Tensor): CLS tokens of the feature layers, ``(M, d_v)``.
+        pooled (Tensor): CLS token of the last feature layer after CLIP's final norm, ``(d_v,)``.
         embedding (Tensor): CLIP's image embedding, ``(d,)``.
     """
 
@@ -68,14 +68,14 @@ class FeatureBatch(CategoryBatch):
 
     @classmethod
     def collate(cls, items: list[FeatureItem]) -> "FeatureBatch":  # type: ignore[override]
-        """Join items of one kind: what the first lacks is left out."""
+        """Collate items that all have the same fields; fields that are ``None`` in the first item stay ``None``."""
         columns = {name: [getattr(item, name) for item in items] for name in items[0].__dict__}
         return cls(**{name: _joined(values) for name, values in columns.items()})
 
     def tokens(self, dtype: torch.dtype) -> ImageTokens:
-        """What the vision tower said about the images, in the precision that the model computes in."""
+        """Return the vision-encoder outputs in the model's dtype."""
         return ImageTokens(
-            # Layer by layer, so that each is one block of memory for the product with ψ.
+            # One tensor per layer, so that each is contiguous for the product with ψ.
             patches=tuple(layer.to(dtype) for layer in self.patches.unbind(1)),
             cls=self.cls.to(dtype),
             pooled=self.pooled.to(dtype),
@@ -84,11 +84,11 @@ class FeatureBatch(CategoryBatch):
 
 
 class FeatureDataset(AnomalibDataset):
-    """A data set whose images have been through the vision tower: no image or mask file is opened.
+    """Dataset that reads the features of another dataset's samples; it opens no image or mask.
 
     Args:
-        dataset (AnomalibDataset): The data set.
-        files (Sequence[Path]): Each sample's file in the cache.
+        dataset (AnomalibDataset): The dataset of images.
+        files (Sequence[Path]): File in the cache for each sample.
     """
 
     def __init__(self, dataset: AnomalibDataset, files: Sequence[Path]) -> None:
@@ -99,14 +99,14 @@ class FeatureDataset(AnomalibDataset):
 
     @property
     def name(self) -> str:
-        """Name of the data set that the features belong to."""
+        """Name of the dataset of images."""
         return self._name
 
     def __getitem__(self, index: int) -> FeatureItem:
         """Read one image's features.
 
         Raises:
-            ValueError: If the file is damaged; names it.
+            ValueError: If the file is corrupt; names it.
         """
         row = self.samples.iloc[index]
         tensors = read_features(Path(row.features))
@@ -129,14 +129,14 @@ class FeatureDataset(AnomalibDataset):
 
 
 def _joined(values: list) -> Any:  # noqa: ANN401  # a tensor, a list or None
-    """One field of a batch."""
+    """Collate one field of a batch."""
     if values[0] is None:
         return None
     return torch.stack(values) if isinstance(values[0], Tensor) else values
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Read what the header of a file in the cache says about it; ``{}`` if there is no such file or it was cut off."""
+    """Read the metadata of a file in the cache; ``{}`` if the file is missing or truncated."""
     try:
         with safe_open(path, framework="pt") as file:
             return _description(file)
@@ -148,7 +148,7 @@ def read_features(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a file in the cache.
 
     Raises:
-        ValueError: If they are not those that were written; names the file.
+        ValueError: If they do not match the checksum; names the file.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -157,13 +157,13 @@ def read_features(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError):
         checksum, tensors = None, {}
     if checksum != digest(tensors, {}):
-        msg = f"{path} of the feature cache is damaged. Delete it and start again: it is then made anew."
+        msg = f"{path} of the feature cache is damaged. Delete it and start again: it is then rewritten."
         raise ValueError(msg)
     return tensors
 
 
 def _description(file: safe_open) -> dict[str, Any]:
-    """Parse the entry of an open file's header."""
+    """Parse the metadata in the header of an open file."""
     try:
         description = json.loads((file.metadata() or {}).get(METADATA, "{}"))
     except (ValueError, RecursionError):

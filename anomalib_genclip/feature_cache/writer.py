@@ -3,10 +3,10 @@
 
 """Filling the feature cache.
 
-One safetensors file per image, named after a hash of all that its content depends on: CLIP's weights, tapped layers,
-image size, preprocessing, label, and the bytes of image and mask. An edited image or another model therefore never
-meets an old file. Names and headers are looked at before training; a checksum in each header tells, when the file is
-read, whether its tensors are still what was written.
+There is one safetensors file per image, named after a hash of everything that its content depends on: CLIP's weights,
+feature layers, image size, preprocessing, label, and the bytes of image and mask. An edited image or another model
+therefore gets a new file. Names and headers are checked before training, the checksum of the tensors when a file is
+read.
 """
 
 import hashlib
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-_HEADER_BYTES = 2048  # more than safetensors' header takes here
+_HEADER_BYTES = 2048  # upper bound for the size of the header here
 _TOKENS = ImageTokens._fields
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One sample's place in the cache."""
+    """File of a sample in the cache."""
 
     path: Path
     key: str
@@ -60,7 +60,7 @@ class FeatureWriter:
     """Fills the cache for one model.
 
     Args:
-        trainer (Trainer): Gives precision and progress bar.
+        trainer (Trainer): Determines precision and progress bar.
         module (LightningModule): GenCLIP.
         preprocess (nn.Module | None): Transform of the pre-processor.
         folder (Path): Folder of the cache.
@@ -76,14 +76,14 @@ class FeatureWriter:
         self.folder = folder / f"{self.model.spec.name}_{height}x{width}_{self.settings[:12]}"
 
     def fill(self, datasets: Sequence[AnomalibDataset], others: Processes) -> list[list[Path]]:
-        """Write what is missing.
+        """Write missing files.
 
         Args:
-            datasets (Sequence[AnomalibDataset]): What to cache.
-            others (Processes): The processes that share the work.
+            datasets (Sequence[AnomalibDataset]): Datasets to cache.
+            others (Processes): Processes that share the work.
 
         Returns:
-            list[list[Path]]: For each data set the samples' files.
+            list[list[Path]]: Files of the samples of each dataset.
         """
         entries = [self._entries(dataset, others) for dataset in datasets]
         places: dict[Path, tuple[int, int]] = {}
@@ -96,11 +96,11 @@ class FeatureWriter:
         for part, dataset in enumerate(datasets):
             if rows := [row for at, row in share if at == part]:
                 self._write(dataset, {row: entries[part][row] for row in rows})
-        others.all_gather(None)  # nobody reads before everybody has written
+        others.all_gather(None)  # a barrier: all files are written before any is read
         return [[entry.path for entry in part] for part in entries]
 
     def _entries(self, dataset: AnomalibDataset, others: Processes) -> list[_Entry]:
-        """Find each sample's place and look what is there; the processes share the reading."""
+        """Return the entries of a dataset's samples; the processes share the reading of images."""
         settings = _hash(self.settings, type(dataset).__name__, dataset.task, repr(dataset.augmentations))
         rows = list(dataset.samples.itertuples(index=False))
         shares = others.all_gather([self._entry(settings, row) for row in rows[others.rank :: others.number]])
@@ -109,21 +109,21 @@ class FeatureWriter:
     def _entry(self, settings: str, row: Any) -> _Entry:  # noqa: ANN401  # a row of a table
         masks = row.mask_path if isinstance(row.mask_path, list) else [row.mask_path]
         files = [Path(mask) for mask in masks if isinstance(mask, str | Path) and Path(mask).is_file()]
-        # Content, not date and size: those may stay when a file is replaced.
+        # The content, because date and size may stay the same when a file is replaced.
         contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (Path(row.image_path), *files)]
         key = _hash(settings, int(row.label_index), *contents)
         path = self.folder / f"{key[:32]}.safetensors"
         return _Entry(path, key, read_header(path).get("key") == key)
 
     def _announce(self, total: int, missing: list[_Entry], others: Processes) -> None:
-        """Say what will be written, and check that there is room.
+        """Log what will be written, and check that the disk has enough space.
 
         Raises:
-            OSError: If there is none.
+            OSError: If it does not.
         """
         if bad := [entry.path for entry in missing if entry.path.exists()]:
             logger.warning(
-                "%d files of the feature cache are damaged or belong to something else, and are made anew: %s%s.",
+                "%d files of the feature cache are damaged or foreign, and are rewritten: %s%s.",
                 len(bad),
                 bad[0],
                 ", ..." if len(bad) > 1 else "",
@@ -139,7 +139,7 @@ class FeatureWriter:
         if needed > free:
             msg = (
                 f"The feature cache needs {what}, and the disk of {self.folder} has {free / 1e9:.2f} GB left. Nothing "
-                "has been written. Give feature_cache a folder on another disk, make room, or leave it out."
+                "has been written. Give feature_cache a folder on another disk, free some space, or leave it out."
             )
             raise OSError(msg)
         rank_zero_info(f"Feature cache: writing {what} to {self.folder} ({free / 1e9:.2f} GB free).")
@@ -151,14 +151,14 @@ class FeatureWriter:
         return 2 * patches + 4 * vectors + prod(self.model.image_size) + _HEADER_BYTES
 
     def _write(self, dataset: AnomalibDataset, rows: dict[int, _Entry]) -> None:
-        """Run the vision tower over samples and write a file for each."""
+        """Run the vision tower on samples and write a file for each."""
         datamodule = self.trainer.datamodule
         loader = DataLoader(
             Subset(dataset, list(rows)),
             batch_size=datamodule.train_batch_size,
             num_workers=datamodule.num_workers,
             collate_fn=dataset.collate_fn,
-            generator=torch.Generator(),  # leaves the order of training to the trainer's stream of random numbers
+            generator=torch.Generator(),  # keeps the global random state, and with it the order of training
         )
         quiet = self.trainer.progress_bar_callback is None or not self.trainer.is_global_zero
         entries = iter(rows.values())
@@ -167,11 +167,11 @@ class FeatureWriter:
                 entry = next(entries)
                 metadata = {"key": entry.key, "checksum": digest(tensors, {})}
                 with _readable_errors(self.folder):
-                    # Waiting for the disk is no use: what a power failure leaves is found by its checksum.
+                    # No fsync: the checksum reveals files that a power failure has truncated.
                     atomic_write(entry.path, save(tensors, {METADATA: json.dumps(metadata)}), sync=False)
 
     def _features(self, batch: ImageBatch) -> Iterator[dict[str, Tensor]]:
-        """Run the vision tower on a batch as training does: one dictionary of tensors per image."""
+        """Run the vision tower on a batch as training does, and yield the tensors of each image by name."""
         check_images(batch, map(str, batch.image_path or []))
         batch = self.module.transfer_batch_to_device(batch, self.module.device, 0)
         images = self.preprocess(batch.image) if self.preprocess is not None else batch.image
@@ -180,11 +180,11 @@ class FeatureWriter:
             tokens = self.model.clip.encode_image(precision.convert_input(images))
         fields = {
             "patches": torch.stack(tokens.patches, dim=1).half(),
-            # So little that full precision costs nothing, and Class Name Filtering decides as without the cache.
+            # Small enough for full precision, so that Class Name Filtering decides as without the cache.
             **{name: getattr(tokens, name).float() for name in _TOKENS if name != "patches"},
         }
         if not torch.isfinite(fields["patches"]).all():
-            msg = f"Patch tokens of {self.model.spec.name} do not fit half precision: leave feature_cache out."
+            msg = f"Patch tokens of {self.model.spec.name} overflow half precision: leave feature_cache out."
             raise ValueError(msg)
         if batch.gt_mask is not None:
             fields["mask"] = batch.gt_mask.as_subclass(Tensor).bool()
@@ -193,12 +193,12 @@ class FeatureWriter:
 
 
 def _settings(model: "GenCLIPModel", preprocess: nn.Module | None, precision: str) -> str:
-    """Hash all that the features of any image depend on."""
+    """Hash everything that the features of all images depend on."""
     return _hash(
         _FORMAT,
         model.spec.name,
         model.fingerprint,
-        digest({"positions": model.clip.model.visual.positional_embedding}, {}),  # left out of the fingerprint
+        digest({"positions": model.clip.model.visual.positional_embedding}, {}),  # not in the fingerprint
         list(model.layers),
         list(model.image_size),
         repr(preprocess),
@@ -212,7 +212,7 @@ def _hash(*values: object) -> str:
 
 @contextmanager
 def _readable_errors(folder: Path) -> Iterator[None]:
-    """Say which setting an error of the file system comes from."""
+    """Name the setting in errors of the file system."""
     try:
         yield
     except OSError as error:
