@@ -23,7 +23,7 @@ def clean_class_name(name: str) -> str:
     """
     if not isinstance(name, str):
         msg = f"Class name {name!r} is not a string. Put it in quotes."
-        raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
+        raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
     cleaned = " ".join(name.replace("_", " ").split())
     if not cleaned:
         msg = f"Class name {name!r} is empty. Give the product's name, or leave it out to use {GENERIC!r}."
@@ -82,7 +82,7 @@ def check_class_names(class_name: str | None, class_names: Mapping[str, str] | N
     class_names = {} if class_names is None else class_names
     if not isinstance(class_names, Mapping):
         msg = f"class_names={class_names!r} must map categories to names, such as {{'01': 'cable'}}."
-        raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
+        raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
     for key in class_names:
         if not isinstance(key, str):
             msg = f'class_names has the category {key!r}, not a string. Put it in quotes: \'{{"01": "cable"}}\'.'

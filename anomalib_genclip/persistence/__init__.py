@@ -1,4 +1,4 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is written to disk and read back: prompts files, checkpoints."""
+"""Prompts files, checkpoints and exports."""

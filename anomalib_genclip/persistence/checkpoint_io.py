@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checkpoints that appear whole, and that are looked at before anything is made of them."""
+"""Checkpoints: written atomically, checked before they are used."""
 
 import io
 from collections.abc import Iterator
@@ -16,23 +16,23 @@ from torch import Tensor
 from anomalib_genclip.utils.files import atomic_write, check_archive, is_file, why_unreadable
 from anomalib_genclip.utils.tensors import check_finite, digest
 
-FROZEN = "model.clip."  # keys of CLIP's tensors, which are no part of a checkpoint
+FROZEN = "model.clip."  # prefix of CLIP's tensors, which are not in checkpoints
 _LEGACY_SETTINGS = {"hparams", "hparams_type", "module_arguments"}  # Lightning still reads them
 
 
 class GenCLIPCheckpointIO(AnomalibCheckpointIO):
-    """Write checkpoints whole or not at all, and refuse damaged or foreign ones by name.
+    """Write checkpoints atomically, and refuse damaged or foreign ones with an error that names the file.
 
-    Lightning writes into the system's temporary folder and then moves the file. Where that folder is on another disk
-    the move is a copy over the last good checkpoint, which a full disk or a killed process leaves in pieces; and
-    Lightning says nothing if it was not allowed to write. torch, which reads the file, looks at no checksum.
+    Lightning writes to the system's temporary folder and then moves the file. If that folder is on another disk, the
+    move copies over the last good checkpoint, which a full disk or a killed process leaves incomplete; and Lightning
+    ignores missing write permission. torch does not verify checksums when it reads the file.
     """
 
     def load_checkpoint(self, path: str | Path | IO, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
         """Read a checkpoint.
 
         Args:
-            path (str | Path | IO): The checkpoint, or an open file with it, which is left at its start.
+            path (str | Path | IO): The checkpoint, or an open file, which is rewound afterwards.
             *args (Any): As in anomalib.
             **kwargs (Any): As in anomalib.
 
@@ -40,9 +40,9 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
             dict[str, Any]: State of model and trainer.
 
         Raises:
-            ValueError: If it is damaged, was not written by GenCLIP, or holds what could run code; names the file.
+            ValueError: If it is damaged, was not written by GenCLIP, or could run code; names the file.
         """
-        if isinstance(path, str | Path) and is_file(path):  # addresses and folders are left to their readers
+        if isinstance(path, str | Path) and is_file(path):  # not URLs and folders
             check_archive(Path(path))
         try:
             if isinstance(path, str | Path):
@@ -64,11 +64,11 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
 
         Args:
             checkpoint (dict[str, Any]): State of model and trainer.
-            path (str | Path): Where to. Addresses such as ``s3://`` are left to Lightning.
+            path (str | Path): Path of the file. URLs such as ``s3://`` are written by Lightning.
             storage_options (Any): As in Lightning. Defaults to ``None``.
 
         Raises:
-            OSError: If it cannot be written; names the file. What was there before stays.
+            OSError: If it cannot be written; names the file. An existing file stays unchanged.
         """
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -80,7 +80,7 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
 
 
 def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any]) -> None:
-    """Leave CLIP out of a checkpoint, and add what its learned tensors fit to, and a hash of both.
+    """Remove CLIP from a checkpoint, and add the description of its learned tensors and a hash of both.
 
     Args:
         checkpoint (dict[str, Any]): State of model and trainer.
@@ -92,21 +92,21 @@ def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any])
     state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(FROZEN)}
     check_finite(_learned(state), "The checkpoint is not written")
     checkpoint["state_dict"] = state
-    # Lightning's command line class would have itself found again under a hidden name.
+    # Lightning's command line adds private entries.
     settings = checkpoint.get("hyper_parameters", {})
     checkpoint["hyper_parameters"] = {name: value for name, value in settings.items() if not _is_hidden(name)}
     checkpoint["genclip"] = {**description, "digest": digest(state, description)}
 
 
 def check_checkpoint(checkpoint: Any, source: str) -> None:  # noqa: ANN401  # whatever was in the file
-    """Refuse a checkpoint that GenCLIP has not written, or that is no longer what was written.
+    """Refuse a checkpoint that was not written by GenCLIP or is damaged.
 
     Args:
-        checkpoint (Any): What was read.
+        checkpoint (Any): Contents of the file.
         source (str): Where it comes from, for messages.
 
     Raises:
-        ValueError: If it is one.
+        ValueError: If the checkpoint is refused.
     """
     description = checkpoint.get("genclip") if isinstance(checkpoint, dict) else None
     if not isinstance(description, dict) or not {"backbone", "layers", "trained_on"} <= description.keys():
@@ -114,18 +114,18 @@ def check_checkpoint(checkpoint: Any, source: str) -> None:  # noqa: ANN401  # w
         raise ValueError(msg)
     state = checkpoint.get("state_dict")
     if not _matches(state, description):
-        msg = f"{source} is damaged: its tensors are not those that were written. Take another one."
+        msg = f"{source} is damaged: its tensors do not match their checksum. Use another one."
         raise ValueError(msg)
     check_finite(_learned(state), source)
     if any(key.startswith(FROZEN) for key in state):
-        msg = f"{source} holds tensors of CLIP, which are not learned."
+        msg = f"{source} contains tensors of CLIP, which are not learned."
         raise ValueError(msg)
     for key in ("optimizer_states", "lr_schedulers"):
         if any(bool(torch.isnan(torch.as_tensor(number)).any()) for number in _numbers(checkpoint.get(key))):
-            msg = f"{source}: {key} holds NaN. Take an earlier one."
+            msg = f"{source}: {key} contains NaN. Use an earlier one."
             raise ValueError(msg)
     settings = checkpoint.get("hyper_parameters") or {}
-    # With one of these Lightning would take classes and functions from the file, to build the model with.
+    # With these entries, Lightning would build the model with classes and functions from the file.
     suspects = [*_LEGACY_SETTINGS & checkpoint.keys(), *(name for name in settings if _is_hidden(name))]
     if suspects or not isinstance(settings, dict):
         msg = f"{source}: the settings {suspects[0] if suspects else settings!r} could run code when they are read."
@@ -133,22 +133,22 @@ def check_checkpoint(checkpoint: Any, source: str) -> None:  # noqa: ANN401  # w
 
 
 def _matches(state: Any, description: dict[str, Any]) -> bool:  # noqa: ANN401
-    """Tell whether tensors and their description are those that were written."""
+    """Return whether tensors and their description match the hash."""
     description = dict(description)
     written = description.pop("digest", None)
     try:
         return written == digest(state, description)
-    except Exception:  # noqa: BLE001  # what is no tensor, or no plain data, makes no hash
+    except Exception:  # noqa: BLE001  # other objects than tensors and plain data cannot be hashed
         return False
 
 
 def _learned(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out the states of metrics and thresholds, which may be NaN."""
+    """Return the learned tensors, without the states of metrics and thresholds, which may be NaN."""
     return {key: value for key, value in state.items() if key.startswith("model.")}
 
 
 def _numbers(value: Any) -> Iterator[float | Tensor]:  # noqa: ANN401
-    """Yield the floating-point numbers and tensors in nested containers."""
+    """Yield all floating-point numbers and tensors in nested containers."""
     if isinstance(value, float | Tensor):
         yield value
     elif isinstance(value, dict | list | tuple):
@@ -157,5 +157,5 @@ def _numbers(value: Any) -> Iterator[float | Tensor]:  # noqa: ANN401
 
 
 def _is_hidden(name: object) -> bool:
-    """Tell whether the name of a setting is one of Lightning's own, or none at all."""
+    """Return whether the name of a setting is private to Lightning, or not a string."""
     return not isinstance(name, str) or name.startswith("_")

@@ -22,7 +22,7 @@ ONNX_OPSET = 18  # the oldest that torch's exporter writes
 
 
 class AtomicExportMixin(_Module):
-    """Exports as anomalib does; a failed or interrupted export leaves the folder as it was.
+    """anomalib's exports; a failed or interrupted export leaves the folder unchanged.
 
     Mixed into :class:`~anomalib_genclip.lightning_model.GenCLIP`.
     """
@@ -42,10 +42,10 @@ class AtomicExportMixin(_Module):
     ) -> Path:
         """Export to ONNX with the opset that torch's exporter writes; arguments as in anomalib.
 
-        anomalib asks for opset 14, and torch then prints the traceback of a conversion that fails.
+        anomalib requests opset 14, and torch then prints the traceback of a failed conversion.
         """
         self._warn_of_generic_class_name()
-        # anomalib's command line shows all loggers' notes, and this one writes a thousand about merged constants.
+        # anomalib's command line shows INFO of all loggers, and this one logs a thousand merged constants.
         logging.getLogger("onnx_ir").setLevel(logging.WARNING)
         kwargs = {"opset_version": ONNX_OPSET, **kwargs}
         write = partial(super().to_onnx, model_file_name=model_file_name, input_size=input_size, **kwargs)
@@ -57,10 +57,10 @@ class AtomicExportMixin(_Module):
         return atomic_write_folder(Path(export_root), lambda folder: export(folder, *args, **kwargs))
 
     def _warn_of_generic_class_name(self) -> None:
-        """Say that an export has no class name: ``anomalib export --ckpt_path`` takes the checkpoint's, if any."""
+        """Warn if there is no class name: ``anomalib export --ckpt_path`` only uses that of the checkpoint."""
         if self.model.branches != "query" and int(self.model.default_class) == 0:
             logger.warning(
-                "Exported without a class name: the model takes every image for an %r. Give class_name where the model "
-                "is built, or to GenCLIP.load_from_checkpoint(path, class_name=...).",
+                "Exported without a class name: the prompts of all images say %r. Give class_name to GenCLIP, "
+                "or to GenCLIP.load_from_checkpoint(path, class_name=...).",
                 GENERIC,
             )

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What GenCLIP has learned, on its way to and from prompts files and checkpoints."""
+"""Saving and loading of what GenCLIP has learned."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +33,7 @@ class LearnedStateMixin(_Module):
 
     @property
     def signature(self) -> ModelSignature:
-        """What learned tensors must have been trained with to fit this model."""
+        """Settings that learned tensors must have been trained with to fit this model."""
         model = self.model
         return ModelSignature(
             backbone=model.backbone,
@@ -44,7 +44,7 @@ class LearnedStateMixin(_Module):
         )
 
     def save_weights(self, path: str | Path) -> Path:
-        """Write the learned tensors and thresholds, without CLIP, into a prompts file.
+        """Write the learned tensors and thresholds, without CLIP, to a prompts file.
 
         In a distributed run the first process writes it.
 
@@ -55,7 +55,7 @@ class LearnedStateMixin(_Module):
             Path: The file.
 
         Raises:
-            ValueError: If the name has another ending, or a tensor is not finite.
+            ValueError: If the name has another suffix, or a tensor is not finite.
         """
         tensors = {key: value for key, value in self.model.state_dict().items() if not key.startswith("clip.")}
         thresholds = dict.fromkeys(("image", "pixel"), torch.tensor(float("nan")))
@@ -79,7 +79,7 @@ class LearnedStateMixin(_Module):
             learned (LearnedWeights): Contents of the file.
 
         Raises:
-            ValueError: If they belong to another model, or a tensor is missing, unknown or of another shape.
+            ValueError: If they belong to another model, or a tensor is missing, unexpected or of another shape.
         """
         self.signature.check(learned.signature, learned.source)
         expected = {key: value for key, value in self.model.state_dict().items() if not key.startswith("clip.")}
@@ -98,13 +98,13 @@ class LearnedStateMixin(_Module):
         Args:
             checkpoint_path (str | Path | IO): The checkpoint.
             *args (Any): As in anomalib.
-            **kwargs (Any): As in anomalib, which passes unknown ones to the model in place of the checkpoint's.
+            **kwargs (Any): As in anomalib; unknown ones are init arguments that override the checkpoint's.
 
         Returns:
             GenCLIP: The model.
 
         Raises:
-            ValueError: If the checkpoint is damaged, holds what could run code, or belongs to another model.
+            ValueError: If the checkpoint is damaged, could run code, or belongs to another model.
         """
         # Refuses what must not be used, before Lightning reads the file once more.
         GenCLIPCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, map_location="cpu")
@@ -113,7 +113,7 @@ class LearnedStateMixin(_Module):
         return super().load_from_checkpoint(checkpoint_path, *args, **{**here, **kwargs})  # type: ignore[arg-type]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave CLIP out of the checkpoint and add the signature of the rest."""
+        """Remove CLIP from the checkpoint and add the signature."""
         super().on_save_checkpoint(checkpoint)
         describe_checkpoint(checkpoint, {**asdict(self.signature), "trained_on": self.trained_on})
 
@@ -127,15 +127,15 @@ class LearnedStateMixin(_Module):
         super().on_load_checkpoint(checkpoint)
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
-        """Load a state that may lack the frozen CLIP, and nothing else.
+        """Load a state dict, in which only the tensors of the frozen CLIP may be missing.
 
         Raises:
-            RuntimeError: If a learned tensor is missing, or there are unknown ones.
+            RuntimeError: If a learned tensor is missing, or there are unexpected ones.
         """
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         missing = [key for key in result.missing_keys if not key.startswith(FROZEN)]
         if strict and (missing or result.unexpected_keys):
-            msg = f"Wrong tensors in the state of GenCLIP: missing {missing}, unknown {result.unexpected_keys}."
+            msg = f"The state dict does not fit GenCLIP: missing {missing}, unexpected {result.unexpected_keys}."
             raise RuntimeError(msg)
         return result
 

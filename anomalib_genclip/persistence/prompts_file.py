@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Prompts files: what GenCLIP has learned, without CLIP, in one safetensors file."""
+"""Prompts files: GenCLIP's learned tensors, without CLIP, in one safetensors file."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -23,12 +23,12 @@ BUNDLED = {"tiny-demo": "demo/assets/tiny_demo.safetensors"}
 
 @dataclass(frozen=True)
 class ModelSignature:
-    """What learned tensors fit to: compared whenever they are loaded.
+    """Settings of the model that learned tensors belong to; compared when they are loaded.
 
     Args:
         backbone (str): Name of the architecture.
         fingerprint (str): Hash of the CLIP weights.
-        layers (list[int]): Tapped blocks.
+        layers (list[int]): Feature layers.
         state_length (int): ``n``.
         query_length (int): ``q``.
     """
@@ -41,28 +41,28 @@ class ModelSignature:
 
     @classmethod
     def parse(cls, description: Any, source: str) -> "ModelSignature":  # noqa: ANN401  # whatever was in the file
-        """Make one of plain data, of which other entries are left alone.
+        """Create a signature from plain data, which may have other entries.
 
         Raises:
-            ValueError: If a part is missing or of the wrong kind; names the source.
+            ValueError: If an entry is missing or of the wrong type; names the source.
         """
         kinds = {"backbone": str, "fingerprint": str, "layers": list, "state_length": int, "query_length": int}
         parts: dict[str, Any] = {name: description.get(name) for name in kinds} if isinstance(description, dict) else {}
         wrong = [name for name, kind in kinds.items() if type(parts.get(name)) is not kind]
         if wrong or not all(type(layer) is int for layer in parts["layers"]):
-            msg = f"{source} lacks a part of its description: {', '.join(wrong) or 'layers'}."
+            msg = f"{source} has no valid entry for {', '.join(wrong) or 'layers'}."
             raise ValueError(msg)
         return cls(**parts)
 
     def check(self, other: "ModelSignature", source: str) -> None:
-        """Refuse tensors that were learned for another model.
+        """Refuse tensors that belong to another model.
 
         Args:
-            other (ModelSignature): What the tensors were learned for.
+            other (ModelSignature): Signature of the model that the tensors belong to.
             source (str): Where they come from, for the message.
 
         Raises:
-            ValueError: If anything differs; the message names both sides.
+            ValueError: If the signatures differ; names both sides.
         """
         own, theirs = asdict(self), asdict(other)
         if own == theirs:
@@ -81,13 +81,13 @@ class LearnedWeights:
     """Contents of a prompts file.
 
     Args:
-        signature (ModelSignature): What the tensors fit to.
-        pretrained (str | None): The ``pretrained`` argument of the training run; a file by its name only.
+        signature (ModelSignature): Settings of the model that the tensors belong to.
+        pretrained (str | None): The ``pretrained`` argument of the training run; for a file its name without folders.
         image_size (tuple[int, int]): Height and width of the training images.
-        trained_on (str): Name of the training data, as a note for the reader.
+        trained_on (str): Name of the training data, for information.
         tensors (dict[str, Tensor]): The learned tensors.
         thresholds (dict[str, Tensor]): Image and pixel threshold found in validation, NaN for none.
-        source (str): Where this came from.
+        source (str): Where they come from, for messages.
     """
 
     signature: ModelSignature
@@ -99,16 +99,16 @@ class LearnedWeights:
     source: str = ""
 
     def save(self, path: str | Path) -> Path:
-        """Write the file, whole or not at all.
+        """Write the file atomically.
 
         Args:
-            path (str | Path): Where to; must end in ``.safetensors``. Folders are made.
+            path (str | Path): Path, which must end in ``.safetensors``. Missing folders are created.
 
         Returns:
             Path: The file.
 
         Raises:
-            ValueError: If the name has another ending, or a tensor is not finite.
+            ValueError: If the name has another suffix, or a tensor is not finite.
         """
         path = Path(path)
         check_finite(self.tensors, f"{path} is not written")
@@ -131,7 +131,7 @@ class LearnedWeights:
 
 
 def load_weights(path: str | Path) -> LearnedWeights:
-    """Read a prompts file. Only tensors and plain text are read: nothing in it can run.
+    """Read a prompts file. It contains only tensors and plain text, no code.
 
     Args:
         path (str | Path): A file written by :meth:`LearnedWeights.save`, or the name of bundled prompts.
@@ -141,7 +141,7 @@ def load_weights(path: str | Path) -> LearnedWeights:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a prompts file, is broken, or holds values that are not finite.
+        ValueError: If it is not a prompts file, is damaged, or has values that are not finite.
     """
     source = str(path)
     path = Path(str(files("anomalib_genclip") / BUNDLED[source])) if source in BUNDLED else Path(path)
@@ -160,7 +160,7 @@ def load_weights(path: str | Path) -> LearnedWeights:
 
 
 def _parse(metadata: Any, tensors: dict[str, Tensor], source: str) -> LearnedWeights:  # noqa: ANN401
-    """Check what was read and give it names."""
+    """Check the contents of a file and return them."""
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         msg = f"{source} is a safetensors file, but not one of GenCLIP's prompts files."
         raise ValueError(msg)
@@ -168,7 +168,7 @@ def _parse(metadata: Any, tensors: dict[str, Tensor], source: str) -> LearnedWei
         msg = f"{source} has format version {metadata.get('version')!r}, this package reads {FORMAT_VERSION}."
         raise ValueError(msg)
     if metadata.pop("digest", None) != digest(tensors, metadata):
-        msg = f"{source} is damaged: its contents are not those that were written. Copy or make it again."
+        msg = f"{source} is damaged: its contents do not match its checksum. Copy or create it again."
         raise ValueError(msg)
     thresholds = {key.removeprefix("threshold."): tensors.pop(key) for key in list(tensors) if "threshold." in key}
     check_finite(tensors, source)
@@ -186,29 +186,29 @@ def _parse(metadata: Any, tensors: dict[str, Tensor], source: str) -> LearnedWei
             source=source,
         )
     except KeyError as error:
-        msg = f"{source} lacks a part of its description: {error}."
+        msg = f"{source} has no entry {error}."
         raise ValueError(msg) from error
 
 
 def _in_unit_interval(value: Tensor, name: str, source: str) -> Tensor:
-    """Return a tensor if it is one number in [0, 1], or NaN for none."""
+    """Return a tensor if it is a scalar in [0, 1], or NaN for none."""
     if value.shape == () and value.is_floating_point() and (value.isnan() or 0 <= value <= 1):
         return value
-    msg = f"{source}: the {name} is no number between 0 and 1."
+    msg = f"{source}: the {name} is not a number between 0 and 1."
     raise ValueError(msg)
 
 
 def _plain_name(pretrained: Any, source: str) -> str | None:  # noqa: ANN401
-    """Refuse ``pretrained`` if it is a path: a file from elsewhere must not choose which files are read here."""
+    """Refuse ``pretrained`` if it is a path: a file from elsewhere must not determine which files are read."""
     if pretrained is None or (isinstance(pretrained, str) and Path(pretrained).name == pretrained != ".."):
         return pretrained
-    msg = f"{source} names its CLIP weights {pretrained!r}, which is no plain name: give pretrained yourself."
+    msg = f"{source} has pretrained={pretrained!r}, which is not a tag or file name: give pretrained yourself."
     raise ValueError(msg)
 
 
 def _two_numbers(image_size: Any, source: str) -> tuple[int, int]:  # noqa: ANN401
-    """Return height and width if they are that."""
+    """Return height and width."""
     if isinstance(image_size, list) and len(image_size) == 2 and all(type(side) is int for side in image_size):
         return image_size[0], image_size[1]
-    msg = f"{source} has the image size {image_size!r}, which is not a height and a width."
+    msg = f"{source} has image_size={image_size!r}, which is not height and width."
     raise ValueError(msg)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Thresholds on raw scores."""
+"""Post-processor with thresholds on raw scores."""
 
 import torch
 from anomalib.post_processing import PostProcessor
@@ -12,18 +12,18 @@ NATURAL_THRESHOLD = 0.5  # scores are probabilities
 
 
 class RawScorePostProcessor(PostProcessor):
-    """Apply thresholds to the scores as they are.
+    """Apply thresholds to unnormalized scores.
 
-    anomalib's normalisation clamps scores to the range that was seen in validation. GenCLIP validates on the source
-    and is tested on other data, where shifted scores would collapse into ties; its scores are in [0, 1] anyway.
-    anomalib's own class with ``enable_normalization=False`` collects thresholds but then labels at 0.5.
+    anomalib's normalization clamps scores to the range seen in validation. GenCLIP validates on the source and is
+    tested on other data, where shifted scores would collapse into ties; its scores are in [0, 1] anyway. anomalib's
+    own class with ``enable_normalization=False`` computes thresholds, but its labels use 0.5.
 
     Args:
-        enable_thresholding (bool): Whether to make labels and masks. Defaults to ``True``.
-        enable_threshold_matching (bool): Whether the pixel threshold stands in for a missing image threshold and the
-            other way round. Defaults to ``True``.
-        image_sensitivity (float): 0.5 labels at the threshold found in validation; each 0.1 more lowers it by 0.1 of
-            the score's range. Defaults to ``0.5``.
+        enable_thresholding (bool): Whether to predict labels and masks. Defaults to ``True``.
+        enable_threshold_matching (bool): Whether the pixel threshold replaces a missing image threshold and vice
+            versa. Defaults to ``True``.
+        image_sensitivity (float): 0.5 uses the threshold found in validation; 0.1 more lowers the threshold by 0.1.
+            Defaults to ``0.5``.
         pixel_sensitivity (float): The same for the mask. Defaults to ``0.5``.
     """
 
@@ -44,9 +44,9 @@ class RawScorePostProcessor(PostProcessor):
         self.keep_thresholds = False
 
     def set_thresholds(self, image: Tensor, pixel: Tensor) -> None:
-        """Take over thresholds, and keep them whatever is validated on afterwards.
+        """Set thresholds, and keep them in later validations.
 
-        anomalib validates zero-shot models before each test, by default on the test images themselves.
+        anomalib validates zero-shot models before each test, by default on the test images.
 
         Args:
             image (Tensor): Image threshold, a scalar; NaN for none.
@@ -57,18 +57,18 @@ class RawScorePostProcessor(PostProcessor):
         self.keep_thresholds = True
 
     def raw_thresholds(self) -> dict[str, Tensor]:
-        """Return the thresholds found in validation, by the names of :meth:`set_thresholds`; NaN for none."""
+        """Return the thresholds found in validation as arguments of :meth:`set_thresholds`; NaN for none."""
         return {"image": self._image_threshold, "pixel": self._pixel_threshold}
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args, **kwargs) -> None:
-        """Collect scores for the thresholds, unless they were given."""
+        """Collect scores for the thresholds, unless they were set."""
         if not self.keep_thresholds:
             super().on_validation_batch_end(trainer, pl_module, *args, **kwargs)
 
     @property
     def normalized_image_threshold(self) -> Tensor:
         """Threshold on the image score."""
-        if self.enable_normalization:  # the tiled ensemble switches it on from outside
+        if self.enable_normalization:  # anomalib's tiled ensemble sets it
             return super().normalized_image_threshold
         return self._shifted(self.image_threshold, self.image_sensitivity)
 
@@ -82,4 +82,4 @@ class RawScorePostProcessor(PostProcessor):
     @staticmethod
     def _shifted(threshold: Tensor, sensitivity: float) -> Tensor:
         threshold = torch.where(torch.isnan(threshold), torch.full_like(threshold, NATURAL_THRESHOLD), threshold)
-        return threshold + (0.5 - sensitivity)  # exactly the threshold at the default
+        return threshold + (0.5 - sensitivity)  # by default exactly the threshold

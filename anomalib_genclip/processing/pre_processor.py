@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The same resize inside and outside of an exported model."""
+"""Pre-processor with the same resize in the engine and in exported models."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transf
 
 
 class AntialiasedPreProcessor(PreProcessor):
-    """Export the antialiased bicubic resize instead of dropping the antialiasing.
+    """Pre-processor whose exported form keeps the antialiasing of the bicubic resize.
 
-    anomalib switches antialiasing off in what it exports, so that a photograph larger than the model's input is scored
-    differently by the engine and by the exported file. This class replaces the resize by :class:`MatrixResize`.
+    anomalib switches antialiasing off in exported models, so that an image larger than the model's input gets different
+    scores from the engine and from the exported file. This class exports the resize as :class:`MatrixResize`.
 
     Args:
         transform (Transform | None): Transform of images and masks. Defaults to ``None``.
@@ -31,18 +31,18 @@ class AntialiasedPreProcessor(PreProcessor):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Transform the batch; anomalib's own method does not take the number of the loader."""
+        """Transform the batch; anomalib's method does not accept ``dataloader_idx``."""
         del dataloader_idx
         super().on_validation_batch_start(trainer, pl_module, batch, batch_idx)
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """Restore the transform from a checkpoint, and its exported form with it."""
+        """Restore the transform and its exported form from a checkpoint."""
         super().load_checkpoint_config(config)
         self.export_transform = _exportable(self.transform)
 
 
 def _exportable(transform: Transform | None) -> Transform | nn.Module | None:
-    """Do as anomalib's ``get_exportable_transform``, but keep antialiased bicubic resizes to a fixed size."""
+    """Like anomalib's ``get_exportable_transform``, but keep antialiased bicubic resizes to a fixed size."""
     if isinstance(transform, Compose):
         return Compose([_exportable(step) for step in transform.transforms])
     if isinstance(transform, Resize) and transform.antialias and transform.interpolation == InterpolationMode.BICUBIC:
@@ -53,10 +53,10 @@ def _exportable(transform: Transform | None) -> Transform | nn.Module | None:
 
 
 class MatrixResize(nn.Module):
-    """Antialiased bicubic resize from matrix products, equal to torch's to float32 rounding.
+    """Antialiased bicubic resize as two matrix products, equal to torch's up to float32 rounding.
 
-    ONNX has an operator for it, which OpenVINO reads without its antialiasing and without a word. Matrix products mean
-    the same everywhere, and the interpolation is one along each axis.
+    ONNX has an operator for it, but OpenVINO silently ignores its antialiasing. The interpolation is separable, and all
+    runtimes compute matrix products alike.
 
     Args:
         size (tuple[int, int]): Height and width of the result.
@@ -67,7 +67,7 @@ class MatrixResize(nn.Module):
         self.size = size
 
     def forward(self, images: Tensor) -> Tensor:
-        """Resize ``(*, H, W)`` to ``(*, *size)``; H and W may differ from call to call."""
+        """Resize ``(*, H, W)`` to ``(*, *size)``; ``H`` and ``W`` are dynamic."""
         rows, columns = (
             _weights(old, new, images.device).to(images.dtype)
             for old, new in zip(images.shape[-2:], self.size, strict=True)
@@ -76,14 +76,14 @@ class MatrixResize(nn.Module):
 
 
 def _weights(old: int, new: int, device: torch.device) -> Tensor:
-    """Compute what each of ``old`` pixels gives to each of ``new``: ``(new, old)``, rows sum to 1.
+    """Compute the interpolation weights of ``old`` pixels for ``new`` ones: ``(new, old)``, rows sum to 1.
 
-    Distances between pixel centres are counted in whole units of ``1 / (2 old new)`` of the axis: runtimes that
-    compute in bfloat16 or float16 leave integers alone, and would misplace pixels by whole steps otherwise.
+    Distances between pixel centers are integers in units of ``1 / (2 old new)`` of the axis. Runtimes that compute in
+    bfloat16 or float16 do not round integers; rounded distances would misplace pixels.
     """
     centres_old = (2 * torch.arange(old, device=device) + 1) * new
     centres_new = (2 * torch.arange(new, device=device) + 1) * old
-    unit = 2 * torch.sym_max(old, new)  # the kernel widens when the image shrinks: that is the antialiasing
+    unit = 2 * torch.sym_max(old, new)  # antialiasing: the kernel widens when the image shrinks
     distance = (centres_old - centres_new[:, None]).abs().clamp(max=2 * unit)
     weights = _cubic_kernel(distance.float() / unit)
     return weights / weights.sum(dim=1, keepdim=True)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The settings files that come with the package: ``configs/`` in a checkout, part of the package once installed."""
+"""The settings files of the package: ``configs/`` in a checkout, inside the package in an installation."""
 
 from pathlib import Path
 
@@ -27,13 +27,13 @@ def find_config(name: str | Path) -> Path:
     """Find a settings file.
 
     Args:
-        name (str | Path): The path of a file, or a name of :func:`list_configs`.
+        name (str | Path): Path of a file, or a name of :func:`list_configs`.
 
     Returns:
         Path: The file.
 
     Raises:
-        FileNotFoundError: If there is neither; lists the names.
+        FileNotFoundError: If there is no such file; lists the names.
     """
     if is_file(name):
         return Path(name)

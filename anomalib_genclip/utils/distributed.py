@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The processes of a distributed run: what they tell each other, and who has which images."""
+"""Processes of a distributed run: exchange of Python objects, and which images belong to a process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Processes:
-    """The processes of this run; of a run that is not distributed, the only one."""
+    """Collective operations on Python objects; a run that is not distributed has one process."""
 
     def __init__(self, group: "distributed.ProcessGroup | None" = None) -> None:
         self.group = group
@@ -22,14 +22,14 @@ class Processes:
         self.number = distributed.get_world_size(group) if group else 1
 
     def all_gather(self, value: T) -> list[T]:
-        """Every process's value, in every process."""
+        """Return the values of all processes, in each process."""
         values = [value] * self.number
         if self.group:
             distributed.all_gather_object(values, value, group=self.group)
         return values
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value in the first process, an empty list in the others."""
+        """Return the values of all processes in the first process, an empty list in the others."""
         if not self.group:
             return [value]
         values = [value] * self.number if self.rank == 0 else []
@@ -37,7 +37,7 @@ class Processes:
         return values
 
     def broadcast(self, value: T) -> T:
-        """The first process's value, in every process."""
+        """Return the value of the first process, in each process."""
         if not self.group:
             return value
         values = [value]
@@ -47,9 +47,9 @@ class Processes:
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """The processes of this run, to exchange Python objects; all of them must enter.
+    """Context with the processes of this run; all of them must enter it.
 
-    A group of its own on the gloo backend, because NCCL would copy everything through the accelerator's memory.
+    Uses a process group of its own with the gloo backend, because NCCL would copy all objects to the accelerator.
     """
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         yield Processes()
@@ -62,15 +62,15 @@ def processes() -> Iterator[Processes]:
 
 
 def number_of_own_images(loader: object) -> float:
-    """Count the images of a loader that are this process's own.
+    """Count the images of a loader without those that torch's distributed sampler repeats at the end.
 
-    torch's distributed sampler repeats the first images at the end, so that all processes have the same number.
+    The sampler repeats the first images, so that all processes have the same number.
 
     Args:
-        loader (object): A loader that keeps the data's order.
+        loader (object): A loader that does not shuffle.
 
     Returns:
-        float: How many of its images come before the repeated ones; infinity if none is repeated.
+        float: Number of images before the repeated ones; infinity if none is repeated.
     """
     sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None) or getattr(loader, "sampler", None)
     if not isinstance(sampler, DistributedSampler):

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files that appear whole or not at all, and what is wrong with others."""
+"""Atomic writing, and checks of files that are read."""
 
 import os
 import zipfile
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 
 def is_file(text: str | Path) -> bool:
-    """Tell whether a text is the path of a file; one that can be no path at all is not."""
+    """Return whether a string is the path of a file; ``False`` if it is not a valid path."""
     try:
         return isinstance(text, str | Path) and Path(text).is_file()
     except (OSError, ValueError):  # too long for a path, or with a null byte
@@ -21,59 +21,59 @@ def is_file(text: str | Path) -> bool:
 
 
 def why_unreadable(error: Exception) -> str:
-    """Say in one line why a file of tensors could not be read.
+    """Summarize in one line why a file of tensors could not be read.
 
     Args:
-        error (Exception): What its reader raised.
+        error (Exception): Exception of the reader.
 
     Returns:
         str: The reason.
     """
-    # By name: the class is in pickle, and torch's own words are advice to let the file run.
+    # Compared by name, because the class is in pickle. torch's message advises to allow code in the file.
     if type(error).__name__ == "UnpicklingError":
-        return "it is broken, or holds objects other than tensors, which could run code"
+        return "it is damaged, or contains objects other than tensors, which could run code"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def check_archive(path: Path) -> None:
-    """Check a zip archive, such as torch's files are, against its checksums: torch does not look at them.
+    """Verify the checksums of a zip archive; torch's files are such archives, and torch does not verify them.
 
     Args:
         path (Path): The file.
 
     Raises:
         OSError: If it cannot be opened.
-        ValueError: If its contents are not those that were written; names it.
+        ValueError: If it is damaged; names it.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except OSError:
         raise
-    except Exception as error:  # noqa: BLE001  # a broken archive can make its reader trip over anything
+    except Exception as error:  # noqa: BLE001  # the reader raises various types for a corrupt archive
         broken = why_unreadable(error)
     if broken:
-        msg = f"{path} is damaged or cut off ({broken}). Copy or make it again."
+        msg = f"{path} is damaged or cut off ({broken}). Copy or create it again."
         raise ValueError(msg)
 
 
 def atomic_write(path: Path, content: bytes, *, sync: bool = True) -> Path:
-    """Write a file so that a reader, or an interruption, never sees half of it.
+    """Write a file atomically: readers and interruptions never see a partial file.
 
     Args:
-        path (Path): The file, in a folder that is there.
-        content (bytes): What goes into it.
-        sync (bool): Whether to wait for the disk, so that a power failure finds the file whole, too. Defaults to
+        path (Path): Path of the file; its folder must exist.
+        content (bytes): Content of the file.
+        sync (bool): Whether to call fsync, so that the file is complete even after a power failure. Defaults to
             ``True``.
 
     Returns:
         Path: The file.
 
     Raises:
-        OSError: If it cannot be written; names the file. What was there before stays.
+        OSError: If it cannot be written; names the file. An existing file stays unchanged.
     """
-    # No part of the name: it may be as long as the file system allows. No number of the process: it is no other's
-    # on this machine only, and two threads have the same.
+    # A random name: one derived from the file's name may be too long, and process IDs are not unique across machines
+    # and threads.
     partial = path.with_name(f".{uuid4().hex}.part")
     try:
         with partial.open("wb") as file:
@@ -93,14 +93,14 @@ def atomic_write(path: Path, content: bytes, *, sync: bool = True) -> Path:
 
 
 def atomic_write_folder(target: Path, write: Callable[[Path], Path]) -> Path:
-    """Write files for a folder, and put them there when all of them are written.
+    """Write files to a temporary folder, and move them to their folder when all of them are written.
 
     Args:
-        target (Path): The folder. It is made; what is in it stays, but for files of the same names.
-        write (Callable[[Path], Path]): Writes into the folder that it is given, and returns the file to open first.
+        target (Path): The folder, which is created if needed. Existing files of the same names are replaced.
+        write (Callable[[Path], Path]): Writes to the folder that it is given, and returns the main file.
 
     Returns:
-        Path: That file, in its place.
+        Path: The main file in ``target``.
     """
     target.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", suffix=".part", dir=target) as folder:

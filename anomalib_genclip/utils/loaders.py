@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which loaders a trainer is running, and which data set and category they serve."""
+"""The loaders of a trainer, and the dataset and category of a loader."""
 
 from typing import Any, NamedTuple
 
@@ -15,11 +15,11 @@ _SUBSETS = ("train_data", "val_data", "test_data", "predict_data")
 
 
 class Origin(NamedTuple):
-    """Where a loader's images come from, as far as that is known.
+    """Dataset and category of a loader's images.
 
     Args:
-        dataset (str | None): Name of the data set.
-        category (str | None): Category; a ``Folder``'s is its name.
+        dataset (str | None): Name of the dataset, ``None`` if unknown.
+        category (str | None): Category, for a ``Folder`` its name; ``None`` if unknown.
     """
 
     dataset: str | None
@@ -27,12 +27,12 @@ class Origin(NamedTuple):
 
 
 def as_list(value: Any) -> list:  # noqa: ANN401
-    """Return one or several things as a list."""
+    """Return a list or tuple as a list, and any other value as a list with one element."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def running_loaders(trainer: Trainer) -> list:
-    """Return the loaders of the running stage."""
+    """Return the loaders of the trainer's current stage."""
     if trainer.training and trainer.train_dataloader is None:  # the feature cache is being filled
         return [trainer.datamodule.train_dataloader(), trainer.datamodule.val_dataloader()]
     if trainer.training:
@@ -43,7 +43,7 @@ def running_loaders(trainer: Trainer) -> list:
 
 
 def datamodule_of(trainer: Trainer, loader: object) -> LightningDataModule | None:
-    """Return the trainer's datamodule, unless a loader is known to be none of its loaders.
+    """Return the trainer's datamodule, ``None`` if the loader does not belong to it.
 
     Lightning keeps the last datamodule when a later call is given loaders or a folder.
     """
@@ -57,7 +57,7 @@ def datamodule_of(trainer: Trainer, loader: object) -> LightningDataModule | Non
 
 
 def origin_of(trainer: Trainer, loader: object) -> Origin:
-    """Say where a loader's images come from: its data's own words, else its datamodule's."""
+    """Return dataset and category of a loader's images: its dataset's attributes, else its datamodule's."""
     datamodule, data = datamodule_of(trainer, loader), getattr(loader, "dataset", None)
     dataset = _word(datamodule, "name") or _word(data, "name")
     category = _word(data, "category") or _word(datamodule, "category")
@@ -65,6 +65,6 @@ def origin_of(trainer: Trainer, loader: object) -> Origin:
 
 
 def _word(source: object, attribute: str) -> str | None:
-    """Return a text attribute, ``None`` if there is none or it is empty."""
+    """Return a string attribute, ``None`` if it is missing or empty."""
     value = getattr(source, attribute, None)
     return value if isinstance(value, str) and value else None

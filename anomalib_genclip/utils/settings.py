@@ -1,9 +1,9 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Types of settings, and their check for whoever builds a class from Python.
+"""Types of settings, and checks for values given from Python.
 
-The restricted numbers are jsonargparse's: ``--help`` shows them, and the command line refuses what they refuse.
+The restricted numbers are jsonargparse's: the command line checks them, and ``--help`` shows them.
 """
 
 from math import inf
@@ -26,21 +26,21 @@ else:
     RenderSize = typing.restricted_number_type("RenderSize", int, [(">=", 32), ("<=", 512)])
 
 
-def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # whatever a user may give
-    """Check a setting and return it as a plain number, text or flag.
+def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # any user input
+    """Check a setting and convert it to a plain number, string or bool.
 
-    Subclasses of numbers, NumPy's among them, make checkpoints unreadable with ``weights_only=True``.
+    NumPy scalars and other subclasses of numbers make checkpoints unreadable with ``weights_only=True``.
 
     Args:
         name (str): Name of the setting, for the message.
-        value (Any): What was given.
+        value (Any): Value of the setting.
         kind (Any): A restricted number of this module, a ``Literal``, or ``bool``.
 
     Returns:
-        Any: The value in its plain type.
+        Any: The value with its plain type.
 
     Raises:
-        ValueError: If the value is not of that kind; the message names the setting.
+        ValueError: If the value is not of that kind; names the setting.
     """
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
@@ -50,10 +50,10 @@ def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # whateve
     if kind is bool:
         if not isinstance(value, bool):
             msg = f"{name}={value!r} must be true or false."
-            raise ValueError(msg)  # wrong settings are ValueErrors
+            raise ValueError(msg)  # invalid settings are ValueErrors
         return value
     try:
-        if isinstance(value, str):  # jsonargparse takes it for the command line's text
+        if isinstance(value, str):  # jsonargparse would parse it, as it parses the command line
             raise TypeError  # noqa: TRY301
         return kind._type(kind(value))  # noqa: SLF001  # the plain type that jsonargparse restricts
     except (TypeError, ValueError, OverflowError):
@@ -65,14 +65,14 @@ def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # whateve
 
 
 def checked_path(name: str, value: Any) -> str | None:  # noqa: ANN401
-    """Check a setting that is a path or ``None``, and return it as text.
+    """Check a setting that is a path or ``None``, and return it as a string.
 
     Raises:
-        ValueError: If it can be no path; the message names the setting.
+        ValueError: If it is not a valid path; names the setting.
     """
     if value is None:
         return None
     if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
-        msg = f"{name}={value!r} is no path."
+        msg = f"{name}={value!r} is not a path."
         raise ValueError(msg)
     return str(value)

@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 def digest(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
-    """Hash tensors and their description: neither safetensors nor torch notices a flipped bit in a tensor.
+    """Hash tensors and their description; safetensors and torch do not detect flipped bits in tensors.
 
     Args:
-        tensors (Mapping[str, Tensor]): Tensors of any kind, by name.
-        description (Mapping[str, Any]): Plain data that goes with them.
+        tensors (Mapping[str, Tensor]): Tensors of any type, by name.
+        description (Mapping[str, Any]): Plain data that belongs to them.
 
     Returns:
-        str: The hash, which says nothing about who wrote the file.
+        str: The hash. It detects damage, but is no signature of who wrote the file.
     """
     result = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for key in sorted(tensors):
@@ -31,16 +31,16 @@ def digest(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuse tensors that cannot be weights.
+    """Refuse tensors that are not finite floating-point numbers.
 
     Args:
         tensors (Mapping[str, Tensor]): Tensors by name.
         source (str): Where they come from, for the message.
 
     Raises:
-        ValueError: If one is not made of finite floating-point numbers.
+        ValueError: If one is not; names it.
     """
     for key, value in tensors.items():
         if not (value.is_floating_point() and torch.isfinite(value).all()):
-            msg = f"{source}: tensor {key!r} is not made of finite floating-point numbers."
+            msg = f"{source}: tensor {key!r} does not consist of finite floating-point numbers."
             raise ValueError(msg)

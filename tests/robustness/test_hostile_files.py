@@ -295,7 +295,7 @@ def test_files_do_not_bring_tensors_of_clip(files, tmp_path):
         checkpoint["genclip"]["digest"] = digest(state, checkpoint["genclip"])
 
     path = _rewritten_checkpoint(files.checkpoint, tmp_path / "clip.ckpt", add)
-    with pytest.raises(ValueError, match=r"clip\.ckpt holds tensors of CLIP"):
+    with pytest.raises(ValueError, match=r"clip\.ckpt contains tensors of CLIP"):
         GenCLIP.load_from_checkpoint(path)
     zero = {"clip.model.visual.proj": torch.zeros_like(files.model.model.clip.model.visual.proj)}
     path = rewritten(files.prompts, tmp_path / "clip.safetensors", tensors=lambda t: t.update(zero))
@@ -315,7 +315,7 @@ def test_training_does_not_go_on_from_nan(files, tmp_path, where):
     broken = [{"state": {0: {"exp_avg": torch.tensor([1.0, float("nan")])}}, "last_lr": [float("nan")]}]
     path = _rewritten_checkpoint(files.checkpoint, tmp_path / "nan.ckpt", lambda c: c.update({where: broken}))
     data = data_trees.mvtec_ad(tmp_path / "data")
-    with pytest.raises(ValueError, match=rf"nan\.ckpt: {where} holds NaN"):
+    with pytest.raises(ValueError, match=rf"nan\.ckpt: {where} contains NaN"):
         quiet_engine(tmp_path).fit(files.model, datamodule=data, ckpt_path=path)
 
 

@@ -405,10 +405,10 @@ def test_fine_tuning_needs_weights():
     [
         (lambda t: t.pop("prompts.query"), "prompts.query.*the file has none"),
         (lambda t: t.update({"prompts.query": torch.zeros(3, 7)}), r"prompts\.query.*\(3, 7\).*\(4, 256\)"),
-        (lambda t: t["prompts.query"].fill_(float("nan")), r"prompts\.query' is not made of finite"),
+        (lambda t: t["prompts.query"].fill_(float("nan")), r"prompts\.query' does not consist of finite"),
         (lambda t: t.update({"prompts.query": t["prompts.query"].long()}), "finite floating-point"),
         (lambda t: t.update({"stray": torch.zeros(1)}), "stray.*the model none"),
-        (lambda t: t.pop("threshold.image"), "lacks a part of its description"),
+        (lambda t: t.pop("threshold.image"), "has no entry 'image'"),
     ],
 )
 def test_wrong_tensors_in_a_prompts_file_are_refused_by_name(trained, tmp_path, change, message):

@@ -194,12 +194,12 @@ def test_categories_of_class_names_are_texts(keys):
 
 @pytest.mark.parametrize("value", [True, ["p.safetensors"], 5, b"x", "", "a\0b"])
 def test_weights_are_a_path(value):
-    assert "is no path" in build(weights=value)
+    assert "is not a path" in build(weights=value)
 
 
 @pytest.mark.parametrize("value", ["", " ", False, [], "a\0b", object()])
 def test_feature_cache_is_a_path(value):
-    assert build(feature_cache=value).endswith("is no path.")
+    assert build(feature_cache=value).endswith("is not a path.")
 
 
 @pytest.mark.parametrize("side", [32 * 10**5, 32 * 10**30])
