@@ -115,7 +115,7 @@ def test_tag_belongs_to_the_backbone_or_its_tags_are_shown(tag):
 
 def test_bundled_backbone_takes_no_other_weights():
     assert not build(backbone="tiny", pretrained="openai", image_size=112)
-    assert "brings its own weights" in build(backbone="tiny", pretrained="laion2b_s32b_b82k", image_size=112)
+    assert "has its own weights" in build(backbone="tiny", pretrained="laion2b_s32b_b82k", image_size=112)
 
 
 @given(size=st.integers(-70, 1000) | st.tuples(st.integers(-70, 300), st.integers(-70, 300)) | st.lists(NUMBERS))
