@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Data for zero-shot protocols: source and target data sets in one datamodule.
+"""Data for zero-shot protocols: source and target datasets in one datamodule.
 
 The names are imported when they are first used, but anomalib's data at once: its import tells anomalib of this
 package's classes (see ``plugin.py``), which must not happen while one of the modules below is half executed.

@@ -1,10 +1,10 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Image items and batches that say which category and data set each image belongs to.
+"""Image items and batches with the category and dataset of each image.
 
-anomalib's own batch knows one category: the datamodule's. Zero-shot protocols put several categories (and data
-sets) into one loader, so the two names travel with every image.
+anomalib's batches have no category, because its datamodules have only one. Zero-shot protocols have several categories
+and datasets in one loader.
 """
 
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ from anomalib.data import ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem
 
 
 def _as_numpy(value: ImageItem | ImageBatch, numpy_class: type) -> Any:  # noqa: ANN401
-    """Convert without the two names: anomalib's numpy classes have no fields for them."""
+    """Convert to NumPy without category and dataset, for which anomalib's NumPy classes have no fields."""
     known = {field.name for field in fields(numpy_class)}
     values = {name: getattr(value, name) for name in known}
     return numpy_class(**{
@@ -24,11 +24,11 @@ def _as_numpy(value: ImageItem | ImageBatch, numpy_class: type) -> Any:  # noqa:
 
 @dataclass
 class CategoryItem(ImageItem):
-    """One image of a known category.
+    """One image with category and dataset.
 
     Args:
         category (str | None): Category of the image, for example ``"bottle"``. Defaults to ``None``.
-        dataset (str | None): Name of the data set that the category belongs to. Defaults to ``None``.
+        dataset (str | None): Name of the dataset that the category belongs to. Defaults to ``None``.
     """
 
     category: str | None = None
@@ -37,7 +37,7 @@ class CategoryItem(ImageItem):
     numpy_class: ClassVar[type[NumpyImageItem]] = NumpyImageItem
 
     def to_numpy(self) -> NumpyImageItem:
-        """Convert to anomalib's numpy item; category and dataset are dropped."""
+        """Convert to anomalib's NumPy item; category and dataset are dropped."""
         return _as_numpy(self, NumpyImageItem)
 
 
@@ -47,7 +47,7 @@ class CategoryBatch(ImageBatch):
 
     Args:
         category (list[str] | None): Category of each image. Defaults to ``None``.
-        dataset (list[str] | None): Data set of each image. Defaults to ``None``.
+        dataset (list[str] | None): Dataset of each image. Defaults to ``None``.
     """
 
     category: list[str] | None = None
@@ -57,5 +57,5 @@ class CategoryBatch(ImageBatch):
     numpy_class: ClassVar[type[NumpyImageBatch]] = NumpyImageBatch
 
     def to_numpy(self) -> NumpyImageBatch:
-        """Convert to anomalib's numpy batch; category and dataset are dropped."""
+        """Convert to anomalib's NumPy batch; category and dataset are dropped."""
         return _as_numpy(self, NumpyImageBatch)

@@ -1,14 +1,14 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which categories a datamodule has, and one datamodule per category.
+"""Categories of a datamodule, and one datamodule per category.
 
-The rules, the same for every data set:
+The rules are the same for all datasets:
 
 - A datamodule whose ``category`` is set has categories. One without (``Folder``, ``Kolektor``) is a single category
-  that bears the datamodule's ``name``.
-- The known categories are the ``CATEGORIES`` constant in the data set's module (or the datamodule's), as anomalib
-  writes it.
+  with the datamodule's ``name``.
+- The known categories are the ``CATEGORIES`` constant in the module of the dataset or of the datamodule, as in
+  anomalib.
 - A category is on disk if ``<root>/<category>`` or ``<root>/*/<category>`` is a folder with a file in it (the second
   form is VisA's split tree and Real-IAD's resolutions).
 """
@@ -34,9 +34,9 @@ def category_of(datamodule: AnomalibDataModule) -> str:
 
 
 def known_categories(datamodule: AnomalibDataModule) -> tuple[str, ...]:
-    """Return the names that the data set's authors gave its categories, empty if none are listed."""
+    """Return the dataset's official categories, empty if none are listed."""
     for cls in type(datamodule).__mro__:
-        # anomalib keeps the constant with the data set: datasets/image/visa.py for datamodules/image/visa.py.
+        # anomalib defines the constant with the dataset: datasets/image/visa.py for datamodules/image/visa.py.
         for module in (cls.__module__, cls.__module__.replace(".datamodules.", ".datasets.")):
             if hasattr(sys.modules.get(module), "CATEGORIES"):
                 return tuple(sys.modules[module].CATEGORIES)
@@ -44,7 +44,7 @@ def known_categories(datamodule: AnomalibDataModule) -> tuple[str, ...]:
 
 
 def categories_on_disk(datamodule: AnomalibDataModule, names: Iterable[str]) -> list[str]:
-    """Return those of ``names`` that have files under the datamodule's root, in the order given."""
+    """Return the ``names`` that have files under the datamodule's root, in the given order."""
     root = _root(datamodule)
     if root is None or not root.is_dir():
         return []
@@ -53,23 +53,23 @@ def categories_on_disk(datamodule: AnomalibDataModule, names: Iterable[str]) -> 
 
 
 def folders_on_disk(datamodule: AnomalibDataModule) -> list[str]:
-    """Return the names of the folders directly under the datamodule's root, whatever they are."""
+    """Return the names of all folders directly under the datamodule's root."""
     root = _root(datamodule)
     return sorted(path.name for path in root.iterdir() if path.is_dir()) if root is not None and root.is_dir() else []
 
 
 def describe(datamodule: AnomalibDataModule) -> str:
-    """Name a datamodule, its category and its root for a message."""
+    """Describe a datamodule by name, category and root, for messages."""
     category = f" category '{datamodule.category}'" if datamodule.category else ""
     root = _root(datamodule)
     return f"{datamodule.name}{category}" + (f" (root {root})" if root is not None else "")
 
 
 def check_categories(categories: Any, option: str) -> Categories:  # noqa: ANN401
-    """Return what a user gave as categories, if it is that.
+    """Check a user's categories and return them.
 
     Raises:
-        TypeError: If it is something else; names the option and says what to write.
+        TypeError: If they have another type; names the option and the expected type.
     """
     if categories is None or categories == "all":
         return categories
@@ -87,7 +87,7 @@ def expand(
     categories: Categories,
     option: str,
 ) -> list[AnomalibDataModule]:
-    """Make one datamodule per category: :func:`expand_each` in one list."""
+    """Create one datamodule per category: the result of :func:`expand_each` as one list."""
     return [part for parts in expand_each(datamodules, categories, option) for part in parts]
 
 
@@ -96,20 +96,20 @@ def expand_each(
     categories: Categories,
     option: str,
 ) -> list[list[AnomalibDataModule]]:
-    """Make one datamodule per category.
+    """Create one datamodule per category.
 
     Args:
-        datamodules (list[AnomalibDataModule]): Datamodules as the user gave them; they are not changed.
+        datamodules (list[AnomalibDataModule]): The user's datamodules; they are not changed.
         categories (list[str] | Literal["all"] | None): ``None`` keeps each datamodule's own category; ``"all"`` takes
-            the known ones that are on disk; a list is shared out among the datamodules that know the names or have
+            the known ones that are on disk; the names of a list are assigned to the datamodules that know them or have
             them on disk.
         option (str): Name of the user's option, for messages.
 
     Returns:
-        list[list[AnomalibDataModule]]: For each datamodule copies, each with its own category.
+        list[list[AnomalibDataModule]]: For each datamodule its copies, one per category.
 
     Raises:
-        TypeError: If ``categories`` is something else.
+        TypeError: If ``categories`` has another type.
         ValueError: If a listed category is missing, or ``"all"`` finds none.
     """
     categories = check_categories(categories, option)
@@ -125,7 +125,7 @@ def expand_each(
 
 
 def warn_about_missing(datamodules: list[AnomalibDataModule], option: str) -> None:
-    """Name the known categories that ``"all"`` leaves out because they are not on disk."""
+    """Warn about known categories that ``"all"`` leaves out because they are not on disk."""
     for datamodule in filter(_has_categories, datamodules):
         known = known_categories(datamodule)
         found = categories_on_disk(datamodule, known)
@@ -142,9 +142,9 @@ def warn_about_missing(datamodules: list[AnomalibDataModule], option: str) -> No
 
 
 def to_download(datamodules: list[AnomalibDataModule]) -> list[AnomalibDataModule]:
-    """Return one datamodule per known category of those whose root holds no folder yet.
+    """Return one datamodule per known category of those whose root has no folders yet.
 
-    Some data sets come as a whole and some category by category; asking for each does both.
+    anomalib downloads some datasets as a whole and some by category; one datamodule per category works for both.
     """
     absent = [
         datamodule
@@ -164,12 +164,12 @@ def _root(datamodule: AnomalibDataModule) -> Path | None:
 
 
 def _has_files(folder: Path) -> bool:
-    """Stop at the first file, so that large data sets cost nothing."""
+    """Return whether a folder has a file; stops at the first one."""
     return folder.is_dir() and any(path.is_file() for path in folder.rglob("*"))
 
 
 def _with_category(datamodule: AnomalibDataModule, name: str) -> AnomalibDataModule:
-    """Copy a datamodule; the copy is shallow because setup() only replaces attributes."""
+    """Copy a datamodule with another category; a shallow copy will do, because setup() only replaces attributes."""
     part = copy.copy(datamodule)
     if _has_categories(datamodule):
         part.category = name
@@ -186,7 +186,7 @@ def _all_categories(datamodule: AnomalibDataModule, option: str) -> list[str]:
         folders = ", ".join(folders_on_disk(datamodule)) or "no folders"
         msg = (
             f"{option}='all' found none of the known categories of {datamodule.name} in {_root(datamodule)}. "
-            f"There are: {folders}. Known are: {', '.join(known) or 'none'}. "
+            f"Folders there: {folders}. Known categories: {', '.join(known) or 'none'}. "
             f"List the categories that you want in {option}, or correct the root."
         )
         raise ValueError(msg)
@@ -194,14 +194,14 @@ def _all_categories(datamodule: AnomalibDataModule, option: str) -> list[str]:
 
 
 def _own_categories(datamodule: AnomalibDataModule, names: list[str]) -> list[str]:
-    """Return those of the listed names that belong to this datamodule, each once."""
+    """Return the names that belong to this datamodule, without repetitions."""
     names = list(dict.fromkeys(names))
     if not _has_categories(datamodule):
         return [name for name in names if name == category_of(datamodule)]
     known = known_categories(datamodule)
     on_disk = categories_on_disk(datamodule, names)
-    # A known name that is not on disk is left to prepare_data(), which downloads it, unless the data set is there
-    # without it: then all of it would be fetched a second time.
+    # prepare_data() downloads a known category that is not on disk. If others are there, it would download the whole
+    # dataset again.
     is_there = on_disk or categories_on_disk(datamodule, known)
     return [name for name in names if name in on_disk or (name in known and not is_there)]
 
@@ -212,7 +212,7 @@ def _refuse_unclaimed(
     chosen: list[list[str]],
     option: str,
 ) -> None:
-    """Raise if a listed name belongs to no datamodule, or a datamodule gets no name."""
+    """Raise if a name belongs to no datamodule, or a datamodule gets no name."""
     missing = [name for name in names if not any(name in own for own in chosen)]
     empty = [datamodule for datamodule, own in zip(datamodules, chosen, strict=True) if not own]
     if not missing and not empty:
@@ -224,7 +224,7 @@ def _refuse_unclaimed(
 
 
 def _inventory(datamodule: AnomalibDataModule) -> str:
-    """List what a user could have asked for."""
+    """List the categories that a user could have given."""
     if not _has_categories(datamodule):
         return f"the one category '{category_of(datamodule)}'"
     return ", ".join(folders_on_disk(datamodule)) or "no folders"

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Samples of several data sets and categories as one anomalib data set."""
+"""Samples of several datasets and categories as one anomalib dataset."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from PIL import Image
 from anomalib_genclip.data.batch import CategoryBatch, CategoryItem
 
 _COLUMNS = ["image_path", "split", "label", "label_index", "mask_path", "category", "dataset", "part", "row"]
-_DISTORTION = 1.1  # what rounding can do to the sides of small masks
+_DISTORTION = 1.1  # tolerance of the aspect ratio, for rounding in small masks
 
 
 class CategoryPart(NamedTuple):
-    """One category of one data set.
+    """One category of one dataset.
 
     Args:
-        dataset (str): Name of the data set.
+        dataset (str): Name of the dataset.
         category (str): Name of the category.
         data (AnomalibDataset): The samples; reads the images and masks.
     """
@@ -33,14 +33,14 @@ class CategoryPart(NamedTuple):
 
 
 class CategoryDataset(AnomalibDataset):
-    """Concatenated samples whose items say their category and data set.
+    """Concatenated samples whose items have category and dataset.
 
-    Each image is read by the data set that it came from, because some of anomalib's have their own way of reading.
-    ``samples`` has anomalib's columns and ``category``, ``dataset``, ``part`` (index into ``parts``) and ``row``
-    (index into that part's samples). The last two travel with the rows, so sorting and subsampling cannot mix them up.
+    Each image is read by its original dataset, because some of anomalib's datasets override reading. ``samples`` has
+    anomalib's columns and ``category``, ``dataset``, ``part`` (index into ``parts``) and ``row`` (index into that
+    part's samples). The last two are columns so that sorting and subsampling preserve them.
 
     Args:
-        parts (Sequence[CategoryPart]): What to concatenate, at least one.
+        parts (Sequence[CategoryPart]): Parts to concatenate, at least one.
         task (TaskType): Segmentation reads masks, classification leaves them out.
         split (str): Value of the ``split`` column.
     """
@@ -62,14 +62,14 @@ class CategoryDataset(AnomalibDataset):
             index (int): Row of ``samples``.
 
         Returns:
-            CategoryItem: Image ``(3, H, W)``, label, category, data set and, for segmentation, mask ``(H, W)``.
+            CategoryItem: Image ``(3, H, W)``, label, category, dataset and, for segmentation, mask ``(H, W)``.
 
         Raises:
-            ValueError: If the mask does not have the shape of its image; names both files.
+            ValueError: If mask and image differ in aspect ratio; names both files.
         """
         row = self.samples.iloc[index]
         data = self.parts[row.part].data
-        # Set on every access: the datamodule and the engine replace ours at any time.
+        # Set on every access, because datamodule and engine may replace the augmentations at any time.
         data.augmentations = self.augmentations
         item = data[row.row]
         if self.task == TaskType.SEGMENTATION and row.label_index == LabelName.ABNORMAL:
@@ -91,16 +91,16 @@ class CategoryDataset(AnomalibDataset):
 
 
 def _check_mask_shape(image_path: str, mask_path: object) -> None:
-    """Refuse a mask that would have to be distorted to lie on its image; one of another resolution is fine.
+    """Refuse a mask whose aspect ratio differs from that of its image; the resolution may differ.
 
-    Images are resized when they are read, so the sizes are taken from the files' headers.
+    The sizes are read from the files' headers, because images may be resized when they are read.
     """
     if not isinstance(mask_path, str):  # several masks for one image
         return
     try:
         with Image.open(image_path) as image, Image.open(mask_path) as mask:
             width, height, mask_width, mask_height = *image.size, *mask.size
-    except OSError:  # no pictures: the data set has its own way of reading
+    except OSError:  # no image files: the dataset overrides reading
         return
     if not 1 / _DISTORTION < (width * mask_height) / (height * mask_width) < _DISTORTION:
         msg = (
@@ -118,6 +118,6 @@ def _rows(index: int, part: CategoryPart) -> pd.DataFrame:
     rows["label_index"] = rows["label_index"].astype(int)
     rows["image_path"] = rows["image_path"].astype(str)
     rows = rows.reindex(columns=_COLUMNS)
-    # Attributes of different data sets differ, and concat would compare them.
+    # Attributes of the datasets differ, and concat would compare them.
     rows.attrs.clear()
     return rows

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Train on labelled images of some data sets, test on others: the zero-shot protocol as a datamodule."""
+"""The zero-shot protocol as a datamodule: train on labelled images of some datasets, test on others."""
 
 import logging
 from collections.abc import Iterable
@@ -35,20 +35,20 @@ logger = logging.getLogger(__name__)
 class CrossDataset(AnomalibDataModule):
     r"""Datamodule that trains on a source and tests on a target.
 
-    - Training: the source's whole labelled test split (normal and anomalous images, with masks), whatever
-      ``val_split_mode`` the source has, less the held-out share.
-    - Validation: the held-out share of the source, so that thresholds never see the target. At least one image of
-      each label of each category is held out, unless it is the only one.
+    - Training: the source's whole labelled test split (normal and anomalous images, with masks), whatever its
+      ``val_split_mode``, without the held-out share.
+    - Validation: the held-out share of the source, so that thresholds do not depend on the target. At least one image
+      of each label of each category is held out, unless it is the only one.
     - Test and predict: the target's whole test split.
 
-    Source and target are ordinary anomalib image datamodules. Only their data are used: batch sizes, workers and
-    augmentations are this datamodule's own. Every image carries its category and the name of its data set. A
-    datamodule without categories (``Folder``, ``Kolektor``) is one category with the datamodule's ``name``.
+    Source and target are anomalib image datamodules. Only their data is used: batch sizes, workers and augmentations
+    are those of this datamodule. Every item has its category and the name of its dataset. A datamodule without
+    categories (``Folder``, ``Kolektor``) is one category with the datamodule's ``name``.
 
     Args:
-        source (AnomalibDataModule | list[AnomalibDataModule]): What to train on.
-        target (AnomalibDataModule | list[AnomalibDataModule]): What to test on.
-        source_categories (list[str] | Literal["all"] | None): Categories of the source. ``"all"`` means the data set's
+        source (AnomalibDataModule | list[AnomalibDataModule]): Data to train on.
+        target (AnomalibDataModule | list[AnomalibDataModule]): Data to test on.
+        source_categories (list[str] | Literal["all"] | None): Categories of the source. ``"all"`` means the dataset's
             known categories that are on disk; ``None`` each datamodule's own. Defaults to ``None``.
         target_categories (list[str] | Literal["all"] | None): Likewise for the target. Defaults to ``None``.
         train_batch_size (int): Training batch size. Defaults to ``8``.
@@ -60,12 +60,12 @@ class CrossDataset(AnomalibDataModule):
         augmentations (Transform | None): Augmentations where no specific ones are given. Defaults to ``None``.
         val_split_ratio (float): Share of the source that is held out for validation, between 0 and 1.
             Defaults to ``0.1``.
-        seed (int): Seed of the held-out share, and of a source's or target's own split where that has none.
+        seed (int): Seed of the held-out share, and of the splits of sources and targets without a seed.
             Defaults to ``0``.
 
     Raises:
-        TypeError: If a source or target is no image datamodule.
-        ValueError: If there is no source or target, or another setting is out of range.
+        TypeError: If a source or target is not an image datamodule.
+        ValueError: If there is no source or target, or a setting is out of range.
 
     Example:
         >>> from anomalib.data import MVTecAD, Visa
@@ -130,21 +130,21 @@ class CrossDataset(AnomalibDataModule):
         return f"{source}_to_{target}"
 
     def prepare_data(self) -> None:
-        """Let each source and target download and convert what is not there, as anomalib does.
+        """Let each source and target download and convert missing data, as in anomalib.
 
         Raises:
-            RuntimeError: If that fails; names the data set, its root and the cause.
+            RuntimeError: If that fails; names the dataset, its root and the cause.
             ValueError: If a category is missing.
         """
         for datamodules, categories, option in self._sides():
-            # Which categories there are is only known once the data are there.
+            # The categories are only known after the download.
             for part in to_download(datamodules) if categories == "all" else []:
                 _call(part, "prepare_data", option)
             for part in expand(datamodules, categories, option):
                 _call(part, "prepare_data", option)
 
     def _setup(self, _stage: str | None = None) -> None:
-        """Make the three subsets."""
+        """Create the three subsets."""
         for datamodules, categories, option in self._sides():
             if categories == "all":
                 warn_about_missing(datamodules, option)
@@ -169,13 +169,13 @@ class CrossDataset(AnomalibDataModule):
             logger.info("%s: %d images of %d categories.", what, len(data), groups.ngroups)
 
     def _create_test_split(self) -> None:
-        """Leave the subsets alone: the base class would drop the normal test images."""
+        """Keep the subsets; the base class would drop the normal test images."""
 
     def _create_val_split(self) -> None:
-        """Leave the subsets alone: the validation set is the source's held-out share."""
+        """Keep the subsets; the validation set is the source's held-out share."""
 
     def _sides(self) -> list[tuple[list[AnomalibDataModule], list[str] | Literal["all"] | None, str]]:
-        """Return datamodules, categories and option name of the source and the target."""
+        """Return datamodules, categories and name of the option for source and target."""
         return [
             (self.source, self.source_categories, "source_categories"),
             (self.target, self.target_categories, "target_categories"),
@@ -188,12 +188,12 @@ def _as_image_datamodules(
 ) -> list[AnomalibDataModule]:
     """Return a non-empty list of image datamodules.
 
-    anomalib's ``get_datamodule``, and with it ``anomalib benchmark``, hands nested settings over as they are in the
-    file; those are made into datamodules here.
+    anomalib's ``get_datamodule``, and with it ``anomalib benchmark``, passes nested settings as dictionaries, which
+    are converted to datamodules here.
     """
     value = _plain(value)
     values = list(value) if isinstance(value, list | tuple) else [value]
-    from anomalib.data import get_datamodule  # anomalib.data is still being imported when this module is
+    from anomalib.data import get_datamodule  # not yet defined when this module is imported
 
     datamodules = [get_datamodule(item) if isinstance(item, dict) else item for item in values]
     if not datamodules:
@@ -207,24 +207,24 @@ def _as_image_datamodules(
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
-    """Turn OmegaConf's containers into Python's; leave everything else."""
+    """Convert OmegaConf's containers to Python's; return all other values unchanged."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _call(datamodule: AnomalibDataModule, method: Literal["prepare_data", "setup"], option: str) -> None:
-    """Call a method of a source or target; a failure says which data set it was and what is there."""
+    """Call a method of a source or target; an error names the dataset and the folders under its root."""
     try:
         getattr(datamodule, method)()
     except Exception as error:
         there = ", ".join(folders_on_disk(datamodule)) or "no folders"
         side = option.removesuffix("_categories")
         hints = {
-            "prepare_data": "If the data set could not be downloaded, put it there yourself.",
+            "prepare_data": "If the dataset could not be downloaded, put it there yourself.",
             "setup": "Is it complete? Each anomalous image needs a mask file of its own, and each mask its image.",
         }
         msg = (
             f"{method}() of the {side} {describe(datamodule)} failed: {type(error).__name__}: {error}. "
-            f"Under its root there are: {there}. {hints[method]}"
+            f"Folders under its root: {there}. {hints[method]}"
         )
         raise RuntimeError(msg) from error
 
@@ -235,9 +235,9 @@ def _load(datamodules: list[AnomalibDataModule], seed: int, option: str) -> list
         datamodule.val_split_mode = ValSplitMode.NONE
         # Some datamodules (RealIAD, MVTecAD2) default to a mode that drops the normal images.
         datamodule.test_split_mode = TestSplitMode.FROM_DIR
-        # A Folder without normal test images samples them: the same ones in every run.
+        # A Folder without normal test images samples them; the seed makes that reproducible.
         datamodule.seed = seed if datamodule.seed is None else datamodule.seed
-        # A datamodule that has been used by a trainer would keep the category that it was set up with.
+        # A datamodule that has been set up before would keep its former category.
         datamodule._is_setup = False  # noqa: SLF001
         _call(datamodule, "setup", option)
     return [CategoryPart(part.name, category_of(part), part.test_data) for part in datamodules]
@@ -252,29 +252,29 @@ def _anomalous_without_mask(part: CategoryPart) -> list[str]:
 
 
 def _exists(mask_path: object) -> bool:
-    """Tell whether all of an image's masks (MVTec LOCO has several) are on disk."""
+    """Return whether all masks of an image (MVTec LOCO has several) are on disk."""
     paths = mask_path if isinstance(mask_path, list) else [mask_path]
     return bool(paths) and all(isinstance(path, str | Path) and Path(path).is_file() for path in paths)
 
 
 def _names(parts: Iterable[CategoryPart]) -> str:
-    """Name parts for a message."""
+    """List the names of parts for a message."""
     return ", ".join(f"{part.dataset}/{part.category}" for part in parts)
 
 
 def _require_anomalies(source: list[CategoryPart]) -> None:
-    """Raise if a source category has nothing to learn from."""
+    """Raise if a source category has no anomalous images."""
     if clean := [part for part in source if not part.data.has_anomalous]:
         msg = f"No anomalous images in the test split of the source {_names(clean)}: training needs some."
         raise ValueError(msg)
 
 
 def _warn_without_normal(source: list[CategoryPart]) -> None:
-    """Say what a source without normal images cannot teach."""
+    """Warn if the source has no normal images."""
     if not any(part.data.has_normal for part in source):
         logger.warning(
-            "No normal images in the test split of the source %s: the threshold on image scores means nothing, and the "
-            "weight of the CLS token in them stays as it is.",
+            "No normal images in the test split of the source %s: the threshold on image scores is meaningless, and "
+            "the weight of the CLS token in them keeps its default.",
             _names(source),
         )
 
@@ -300,35 +300,35 @@ def _target_task(target: list[CategoryPart]) -> TaskType:
 
 
 def _warn_about_ignored_augmentations(datamodules: list[AnomalibDataModule]) -> None:
-    """Say that the inner datamodules' augmentations are not used."""
+    """Warn that augmentations of source and target are not used."""
     kinds = ("train_augmentations", "val_augmentations", "test_augmentations")
     if named := [part.name for part in datamodules if any(getattr(part, kind) is not None for kind in kinds)]:
         logger.warning("Augmentations of %s are not used: give them to CrossDataset.", ", ".join(named))
 
 
 def _warn_about_shared_images(source: list[CategoryPart], target: list[CategoryPart]) -> None:
-    """Name the files that are in both: tested on them, the model is not zero-shot."""
+    """Warn about files that are in both source and target."""
     if shared := sorted(_files(source) & _files(target)):
         logger.warning(
-            "%d images are in both the source and the target, so this is no zero-shot test: %s.",
+            "%d images are in both the source and the target, so this is not a zero-shot test: %s.",
             len(shared),
             summarize(shared),
         )
 
 
 def _files(parts: list[CategoryPart]) -> set[Path]:
-    """Return the image files, links followed."""
+    """Return the image files, with links resolved."""
     return {Path(path).resolve() for part in parts for path in part.data.samples.image_path}
 
 
 def _held_out_rows(data: CategoryDataset, ratio: float, seed: int) -> set[int]:
-    """Draw the validation share of each (data set, category, label) group.
+    """Draw the validation share of each (dataset, category, label) group.
 
-    Each group is drawn by itself, so that its share does not depend on which other categories there are.
+    Each group is drawn independently, so that its share does not depend on the other categories.
 
     Args:
         data (CategoryDataset): All labelled source images.
-        ratio (float): Share to draw; at least one image of each group of two or more, never all.
+        ratio (float): Share to draw; at least one image of each group of two or more, never all of them.
         seed (int): Seed of the draw.
 
     Returns:
