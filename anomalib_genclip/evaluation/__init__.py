@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Per-category evaluation: figures for every category, their mean, and a report of both."""
+"""Evaluation per category: metrics of each category, their mean, and a report."""
 
 from .evaluator import CategoryEvaluator
 from .report import write_report

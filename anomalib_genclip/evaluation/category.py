@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a test run keeps of a category, and the figures it makes of it."""
+"""Scores of one category, and the metrics computed from them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class ImageScores:
     """Prediction and ground truth of one image, on the CPU.
 
     Args:
-        identity (str): What tells the image from others, usually its path.
+        identity (str): Identifier of the image, usually its path.
         score (float | None): Predicted image score.
         label (bool | None): Whether the image is anomalous.
         anomaly_map (Tensor | None): Predicted map of shape (H, W), float32.
@@ -36,7 +36,7 @@ class ImageScores:
     mask: Tensor | None
 
     def exclusion_reason(self) -> str | None:
-        """Why the image cannot take part in the image metrics, or None."""
+        """Return why the image is excluded from the image metrics, ``None`` if it is not."""
         if self.score is None:
             return NO_SCORE
         if self.label is None:
@@ -44,7 +44,7 @@ class ImageScores:
         return None if torch.tensor(self.score).isfinite() else BAD_SCORE
 
     def pixel_exclusion_reason(self) -> str | None:
-        """Why the image cannot take part in the pixel metrics, or None."""
+        """Return why the image is excluded from the pixel metrics, ``None`` if it is not."""
         if self.anomaly_map is None:
             return NO_MAP
         if self.mask is None:
@@ -54,17 +54,17 @@ class ImageScores:
 
 @dataclass
 class CategoryScores:
-    """Scores of one category: of each image, and of its pixels one by one or as a histogram.
+    """Scores of one category: those of each image, and those of the pixels, as maps or in a histogram.
 
     Args:
-        images (dict[str, tuple[float, bool]]): Image to score and label.
-        maps (dict[str, tuple[Tensor, Tensor]]): Image to map and mask, each of shape (H, W).
-        histogram (ScoreHistogram | None): Pixels of the images whose maps were given up.
-        folded (set[str]): Those images.
-        gaps (dict[str, set[str]]): What images lack, and which images lack it.
-        seen (set[str]): All images that came.
-        repeated (int): Images that came again and were not counted again.
-        counted_twice (int): Images whose pixels are in the histogram twice.
+        images (dict[str, tuple[float, bool]]): Score and label by image.
+        maps (dict[str, tuple[Tensor, Tensor]]): Map and mask by image, each of shape (H, W).
+        histogram (ScoreHistogram | None): Pixels of the images whose maps are not kept.
+        folded (set[str]): Images in the histogram.
+        gaps (dict[str, set[str]]): Images by the reason of their exclusion.
+        seen (set[str]): All images that were added.
+        repeated (int): Number of images that were added again and ignored.
+        counted_twice (int): Number of images whose pixels are in the histogram twice.
     """
 
     images: dict[str, tuple[float, bool]] = field(default_factory=dict)
@@ -77,13 +77,13 @@ class CategoryScores:
     counted_twice: int = 0
 
     def add(self, image: ImageScores) -> int:
-        """Take in one image, once.
+        """Add one image; an image that was added before is ignored.
 
         Args:
             image (ImageScores): The image.
 
         Returns:
-            int: Number of pixels that are now kept and were not before.
+            int: Number of pixels that are kept in addition.
         """
         if image.identity in self.seen:
             self.repeated += 1
@@ -100,7 +100,7 @@ class CategoryScores:
         return 0
 
     def to_histogram(self, keep: str | None = None) -> None:
-        """Move maps into the histogram, all but that of the image ``keep``."""
+        """Move all maps to the histogram, except that of the image ``keep``."""
         for identity in [identity for identity in self.maps if identity != keep]:
             self.histogram = self.histogram or ScoreHistogram()
             self.histogram.add(*self.maps.pop(identity))
@@ -108,7 +108,7 @@ class CategoryScores:
 
     @classmethod
     def union(cls, parts: Iterable["CategoryScores"]) -> "CategoryScores":
-        """What several processes have seen of a category, every image once."""
+        """Merge the scores of several processes, counting each image once."""
         parts, whole = list(parts), cls()
         for part in parts:
             whole.images = part.images | whole.images
@@ -127,17 +127,17 @@ class CategoryScores:
         return whole
 
     def compute_metrics(self) -> tuple[dict[str, float], list[str]]:
-        """The category's figures and what has to be said about them.
+        """Compute the category's metrics.
 
         Returns:
-            tuple[dict[str, float], list[str]]: Metric name to value without the undefined ones, and one note for
-                each thing that is undefined, left out or counted otherwise than expected.
+            tuple[dict[str, float], list[str]]: Values of the defined metrics by name, and notes on undefined metrics
+                and excluded or repeated images.
         """
-        image_values, image_notes = self._image_figures()
-        pixel_values, pixel_notes = self._pixel_figures()
+        image_values, image_notes = self._image_metrics()
+        pixel_values, pixel_notes = self._pixel_metrics()
         notes = image_notes + pixel_notes
         if self.repeated:
-            notes.append(f"{self.repeated} image(s) came again and were counted once (images are told apart by path)")
+            notes.append(f"{self.repeated} image(s) were repeated and counted once (images are identified by path)")
         if self.counted_twice:
             notes.append(
                 f"the pixels of {self.counted_twice} image(s) were counted by two processes; a larger pixel_budget "
@@ -145,7 +145,7 @@ class CategoryScores:
             )
         return image_values | pixel_values, notes
 
-    def _image_figures(self) -> tuple[dict[str, float], list[str]]:
+    def _image_metrics(self) -> tuple[dict[str, float], list[str]]:
         kinds = {label for _, label in self.images.values()}
         left_out = self._gap_notes("image", BAD_SCORE, (NO_SCORE, NO_LABEL))
         if BAD_SCORE in self.gaps or not kinds:
@@ -157,7 +157,7 @@ class CategoryScores:
         values = image_metrics(torch.tensor(scores), torch.tensor(labels))
         return _named("image", values, IMAGE_METRICS), left_out
 
-    def _pixel_figures(self) -> tuple[dict[str, float], list[str]]:
+    def _pixel_metrics(self) -> tuple[dict[str, float], list[str]]:
         left_out = self._gap_notes("pixel", BAD_MAP, (NO_MAP, NO_MASK))
         if BAD_MAP in self.gaps or not (self.maps or self.histogram):
             return {}, left_out
@@ -179,7 +179,7 @@ class CategoryScores:
         return _named("pixel", pixel_metrics(torch.stack(maps), torch.stack(masks)), PIXEL_METRICS), left_out
 
     def _gap_notes(self, level: str, fatal: str, others: tuple[str, ...]) -> list[str]:
-        """Notes on images without what the ``level``'s metrics need; a ``fatal`` gap makes them undefined."""
+        """Return notes on images excluded from the ``level``'s metrics; a ``fatal`` reason makes these undefined."""
         taking_part = self.images if level == "image" else self.maps.keys() | self.folded
         notes = []
         for gap in (fatal, *others):
@@ -193,6 +193,6 @@ class CategoryScores:
 
 
 def _named(level: str, values: dict[str, float], order: tuple[str, ...]) -> dict[str, float]:
-    """The values under their full names, in the metrics' order."""
+    """Return the values by their full names, in the given order."""
     named = {f"{level}_{name}": value for name, value in values.items()}
     return {name: named[name] for name in order}

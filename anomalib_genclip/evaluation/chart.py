@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A bar chart of a test run's result."""
+"""Bar chart of a test run's metrics."""
 
 import io
 from textwrap import shorten
@@ -13,17 +13,17 @@ from .result import IMAGE_METRICS, METRIC_NAMES, EvaluationResult
 
 IMAGE_COLOURS = ("#8fb4d9", "#1f5a96")  # categories, mean
 PIXEL_COLOURS = ("#f0b27a", "#b9560b")
-MAX_PIXELS = 20_000  # of the picture's height, which grows with the number of categories
+MAX_PIXELS = 20_000  # maximum height of the chart, which grows with the number of categories
 
 
 def draw_chart(result: EvaluationResult) -> bytes:
-    """Draw one panel of bars per metric, categories by rows and the mean last.
+    """Draw a bar chart per metric, with a bar per category and one for the mean.
 
     Args:
         result (EvaluationResult): The result.
 
     Returns:
-        bytes: A PNG picture. matplotlib's global state and backend are left alone.
+        bytes: PNG image. matplotlib's global state and backend are not changed.
     """
     rows = result.rows
     height = 1.3 + 0.28 * len(rows)
@@ -43,7 +43,7 @@ def draw_chart(result: EvaluationResult) -> bytes:
 
 
 def _draw_metric(axes, name: str, values: list[float | None]) -> None:  # noqa: ANN001
-    """Bars of one metric, the last of them the mean, with the figures at their feet."""
+    """Draw the bars of one metric, the last of them the mean, with their values."""
     colour, mean_colour = IMAGE_COLOURS if name in IMAGE_METRICS else PIXEL_COLOURS
     colours = [colour] * (len(values) - 1) + [mean_colour]
     axes.barh(range(len(values)), [100 * (value or 0) for value in values], height=0.74, color=colours)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The evaluator that a zero-shot test uses: every category by itself, and the mean over categories."""
+"""Evaluator with metrics per category and their mean, for zero-shot tests."""
 
 import logging
 from collections import Counter
@@ -24,36 +24,36 @@ from .result import EvaluationResult
 
 logger = logging.getLogger(__name__)
 
-Key = tuple[str, str]  # data set, category
+Key = tuple[str, str]  # dataset, category
 
 
 class CategoryEvaluator(Evaluator):
     """Test metrics per category and their mean, as zero-shot results are reported.
 
     anomalib's own evaluator pools all test images, which compares scores across categories. This one computes image
-    AUROC, AP and F1Max and pixel AUROC, AUPRO, AP and F1Max in every category and averages the figures. Logged are the
-    seven means (``pixel_AUROC``) and, if there are several categories, their figures (``bottle/pixel_AUROC``, or
-    ``MVTecAD/bottle/pixel_AUROC`` where two data sets share the category's name). A figure that is undefined, for
-    example without anomalous images, is left out of the mean and named in a warning and in the report.
+    AUROC, AP and F1Max and pixel AUROC, AUPRO, AP and F1Max for each category and averages them. It logs the seven
+    means (``pixel_AUROC``) and, if there are several categories, the metrics of each (``bottle/pixel_AUROC``, or
+    ``MVTecAD/bottle/pixel_AUROC`` if two datasets have a category of that name). Undefined metrics, for example without
+    anomalous images, are left out of the mean and named in a warning and in the report.
 
-    Scores wait in CPU memory, 5 bytes per pixel, for anomalib's own metrics; those take up to 80 bytes per pixel of
-    the largest category while they are computed. Beyond ``pixel_budget`` pixels, pixels are counted in histograms
-    instead (about 6 MB per category), which give the pixel metrics to within 1e-3; image metrics stay exact.
+    Maps are kept in CPU memory (5 bytes per pixel) for anomalib's metrics, which take up to 80 bytes per pixel of the
+    largest category while they are computed. Beyond ``pixel_budget`` pixels, scores are counted in histograms instead
+    (about 6 MB per category), which give the pixel metrics to within 1e-3; image metrics stay exact.
 
-    An image is known by its path and counted once per category, so the images that a distributed sampler repeats
-    change nothing. Several processes share the budget.
+    Images are identified by their paths and counted once per category, so that images repeated by a distributed sampler
+    have no effect. Several processes share the budget.
 
     Args:
         val_metrics (AnomalibMetric | Sequence[AnomalibMetric] | None): Metrics of the validation images, pooled as
             in anomalib. Defaults to ``None``.
-        pixel_budget (int): Pixels of the whole test set up to which pixel metrics are exact. The default takes at
-            most 4 GB, should all pixels belong to one category. 0 never keeps a map. Defaults to ``50_000_000``.
+        pixel_budget (int): Number of pixels of the whole test set up to which pixel metrics are exact. The default
+            takes at most 4 GB, if all pixels belong to one category. 0 keeps no maps. Defaults to ``50_000_000``.
         report (bool): Print a table after the test and write ``metrics.csv``, ``metrics.json``, ``metrics.md`` and
             ``metrics.png`` to the trainer's ``default_root_dir``. Defaults to ``True``.
         compute_on_cpu (bool): As in anomalib, for ``val_metrics``. Defaults to ``True``.
 
     Raises:
-        ValueError: If ``pixel_budget`` is no whole number of at least 0.
+        ValueError: If ``pixel_budget`` is not a whole number of at least 0.
 
     Example:
         >>> from anomalib.models import Padim
@@ -83,7 +83,7 @@ class CategoryEvaluator(Evaluator):
         self._unnamed = count()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what an earlier test, finished or not, has left."""
+        """Discard the scores of an earlier test."""
         del trainer, pl_module
         self.result = None
         self._reset()
@@ -97,9 +97,9 @@ class CategoryEvaluator(Evaluator):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in a batch's scores, each for its image's category.
+        """Add a batch's scores to the categories of its images.
 
-        anomalib's tiled ensemble has no trainer and reads ``test_metrics`` itself: those are fed then, and only then.
+        anomalib's tiled ensemble has no trainer and reads ``test_metrics``, which are only updated in that case.
 
         Raises:
             ValueError: If maps and masks differ in size.
@@ -116,13 +116,13 @@ class CategoryEvaluator(Evaluator):
                 self._to_histograms(keep=image.identity)
 
     def _to_histograms(self, keep: str) -> None:
-        # The newest image stays out of the histograms: should the distributed sampler have repeated it to give every
-        # process the same number of images, it is the process's last and can still be dropped.
+        # The newest image is kept out of the histograms: if the distributed sampler has repeated it, it is the last
+        # one of its process and can still be dropped.
         for category in self._categories.values():
             category.to_histogram(keep)
 
     def _images(self, batch: ImageBatch, rank: int) -> list[ImageScores]:
-        """The batch's images, copied to the CPU."""
+        """Return the scores of a batch's images on the CPU."""
         size = len(batch)
         scores = _flat(batch.pred_score, size)
         labels = _flat(batch.gt_label, size)
@@ -146,7 +146,7 @@ class CategoryEvaluator(Evaluator):
         return str(path) if path else f"image {next(self._unnamed)} of process {rank}"
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute and log every figure, equally in all processes."""
+        """Compute and log the metrics, in all processes."""
         del pl_module
         with processes() as others:
             self.result = self._evaluate(others)
@@ -157,14 +157,14 @@ class CategoryEvaluator(Evaluator):
             self._log(trainer, name, value)
 
     def _log(self, trainer: Trainer, name: str, value: float) -> None:
-        if trainer.barebones:  # no logging there; anomalib's engine returns what is in these two
+        if trainer.barebones:  # logging is disabled; anomalib's engine returns these two
             trainer.callback_metrics[name] = trainer.logged_metrics[name] = torch.tensor(value)
         else:
-            # Equal in all processes; sync_dist only keeps Lightning from warning that they might not be.
+            # Equal in all processes; sync_dist only prevents Lightning's warning.
             self.log(name, value, batch_size=1, sync_dist=trainer.world_size > 1)
 
     def _evaluate(self, others: Processes) -> EvaluationResult:
-        """Figures over the images of all processes; the first one computes, category by category."""
+        """Evaluate the images of all processes; the first process computes the metrics, category by category."""
         streaming = any(others.all_gather(self._streaming))
         keys = sorted(set().union(*others.all_gather(list(self._categories))))
         result = EvaluationResult({}, mode="streaming" if streaming else "exact")
@@ -180,14 +180,14 @@ class CategoryEvaluator(Evaluator):
         return others.broadcast(result)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report, once the progress bar is out of the way."""
+        """Print and write the report, after the progress bar has ended."""
         del pl_module
         if self.report and self.result and trainer.is_global_zero:
             print_report(self.result, write_report(self.result, trainer.default_root_dir))
 
 
 def _pooled_metrics() -> list[AnomalibMetric]:
-    """Anomalib's default metrics, over all images alike."""
+    """Return anomalib's default metrics, which pool all images."""
     return [
         AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
         F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
@@ -197,7 +197,7 @@ def _pooled_metrics() -> list[AnomalibMetric]:
 
 
 def _keys(batch: ImageBatch, trainer: Trainer, dataloader_idx: int) -> list[Key]:
-    """Data set and category of each image of a batch; where it does not say, those that its loader serves."""
+    """Return dataset and category of each image of a batch: its own, else those of its loader."""
     size = len(batch)
     dataset, category = _loader_key(trainer, dataloader_idx)
     datasets = getattr(batch, "dataset", None) or [None] * size
@@ -206,25 +206,25 @@ def _keys(batch: ImageBatch, trainer: Trainer, dataloader_idx: int) -> list[Key]
 
 
 def _loader_key(trainer: Trainer, dataloader_idx: int) -> Key:
-    """Data set and category of a test loader."""
+    """Return dataset and category of a test loader."""
     origin = origin_of(trainer, as_list(trainer.test_dataloaders)[dataloader_idx])
     dataset = origin.dataset or "test"
     return dataset, origin.category or dataset
 
 
 def _display_names(keys: list[Key]) -> list[str]:
-    """The categories' names, with the data set's before them where two data sets share one."""
+    """Return the names of the categories, prefixed by the dataset if two datasets share one."""
     shared = Counter(category for _, category in keys)
     return [f"{dataset}/{category}" if shared[category] > 1 else category for dataset, category in keys]
 
 
 def _flat(values: Tensor | None, size: int) -> Tensor | None:
-    """One value per image, shape (B,), on the CPU."""
+    """Convert to one value per image, shape (B,), on the CPU."""
     return None if values is None else values.detach().float().cpu().reshape(size)
 
 
 def _planes(values: Tensor | None) -> Tensor | None:
-    """One plane per image, shape (B, H, W), on the CPU."""
+    """Convert to one plane per image, shape (B, H, W), on the CPU."""
     if values is None:
         return None
     values = values.detach().cpu()

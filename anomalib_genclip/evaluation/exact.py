@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""anomalib's own metrics on scores that are all at hand."""
+"""anomalib's own metrics, computed from all scores."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +12,9 @@ from torchmetrics import Metric
 
 
 def _compute(metric_class: type[AnomalibMetric], scores: Tensor, targets: Tensor) -> float:
-    """Value of one metric, computed in this process alone."""
+    """Compute one metric in this process only."""
     metric: Any = metric_class(fields=["scores", "targets"])
-    for part in metric.modules():  # F1Max keeps a second metric inside, which would wait for other processes too
+    for part in metric.modules():  # F1Max contains a second metric, which would also wait for other processes
         if isinstance(part, Metric):
             part.distributed_available_fn = _not_distributed
     metric.update(SimpleNamespace(scores=scores, targets=targets))
@@ -22,28 +22,28 @@ def _compute(metric_class: type[AnomalibMetric], scores: Tensor, targets: Tensor
 
 
 def _not_distributed() -> bool:
-    """What a metric is told that must not wait for other processes."""
+    """Return ``False``, so that a metric does not wait for other processes."""
     return False
 
 
 def _into_unit_range(scores: Tensor) -> Tensor:
-    """Scores in [0, 1], in the same order; unchanged if they are there already.
+    """Scale scores to [0, 1]; scores in [0, 1] are not changed.
 
-    AUROC and AUPR send other scores through a sigmoid, which makes large ones equal.
+    AUROC and AUPR apply a sigmoid to scores outside of [0, 1], which saturates.
     """
     low, high = scores.min(), scores.max()
     return scores if low >= 0 and high <= 1 else (scores - low) / (high - low).clamp(min=1e-30)
 
 
 def image_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
-    """AUROC, AP and F1Max of scores against labels.
+    """Compute AUROC, AP and F1Max.
 
     Args:
         scores (Tensor): Scores of any shape, finite.
-        labels (Tensor): Boolean labels of the same shape, with both values among them.
+        labels (Tensor): Boolean labels of the same shape; both values must occur.
 
     Returns:
-        dict[str, float]: Value per metric.
+        dict[str, float]: Values by metric.
     """
     scores = _into_unit_range(scores)
     classes = {"AUROC": AUROC, "AP": AUPR, "F1Max": F1Max}
@@ -51,13 +51,13 @@ def image_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def pixel_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:
-    """AUROC, AUPRO, AP and F1Max of maps against masks.
+    """Compute AUROC, AUPRO, AP and F1Max.
 
     Args:
         maps (Tensor): Anomaly maps of shape (B, H, W), finite.
-        masks (Tensor): Boolean masks of shape (B, H, W), with both values among them.
+        masks (Tensor): Boolean masks of shape (B, H, W); both values must occur.
 
     Returns:
-        dict[str, float]: Value per metric.
+        dict[str, float]: Values by metric.
     """
     return image_metrics(maps, masks) | {"AUPRO": _compute(AUPRO, maps, masks)}

@@ -27,12 +27,12 @@ UNDEFINED = "-"
 
 
 def percent(value: float | None) -> str:
-    """A value in percent with one decimal, or a dash where it is undefined."""
+    """Format a value in percent with one decimal; an undefined one is a dash."""
     return UNDEFINED if value is None else f"{100 * value:.1f}"
 
 
 def remarks(result: EvaluationResult) -> list[str]:
-    """How the figures were computed, and the notes on them."""
+    """Return how the metrics were computed, and the notes on them."""
     how = {
         "exact": "Pixel metrics: exact, anomalib's own.",
         "streaming": "Pixel metrics: streaming (histograms of the scores, within 1e-3 of exact), because the test set "
@@ -42,12 +42,12 @@ def remarks(result: EvaluationResult) -> list[str]:
 
 
 def print_report(result: EvaluationResult, files: Sequence[Path] = (), console: Console | None = None) -> None:
-    """Print the result as a table, categories by rows, in percent.
+    """Print the result as a table in percent, with a row per category.
 
     Args:
         result (EvaluationResult): The result.
-        files (Sequence[Path]): Files of the report, to be named below it. Defaults to none.
-        console (Console | None): Where to print. Defaults to ``None``: the terminal.
+        files (Sequence[Path]): Files of the report, which are named below the table. Defaults to none.
+        console (Console | None): Console to print to. Defaults to ``None``: the terminal.
     """
     table = Table(box=SIMPLE_HEAD, title="Test metrics in percent", title_justify="left", show_footer=True)
     table.add_column("category", footer="mean", overflow="fold")
@@ -65,7 +65,7 @@ def print_report(result: EvaluationResult, files: Sequence[Path] = (), console: 
 
 
 def as_csv(result: EvaluationResult) -> str:
-    """The result as comma-separated values in [0, 1]; undefined ones are empty."""
+    """Format the result as CSV, in [0, 1]; undefined values are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["category", *METRIC_NAMES])
@@ -74,7 +74,7 @@ def as_csv(result: EvaluationResult) -> str:
 
 
 def as_markdown(result: EvaluationResult) -> str:
-    """The result as a Markdown table in percent, with remarks below."""
+    """Format the result as a Markdown table in percent, followed by remarks."""
     body = [[category, *(percent(row.get(name)) for name in METRIC_NAMES)] for category, row in result.rows]
     body[-1] = [f"**{cell}**" for cell in body[-1]]
     return (
@@ -86,13 +86,13 @@ def as_markdown(result: EvaluationResult) -> str:
 
 
 def write_report(result: EvaluationResult, folder: str | Path) -> list[Path]:
-    """Write ``metrics.csv``, ``metrics.json``, ``metrics.md`` and ``metrics.png``, each whole or not at all.
+    """Write ``metrics.csv``, ``metrics.json``, ``metrics.md`` and ``metrics.png``, each atomically.
 
-    A folder that cannot be written to is named in a warning, because a result must not be lost with its report.
+    A folder that cannot be written to is a warning and not an error, so that the result is not lost.
 
     Args:
         result (EvaluationResult): The result.
-        folder (str | Path): Where to; made if it is not there.
+        folder (str | Path): Folder for the files; created if it does not exist.
 
     Returns:
         list[Path]: The files written.

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The outcome of a test run: a figure per category and metric, and their means."""
+"""Result of a test run: metrics per category, and their means."""
 
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -14,13 +14,13 @@ METRIC_NAMES = IMAGE_METRICS + PIXEL_METRICS
 
 @dataclass
 class EvaluationResult:
-    """Figures of a test run; a figure that is undefined is absent.
+    """Metrics of a test run; undefined ones are absent.
 
     Args:
-        categories (dict[str, dict[str, float]]): Category to metric name to value in [0, 1].
+        categories (dict[str, dict[str, float]]): Values in [0, 1] by metric by category.
         mode (str): How the pixel metrics were computed, ``"exact"`` or ``"streaming"``. Image metrics are always
             exact. Defaults to ``"exact"``.
-        notes (list[str]): What a reader of the figures has to know: undefined cases, images left out.
+        notes (list[str]): Notes on undefined metrics and excluded images.
 
     Example:
         >>> result = EvaluationResult({"bottle": {"image_AUROC": 0.9}, "cable": {"image_AUROC": 0.7}, "screw": {}})
@@ -36,26 +36,26 @@ class EvaluationResult:
 
     @property
     def mean(self) -> dict[str, float]:
-        """Mean of each metric over the categories in which it is defined; absent if there is none."""
+        """Mean of each metric over the categories for which it is defined; absent if there are none."""
         defined = {name: [row[name] for row in self.categories.values() if name in row] for name in METRIC_NAMES}
         return {name: fmean(values) for name, values in defined.items() if values}
 
     @property
     def rows(self) -> list[tuple[str, dict[str, float]]]:
-        """The categories' figures by name, and as ``"mean"`` their means."""
+        """Categories and their metrics, followed by ``"mean"`` and the means."""
         return [*self.categories.items(), ("mean", self.mean)]
 
     def logged(self) -> dict[str, float]:
-        """Every figure under the key it is logged with.
+        """Return all values under the keys they are logged with.
 
         Returns:
-            dict[str, float]: The means under their metrics' names and, if there are several categories, each
-                category's figures under ``category/metric``.
+            dict[str, float]: The means by metric and, if there are several categories, the values of each category
+                by ``category/metric``.
         """
         rows = self.categories if len(self.categories) > 1 else {}
         per_category = {f"{category}/{name}": value for category, row in rows.items() for name, value in row.items()}
         return self.mean | per_category
 
     def as_dict(self) -> dict[str, Any]:
-        """The result as plain data, as it is written to ``metrics.json``."""
+        """Return the result as plain data, the content of ``metrics.json``."""
         return {"mean": self.mean, "categories": self.categories, "mode": self.mode, "notes": self.notes}

@@ -3,10 +3,10 @@
 
 """Pixel metrics in constant memory, from histograms of the scores.
 
-The metrics depend only on the order of the scores, so scores are counted in bins that keep the order. The bins are
-leading bits of a float32: at least its top 16 bits everywhere, 6 bits more in the middle of [0, 1]. Taken from the
-score itself they would be coarse next to 1, where a confident model puts its defects; so scores above one half are
-binned by their distance from 1 (an exact subtraction), and both ends are resolved alike.
+The metrics depend only on the order of the scores, so scores are counted in bins that preserve the order. A bin is
+given by the leading bits of a float32: at least 16 bits everywhere, 6 more in the middle of [0, 1]. Bits of the score
+itself would resolve values near 1 poorly, where a confident model puts defects. Scores above 0.5 are therefore binned
+by their distance from 1 (an exact subtraction), so that both ends have the same resolution.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 FPR_LIMIT = 0.3  # anomalib's AUPRO default
 
-# A distance's rank is its top 16 bits, or its top 22 bits from 2^-8 on, shifted so that the ranks go on without a gap.
+# The rank of a distance is its top 16 bits, or from 2^-8 on its top 22 bits, shifted so that ranks are contiguous.
 _FINE_FROM = 2.0**-8
 _FINE_SHIFT = (119 << 13) - (119 << 7)  # 119: the exponent field of 2^-8
 _INSIDE = (126 << 13) - _FINE_SHIFT + 1  # ranks of the distances 0 to 0.5
@@ -24,10 +24,10 @@ NUM_BINS = 2 * (_OUTSIDE + _INSIDE)
 
 
 def score_bins(scores: Tensor) -> Tensor:
-    """Bin of each score; a higher score never has a lower bin.
+    """Compute the bin of each score; a higher score never has a lower bin.
 
     Args:
-        scores (Tensor): Scores of any shape, meant to lie in [0, 1]; others are binned more coarsely. Not NaN.
+        scores (Tensor): Scores of any shape, not NaN; those outside of [0, 1] are binned more coarsely.
 
     Returns:
         Tensor: Bins of the same shape, int64 in [0, ``NUM_BINS``).
@@ -41,19 +41,19 @@ def score_bins(scores: Tensor) -> Tensor:
 
 
 def _bits(values: Tensor) -> Tensor:
-    """The float32 values as integers of the same order, negative ones as 0."""
-    return values.clamp(min=0).add(0.0).view(torch.int32)  # adding 0.0 takes the sign off -0.0
+    """Convert float32 values to integers of the same order, negative ones to 0."""
+    return values.clamp(min=0).add(0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0
 
 
 def region_weights(mask: Tensor) -> tuple[Tensor, int]:
-    """Weight of each anomalous pixel, so that every connected region weighs 1.
+    """Compute weights of anomalous pixels, so that the weights of every connected region sum to 1.
 
     Args:
         mask (Tensor): Boolean mask of shape (H, W).
 
     Returns:
-        tuple[Tensor, int]: The weights of ``mask``'s true pixels in row-major order, float64, and the number of
-            regions (8-connected, labelled by anomalib's own routine as in its AUPRO).
+        tuple[Tensor, int]: Weights of ``mask``'s true pixels in row-major order, float64, and the number of regions
+            (8-connected, by the same function as in anomalib's AUPRO).
     """
     labels = connected_components_cpu(mask[None, None].float())[0, 0][mask].long()
     sizes = torch.bincount(labels)
@@ -61,9 +61,9 @@ def region_weights(mask: Tensor) -> tuple[Tensor, int]:
 
 
 class ScoreHistogram:
-    """Scores of one category's pixels, counted by bin.
+    """Histogram of the scores of one category's pixels.
 
-    Holds five arrays of ``NUM_BINS`` (about 6 MB), however many pixels are added.
+    Has five arrays of ``NUM_BINS`` (about 6 MB), independently of the number of pixels.
 
     Example:
         >>> histogram = ScoreHistogram()
@@ -74,13 +74,13 @@ class ScoreHistogram:
 
     def __init__(self) -> None:
         self.counts = torch.zeros(2, NUM_BINS, dtype=torch.int64)  # normal, anomalous pixels
-        self.weights = torch.zeros(NUM_BINS, dtype=torch.float64)  # anomalous pixels, each 1 / size of its region
+        self.weights = torch.zeros(NUM_BINS, dtype=torch.float64)  # of anomalous pixels: 1 / size of the region
         self.regions = 0
         self.value = torch.full((NUM_BINS,), torch.nan)  # a score of each bin
-        self.mixed = torch.zeros(NUM_BINS, dtype=torch.bool)  # whether the bin has had different ones
+        self.mixed = torch.zeros(NUM_BINS, dtype=torch.bool)  # whether the bin has different scores
 
     def add(self, scores: Tensor, mask: Tensor) -> None:
-        """Count one image.
+        """Add one image.
 
         Args:
             scores (Tensor): Anomaly map of shape (H, W), on the CPU.
@@ -97,12 +97,12 @@ class ScoreHistogram:
 
     def _note_values(self, bins: Tensor, scores: Tensor) -> None:
         before = self.value[bins]
-        self.value[bins] = scores  # one of several scores of a bin stays, whichever
+        self.value[bins] = scores  # keeps any one of several scores of a bin
         changed = ((before != scores) & ~before.isnan()) | (self.value[bins] != scores)
         self.mixed[bins[changed]] = True
 
     def merge(self, other: "ScoreHistogram") -> None:
-        """Add what another histogram has counted."""
+        """Add the counts of another histogram."""
         differ = (self.value != other.value) & ~self.value.isnan() & ~other.value.isnan()
         self.mixed |= other.mixed | differ
         self.value = torch.where(self.value.isnan(), other.value, self.value)
@@ -121,10 +121,10 @@ class ScoreHistogram:
         return int(self.counts[1].sum())
 
     def metrics(self) -> dict[str, float]:
-        """AUROC, AUPRO, AP and F1Max, with the scores of a bin taken as evenly mixed, or as tied if they are.
+        """Compute AUROC, AUPRO, AP and F1Max; different scores in a bin are assumed to be uniformly mixed.
 
         Returns:
-            dict[str, float]: Value per metric. AUPRO is integrated up to ``FPR_LIMIT`` and divided by it.
+            dict[str, float]: Values by metric. AUPRO is integrated up to ``FPR_LIMIT`` and divided by it.
 
         Raises:
             ValueError: If there are no normal or no anomalous pixels.
@@ -146,11 +146,11 @@ class ScoreHistogram:
 
 
 def _average_precision(normal: Tensor, anomalous: Tensor, mixed: Tensor) -> Tensor:
-    """Average precision from counts per bin, from the highest bin down.
+    """Compute average precision from counts per bin, from the highest bin down.
 
-    All of a tied bin's pixels are found at its end's precision. In a mixed one precision moves from ``t0 / n0`` to
-    ``t1 / n1`` as both numbers grow evenly, and its mean over the bin is ``s + (t0 - s n0) log(n1 / n0) / (n1 - n0)``
-    with the bin's own share of anomalies ``s``.
+    All pixels of a tied bin have the precision at its end. In a mixed bin, precision goes from ``t0 / n0`` to
+    ``t1 / n1`` with both counts growing linearly, and its mean over the bin is
+    ``s + (t0 - s n0) log(n1 / n0) / (n1 - n0)``, where ``s`` is the share of anomalous pixels in the bin.
     """
     size = normal + anomalous
     true, found = anomalous.cumsum(0), size.cumsum(0)
@@ -162,7 +162,7 @@ def _average_precision(normal: Tensor, anomalous: Tensor, mixed: Tensor) -> Tens
 
 
 def _area(x: Tensor, y: Tensor, limit: float) -> Tensor:
-    """Mean height of the piecewise linear curve through (0, 0) and the points, for x up to ``limit``."""
+    """Integrate the piecewise linear curve through (0, 0) and the points up to ``limit``, divided by ``limit``."""
     x, y = (torch.cat([values.new_zeros(1), values]) for values in (x, y))
     inside = int((x <= limit).sum())
     if inside < len(x):

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tables of results: in the terminal, and as files."""
+"""Tables of results, in the terminal and as files."""
 
 import csv
 import io
@@ -32,9 +32,9 @@ class ResultTable:
     """Rows of results.
 
     Args:
-        title (str): What it shows.
-        rows (list[Row]): Values by column; a row may lack some.
-        remarks (list[str]): What a reader has to know.
+        title (str): Title of the table.
+        rows (list[Row]): Values by column; columns may be missing.
+        remarks (list[str]): Remarks that are printed below the table.
     """
 
     title: str
@@ -43,12 +43,12 @@ class ResultTable:
 
     @property
     def columns(self) -> list[str]:
-        """The union of all rows' columns, in the order of their first appearance, and the notes last."""
+        """All columns of the rows, in the order of their first appearance, with the notes last."""
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         return sorted(names, key=lambda name: name == NOTE)
 
     def print(self, console: Console | None = None) -> None:
-        """Print the table, metrics in percent, and below it the notes; the files have some columns more."""
+        """Print the table with metrics in percent, followed by notes and remarks; files have more columns."""
         table = Table(box=SIMPLE_HEAD, title=self.title, title_justify="left", padding=0, show_edge=False)
         columns = [name for name in self.columns if name not in FILES_ONLY]
         for index, name in enumerate(columns):
@@ -63,7 +63,7 @@ class ResultTable:
             console.print(remark, markup=False, highlight=False, soft_wrap=True)
 
     def as_csv(self) -> str:
-        """Comma-separated values, metrics in [0, 1]; what is undefined is empty."""
+        """Format as CSV, with metrics in [0, 1]; undefined values are empty."""
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
         writer.writeheader()
@@ -71,12 +71,12 @@ class ResultTable:
         return text.getvalue()
 
     def as_json(self) -> str:
-        """The same as JSON, metrics in [0, 1]."""
+        """Format as JSON, with metrics in [0, 1]."""
         content = {"title": self.title, "rows": self.rows, "remarks": self.remarks}
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
 
     def as_markdown(self) -> str:
-        """The same as a Markdown table, metrics in percent."""
+        """Format as a Markdown table, with metrics in percent."""
         table = markdown_table(
             self.columns, ([shown(name, row.get(name)) for name in self.columns] for row in self.rows)
         )
@@ -84,7 +84,7 @@ class ResultTable:
         return f"{self.title}\n\n{table}\n" + (f"\n{remarks}" if remarks else "")
 
     def write(self, folder: str | Path, stem: str) -> list[Path]:
-        """Write ``<stem>.csv``, ``<stem>.json`` and ``<stem>.md``, each whole or not at all."""
+        """Write ``<stem>.csv``, ``<stem>.json`` and ``<stem>.md``, each atomically."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         contents = {"csv": self.as_csv(), "json": self.as_json(), "md": self.as_markdown()}
@@ -94,7 +94,7 @@ class ResultTable:
 
 
 def shown(name: str, value: Any) -> str:  # noqa: ANN401
-    """Write a value for people: metrics in percent, other numbers with three figures."""
+    """Format a value: metrics in percent, other numbers with three digits."""
     if value is None:
         return UNDEFINED
     if isinstance(value, float):
