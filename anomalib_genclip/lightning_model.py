@@ -168,29 +168,20 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
             smoothing_sigma,
             prompts=prompts,
         )
+        cache = checked_path("feature_cache", feature_cache)
         training = TrainingSettings(
-            learning_rate,
-            projection_learning_rate,
-            query_only_prob,
-            image_loss_weight,
-            anomaly_source,
-            epochs,
-            checked_path("feature_cache", feature_cache),
+            learning_rate, projection_learning_rate, query_only_prob, image_loss_weight, anomaly_source, epochs, cache
         )
         self.class_name = class_name
         self.class_names = check_class_names(class_name, class_names, settings.max_suffix_tokens)
         # Before CLIP is loaded, because it raises if the folder is a file.
-        self._feature_cache = FeatureCache(training.feature_cache) if training.feature_cache else None
+        self._feature_cache = FeatureCache(cache) if cache else None
         self.is_zero_shot = prompts is not None and not fine_tune
-        super().__init__(
-            pre_processor=self.configure_pre_processor(settings.image_size) if pre_processor is True else pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
+        resize = self.configure_pre_processor(settings.image_size)
+        super().__init__(resize if pre_processor is True else pre_processor, post_processor, evaluator, visualizer)
         # A checkpoint has the resolved settings, so that loading it needs no prompts file.
-        resolved = {**settings.as_hparams(), **training.as_hparams()}
-        self.save_hyperparameters({**resolved, "weights": None, "fine_tune": False})
+        resolved = {**settings.as_hparams(), **training.as_hparams(), "weights": None, "fine_tune": False}
+        self.save_hyperparameters(resolved)
         self._build(settings, training, prompts)
 
     def _build(self, settings: ModelSettings, training: TrainingSettings, prompts: LearnedWeights | None) -> None:

@@ -108,11 +108,6 @@ class ModelSettings:
         check_pretrained(spec, pretrained)
         size = resolve_image_size(spec, image_size)
         lengths = _prompt_lengths(spec, state_length, query_length)
-        sigma = checked("smoothing_sigma", smoothing_sigma, NonNegativeFloat)
-        widest = (min(size) - 1) / 4  # the kernel extends four sigma to each side, and padding is limited to the map
-        if sigma > widest:
-            msg = f"smoothing_sigma={sigma!r} is out of range: images of {size} pixels allow at most {widest}."
-            raise ValueError(msg)
         return cls(
             spec=spec,
             backbone=backbone,
@@ -123,7 +118,7 @@ class ModelSettings:
             query_length=lengths[1],
             branches=checked("branches", branches, Branches),
             class_name_filter=checked("class_name_filter", class_name_filter, bool),
-            smoothing_sigma=sigma,
+            smoothing_sigma=_sigma(size, smoothing_sigma),
         )
 
     @property
@@ -207,3 +202,17 @@ def _prompt_lengths(spec: BackboneSpec, state_length: int | None, query_length: 
         )
         raise ValueError(msg)
     return n, q
+
+
+def _sigma(image_size: tuple[int, int], sigma: float) -> float:
+    """Return the Gaussian's standard deviation, for which the map must have room.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    sigma = checked("smoothing_sigma", sigma, NonNegativeFloat)
+    widest = (min(image_size) - 1) / 4  # the blur reaches four sigma to each side, and mirrors at most the whole map
+    if sigma > widest:
+        msg = f"smoothing_sigma={sigma!r} is out of range: images of {image_size} pixels allow at most {widest}."
+        raise ValueError(msg)
+    return sigma

@@ -8,11 +8,8 @@ loaded here, because versions of ``open_clip.create_model`` differ in how they t
 of OpenAI's weights (2.24 ignores ``force_image_size`` for them, 3.x ignores QuickGELU).
 """
 
-import io
 import logging
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +18,12 @@ import open_clip
 import torch
 from open_clip.model import CLIP, resize_pos_embed
 from open_clip.transformer import QuickGELU
-from safetensors.torch import load_file
 
 from anomalib_genclip.demo.tiny_clip import expand_vocabulary, tiny_config, tiny_state_dict
-from anomalib_genclip.utils.files import check_archive, is_file, why_unreadable
+from anomalib_genclip.utils.files import is_file
 from anomalib_genclip.utils.tensors import check_finite, digest
-from anomalib_genclip.utils.versions import warn_of_unknown_versions
+
+from .weights import download_weights, is_torchscript, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -233,94 +230,13 @@ def check_pretrained(spec: BackboneSpec, pretrained: str | None) -> None:
     raise ValueError(msg)
 
 
-def _download(spec: BackboneSpec, pretrained: str, config: dict[str, Any]) -> str:
-    """Download the weights of a tag through open_clip; the error says how to work without a network."""
-    source = config.get("hf_hub") or config.get("url") or "unknown address"
-    try:
-        with _quiet("huggingface_hub"):
-            return open_clip.download_pretrained(config)
-    except Exception as error:  # noqa: BLE001  # hub clients and their versions raise different types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        msg = (
-            f"The CLIP weights {pretrained!r} of {spec.name} could not be downloaded from {source}: {reason}\n"
-            "Alternatives:\n"
-            "  - pretrained=<file>: a local copy (.safetensors or .pt) in open_clip's or OpenAI's layout;\n"
-            "  - fill the cache on a machine with network access and copy it: ~/.cache/huggingface or ~/.cache/clip;\n"
-            f"  - backbone={TINY!r}: the bundled demonstration CLIP, which needs no download."
-        )
-        # The hub client's traceback has nothing that the user can act on.
-        raise ConnectionError(msg) from None
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Suppress a logger's warnings: the hub client prints four lines for each of its dozen retries."""
-    client = logging.getLogger(name)
-    level = client.level
-    client.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        client.setLevel(level)
-
-
-def _read_file(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a weights file in open_clip's or OpenAI's layout without running pickled code."""
-    path = Path(path)
-    if zipfile.is_zipfile(path):
-        check_archive(path)
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        elif _is_torchscript(path):  # how OpenAI publishes its weights
-            state = _read_torchscript(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251  # reads tensors only
-    except Exception as error:  # readers raise various types for a corrupt file
-        msg = f"{path} cannot be read as CLIP weights: {why_unreadable(error)}"
-        raise ValueError(msg) from error
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        msg = f"{path} cannot be read as CLIP weights: it is not a dictionary of tensors."
-        raise ValueError(msg)
-    state = {str(key).removeprefix("module."): value for key, value in state.items()}
-    for key in ("input_resolution", "context_length", "vocab_size", "attn_mask"):
-        state.pop(key, None)
-    return state
-
-
-def _is_torchscript(path: Path) -> bool:
-    """Return whether a file is a TorchScript archive, which unlike a torch file has a ``constants.pkl``."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _read_torchscript(path: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a TorchScript archive; refuse ``__setstate__``, a method that loading would run.
-
-    The checked files are copied and loaded from the copy, because torch locates the files of an archive differently.
-    """
-    copy = io.BytesIO()
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as checked:
-        for name in archive.namelist():
-            content = archive.read(name)
-            if b"__setstate__" in content:
-                msg = "it contains code that would run when it is read"
-                raise ValueError(msg)
-            checked.writestr(name, content)
-    copy.seek(0)
-    return torch.jit.load(copy, map_location="cpu").state_dict()  # noqa: TID251  # no code left that runs
-
-
 def _file_needs_quick_gelu(spec: BackboneSpec, path: Path) -> bool:
     """Infer the activation of a local file, which does not store it, and warn if GELU is assumed.
 
     TorchScript archives are OpenAI's, and for some architectures (ViT-L-14-336) all published weights use QuickGELU.
     """
     tags = open_clip.list_pretrained_tags_by_model(spec.name)
-    quick = _is_torchscript(path) or (bool(tags) and all(_find_pretrained(spec, tag)[1] for tag in tags))
+    quick = is_torchscript(path) or (bool(tags) and all(_find_pretrained(spec, tag)[1] for tag in tags))
     if not quick:
         logger.warning(
             "%s is read with GELU. If its weights were trained with QuickGELU, as OpenAI's were, use backbone=%r.",
@@ -357,11 +273,10 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
         ConnectionError: If the weights cannot be downloaded.
         ValueError: If a weights file cannot be read or does not fit the architecture.
     """
-    warn_of_unknown_versions()  # here, because building a model is the first use, and importing anomalib is none
     quick_gelu = spec.quick_gelu
     state, origin = None, pretrained
     if pretrained is not None and is_file(pretrained):
-        state = _read_file(pretrained)
+        state = read_weights(pretrained)
         if spec.name == TINY:
             state = expand_vocabulary(state)
         else:
@@ -373,7 +288,7 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
     else:
         config, trained_with_quick_gelu = _find_pretrained(spec, pretrained)
         quick_gelu = quick_gelu or trained_with_quick_gelu
-        state = _read_file(_download(spec, pretrained, config))
+        state = read_weights(download_weights(spec.name, pretrained, config))
     model = _build(spec.name, image_size, quick_gelu)
     if state is not None:
         _load_state(model, state, spec, str(origin))

@@ -26,7 +26,6 @@ OPEN_CLIPS = ("open_clip_torch==2.24.0", "open_clip_torch==2.26.1", "open_clip_t
 TESTS = (
     "tests/unit/clip/test_backbone.py",
     "tests/unit/test_torch_model.py",
-    "tests/unit/utils/test_versions.py",
     "tests/unit/test_lightning_model.py::test_cross_dataset_trains_and_tests_per_category",
     "tests/unit/test_lightning_model.py::test_prompts_file_restores_model_and_settings",
     "tests/unit/test_plugin.py::test_registration[command line]",
