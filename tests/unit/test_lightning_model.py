@@ -5,6 +5,7 @@
 
 import json
 import logging
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -576,10 +577,10 @@ def test_checkpoint_is_read_from_an_open_file_and_with_the_types_of_a_subclass(t
     class Own(GenCLIP):
         @classmethod
         def checkpoint_safe_globals(cls):
-            return (LearningType,)
+            return (timedelta,)  # not an enum: some patch releases of Python pickle those through getattr
 
     checkpoint = torch.load(trained.checkpoint, weights_only=True)
-    checkpoint["hyper_parameters"]["unknown"] = LearningType.ONE_CLASS
+    checkpoint["hyper_parameters"]["unknown"] = timedelta(hours=1)
     torch.save(checkpoint, tmp_path / "own.ckpt")
     assert isinstance(Own.load_from_checkpoint(tmp_path / "own.ckpt"), Own)
 
