@@ -1,10 +1,10 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The command ``genclip``: what this package adds to anomalib's own command line.
+"""The command ``genclip``, in addition to anomalib's own command line.
 
-A subcommand is a function of :data:`COMMANDS`: its arguments and their help are those of the function. Everything
-heavy is imported inside, so that ``genclip --help`` answers at once.
+A subcommand is a function of :data:`COMMANDS`, whose arguments and docstring define its options and help. Heavy modules
+are imported inside the functions, so that ``genclip --help`` is fast.
 """
 
 import sys
@@ -19,10 +19,10 @@ from .utils.configs import find_config, list_configs
 def benchmark(config: str = "comparison") -> int:
     """Compare GenCLIP with other models on the same images and write one table.
 
-    A run that was interrupted goes on where it was; finished jobs are not run again.
+    An interrupted run resumes when it is started again; finished jobs are not repeated.
 
     Args:
-        config: Settings file: which models, trained on what, tested on what. A path, or a name of `genclip config`.
+        config: Settings file with models, training data and test data: a path, or a name of `genclip config`.
 
     Returns:
         0, or 1 if no model could be tested.
@@ -44,15 +44,15 @@ def ablation(
     """Test a trained GenCLIP without some of its parts: one branch, no class name filtering, single layers.
 
     Args:
-        weights: What was trained: a checkpoint (.ckpt) or a prompts file (.safetensors).
-        data: A datamodule's YAML file, or a name of `genclip config`.
-        results_dir: Where the table goes.
+        weights: Trained model: a checkpoint (.ckpt) or a prompts file (.safetensors).
+        data: Settings file of a datamodule: a path, or a name of `genclip config`.
+        results_dir: Folder for the table.
         accelerator: As in Lightning: auto, cpu, gpu.
         seed: Seed of the tests.
         isolate: Run each test in a process of its own.
 
     Returns:
-        0, or 1 if no test gave a result.
+        0, or 1 if all tests failed.
     """
     from .pipelines.ablation import ablate
     from .pipelines.comparison import read_settings
@@ -64,14 +64,14 @@ def ablation(
 def explain(
     weights: str, image: str, mask: str | None = None, class_name: str | None = None, output: str = "explanation.png"
 ) -> int:
-    """Draw how a trained GenCLIP came to the score of one image: each branch's map and the class name it used.
+    """Explain the score of one image in a figure: each branch's map, and the class name after filtering.
 
     Args:
-        weights: What was trained: a checkpoint (.ckpt) or a prompts file (.safetensors), or tiny-demo.
+        weights: Trained model: a checkpoint (.ckpt), a prompts file (.safetensors), or tiny-demo.
         image: Image file.
-        mask: File of the ground truth, if there is one.
-        class_name: What is in the image, such as "metal nut".
-        output: Where the picture goes.
+        mask: File with the ground truth, if there is one.
+        class_name: Class name of the image, such as "metal nut".
+        output: Path of the figure.
 
     Returns:
         0.
@@ -86,21 +86,21 @@ def reproduce(config: str = "reproduce") -> int:
     """Run the paper's protocols and write one table beside published results: needs the datasets and a GPU.
 
     Args:
-        config: Settings file: which protocols. A path, or a name of `genclip config`.
+        config: Settings file with the protocols: a path, or a name of `genclip config`.
 
     Returns:
-        0, or 1 if no protocol gave a result.
+        0, or 1 if all protocols failed.
     """
     from .pipelines.comparison import read_settings
     from .pipelines.reproduce import reproduce as run
 
     table = run(read_settings(find_config(config)))
-    measured = [row for row in table.rows if row["figures"] == "measured"]
+    measured = [row for row in table.rows if row["source"] == "measured"]
     return 0 if any(row["image_AUROC"] is not None for row in measured) else 1
 
 
 def config(name: str | None = None) -> int:
-    """Print the path of a settings file that comes with this package; without a name, list the names.
+    """Print the path of a settings file of this package; without a name, list all names.
 
     For example: anomalib train --config "$(genclip config quickstart)"
 
@@ -120,8 +120,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
 
 
 def get_parser() -> ArgumentParser:
-    """Build the parser of the command line: a subcommand for each function of :data:`COMMANDS`."""
-    parser = ArgumentParser(prog="genclip", description="GenCLIP's tools beside `anomalib`.", version=__version__)
+    """Build the parser of the command line, with a subcommand for each function of :data:`COMMANDS`."""
+    description = "GenCLIP's commands, in addition to those of `anomalib`."
+    parser = ArgumentParser(prog="genclip", description=description, version=__version__)
     subcommands = parser.add_subcommands(dest="command", required=True)
     for name, command in COMMANDS.items():
         summary = (command.__doc__ or "").partition("\n\n    Args:")[0]
@@ -135,7 +136,7 @@ def get_parser() -> ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; wrong input is one line on standard error and exit status 2.
+    """Run a subcommand; invalid input gives one line on standard error and exit status 2.
 
     Args:
         arguments (Sequence[str] | None): The command line. Defaults to ``None``: this process's.

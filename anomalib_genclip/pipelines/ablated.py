@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Trained GenCLIPs without some of their parts."""
+"""Trained models without some of their parts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,13 @@ from anomalib_genclip.persistence.prompts_file import load_weights
 
 @dataclass(frozen=True)
 class Variant:
-    """A GenCLIP without some of its parts.
+    """Settings of a model without some of its parts.
 
     Args:
         branches (str): The model's argument of that name.
         class_name_filter (bool): The model's argument of that name.
-        layers (list[int]): Layers that make the map. The CLS token of the last one takes part in the image score
-            whatever they are.
+        layers (list[int]): Layers whose maps are averaged. The image score always uses the CLS token of the model's
+            last layer.
     """
 
     branches: str
@@ -27,16 +27,16 @@ class Variant:
     layers: list[int]
 
     def apply(self, model: GenCLIP) -> None:
-        """Switch parts of a model off; nothing is trained."""
+        """Disable parts of a model; nothing is trained."""
         model.model.branches = self.branches
         model.model.class_name_filter = self.class_name_filter
         model.model.map_layers = self.layers
 
 
 def variants(layers: list[int]) -> list[Variant]:
-    """List what the ablation compares: branches, with and without CNF, then the layers one by one.
+    """List the variants: branches, with and without CNF, then single layers.
 
-    The query-only branch has no class name, so CNF changes nothing there.
+    CNF has no effect on the query-only branch, which has no class name.
     """
     branches = [("both", True), ("both", False), ("vision", True), ("vision", False), ("query", False)]
     one_by_one = [Variant("both", class_name_filter=True, layers=[layer]) for layer in layers]
@@ -44,7 +44,7 @@ def variants(layers: list[int]) -> list[Variant]:
 
 
 def ablated(weights: str, variant: dict[str, Any]) -> GenCLIP:
-    """Load a trained model and switch parts of it off.
+    """Load a trained model and disable parts of it.
 
     Args:
         weights (str): A checkpoint (``.ckpt``) or a prompts file.
@@ -66,10 +66,10 @@ def load_trained(weights: str) -> GenCLIP:
 
 
 def tapped_layers(weights: str) -> list[int]:
-    """Read which layers a trained model taps.
+    """Read the feature layers of a trained model.
 
     Raises:
-        ValueError: If the file is no checkpoint or prompts file of GenCLIP, or is broken.
+        ValueError: If the file is not a checkpoint or prompts file of GenCLIP, or is damaged.
     """
     if not weights.endswith(".ckpt"):
         return list(load_weights(weights).signature.layers)

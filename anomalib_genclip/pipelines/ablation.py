@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The paper's ablation: a trained GenCLIP without some of its parts, and with one layer at a time."""
+"""Ablation: a trained model without some of its parts, and with one layer at a time."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +13,8 @@ from .jobs import Job, run_jobs
 from .task import Settings
 
 REMARKS = [
-    "Metrics in percent. One trained model, nothing trained again; the image score's weight w is kept.",
-    "layers: those that make the map. The image score also has the last layer's CLS token.",
+    "Metrics in percent. One trained model, without retraining; the image score keeps its weight w.",
+    "layers: those whose maps are averaged. The image score also uses the last layer's CLS token.",
 ]
 HIDDEN = {"error", "notes", "fit_seconds", "device", "peak_memory_mib"}
 
@@ -27,12 +27,12 @@ def ablate(
     seed: int = 42,
     isolate: bool = True,
 ) -> ResultTable:
-    """Test a trained GenCLIP without some of its parts, and print and write the table.
+    """Test a trained model without some of its parts, and print and write the table.
 
     Args:
         weights (str): A checkpoint (``.ckpt``) or a prompts file.
         data (Settings): The datamodule, ``{"class_path": name, "init_args": {...}}``.
-        results_dir (str | Path): Where the results go.
+        results_dir (str | Path): Folder for the results.
         accelerator (str): As in Lightning.
         seed (int): Seed of the tests.
         isolate (bool): Run each test in a process of its own.
@@ -41,7 +41,7 @@ def ablate(
         ResultTable: One row per variant.
 
     Raises:
-        ValueError: If ``weights`` is no file of GenCLIP.
+        ValueError: If ``weights`` is not a file of GenCLIP.
     """
     jobs = []
     for variant in variants(tapped_layers(weights)):
@@ -68,6 +68,6 @@ def ablate(
 
 
 def _with_note(row: Row) -> Row:
-    """Turn a job's failure and remarks into the row's note."""
+    """Replace a job's error and notes by the row's note."""
     note = f"failed: {row['error']}" if "error" in row else "; ".join(row["notes"])
     return {**{name: value for name, value in row.items() if name not in HIDDEN}, NOTE: note}

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Models of different protocols compared on the same images with the same metrics."""
+"""Comparison of models with different protocols, on the same images and with the same metrics."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -27,9 +27,9 @@ class TargetPart(NamedTuple):
     """One category of a target.
 
     Args:
-        label (str): Its name in tables.
+        label (str): Name of the category in tables.
         target (Settings): The datamodule, ``{"class_path": name, "init_args": {...}}``.
-        category (str | None): Value of the datamodule's ``category``, ``None`` for data sets without categories.
+        category (str | None): Value of the datamodule's ``category``, ``None`` for datasets without categories.
     """
 
     label: str
@@ -38,18 +38,17 @@ class TargetPart(NamedTuple):
 
 
 def target_parts(targets: list[Settings], categories: Categories) -> list[TargetPart]:
-    """List the targets' categories, downloading a data set if it is not there.
+    """List the categories of the targets, after downloading missing datasets.
 
     Args:
         targets (list[Settings]): Datamodules, ``{"class_path": name, "init_args": {...}}``.
-        categories (Categories): As :class:`anomalib_genclip.CrossDataset` takes them; they concern the data sets
-            that have categories.
+        categories (Categories): As in :class:`anomalib_genclip.CrossDataset`; they apply to datasets with categories.
 
     Returns:
         list[TargetPart]: The categories of all targets.
 
     Raises:
-        ValueError: If a category is not there.
+        ValueError: If a category is missing.
     """
     datamodules = [get_datamodule(target) for target in targets]
     for missing in to_download(datamodules):
@@ -64,22 +63,22 @@ def target_parts(targets: list[Settings], categories: Categories) -> list[Target
 
 
 def compare(settings: Settings) -> ComparisonTables:
-    """Compare models of different protocols on the same images with the same metrics, and print and write the tables.
+    """Compare models with different protocols on the same images, and print and write the tables.
 
-    Settings (see ``configs/comparison.yaml``): ``target`` (a datamodule or a list of them) and ``target_categories``
-    say what all models are tested on, each category by itself; ``models`` is a list of ``name``, ``protocol`` and
-    ``model``. Protocols:
+    Settings (see ``configs/comparison.yaml``): all models are tested on ``target`` (a datamodule or a list of them) and
+    ``target_categories``, category by category; ``models`` is a list of ``name``, ``protocol`` and ``model``.
+    Protocols:
 
     - ``cross_dataset``: trained once on ``source`` (``source_categories``, ``data`` for the other arguments of
       :class:`anomalib_genclip.CrossDataset`), tested on every category of the target.
-    - ``zero_shot``: tested as it is.
+    - ``zero_shot``: not trained.
     - ``one_class``: trained on each category's normal training images.
 
     ``trainer`` holds arguments of Lightning's trainer, such as ``max_epochs``.
 
-    Every job runs in a process of its own unless ``isolate`` is false. Results are stored in ``<jobs_dir>/jobs`` (by
-    default that is ``results_dir``), and finished jobs are not run again; failed ones are rows that say why, and are
-    tried again next time.
+    Every job runs in a process of its own unless ``isolate`` is false. Results are stored in ``<jobs_dir>/jobs``
+    (``jobs_dir`` defaults to ``results_dir``), and finished jobs are not repeated. Failed jobs are rows with the
+    reason, and are tried again next time.
 
     Args:
         settings (Settings): As above.
@@ -88,7 +87,7 @@ def compare(settings: Settings) -> ComparisonTables:
         ComparisonTables: The results.
 
     Raises:
-        ValueError: If a setting is missing, unknown or wrong; nothing has been run then.
+        ValueError: If a setting is missing, unknown or invalid; raised before any job runs.
 
     Example:
         >>> tables = compare(read_settings("configs/comparison.yaml"))  # doctest: +SKIP
@@ -103,7 +102,7 @@ def compare(settings: Settings) -> ComparisonTables:
 
 
 def training_jobs(settings: Settings) -> list[Job]:
-    """List one training for each model of the cross-dataset protocol."""
+    """Create one training job for each model of the cross-dataset protocol."""
     return [
         Job(
             settings={
@@ -124,14 +123,14 @@ def training_jobs(settings: Settings) -> list[Job]:
 
 
 def test_jobs(settings: Settings, trained: dict[str, Row]) -> list[Job]:
-    """List one test for each model and category of the target.
+    """Create one test job for each model and category of the target.
 
     Args:
         settings (Settings): Complete settings.
-        trained (dict[str, Row]): Results of the trainings by the models' names.
+        trained (dict[str, Row]): Results of the training jobs by name of the model.
 
     Returns:
-        list[Job]: The tests.
+        list[Job]: The jobs.
     """
     jobs = []
     for entry in settings["models"]:
@@ -163,12 +162,12 @@ def complete_settings(settings: Settings) -> Settings:
     check_names(settings, REQUIRED, OPTIONAL, "The comparison")
     if not isinstance(settings["models"], list):
         msg = f"models must be a list, got {settings['models']!r}."
-        raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
+        raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
     defaults = {"accelerator": "auto", "isolate": True, "seed": 42}
     entries = [_complete_entry(entry) for entry in settings["models"]]
     names = [entry["name"] for entry in entries]
     if not names or len(set(names)) < len(names):
-        msg = f"models must be at least one, each with a name of its own, got: {', '.join(names) or 'none'}."
+        msg = f"models must have at least one entry, each with a unique name, got: {', '.join(names) or 'none'}."
         raise ValueError(msg)
     folder = Path(settings.get("results_dir", "results/comparison"))
     targets = settings["target"] if isinstance(settings["target"], list) else [settings["target"]]
@@ -183,7 +182,7 @@ def complete_settings(settings: Settings) -> Settings:
 
 
 def _complete_entry(entry: Settings) -> Settings:
-    """Check one model's settings and fill in the defaults."""
+    """Check the settings of one model and fill in the defaults."""
     what = f"Model {entry.get('name', '') if isinstance(entry, dict) else entry!r}"
     check_names(entry, ENTRY_REQUIRED, ENTRY_OPTIONAL, what)
     if entry["protocol"] not in PROTOCOLS:
@@ -196,44 +195,44 @@ def _complete_entry(entry: Settings) -> Settings:
 
 
 def read_settings(path: str | Path) -> Settings:
-    """Read a file of settings.
+    """Read a settings file.
 
     Args:
-        path (str | Path): A YAML file; nothing in it can run.
+        path (str | Path): A YAML file, which is read without running code.
 
     Returns:
         Settings: Its contents.
 
     Raises:
-        ValueError: If it is no YAML, or holds something other than named settings.
+        ValueError: If it is not YAML, or not a mapping of settings.
         OSError: If it cannot be read.
     """
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        msg = f"{path} is no readable YAML: {' '.join(str(error).split())}"
+        msg = f"{path} is not readable YAML: {' '.join(str(error).split())}"
         raise ValueError(msg) from error
     if not isinstance(settings, dict):
-        msg = f"{path} holds no settings, but {settings!r}."
-        raise ValueError(msg)  # noqa: TRY004  # the file is wrong, not the call
+        msg = f"{path} must be a mapping of settings, got {settings!r}."
+        raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
     return settings
 
 
 def check_names(settings: Settings, required: set[str], optional: set[str], what: str) -> None:
-    """Check the names of settings, because a misspelt one would be ignored.
+    """Check the names of settings, because misspelt ones would be ignored.
 
     Args:
         settings (Settings): The settings.
-        required (set[str]): Names that must be there.
-        optional (set[str]): Names that may be there.
-        what (str): What the settings are for, for the message.
+        required (set[str]): Required names.
+        optional (set[str]): Optional names.
+        what (str): Subject of the message.
 
     Raises:
-        ValueError: If a name is missing or unknown, or there are no names at all.
+        ValueError: If a name is missing or unknown, or the settings are not a mapping.
     """
     if not isinstance(settings, dict):
-        msg = f"{what} must be named settings. They are: {', '.join(sorted(required | optional))}."
-        raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
+        msg = f"{what} must be a mapping of settings: {', '.join(sorted(required | optional))}."
+        raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
     missing, unknown = required - settings.keys(), settings.keys() - required - optional
     if missing or unknown:
         parts = [f"lacks {', '.join(sorted(missing))}"] * bool(missing)

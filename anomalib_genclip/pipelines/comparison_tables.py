@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A comparison's results: per model, per model and category, and as a picture."""
+"""Results of a comparison: tables per model and per category, and a plot."""
 
 from pathlib import Path
 from statistics import fmean
@@ -14,20 +14,20 @@ from anomalib_genclip.utils.files import atomic_write
 from .plot import draw_accuracy_against_speed
 
 REMARKS = (
-    "Metrics in percent: each category by itself, then the mean over categories.",
+    "Metrics in percent, per category and as the mean over categories.",
     "Every model keeps its own pre- and post-processor, as in anomalib's benchmark.",
-    "anomalib's post-processor clamps normalised scores to [0, 1], which makes ties; GenCLIP's does not normalise.",
-    "images_per_second: pre-processing and model, without reading files and metrics.",
-    "peak_memory_mib: of the test, with the training of one_class models; on the GPU, else of the process.",
+    "anomalib's post-processor clamps normalized scores to [0, 1], which causes ties; GenCLIP's does not normalize.",
+    "images_per_second: pre-processing and model, without reading files and computing metrics.",
+    "peak_memory_mib: during the test (one_class models: and training); of the GPU, else of the process.",
 )
 
 
 class ComparisonTables:
-    """All rows of a comparison.
+    """Tables of a comparison.
 
     Args:
-        folder (Path): Where to write.
-        rows (list[dict[str, Any]]): One per model and category: ``model``, ``protocol``, ``category``, and figures or
+        folder (Path): Folder for the files.
+        rows (list[dict[str, Any]]): One per model and category: ``model``, ``protocol``, ``category``, and results or
             ``error``.
     """
 
@@ -37,7 +37,7 @@ class ComparisonTables:
 
     @property
     def models(self) -> ResultTable:
-        """One row per model: means over its categories."""
+        """One row per model, with means over its categories."""
         names = dict.fromkeys(row["model"] for row in self.rows)
         rows = [_summary([row for row in self.rows if row["model"] == name]) for name in names]
         return ResultTable("Comparison: means over categories", rows, [*REMARKS, *self._warnings()])
@@ -48,7 +48,7 @@ class ComparisonTables:
         return ResultTable("Comparison: by category", [_with_note(row) for row in self.rows], list(REMARKS))
 
     def _warnings(self) -> list[str]:
-        """What makes the means of two models no longer comparable."""
+        """Return warnings about means of models that are not comparable."""
         done = [row for row in self.rows if "error" not in row]
         covered = {model: {row["category"] for row in done if row["model"] == model} for model in _names(done)}
         warnings = []
@@ -60,7 +60,7 @@ class ComparisonTables:
         return warnings
 
     def save(self) -> None:
-        """Print the models' table and write both tables and the plot."""
+        """Print the table of models, and write both tables and the plot."""
         models = self.models
         models.print()
         models.write(self.folder, "comparison")
@@ -74,7 +74,7 @@ def _names(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _summary(rows: list[dict[str, Any]]) -> Row:
-    """Join one model's rows: metrics by their means, times by their sums, memory by its peak."""
+    """Summarize one model's rows: mean of metrics, sum of times, peak of memory."""
     done = [row for row in rows if "error" not in row]
     summary: Row = {
         "model": rows[0]["model"],
@@ -97,9 +97,9 @@ def _summary(rows: list[dict[str, Any]]) -> Row:
 
 
 def _with_note(row: dict[str, Any]) -> Row:
-    """Turn a job's failure and remarks into the row's note."""
-    figures = {name: value for name, value in row.items() if name not in {"error", "notes"}}
-    return {**figures, NOTE: "; ".join(_notes(row))}
+    """Replace a job's error and notes by the row's note."""
+    results = {name: value for name, value in row.items() if name not in {"error", "notes"}}
+    return {**results, NOTE: "; ".join(_notes(row))}
 
 
 def _notes(row: dict[str, Any]) -> list[str]:

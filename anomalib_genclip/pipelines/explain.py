@@ -1,10 +1,10 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A picture that explains one decision.
+"""Explanation of the score of one image, as a figure.
 
-It shows the image, the map of the vision-enhanced branch, that of the query-only branch, the model's map (their
-mean, smoothed if the model does that), the mask if there is one, and says what Class Name Filtering decided.
+It shows the image, the maps of the vision-enhanced and of the query-only branch, the anomaly map (their mean, smoothed
+if the model smooths), the mask if there is one, and the decision of Class Name Filtering.
 """
 
 import io
@@ -31,16 +31,16 @@ BRANCH_TITLES = {"vision": "vision-enhanced branch", "query": "query-only branch
 
 
 class Decision(NamedTuple):
-    """How a model came to its score.
+    """Score of an image and what it is based on.
 
     Args:
-        image (Tensor): The image in the size the model sees, ``(3, H, W)``, in [0, 1].
-        maps (dict[str, Tensor]): Map of each branch that ran, by its title, ``(H, W)``, in [0, 1].
-        anomaly_map (Tensor): The model's map, ``(H, W)``, in [0, 1].
+        image (Tensor): Image at the model's size, ``(3, H, W)``, in [0, 1].
+        maps (dict[str, Tensor]): Map of each active branch by its title, ``(H, W)``, in [0, 1].
+        anomaly_map (Tensor): Anomaly map, ``(H, W)``, in [0, 1].
         score (float): Image score.
         threshold (float | None): Threshold of the image score, if the model has one.
-        class_name (str): Class name that was given.
-        used_name (str): Class name that the prompts used.
+        class_name (str): Class name before CNF.
+        used_name (str): Class name in the prompts, after CNF.
         similarity (float): Cosine of the image and "a photo of a {class_name}".
         generic_similarity (float): Cosine of the image and "a photo of an object".
     """
@@ -58,15 +58,15 @@ class Decision(NamedTuple):
 
 @torch.no_grad()
 def decide(model: GenCLIP, image: Tensor, class_name: str | None = None) -> Decision:
-    """Run a model on one image and keep what it looked at.
+    """Run a model on one image and keep the intermediate results.
 
     Args:
         model (GenCLIP): The model.
         image (Tensor): An RGB image of any size, ``(3, h, w)``, in [0, 1].
-        class_name (str | None): What is in the image. Defaults to ``None``: the model's own, else ``"object"``.
+        class_name (str | None): Class name of the image. Defaults to ``None``: the model's, else ``"object"``.
 
     Returns:
-        Decision: The model's result and its parts.
+        Decision: The score and what it is based on.
     """
     model.eval()
     torch_model = model.model
@@ -95,14 +95,14 @@ def decide(model: GenCLIP, image: Tensor, class_name: str | None = None) -> Deci
 
 
 def describe(decision: Decision, filtering: bool = True) -> str:
-    """Say in words what was decided.
+    """Describe a decision in words.
 
     Args:
         decision (Decision): The decision.
-        filtering (bool): Whether CNF was on. Defaults to ``True``.
+        filtering (bool): Whether CNF was enabled. Defaults to ``True``.
 
     Returns:
-        str: Two lines: score and label, and what CNF did.
+        str: Two lines: score and label, and the decision of CNF.
     """
     score = f"image score {decision.score:.3f}"
     if decision.threshold is not None:
@@ -110,24 +110,24 @@ def describe(decision: Decision, filtering: bool = True) -> str:
         score += f": {label} (threshold {decision.threshold:.3f})"
     name, cosines = decision.class_name, f"cosine {decision.similarity:.3f}, object {decision.generic_similarity:.3f}"
     if name == GENERIC:
-        return f"{score}\nno class name was given, so there was nothing to filter"
+        return f"{score}\nno class name was given"
     if not filtering:
-        return f'{score}\nclass name "{name}" used as it is: Class Name Filtering is off ({cosines})'
+        return f'{score}\nclass name "{name}", Class Name Filtering is off ({cosines})'
     if decision.used_name == name:
         return f'{score}\nClass Name Filtering kept "{name}" ({cosines})'
     return f'{score}\nClass Name Filtering replaced "{name}" by "{decision.used_name}" ({cosines})'
 
 
 def draw(decision: Decision, caption: str, mask: Tensor | None = None) -> bytes:
-    """Draw the decision.
+    """Draw a decision.
 
     Args:
         decision (Decision): The decision.
-        caption (str): Text above the picture, such as :func:`describe`'s.
+        caption (str): Text above the figure, such as that of :func:`describe`.
         mask (Tensor | None): Ground truth, ``(h, w)`` of any size, 1 for anomalous. Defaults to ``None``.
 
     Returns:
-        bytes: A PNG picture. All maps share one scale, so that their colours can be compared.
+        bytes: PNG image. All maps have the same color scale.
     """
     image = decision.image.permute(1, 2, 0).cpu().numpy()
     maps = {**decision.maps, "anomaly map": decision.anomaly_map}
@@ -153,7 +153,7 @@ def draw(decision: Decision, caption: str, mask: Tensor | None = None) -> bytes:
 
 
 def _show(axes, image: np.ndarray, title: str, **options) -> None:  # noqa: ANN001  # matplotlib's own
-    """Show one panel without ticks."""
+    """Show an image in a panel without ticks."""
     axes.imshow(image, **options)
     axes.set_title(title, fontsize=9)
     axes.set_axis_off()
@@ -162,14 +162,14 @@ def _show(axes, image: np.ndarray, title: str, **options) -> None:  # noqa: ANN0
 def explain(
     weights: str, image: str, mask: str | None = None, class_name: str | None = None, output: str = "explanation.png"
 ) -> str:
-    """Explain one image's score in a picture.
+    """Explain the score of one image in a figure.
 
     Args:
         weights (str): A checkpoint (``.ckpt``) or a prompts file.
         image (str): Image file.
-        mask (str | None): The ground truth's file, if there is one.
-        class_name (str | None): What is in the image.
-        output (str): Where the picture goes; folders are made.
+        mask (str | None): File with the ground truth, if there is one.
+        class_name (str | None): Class name of the image.
+        output (str): Path of the figure; missing folders are created.
 
     Returns:
         str: The caption.

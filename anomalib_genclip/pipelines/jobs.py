@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Jobs that are done once: an interrupted comparison goes on where it was."""
+"""Jobs whose results are stored, so that an interrupted comparison resumes."""
 
 import hashlib
 import json
@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """Something to be done, such as testing a model on a category.
+    """A unit of work, such as testing a model on a category.
 
     Args:
-        settings (Settings): All that the result depends on, with an ``action`` of :data:`.task.ACTIONS`.
-        labels (Row): What names the job in tables.
-        failure (str): Why the job cannot be done, if so. Defaults to ``""``.
+        settings (Settings): Everything that the result depends on, with an ``action`` of :data:`.task.ACTIONS`.
+        labels (Row): Columns that identify the job in tables.
+        failure (str): Why the job cannot run; empty if it can. Defaults to ``""``.
     """
 
     settings: Settings
@@ -44,10 +44,10 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """A short hash of all that the result depends on.
+        """Hash of everything that the result depends on.
 
-        That is the settings, the contents of the files that they name (a prompts file may be trained anew under its
-        old name) and of the bundled weights, and the versions of this package and of anomalib.
+        That is the settings, the contents of the files that they name (a prompts file may be replaced) and of the
+        bundled weights, and the versions of this package and of anomalib.
         """
         names = _strings(self.settings)
         files = {path: _file_hash(Path(path)) for path in names if is_file(path)}
@@ -56,19 +56,19 @@ class Job:
         return _hash([self.settings, files, __version__, version("anomalib")])
 
     def run(self, folder: Path, isolate: bool) -> Row:
-        """Return the stored result, or do the job and store its result; failures are not stored.
+        """Return the stored result, or run the job and store its result; failures are not stored.
 
         Args:
-            folder (Path): Folder of results, which jobs share.
+            folder (Path): Folder of the results of all jobs.
             isolate (bool): Run in a process of its own.
 
         Returns:
-            Row: Labels, and the result or the reason under ``error``.
+            Row: Labels and results, or labels and ``error``.
         """
         if self.failure:
             return {**self.labels, "error": self.failure}
         path = folder / "jobs" / f"{self.key}.json"
-        # Where a trained model is kept: a stored result is worth nothing without it.
+        # A stored training result is useless without its checkpoint.
         checkpoint = folder / "checkpoints" / f"{self.key}.ckpt" if self.settings["action"] == "train" else None
         written: Row = {} if checkpoint is None else {"checkpoint": str(checkpoint)}
         result = read_result(path) if checkpoint is None or checkpoint.is_file() else None
@@ -81,7 +81,7 @@ class Job:
 
 
 def run_jobs(title: str, jobs: Sequence[Job], folder: Path, isolate: bool) -> list[Row]:
-    """Run jobs one after the other under a progress bar; a job that fails is a row that says why."""
+    """Run jobs one after the other with a progress bar; a job that fails is a row with the reason."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -89,7 +89,7 @@ def run_jobs(title: str, jobs: Sequence[Job], folder: Path, isolate: bool) -> li
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    # Jobs redirect what they print; the bar must neither follow them nor catch it first.
+    # Jobs redirect stdout and stderr; the bar must keep the original stream and not redirect them itself.
     console = Console(file=Console().file)
     rows = []
     with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False, disable=not jobs) as bars:
@@ -103,22 +103,22 @@ def run_jobs(title: str, jobs: Sequence[Job], folder: Path, isolate: bool) -> li
 
 
 def read_result(path: Path) -> Row | None:
-    """Read a stored result, ``None`` if there is none or it was changed."""
+    """Read a stored result, ``None`` if it is missing or has been changed."""
     if not path.is_file():
         return None
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # no JSON, or no text
+    except (ValueError, RecursionError):  # not JSON, or not text
         stored = None
     if not isinstance(stored, dict) or stored.get("digest") != _hash(stored.get("result")):
-        logger.warning("%s is no result of a job, or has been changed: the job is run again.", path)
+        logger.warning("%s is not the result of a job, or has been changed: the job is run again.", path)
         return None
     return stored["result"]
 
 
 def write_result(path: Path, result: Row) -> None:
     """Store a result atomically."""
-    result = json.loads(json.dumps(result))  # as it will be read: names become text
+    result = json.loads(json.dumps(result))  # as it will be read: keys become strings
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, json.dumps({"result": result, "digest": _hash(result)}, indent=2).encode())
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One model tested on one datamodule, with speed and memory."""
+"""Test of one model on one datamodule, with speed and memory."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,27 +30,27 @@ def measure(
     trainer: dict[str, Any] | None = None,
     checkpoint: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Test a model, after training it if the protocol says so, and measure speed and memory.
+    """Test a model, after training it if the protocol requires it, and measure speed and memory.
 
-    anomalib's own benchmark job fails for zero-shot models: it hands datamodules over by position, and trains always.
+    anomalib's own benchmark job fails for zero-shot models: it passes datamodules by position, and always trains.
 
     Args:
         model (AnomalibModule): The model. Its evaluator and visualizer are replaced, so that all models are evaluated
-            alike; its pre- and post-processor stay, as in anomalib's benchmark.
-        datamodule (AnomalibDataModule): What to test on, and for "one_class" to train on.
+            in the same way; it keeps its pre- and post-processor, as in anomalib's benchmark.
+        datamodule (AnomalibDataModule): Data to test on, and for "one_class" to train on.
         seed (int): Seed of the run.
-        protocol (str): "one_class" trains on the datamodule's normal images; "zero_shot" takes the model as it is and
-            "cross_dataset" as it is in ``checkpoint``.
+        protocol (str): "one_class" trains on the datamodule's normal images; "zero_shot" does not train;
+            "cross_dataset" loads ``checkpoint``.
         accelerator (str): As in Lightning. Defaults to ``"auto"``.
         trainer (dict[str, Any] | None): Arguments of Lightning's trainer, such as ``max_epochs``.
         checkpoint (str | Path | None): A Lightning checkpoint to test.
 
     Returns:
-        dict[str, Any]: The defined metrics as the mean over categories, ``images``, ``images_per_second``,
+        dict[str, Any]: Means of the defined metrics over categories, ``images``, ``images_per_second``,
             ``peak_memory_mib``, ``fit_seconds`` (only if trained), ``device`` and ``notes``.
 
     Raises:
-        RuntimeError: If the test gave no result.
+        RuntimeError: If the test has no result.
     """
     evaluator = CategoryEvaluator(report=False)
     model.evaluator, model.visualizer = evaluator, None
@@ -66,7 +66,7 @@ def measure(
         engine.test(model=model, datamodule=datamodule, ckpt_path=checkpoint)
     result = evaluator.result
     if result is None:
-        msg = "The test gave no result: the evaluator was never called."
+        msg = "The test has no result: the evaluator was never called."
         raise RuntimeError(msg)
     return {
         **result.mean,
@@ -85,7 +85,7 @@ def make_engine(
     trainer: dict[str, Any],
     callbacks: list | None = None,
 ) -> Engine:
-    """Make an engine on one device that leaves nothing behind but what is written to ``folder``."""
+    """Create an engine for one device that writes to ``folder`` only."""
     settings = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, **trainer}
     return Engine(default_root_dir=folder, accelerator=accelerator, devices=1, callbacks=callbacks or [], **settings)
 
@@ -93,36 +93,36 @@ def make_engine(
 def build_model(settings: dict[str, Any]) -> AnomalibModule:
     """Build a model from ``{"class_path": name, "init_args": {...}}``.
 
-    By name and keywords, because from a dictionary anomalib hands OmegaConf's containers to the model, which then end
-    up in checkpoints that cannot be read again.
+    By name and keywords: given a dictionary, anomalib passes OmegaConf's containers to the model, and checkpoints with
+    such containers cannot be read.
 
     Raises:
-        ValueError: If anomalib knows no such model.
+        ValueError: If anomalib has no such model.
     """
     name = settings["class_path"].split(".")[-1]
     try:
         return get_model(name, **settings.get("init_args") or {})
     except UnknownModelError as error:
-        msg = f"anomalib knows no model {name!r}."
+        msg = f"anomalib has no model {name!r}."
         raise ValueError(msg) from error
 
 
 def build_target(settings: dict[str, Any], category: str | None, seed: int) -> AnomalibDataModule:
-    """Build a datamodule whose whole test split is tested, for every model the same images.
+    """Build a datamodule whose whole test split is tested, with the same images for every model.
 
     Args:
         settings (dict[str, Any]): ``{"class_path": name, "init_args": {...}}``.
-        category (str | None): Category, for data sets that have some.
-        seed (int): Seed of what a data set samples itself, such as the test images of a Folder without normal ones.
+        category (str | None): Category, for datasets with categories.
+        seed (int): Seed of random splits, such as that of a Folder without normal test images.
 
     Returns:
-        AnomalibDataModule: The datamodule. Models that need validation get the test images, as by anomalib's default.
+        AnomalibDataModule: The datamodule. It validates on the test images, as is anomalib's default.
     """
     init_args = {"seed": seed, **(settings.get("init_args") or {})}
     if category is not None:
         init_args["category"] = category
     datamodule = get_datamodule({"class_path": settings["class_path"], "init_args": init_args})
     datamodule.val_split_mode = ValSplitMode.SAME_AS_TEST
-    # Some data sets default to a mode that drops the normal test images.
+    # Some datamodules default to a mode that drops the normal test images.
     datamodule.test_split_mode = TestSplitMode.FROM_DIR
     return datamodule

@@ -14,18 +14,18 @@ _STATUS = Path("/proc/self/status")
 
 
 class Meter(Callback):
-    """Measures a test: images per second and peak memory.
+    """Measures images per second and peak memory of a test.
 
-    The time is that of pre-processing and model, the device's work included. Reading files, metrics and pictures are
-    left out, and so is the first batch, which warms up, if there are others. The memory is the peak until the last
-    test batch, before metrics are computed: on a GPU what torch has allocated, otherwise the process's resident
-    memory, which includes the libraries and the maps that wait for the metrics. Where the operating system does not
-    tell (only Linux does), the memory is ``None``.
+    The time includes pre-processing and model, synchronized with the device. It excludes reading of files, metrics and
+    visualizations, and the first of several batches, which is the warm-up. The memory is the peak before metrics are
+    computed: on a GPU the memory allocated by torch, otherwise the resident memory of the process, which includes
+    libraries and the maps kept for the metrics. It is ``None`` where the operating system does not report it (only
+    Linux does).
 
     Attributes:
-        images (int): Images tested.
+        images (int): Number of tested images.
         peak_memory_mib (float | None): Peak memory in MiB.
-        device (str): What the model ran on.
+        device (str): Type of the model's device.
     """
 
     def __init__(self) -> None:
@@ -43,12 +43,12 @@ class Meter(Callback):
         return sum(images for images, _ in batches) / seconds if seconds else None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier test."""
+        """Discard the measurements of an earlier test."""
         del trainer, pl_module
         self.images, self._batches = 0, []
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Start the clock; the trainer calls its own callbacks before the model's pre-processor."""
+        """Start the timer; the trainer calls its own callbacks before the model's pre-processor."""
         del trainer, args, kwargs
         _wait_for(pl_module.device)
         self._start = time.perf_counter()
@@ -62,14 +62,14 @@ class Meter(Callback):
         *args: Any,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Stop the clock, before post-processor, evaluator and visualizer are called."""
+        """Stop the timer, before post-processor, evaluator and visualizer are called."""
         del trainer, outputs, args, kwargs
         _wait_for(pl_module.device)
         self._batches.append((len(batch), time.perf_counter() - self._start))
         self.images += len(batch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the memory, before the evaluator computes its metrics."""
+        """Record the memory, before the evaluator computes its metrics."""
         del trainer
         self.device = pl_module.device.type
         self.peak_memory_mib = peak_memory_mib(pl_module.device)
@@ -81,10 +81,10 @@ def _wait_for(device: torch.device) -> None:
 
 
 def peak_memory_mib(device: torch.device) -> float | None:
-    """Peak memory of this process so far in MiB: the GPU's if that is the device, else the resident memory."""
+    """Return the peak memory of this process so far in MiB: on a GPU allocated memory, else resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    # Not resource.getrusage(): a process inherits that peak from the one that started it.
+    # Not resource.getrusage(), whose peak is inherited from the parent process.
     lines = _STATUS.read_text(encoding="utf-8").splitlines() if _STATUS.is_file() else []
     peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
     return peaks[0] / 2**10 if peaks else None

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A picture of accuracy against speed."""
+"""Plot of accuracy against speed."""
 
 import io
 from typing import Any
@@ -15,14 +15,14 @@ MARKERS = "osD^vP*X"
 
 
 def draw_accuracy_against_speed(rows: list[dict[str, Any]]) -> bytes:
-    """Draw one panel per metric, one point per model; up and to the right is better.
+    """Draw one panel per metric with one point per model; up and to the right is better.
 
     Args:
-        rows (list[dict[str, Any]]): ``model``, ``images_per_second`` and metrics; models without them are left out
-            and named.
+        rows (list[dict[str, Any]]): ``model``, ``images_per_second`` and metrics; models without results are listed in
+            the title.
 
     Returns:
-        bytes: A PNG picture. matplotlib's global state and backend are left alone.
+        bytes: PNG image. matplotlib's global state and backend are not changed.
     """
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     canvas = FigureCanvasAgg(figure)

@@ -11,8 +11,8 @@ class Published(NamedTuple):
 
     Args:
         model (str): The method.
-        source (str): Where the figures are from.
-        metrics (dict[str, float]): The figures that are given there.
+        source (str): Where the values are from.
+        metrics (dict[str, float]): Published values in [0, 1].
     """
 
     model: str

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The paper's protocols: GenCLIP trained on one data set, tested on others, beside published figures."""
+"""The paper's protocols: GenCLIP trained on one dataset and tested on others, beside published results."""
 
 from pathlib import Path
 from typing import Any
@@ -18,31 +18,32 @@ from .task import Settings, reason
 REQUIRED = {"model", "protocols"}
 OPTIONAL = {"results_dir", "accelerator", "isolate", "seed", "trainer"}
 REMARKS = [
-    "Metrics in percent: each category by itself, then the mean over categories.",
-    "Published figures are other people's measurements with their own code, image sizes and AUPRO.",
+    "Metrics in percent, as the mean over categories.",
+    "Published results were measured by others, with their own code, image sizes and AUPRO.",
 ]
 
 
 def reproduce(settings: Settings) -> ResultTable:
     """Run the protocols, and write and print one table; see ``configs/reproduce.yaml``.
 
-    Protocols with the same source share one training. A protocol that fails is a row that says why.
+    Protocols with the same source share one training run. A protocol that fails is a row with the reason.
 
     Args:
-        settings (Settings): ``model``, a model's YAML; ``protocols``, the YAMLs of :class:`CrossDataset`; and
-            optionally ``results_dir``, ``accelerator``, ``isolate``, ``seed`` and ``trainer``.
+        settings (Settings): ``model``, settings file of the model; ``protocols``, settings files of
+            :class:`CrossDataset`; and optionally ``results_dir``, ``accelerator``, ``isolate``, ``seed`` and
+            ``trainer``.
 
     Returns:
-        ResultTable: Published and measured figures.
+        ResultTable: Published and measured results.
 
     Raises:
-        ValueError: If a setting is missing, unknown or wrong.
+        ValueError: If a setting is missing, unknown or invalid.
     """
     check_names(settings, REQUIRED, OPTIONAL, "The reproduction")
     folder = Path(settings.get("results_dir", "results/reproduce"))
     protocols = settings["protocols"]
     if not isinstance(protocols, list) or not protocols:
-        msg = f"protocols must be a list of at least one YAML file, got {protocols!r}."
+        msg = f"protocols must be a list of at least one settings file, got {protocols!r}."
         raise ValueError(msg)
     rows: list[Row] = []
     for protocol in protocols:
@@ -58,12 +59,12 @@ def run_protocol(protocol: str, settings: Settings, folder: Path) -> list[Row]:
     """Run one protocol.
 
     Args:
-        protocol (str): A CrossDataset's YAML file, or the name of one that comes with the package.
+        protocol (str): Settings file of a CrossDataset, or the name of one that comes with the package.
         settings (Settings): As in :func:`reproduce`.
         folder (Path): Folder of all results.
 
     Returns:
-        list[Row]: The published figures and the measured ones.
+        list[Row]: Published and measured results.
     """
     label, published = Path(protocol).stem, []
     measured: dict[str, Any]
@@ -77,15 +78,15 @@ def run_protocol(protocol: str, settings: Settings, folder: Path) -> list[Row]:
         ]
         tables = compare(comparison_settings(data, settings, folder, Path(protocol).stem))
         measured = tables.models.rows[0]
-    except Exception as error:  # noqa: BLE001  # the other protocols go on
+    except Exception as error:  # noqa: BLE001  # the other protocols still run
         measured = {NOTE: f"failed: {reason(error)}"}
     return [*published, _row(label, "GenCLIP", "measured", measured)]
 
 
 def comparison_settings(data: Settings, settings: Settings, folder: Path, stem: str) -> Settings:
-    """Turn a CrossDataset's arguments into the settings of a comparison with one model.
+    """Convert the arguments of a CrossDataset to the settings of a comparison with one model.
 
-    The target's batch size and workers are those of the CrossDataset.
+    The target gets batch size and number of workers of the CrossDataset.
     """
     loading = {key: data[key] for key in ("eval_batch_size", "num_workers") if key in data}
     sides = {"source", "source_categories", "target", "target_categories"}
@@ -112,13 +113,13 @@ def comparison_settings(data: Settings, settings: Settings, folder: Path, stem: 
     }
 
 
-def _row(label: str, model: str, figures: str, values: dict[str, Any]) -> Row:
+def _row(label: str, model: str, source: str, values: dict[str, Any]) -> Row:
     metrics = {name: values.get(name) for name in METRIC_NAMES}
-    return {"data": label, "model": model, "figures": figures, **metrics, NOTE: values.get(NOTE, "")}
+    return {"data": label, "model": model, "source": source, **metrics, NOTE: values.get(NOTE, "")}
 
 
 def _names(datamodules: Settings | list[Settings]) -> list[str]:
-    """List the datamodules' class names, each once; Folders are called by their root's parent folder."""
+    """List the class names of datamodules without repetitions; a Folder is named after the parent of its root."""
     names = []
     for datamodule in as_list(datamodules):
         name = datamodule["class_path"].split(".")[-1]

@@ -1,9 +1,9 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What one job of the comparison does, from plain settings to a plain result.
+"""Execution of one job, from plain settings to a plain result.
 
-Plain data, so that a job can be stored, recognised, and handed to a process of its own.
+Both are plain data, so that a job can be stored, identified, and run in a process of its own.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ _LONGEST_REASON = 300
 
 
 def test_on_category(settings: Settings) -> dict[str, Any]:
-    """Test a model on one category; settings as made by :func:`.comparison.test_jobs`."""
-    # Before the model is built: it may start from random weights.
+    """Test a model on one category; settings from :func:`.comparison.test_jobs`."""
+    # Before the model is built, because its weights may be random.
     seed_everything(settings["seed"], workers=True)
     model = build_model(settings["model"])
     target = build_target(settings["target"], settings["category"], settings["seed"])
@@ -38,13 +38,13 @@ def test_on_category(settings: Settings) -> dict[str, Any]:
 
 
 def train_on_source(settings: Settings) -> dict[str, Any]:
-    """Train a model on the source and write a checkpoint; settings as made by :func:`.comparison.training_jobs`."""
+    """Train a model on the source and write a checkpoint; settings from :func:`.comparison.training_jobs`."""
     from anomalib_genclip import CrossDataset
 
     seed_everything(settings["seed"], workers=True)
     model = build_model(settings["model"])
     model.evaluator, model.visualizer = None, None
-    # Training never looks at the target; the source stands in for it.
+    # Training does not use the target, so the source replaces it.
     options = {"seed": settings["seed"], **settings["data"]}
     datamodule = CrossDataset(
         source=settings["source"],
@@ -65,7 +65,7 @@ def train_on_source(settings: Settings) -> dict[str, Any]:
 
 
 def test_variant(settings: Settings) -> dict[str, Any]:
-    """Test a trained GenCLIP without some of its parts; settings as made by :func:`.ablation.ablate`."""
+    """Test a trained model without some of its parts; settings from :func:`.ablation.ablate`."""
     model = ablated(settings["weights"], settings["variant"])
     return measure(
         model, get_datamodule(settings["data"]), settings["seed"], "zero_shot", accelerator=settings["accelerator"]
@@ -76,11 +76,11 @@ ACTIONS = {"test": test_on_category, "train": train_on_source, "ablate": test_va
 
 
 def run_here(settings: Settings, log: Path) -> dict[str, Any]:
-    """Do what the settings say in this process.
+    """Run a job in this process.
 
     Args:
         settings (Settings): Settings with an ``action`` of :data:`ACTIONS`.
-        log (Path): Takes what is printed, and the traceback of a failure.
+        log (Path): File for the output and the traceback of a failure.
 
     Returns:
         dict[str, Any]: The result, or ``{"error": reason}``.
@@ -89,17 +89,17 @@ def run_here(settings: Settings, log: Path) -> dict[str, Any]:
     with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
             return ACTIONS[settings["action"]](settings)
-        except Exception as error:  # noqa: BLE001  # a comparison goes on without the jobs that fail
+        except Exception as error:  # noqa: BLE001  # the other jobs still run
             traceback.print_exc()
             return {"error": reason(error)}
 
 
 def run_isolated(settings: Settings, log: Path) -> dict[str, Any]:
-    """Do what the settings say in a process of its own: its memory is its own, and it may crash.
+    """Run a job in a process of its own, whose memory is measured separately and which may crash.
 
     Args:
         settings (Settings): Settings with an ``action`` of :data:`ACTIONS`.
-        log (Path): Takes what is printed, and the traceback of a failure.
+        log (Path): File for the output and the traceback of a failure.
 
     Returns:
         dict[str, Any]: The result, or ``{"error": reason}``.
@@ -116,13 +116,13 @@ def run_isolated(settings: Settings, log: Path) -> dict[str, Any]:
 
 
 def reason(error: BaseException) -> str:
-    """Say in one line what went wrong."""
+    """Summarize an error in one line."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
 
 
 def main() -> None:
-    """Entry point of :func:`run_isolated`'s process: settings, file for the result, file for the log."""
+    """Entry point of the process of :func:`run_isolated`: settings, file for the result, file for the log."""
     settings, answer, log = sys.argv[1:]
     result = run_here(json.loads(settings), Path(log))
     atomic_write(Path(answer), json.dumps(result).encode(), sync=False)

@@ -453,14 +453,14 @@ def test_kept_result_that_is_none_is_made_again(tmp_path, monkeypatch, caplog, c
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no settings"),
-        (b"- a\n- b", "holds no settings"),
-        (b"model: [", "no readable YAML"),
-        (b"\xff\xfe\x00", "no readable YAML"),
-        (b"model: !!python/object/apply:os.system ['exit 1']", "no readable YAML"),
+        (b"", "must be a mapping of settings"),
+        (b"- a\n- b", "must be a mapping of settings"),
+        (b"model: [", "not readable YAML"),
+        (b"\xff\xfe\x00", "not readable YAML"),
+        (b"model: !!python/object/apply:os.system ['exit 1']", "not readable YAML"),
         (b"models: {}", "lacks target"),
         (b"{target: {}, models: 5}", "models must be a list"),
-        (b"{target: {}, models: [5]}", "Model 5 must be named settings"),
+        (b"{target: {}, models: [5]}", "Model 5 must be a mapping of settings"),
     ],
 )
 def test_settings_file_of_a_comparison_is_refused_by_what_is_wrong(tmp_path, content, message):

@@ -392,7 +392,7 @@ def test_runs_do_not_leak_into_each_other(data, result, tmp_path):
 def test_an_image_counts_once(data, result, tmp_path):
     _, repeated = evaluate([*data, data[0], data[3]], tmp_path)
     assert repeated.categories == result.categories
-    assert "2 image(s) came again" in repeated.notes[0]
+    assert "2 image(s) were repeated" in repeated.notes[0]
 
 
 def test_images_without_a_path_all_count(data, result, tmp_path):

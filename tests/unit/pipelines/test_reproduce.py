@@ -52,7 +52,7 @@ def test_reproduction_puts_published_beside_measured_and_trains_once_per_source(
     assert cli.main(["reproduce", "--config", "reproduce.yaml"]) == 0
 
     rows = json.loads(Path("results/reproduce.json").read_text())["rows"]
-    assert [(row["data"], row["model"], row["figures"].split()[0]) for row in rows] == [
+    assert [(row["data"], row["model"], row["source"].split()[0]) for row in rows] == [
         ("Visa to MVTecAD", "WinCLIP", "published"),
         ("Visa to MVTecAD", "AnomalyCLIP", "published"),
         ("Visa to MVTecAD", "GenCLIP", "measured"),
