@@ -284,7 +284,7 @@ def test_image_size_may_be_oblong():
 
 
 def test_images_of_another_size_are_refused(model):
-    with pytest.raises(ValueError, match=r"64 x 96 pixels .* built for 96 x 96"):
+    with pytest.raises(ValueError, match=r"64 x 96 pixels, .* built for 96 x 96"):
         model(torch.randn(1, 3, 64, 96))
 
 
