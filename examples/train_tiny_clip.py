@@ -89,35 +89,89 @@ class Pool(torch.utils.data.IterableDataset):
 
     Args:
         folder: Where the shards are. New ones are noticed every 200 batches.
-        batch: Pictures per batch.
+        batch: Captioned images per batch.
+        corrupted: Images per batch without a caption, to be restored.
         seed: Seed of the order, the augmentation and the captions.
     """
 
-    def __init__(self, folder: Path, batch: int, seed: int) -> None:
+    def __init__(self, folder: Path, batch: int, corrupted: int, seed: int) -> None:
         super().__init__()
-        self.folder, self.batch, self.seed = folder, batch, seed
+        self.folder, self.batch, self.corrupted, self.seed = folder, batch, corrupted, seed
 
     def _open(self) -> list[tuple[np.ndarray, list[dict]]]:
         files = sorted(self.folder.glob("[0-9][0-9][0-9].npy"))
         return [(np.load(file, mmap_mode="r"), json.loads(file.with_suffix(".json").read_text())) for file in files]
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[dict]]]:
-        """Yield images ``(B, 3, 112, 112)`` uint8, patch coverage ``(B, 196)`` and ``B`` dicts of facts."""
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, list[dict], torch.Tensor, torch.Tensor]]:
+        """Yield captioned images ``(B, 3, 112, 112)`` uint8, their ``B`` facts, and corrupted and clean ones ``(C, ...)``."""
         cv2.setNumThreads(1)
         rng = np.random.default_rng(self.seed)
         for number in range(10**9):
             if number % 200 == 0:
                 shards = self._open()
-            images, coverage, facts = [], [], []
-            for _ in range(self.batch):
+            images, facts = [], []
+            for _ in range(self.batch + self.corrupted):
                 pictures, known = shards[rng.integers(len(shards))]
                 k = rng.integers(len(known))
                 image, mask = augment(pictures[k], rng)
-                images.append(torch.from_numpy(image).permute(2, 0, 1))
-                patches = mask.reshape(GRID, PATCH, GRID, PATCH).mean((1, 3))
-                coverage.append(torch.from_numpy(patches.astype(np.float32)).flatten())
+                images.append(image)
                 facts.append(known[k] | {"damaged": bool(mask.any()), "place": place_of(mask)})
-            yield torch.stack(images), torch.stack(coverage), facts
+            clean = images[self.batch :]
+            corrupted = [corrupt(image, clean[k - 1], rng) for k, image in enumerate(clean)]
+            yield _stack(images[: self.batch]), facts[: self.batch], _stack(corrupted), _stack(clean)
+
+
+def _stack(images: list[np.ndarray]) -> torch.Tensor:
+    """Stack images ``(112, 112, 3)`` to ``(n, 3, 112, 112)``."""
+    return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images]) if images else torch.empty(0)
+
+
+def corrupt(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Hide or replace parts of an image, for masked prediction; no label and no caption enter.
+
+    Args:
+        image: ``(112, 112, 3)`` uint8.
+        other: Another image, from which parts may be taken.
+        rng: Source of randomness.
+
+    Returns:
+        The corrupted image, ``(112, 112, 3)`` uint8.
+    """
+    result = image.astype(np.float32)
+    for _ in range(rng.integers(1, 5)):
+        alpha = _random_region(rng)[..., None]
+        shift = rng.integers(-SIDE // 2, SIDE // 2, 2)
+        content = (
+            np.roll(other, shift, (0, 1)),
+            np.roll(image, shift, (0, 1)),
+            np.broadcast_to(rng.uniform(0, 255, 3), image.shape),
+            cv2.GaussianBlur(image, (0, 0), rng.uniform(1.5, 5)),
+            image * rng.uniform(0.3, 1.7) + rng.uniform(-40, 40, 3),
+            np.roll(image, rng.choice([-5, -4, -3, 3, 4, 5], 2), (0, 1)),
+        )[rng.choice(6, p=(0.2, 0.2, 0.2, 0.1, 0.2, 0.1))]
+        result += alpha * rng.uniform(0.5, 1) * (content - result)
+    return np.clip(result, 0, 255).astype(np.uint8)
+
+
+def _random_region(rng: np.random.Generator) -> np.ndarray:
+    """Draw whole patches, a smooth blob or a curve, ``(112, 112)`` in [0, 1]."""
+    kind = rng.random()
+    if kind < 0.3:
+        patches = (rng.random((GRID, GRID)) < rng.uniform(0.02, 0.12)).astype(np.float32)
+        return np.kron(patches, np.ones((PATCH, PATCH), np.float32))
+    sheet = np.zeros((SIDE, SIDE), np.float32)
+    centre, turns = rng.uniform(0, SIDE, 2), np.cumsum(rng.normal(0, rng.uniform(0.05, 0.6), 12)) + rng.uniform(0, 7)
+    if kind < 0.65:
+        axes = rng.uniform(2, rng.choice([5, 10, 20]), 2)
+        cv2.ellipse(sheet, (tuple(centre.tolist()), tuple((2 * axes).tolist()), rng.uniform(0, 180)), 1.0, -1)
+        bend = cv2.resize(rng.normal(0, 1, (9, 9, 2)).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        at = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), -1).astype(np.float32) + bend * axes.mean() * 0.4
+        sheet = cv2.remap(sheet, at.astype(np.float32), None, cv2.INTER_LINEAR)
+    else:
+        step = rng.uniform(1, 7)
+        points = centre + np.cumsum(step * np.stack([np.cos(turns), np.sin(turns)], 1), 0)
+        cv2.polylines(sheet, [np.round(points).astype(np.int32)], isClosed=False, color=1.0, thickness=int(rng.choice([1, 1, 2, 3])))
+    return cv2.GaussianBlur(sheet, (0, 0), rng.uniform(0.3, 1.2))
 
 
 def augment(picture: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +183,7 @@ def augment(picture: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
         Image ``(112, 112, 3)`` uint8 and mask ``(112, 112)`` float32 of zeros and ones.
     """
     for attempt in range(6):
-        side = POOL_SIDE if rng.random() < 0.45 or attempt == 5 else int(rng.uniform(72, 128))
+        side = POOL_SIDE if rng.random() < 0.45 or attempt == 5 else int(rng.uniform(48, 128))
         top, left = rng.integers(0, POOL_SIDE - side + 1, 2)
         crop = picture[top : top + side, left : left + side]
         damaged = int((crop[..., 3] > 127).sum())
@@ -320,17 +374,23 @@ def encode_images(
         length unless ``unit`` is false.
     """
     visual = model.visual
+    projected = [(visual.ln_post(x) @ visual.proj).float() for x in tower(model, images, layers)]
+    return [functional.normalize(x, dim=-1) if unit else x for x in projected]
+
+
+def tower(model: CLIP, images: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
+    """Run the vision tower on images ``(B, 3, 112, 112)`` uint8: tokens ``(B, 197, d_v)`` after each of ``layers``."""
+    visual = model.visual
     x = visual.conv1((images.float() / 255 - MEAN) / STD).flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], 1)
     x = visual.ln_pre(x + visual.positional_embedding)
-    features = []
+    outputs = []
     for number, block in enumerate(visual.transformer.resblocks, 1):
         x = x + block.ls_1(attend(block.attn, block.ln_1(x)))
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
         if number in layers:
-            projected = (visual.ln_post(x) @ visual.proj).float()
-            features.append(functional.normalize(projected, dim=-1) if unit else projected)
-    return features
+            outputs.append(x)
+    return outputs
 
 
 # --- starting values ----------------------------------------------------------------------------------------------
@@ -403,30 +463,62 @@ def contrast(cosines: torch.Tensor, own: torch.Tensor, truth: torch.Tensor, scal
     return (loss_text + loss_image) / 2
 
 
-def region_contrast(patches: torch.Tensor, state: torch.Tensor, coverage: torch.Tensor) -> torch.Tensor:
-    """Contrast patches with "perfect" and "damaged" captions of the picture's name.
+class Restoration(torch.nn.Module):
+    """Masked prediction: patch tokens of some layers say what is missing from a corrupted image, and how surely.
+
+    A linear head for each layer predicts, patch by patch, the clean pixels less the given ones, and the scale of a
+    Laplace distribution around them. No label enters, and the heads are not part of the CLIP.
 
     Args:
-        patches: Unit patch features ``(B, 196, d)``.
-        state: Unit features of a perfect and a damaged caption for each picture ``(B, 2, d)``.
-        coverage: Damaged share of every patch ``(B, 196)``. Barely touched patches do not count.
-
-    Returns:
-        Binary cross-entropy, two fifths of it from damaged patches. A defect's weight grows with the root of its area
-        only, so that large stains do not drown hairlines.
+        pictures: Training images ``(n, 3, 112, 112)`` uint8, whose patches say what whitens pixels.
     """
-    logits = (patches @ (state[:, 1] - state[:, 0]).unsqueeze(-1)).squeeze(-1) / TEMPERATURE
-    damaged, intact = coverage >= 0.15, coverage == 0
-    loss = functional.binary_cross_entropy_with_logits(logits, damaged.float(), reduction="none")
-    weight = damaged / damaged.sum(1, keepdim=True).clamp(min=1) ** 0.5
-    return (loss * weight).sum() / weight.sum().clamp(min=1) * 0.4 + loss[intact].mean() * 0.6
+
+    LAYERS = (4, 6, 8)
+    whiten: torch.Tensor
+
+    def __init__(self, pictures: torch.Tensor) -> None:
+        super().__init__()
+        width = VISION["width"]
+        self.norms = torch.nn.ModuleList(torch.nn.LayerNorm(width) for _ in self.LAYERS)
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(width, 3 * PATCH**2 + 1) for _ in self.LAYERS)
+        for head in self.heads:
+            torch.nn.init.zeros_(head.weight)
+        patches = _patches(pictures).flatten(0, 1)
+        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        # Fine structure counts nearly as much as the mean colour.
+        self.register_buffer("whiten", vectors / (values + 0.05).sqrt())
+
+    def forward(self, tokens: list[torch.Tensor], corrupted: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Compute the negative log-likelihood.
+
+        Args:
+            tokens: For each layer the patch tokens ``(C, 196, d_v)``.
+            corrupted: Images ``(C, 3, 112, 112)`` uint8 as the tower saw them.
+            clean: The same images before corruption.
+
+        Returns:
+            Mean over images, patches and layers.
+        """
+        missing = (_patches(clean) - _patches(corrupted)) @ self.whiten
+        loss = missing.new_zeros(())
+        for x, norm, head in zip(tokens, self.norms, self.heads, strict=True):
+            guess = head(norm(x.float()))
+            distance = (missing - guess[..., :-1]).abs().mean(-1)
+            scale = functional.softplus(guess[..., -1]) + 0.02
+            loss = loss + (distance / scale + scale.log()).mean()
+        return loss / len(tokens)
+
+
+def _patches(images: torch.Tensor) -> torch.Tensor:
+    """Cut normalised images ``(n, 3, 112, 112)`` uint8 into patches ``(n, 196, 192)``."""
+    return functional.unfold((images.float() / 255 - MEAN) / STD, PATCH, stride=PATCH).transpose(1, 2)
 
 
 def step_loss(
-    model: CLIP, vocabulary: Vocabulary, images: torch.Tensor, coverage: torch.Tensor, facts: list[dict],
-    rng: np.random.Generator, deep: float,
-) -> dict[str, torch.Tensor]:  # fmt: skip
-    """Compute the three losses of one batch; ``deep`` weighs the region term at layers 4 and 6."""
+    model: CLIP, restoration: Restoration, vocabulary: Vocabulary, batch: tuple, rng: np.random.Generator
+) -> dict[str, torch.Tensor]:
+    """Compute the losses of one batch of :class:`Pool`."""
+    images, facts, corrupted, clean = batch
     names = [choose_name(fact, rng) for fact in facts]
     own = [caption_of(fact, name, rng) for fact, name in zip(facts, names, strict=True)]
     pick = int(rng.integers(len(PERFECT))) if rng.random() < 0.5 else 0
@@ -437,21 +529,19 @@ def step_loss(
     truth = torch.tensor([[claim.is_true_of(fact) for claim in captions] for fact in facts])
     with torch.autocast("cpu", torch.bfloat16):
         texts = encode_texts(model, vocabulary, list(at))
-        layers = (4, 6, 8) if deep else (8,)
         # Small pieces keep the activations in the processor's cache: half as fast again as one big batch.
-        pieces = [encode_images(model, piece, layers) for piece in images.split(16)]
-    features = [torch.cat(piece) for piece in zip(*pieces, strict=True)]
-    final, state = features[-1], texts[torch.tensor([[at[text] for text in pair(name)] for name in names])]
+        cls = torch.cat([encode_images(model, piece, (8,))[0][:, 0] for piece in images.split(16)])
+        pieces = [tower(model, piece, Restoration.LAYERS) for piece in corrupted.split(16)] if len(corrupted) else []
+    state = texts[torch.tensor([[at[text] for text in pair(name)] for name in names])]
     scale = model.logit_scale.exp().clamp(max=50)
     damaged = torch.tensor([int(fact["damaged"]) for fact in facts])
-    cls_state = torch.einsum("bd,bsd->bs", final[:, 0], state) / TEMPERATURE
     losses = {
-        "contrast": contrast(final[:, 0] @ texts.T, torch.tensor([at[claim.text] for claim in own]), truth, scale),
-        "state": functional.cross_entropy(cls_state, damaged),
-        "region": region_contrast(final[:, 1:], state, coverage),
+        "contrast": contrast(cls @ texts.T, torch.tensor([at[claim.text] for claim in own]), truth, scale),
+        "state": functional.cross_entropy(torch.einsum("bd,bsd->bs", cls, state) / TEMPERATURE, damaged),
     }
-    if deep:
-        losses["deep"] = sum(region_contrast(f[:, 1:], state, coverage) for f in features[:-1]) / (len(features) - 1)
+    if pieces:
+        tokens = [torch.cat(piece)[:, 1:] for piece in zip(*pieces, strict=True)]
+        losses["restore"] = restoration(tokens, corrupted, clean)
     return losses
 
 
@@ -463,12 +553,13 @@ def learning_rate(step: int, progress: float, peak: float) -> float:
     return peak * min(1, (step + 1) / 150) * min(1, max(0.01, (1 - progress) / 0.6))
 
 
-def _optimizers(model: CLIP) -> list[torch.optim.Optimizer]:
+def _optimizers(model: CLIP, restoration: Restoration) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for everything else."""
     towers = [*model.visual.transformer.named_parameters(), *model.transformer.named_parameters()]
     matrices = [parameter for _, parameter in towers if parameter.ndim == 2]
     known = {id(parameter) for parameter in matrices}
     others = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    others += list(restoration.parameters())
     return [
         torch.optim.Muon(matrices, lr=1e-3, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=1e-3, weight_decay=0.0, betas=(0.9, 0.98)),
@@ -478,6 +569,7 @@ def _optimizers(model: CLIP) -> list[torch.optim.Optimizer]:
 def _save(
     path: Path,
     model: CLIP,
+    restoration: Restoration,
     optimizers: list[torch.optim.Optimizer],
     step: int,
     seconds: float,
@@ -486,6 +578,7 @@ def _save(
     """Write a checkpoint whole or not at all."""
     content = {
         "model": model.state_dict(),
+        "restoration": restoration.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "step": step,
         "seconds": seconds,
@@ -513,29 +606,34 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     vocabulary = Vocabulary()
     model = build(len(vocabulary))
-    if not args.plain_start:
-        start_well(model, next(iter(Pool(args.pool, 256, args.seed)))[0])
-    optimizers, step, spent = _optimizers(model), 0, 0.0
+    pictures = next(iter(Pool(args.pool, 256, 0, args.seed)))[0]
+    start_well(model, pictures)
+    restoration = Restoration(pictures)
+    optimizers, step, spent = _optimizers(model, restoration), 0, 0.0
     last = args.out / "last.pt"
     if last.exists():
         saved = torch.load(last, weights_only=True)
         model.load_state_dict(saved["model"])
+        restoration.load_state_dict(saved["restoration"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         step, spent = saved["step"], saved["seconds"]
     rng = np.random.default_rng([args.seed, step])
     # A resumed run goes on with other draws than the first: the pool is endless, nothing need be repeated.
-    batches = torch.utils.data.DataLoader(Pool(args.pool, args.batch, args.seed + 1000 * step), None, num_workers=1)
+    batches = torch.utils.data.DataLoader(
+        Pool(args.pool, args.batch, args.corrupted, args.seed + 1000 * step), None, num_workers=1
+    )
     since, totals, saved_at = time.time(), {}, spent
-    for images, coverage, facts in batches:
+    for batch in batches:
         if step >= args.steps:
             break
         # Muon's steps are measured like AdamW's but may be three times as long.
         for optimizer, factor in zip(optimizers, (3.0, 1.0), strict=True):
             optimizer.param_groups[0]["lr"] = factor * learning_rate(step, step / args.steps, args.lr)
-        losses = step_loss(model, vocabulary, images, coverage, facts, rng, args.deep)
-        weights = {"contrast": args.contrast, "state": args.state, "region": args.region, "deep": args.deep}
+        losses = step_loss(model, restoration, vocabulary, batch, rng)
+        weights = {"contrast": args.contrast, "state": args.state, "restore": args.restore}
         model.zero_grad()
+        restoration.zero_grad()
         sum(weights[name] * loss for name, loss in losses.items()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -550,8 +648,8 @@ def train(args: argparse.Namespace) -> None:
             totals = {}
         if spent - saved_at > 120:
             saved_at = spent
-            _save(last, model, optimizers, step, spent, vocabulary)
-    _save(last, model, optimizers, step, spent, vocabulary)
+            _save(last, model, restoration, optimizers, step, spent, vocabulary)
+    _save(last, model, restoration, optimizers, step, spent, vocabulary)
     print(f"done: {step} steps of {args.batch}, {spent / 60:.1f} minutes", flush=True)
 
 
@@ -673,9 +771,8 @@ def _main() -> None:
     training.add_argument("--lr", type=float, default=1e-3)
     training.add_argument("--contrast", type=float, default=0.5, help="weight of the image-caption contrast")
     training.add_argument("--state", type=float, default=1.0, help="weight of the perfect-or-damaged term")
-    training.add_argument("--plain-start", action="store_true", help="open_clip's own random starting values")
-    training.add_argument("--region", type=float, default=3.0, help="weight of the region term")
-    training.add_argument("--deep", type=float, default=0.5, help="weight of the region term at layers 4 and 6")
+    training.add_argument("--corrupted", type=int, default=24, help="images per step for masked prediction")
+    training.add_argument("--restore", type=float, default=1.0, help="weight of masked prediction")
     measuring = commands.add_parser("measure", help="print scores of a checkpoint on categories it has not seen")
     measuring.add_argument("--checkpoint", type=Path, required=True)
     measuring.add_argument("--unseen", action="store_true", help="also all categories that it has never seen")

@@ -3,10 +3,11 @@
 
 """Settle the method's open choices by measurement: prompts trained on SOURCE, compared on TUNING.
 
-The categories of TUNING are used neither for training nor for reported figures. The frozen tower's outputs are
-computed once per image, so a variant costs little more than its text tower.
+The categories of TUNING, and photographs given with ``--photographs``, are used neither for training nor for reported
+metrics. The frozen tower's outputs are computed once per image, so a variant costs little more than its text tower.
+Each row is the mean and the standard deviation over the seeds.
 
-    python examples/tune.py --epochs 8 --out tuning.md
+    python examples/tune.py --pretrained clip.safetensors --seeds 3 --out tuning.csv
 """
 
 import argparse
@@ -16,21 +17,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 import torch
-from anomalib.data import SyntheticDefects
-from rich.progress import track
+from anomalib.data import Folder, MVTecAD, SyntheticDefects
+from anomalib.models.image.winclip.prompting import create_prompt_ensemble
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_genclip import GenCLIP
+from anomalib_genclip.clip.backbone import load_clip
 from anomalib_genclip.clip.frozen_clip import FrozenCLIP, ImageTokens
+from anomalib_genclip.components.anomaly_map import TEMPERATURE, top_mean
 from anomalib_genclip.components.loss import GenCLIPLoss
 from anomalib_genclip.demo.synthetic import SOURCE, TUNING
 from anomalib_genclip.evaluation.category import CategoryScores, ImageScores
-from anomalib_genclip.torch_model import GenCLIPModel, gaussian_blur
+from anomalib_genclip.model_settings import ModelSettings
+from anomalib_genclip.torch_model import GenCLIPModel
 
 BATCH = 16
-WEIGHTS = (0.0, 0.25, 0.5, 1.0)  # w: share of the CLS token in the image score
 
 
 @dataclass(frozen=True)
@@ -39,34 +43,50 @@ class Variant:
 
     name: str
     learning_rate: float = 1e-3
+    vision_learning_rate: float | None = None
     projection_learning_rate: float = 1e-4
     decay: bool = True
+    epochs: int = 5
     query_only_prob: float = 0.3
     image_loss_weight: float = 0.5
-    value_attention: bool = False
+    vision_weight_decay: float = 0.0
+    vision_dropout: float = 0.0
+    keep_projection_of_cls: bool = False
+    words: bool = False
+    average: float = 0.0
+    attention: str | None = None
 
 
 BASE = Variant("default")
 VARIANTS = [
     BASE,
-    replace(BASE, name="constant learning rates", decay=False),
-    replace(BASE, name="psi learning rate 1e-3", projection_learning_rate=1e-3),
-    replace(BASE, name="psi learning rate 1e-5", projection_learning_rate=1e-5),
-    replace(BASE, name="prompt learning rate 3e-3", learning_rate=3e-3),
-    replace(BASE, name="query_only_prob 0 (paper)", query_only_prob=0.0),
+    replace(BASE, name="psi 1e-3", projection_learning_rate=1e-3),
+    replace(BASE, name="psi 3e-4", projection_learning_rate=3e-4),
+    replace(BASE, name="psi 3e-3", projection_learning_rate=3e-3),
+    replace(BASE, name="constant", decay=False),
+    replace(BASE, name="prompts 3e-3", learning_rate=3e-3),
+    replace(BASE, name="prompts 3e-4", learning_rate=3e-4),
+    replace(BASE, name="15 epochs", epochs=15),
+    replace(BASE, name="image_loss_weight 0", image_loss_weight=0.0),
+    replace(BASE, name="image_loss_weight 0.1", image_loss_weight=0.1),
+    replace(BASE, name="query_only_prob 0", query_only_prob=0.0),
     replace(BASE, name="query_only_prob 0.5", query_only_prob=0.5),
-    replace(BASE, name="image_loss_weight 0 (paper)", image_loss_weight=0.0),
-    replace(BASE, name="image_loss_weight 1", image_loss_weight=1.0),
-    replace(BASE, name="value-value attention", value_attention=True),
+    replace(BASE, name="phi 1e-4", vision_learning_rate=1e-4),
+    replace(BASE, name="phi weight decay 1", vision_weight_decay=1.0),
+    replace(BASE, name="phi dropout 0.5", vision_dropout=0.5),
+    replace(BASE, name="words", words=True),
+    replace(BASE, name="average 0.98", average=0.98),
+    replace(BASE, name="value-value", attention="value"),
 ]
 
 
 @dataclass
 class Split:
-    """Images of some categories as the tower sees them, with masks and labels."""
+    """Images of some categories as the tower sees them, with masks, labels and category names."""
 
     tokens: ImageTokens
-    masks: Tensor
+    masks: Tensor | None
+    labels: Tensor
     categories: list[str]
 
     def part(self, index: Tensor) -> ImageTokens:
@@ -103,22 +123,50 @@ def _attend_by_value(block: torch.nn.Module, tokens: Tensor) -> Tensor:
     return attention.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
-def read(model: GenCLIP, categories: tuple[str, ...], by_value: bool) -> Split:
-    """Render the categories if need be and run the tower over their test images."""
-    parts, masks, names = [], [], []
-    for category in track(categories, "Reading images"):
-        data = SyntheticDefects(category=category, eval_batch_size=32, num_workers=0)
-        data.prepare_data()
-        data.setup()
-        for batch in data.test_dataloader():
+def synthetic(categories: tuple[str, ...], root: str) -> Iterator[tuple[str, object]]:
+    """Yield the synthetic data of some categories."""
+    for category in categories:
+        yield category, SyntheticDefects(root, category=category, eval_batch_size=32, num_workers=0)
+
+
+def photographs(folder: Path) -> Iterator[tuple[str, object]]:
+    """Yield the datasets of a folder: in MVTec AD's layout, or without masks."""
+    for path in sorted(p for p in folder.iterdir() if p.is_dir()):
+        if (path / "ground_truth").is_dir():
+            yield path.name, MVTecAD(folder, category=path.name, eval_batch_size=16, num_workers=0)
+        else:
+            kinds = [f"test/{p.name}" for p in (path / "test").iterdir() if p.name != "good"]
+            folder_data = Folder(
+                name=path.name,
+                root=path,
+                normal_dir="train/good",
+                abnormal_dir=kinds,
+                normal_test_dir="test/good",
+                eval_batch_size=16,
+                num_workers=0,
+                val_split_mode="none",
+            )
+            yield path.name, folder_data
+
+
+@torch.no_grad()
+def read(model: GenCLIP, data: Iterator[tuple[str, object]], attention: str | None) -> Split:
+    """Run the tower over the test images."""
+    parts, masks, labels, names = [], [], [], []
+    for category, datamodule in data:
+        datamodule.prepare_data()
+        datamodule.setup()
+        for batch in datamodule.test_dataloader():
             images, mask = model.pre_processor.transform(batch.image, batch.gt_mask)
             clip = model.model.clip
-            parts.append(value_attention(clip, images) if by_value else clip.encode_image(images))
+            parts.append(value_attention(clip, images) if attention else clip.encode_image(images))
             masks.append(mask)
+            labels.append(batch.gt_label)
             names += [category] * len(images)
     layers = tuple(torch.cat(layer).half() for layer in zip(*(part.patches for part in parts), strict=True))
     rest = (torch.cat([getattr(part, field) for part in parts]) for field in ("cls", "pooled", "embedding"))
-    return Split(ImageTokens(layers, *rest), torch.cat(masks), names)
+    whole = None if masks[0] is None else torch.cat(masks)
+    return Split(ImageTokens(layers, *rest), whole, torch.cat(labels).bool(), names)
 
 
 def feed(model: GenCLIPModel, split: Split) -> None:
@@ -126,96 +174,165 @@ def feed(model: GenCLIPModel, split: Split) -> None:
     model.clip.encode_image = split.part  # type: ignore[method-assign]
 
 
-def train(model: GenCLIPModel, split: Split, variant: Variant, epochs: int) -> None:
+@torch.no_grad()
+def start_with_words(model: GenCLIPModel) -> None:
+    """Start N_p, A_p and Q_p from the embeddings of written words."""
+    tokenizer = model.clip.tokenizer
+    for tensor, text in (
+        (model.prompts.normal, "perfect flawless normal clean"),
+        (model.prompts.abnormal, "damaged broken defective faulty"),
+        (model.prompts.query, "a photo of a"),
+    ):
+        ids = tokenizer.encode(text)[: len(tensor)]
+        tensor.copy_(model.clip.embed(ids))
+
+
+def train(model: GenCLIPModel, split: Split, variant: Variant) -> None:
     """Train the prompts as GenCLIP does."""
     feed(model, split)
     loss = GenCLIPLoss(variant.image_loss_weight)
-    optimizer = torch.optim.Adam([
-        {"params": model.prompts.parameters(), "lr": variant.learning_rate},
-        {"params": model.projections.parameters(), "lr": variant.projection_learning_rate},
-    ])
+    prompts = model.prompts
+    if variant.words:
+        start_with_words(model)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [prompts.normal, prompts.abnormal, prompts.query], "lr": variant.learning_rate},
+            {
+                "params": prompts.vision.parameters(),
+                "lr": variant.vision_learning_rate or variant.learning_rate,
+                "weight_decay": variant.vision_weight_decay,
+            },
+            {"params": model.projections.parameters(), "lr": variant.projection_learning_rate},
+        ],
+        weight_decay=0.0,
+    )
     names = model.class_index([name.replace("_", " ") for name in split.categories])
-    steps = epochs * math.ceil(len(names) / BATCH)
+    steps = variant.epochs * math.ceil(len(names) / BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / steps if variant.decay else 1.0)
+    learned = [*prompts.parameters(), *model.projections.parameters()]
+    averaged = [value.detach().clone() for value in learned]
+    if variant.vision_dropout:
+        drop = torch.nn.Dropout1d(variant.vision_dropout)  # whole images' V
+        for phi in prompts.vision:
+            phi.register_forward_hook(lambda module, _, v: drop(v.flatten(1)[None].transpose(1, 0)).squeeze(1).view_as(v) if module.training else v)
     model.train()
-    for _ in track(range(epochs), variant.name):
+    for _ in range(variant.epochs):
         for index in torch.randperm(len(names)).split(BATCH):
             query_only = torch.rand(len(index)) < variant.query_only_prob
-            value = loss(*model.training_logits(index, names[index], query_only), split.masks[index])
+            maps, cls = model.training_logits(index, names[index], query_only)
+            value = loss(maps, cls, split.masks[index], split.labels[index])
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
             schedule.step()
+            for mean, now in zip(averaged, learned, strict=True):
+                mean.lerp_(now.detach(), 1 - variant.average)
+    if variant.average:
+        for mean, now in zip(averaged, learned, strict=True):
+            now.data.copy_(mean)
     model.eval()
 
 
 @torch.no_grad()
-def predict(model: GenCLIPModel, split: Split) -> Iterator[tuple[str, Tensor, Tensor, Tensor, Tensor]]:
-    """Yield for each category maps, the two parts of the score, and masks."""
-    feed(model, split)
-    names = model.class_index([name.replace("_", " ") for name in split.categories])
+def frozen_scores(model: GenCLIPModel, split: Split) -> dict[str, Tensor]:
+    """Image scores of the frozen CLIP: the CLS token against one written pair, and against WinCLIP's ensemble."""
+    clip, result = model.clip, {"pair": torch.zeros(len(split.labels)), "ensemble": torch.zeros(len(split.labels))}
     for category in dict.fromkeys(split.categories):
         index = torch.tensor([i for i, name in enumerate(split.categories) if name == category])
-        parts = [model.score_parts(batch, names[batch]) for batch in index.split(64)]
-        maps, top, cls = (torch.cat([getattr(part, key) for part in parts]) for key in ("anomaly_map", "top", "cls"))
-        yield category, maps, top, cls, split.masks[index]
+        name = category.replace("_", " ")
+        texts = {
+            "pair": ([f"a photo of a perfect {name}"], [f"a photo of a damaged {name}"]),
+            "ensemble": create_prompt_ensemble(name),
+        }
+        for kind, states in texts.items():
+            pair = torch.stack([
+                torch.nn.functional.normalize(torch.stack([clip.encode_text(t) for t in dict.fromkeys(state)]).mean(0), dim=0)
+                for state in states
+            ])
+            result[kind][index] = (split.tokens.embedding[index] @ pair.T / TEMPERATURE).softmax(-1)[:, 1]
+    return result
 
 
-def compute_metrics(model: GenCLIPModel, split: Split) -> dict[str, float]:
-    """Compute mean figures over the categories, in percent; the image AUROC for each ``w``."""
+def _auroc(scores: Tensor, labels: Tensor) -> float:
+    return 100 * binary_auroc(scores, labels.int()).item()
+
+
+@torch.no_grad()
+def compute_metrics(model: GenCLIPModel, split: Split, frozen: dict[str, Tensor], branches: tuple[str, ...]) -> dict[str, float]:
+    """Compute mean metrics over the categories, in percent."""
+    feed(model, split)
+    names = model.class_index([name.replace("_", " ") for name in split.categories])
     rows: list[dict[str, float]] = []
-    for _, maps, top, cls, masks in predict(model, split):
-        labels = masks.flatten(1).amax(dim=1) > 0
-        row = {f"image w={w}": binary_auroc(torch.lerp(top, cls, w), labels.int()).item() for w in WEIGHTS}
-        scores = CategoryScores()
-        for i, (anomaly_map, mask) in enumerate(zip(maps.squeeze(1), masks > 0, strict=True)):
-            scores.add(ImageScores(str(i), float(top[i]), bool(labels[i]), anomaly_map, mask))
-        values, _ = scores.compute_metrics()
-        rows.append({**row, "pixel AUROC": values["pixel_AUROC"], "AUPRO": values["pixel_AUPRO"]})
-    return {key: 100 * sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-
-
-def rows_of(variant: Variant, source: Split, target: Split, epochs: int) -> Iterator[tuple[str, dict[str, float]]]:
-    """Train a variant and yield its figures: branch by branch, and smoothed for the default."""
-    torch.manual_seed(0)
-    model = GenCLIPModel("tiny", None)
-    if variant is BASE:
-        yield "untrained", compute_metrics(model.eval(), target)
-    train(model, source, variant, epochs)
-    for branches in ("both", "vision", "query"):
-        model.branches = branches
-        yield f"{variant.name}, {branches}", compute_metrics(model, target)
-    if variant is BASE:
-        model.branches = "both"
-        for sigma in (1.0, 2.0, 4.0, 6.0):
-            model.smoothing = gaussian_blur(sigma)
-            yield f"{variant.name}, smoothing {sigma}", compute_metrics(model, target)
+    for category in dict.fromkeys(split.categories):
+        index = torch.tensor([i for i, name in enumerate(split.categories) if name == category])
+        labels, row = split.labels[index], {}
+        for branch in branches:
+            model.branches = branch
+            parts = [model.score_parts(batch, names[batch]) for batch in index.split(64)]
+            maps, top, cls = (torch.cat([getattr(part, key) for part in parts]) for key in ("anomaly_map", "top", "cls"))
+            scores = CategoryScores()
+            if split.masks is not None:
+                for i, (anomaly_map, mask) in enumerate(zip(maps.squeeze(1), split.masks[index] > 0, strict=True)):
+                    scores.add(ImageScores(str(i), float(top[i]), bool(labels[i]), anomaly_map, mask))
+                values, _ = scores.compute_metrics()
+                row |= {f"{branch} pixel": 100 * values["pixel_AUROC"], f"{branch} aupro": 100 * values["pixel_AUPRO"]}
+            row |= {f"{branch} top": _auroc(top, labels), f"{branch} cls": _auroc(cls, labels)}
+            row[f"{branch} top+cls"] = _auroc(top + cls, labels)
+            if branch == "both":
+                ensemble = frozen["ensemble"][index]
+                row["pair"], row["ensemble"] = _auroc(frozen["pair"][index], labels), _auroc(ensemble, labels)
+                row["top+ens"], row["cls+ens"] = _auroc(top + ensemble, labels), _auroc(cls + ensemble, labels)
+                row["top+cls+ens"] = _auroc(top + cls + ensemble, labels)
+                row["top+cls+2ens"] = _auroc(top + cls + 2 * ensemble, labels)
+                flat = maps.flatten(1)
+                row["max"] = _auroc(flat.amax(1), labels)
+                row["top5"] = _auroc(flat.topk(flat.shape[1] // 20, 1).values.mean(1), labels)
+                row["top-median"] = _auroc(top_mean(maps) - flat.median(1).values, labels)
+                row["top/sd"] = _auroc((top - flat.mean(1)) / flat.std(1), labels)
+        rows.append(row)
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return {key: sum(row[key] for row in rows if key in row) / sum(key in row for row in rows) for key in keys}
 
 
 def main() -> None:
     """Run all variants and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--pretrained", default="openai", help="weights of the backbone tiny; bundled if left out")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="names of the variants to run")
-    parser.add_argument("--out", type=Path, default=Path("tuning.md"))
+    parser.add_argument("--root", default="./datasets/SyntheticDefects")
+    parser.add_argument("--photographs", type=Path, help="folder of further datasets to choose with")
+    parser.add_argument("--out", type=Path, default=Path("tuning.csv"))
     args = parser.parse_args()
-    model = GenCLIP(backbone="tiny")
-    splits: dict[bool, tuple[Split, Split]] = {}
-    lines: list[str] = []
+    lightning_model = GenCLIP(backbone="tiny", pretrained=args.pretrained)
+    settings = ModelSettings.resolve("tiny", args.pretrained)
+    clip = load_clip(settings.spec, settings.pretrained, settings.image_size)
+    splits: dict[str | None, tuple[Split, dict[str, Split]]] = {}
+    table = []
     for variant in VARIANTS:
         if args.only and variant.name not in args.only:
             continue
-        by_value = variant.value_attention
-        if by_value not in splits:
-            splits[by_value] = read(model, SOURCE, by_value), read(model, TUNING, by_value)
-        start = time.monotonic()
-        for name, row in rows_of(variant, *splits[by_value], args.epochs):
-            if not lines:
-                lines += [f"| variant | {' | '.join(row)} |", "|---" * (len(row) + 1) + "|"]
-            lines.append(f"| {name} | {' | '.join(f'{value:.1f}' for value in row.values())} |")
-            args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            print(lines[-1])
-        print(f"{variant.name}: {time.monotonic() - start:.0f} s")
+        if variant.attention not in splits:
+            targets = {"tuning": read(lightning_model, synthetic(TUNING, args.root), variant.attention)}
+            for name, datamodule in photographs(args.photographs) if args.photographs else []:
+                targets[name] = read(lightning_model, iter([(name, datamodule)]), variant.attention)
+            splits[variant.attention] = read(lightning_model, synthetic(SOURCE, args.root), variant.attention), targets
+        source, targets = splits[variant.attention]
+        for seed in range(args.seeds):
+            start = time.monotonic()
+            torch.manual_seed(seed)
+            model = GenCLIPModel(clip, settings).eval()
+            branches = ("both", "vision", "query")
+            stages = ["untrained", variant.name] if variant is BASE and seed == 0 else [variant.name]
+            for stage in stages:
+                if stage == variant.name:
+                    train(model, source, variant)
+                for name, split in targets.items():
+                    row = compute_metrics(model, split, frozen_scores(model, split), branches)
+                    table.append({"variant": stage, "data": name, "seed": seed, **row})
+            pd.DataFrame(table).round(2).to_csv(args.out, index=False)
+            shown = {key: round(value, 1) for key, value in table[-len(targets)].items() if isinstance(value, float)}
+            print(f"{variant.name} seed {seed} {time.monotonic() - start:.0f} s {shown}", flush=True)
 
 
 if __name__ == "__main__":
