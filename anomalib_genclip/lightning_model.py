@@ -58,7 +58,7 @@ from .processing.pre_processor import AntialiasedPreProcessor
 from .processing.visualizer import CategoryVisualizer
 from .torch_model import GenCLIPModel
 from .utils.loaders import origin_of, running_loaders
-from .utils.settings import NonNegativeFloat, PositiveInt, UnitFloat, checked, checked_path
+from .utils.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat, checked, checked_path
 
 
 class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
@@ -103,6 +103,9 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
             (anomalib's Perlin generator on normal images), or ``"auto"``: labels if the set has anomalous images.
             Defaults to ``"auto"``.
         epochs (int): Epochs of a run whose trainer has no limit. Defaults to ``15``.
+        seed (int | None): Seed of the prompts' starting values and of all random numbers of the training, for runs that
+            agree to the last digit on one machine; anomalib's command line reads ``seed_everything`` but does not apply
+            it. Defaults to ``None``: torch's current random state.
         feature_cache (str | Path | None): Folder for the vision tower's outputs, so that training runs the tower once
             per image instead of once per epoch. It needs a datamodule without random augmentation, and disk space:
             11 MB per image for ViT-L/14 at 518 px, 1.3 MB for ViT-B/16 at 224 px. Defaults to ``None``.
@@ -146,6 +149,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         image_loss_weight: NonNegativeFloat = 0.5,
         anomaly_source: AnomalySource = "auto",
         epochs: PositiveInt = 15,
+        seed: NonNegativeInt | None = None,
         feature_cache: str | Path | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
@@ -170,7 +174,14 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         )
         cache = checked_path("feature_cache", feature_cache)
         training = TrainingSettings(
-            learning_rate, projection_learning_rate, query_only_prob, image_loss_weight, anomaly_source, epochs, cache
+            learning_rate,
+            projection_learning_rate,
+            query_only_prob,
+            image_loss_weight,
+            anomaly_source,
+            epochs,
+            seed,
+            cache,
         )
         self.class_name = class_name
         self.class_names = check_class_names(class_name, class_names, settings.max_suffix_tokens)
@@ -186,7 +197,11 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
 
     def _build(self, settings: ModelSettings, training: TrainingSettings, prompts: LearnedWeights | None) -> None:
         """Load CLIP, build the torch model and load the prompts."""
-        self.model = GenCLIPModel(load_clip(settings.spec, settings.pretrained, settings.image_size), settings)
+        clip = load_clip(settings.spec, settings.pretrained, settings.image_size)
+        with torch.random.fork_rng(devices=[], enabled=training.seed is not None):
+            if training.seed is not None:
+                torch.manual_seed(training.seed)
+            self.model = GenCLIPModel(clip, settings)
         self.loss = GenCLIPLoss(image_weight=training.image_loss_weight)
         self.training_settings = training
         self.pretrained = settings.pretrained
@@ -261,7 +276,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         """Add the callbacks: input checks and anomalies before the pre-processor, ``w`` and seeds last."""
         settings, cache = self.training_settings, [] if self._feature_cache is None else [self._feature_cache]
         first = [RunSetup(settings.epochs), InputChecks(), PerlinAnomalies(settings.anomaly_source), *cache]
-        return [*first, *super().configure_callbacks(), self._score_weight, EpochSeeds()]
+        return [*first, *super().configure_callbacks(), self._score_weight, EpochSeeds(settings.seed)]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam with one learning rate for prompts and ``φ``, another for ``ψ``, both decaying linearly (ours)."""

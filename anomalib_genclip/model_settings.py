@@ -18,7 +18,7 @@ from .clip.backbone import (
     resolve_image_size,
     resolve_layers,
 )
-from .utils.settings import NonNegativeFloat, PositiveInt, UnitFloat, checked
+from .utils.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat, checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,6 +146,7 @@ class TrainingSettings:
     image_loss_weight: float
     anomaly_source: str
     epochs: int
+    seed: int | None
     feature_cache: str | None
 
     def __post_init__(self) -> None:
@@ -160,6 +161,8 @@ class TrainingSettings:
         }
         for name, kind in kinds.items():
             object.__setattr__(self, name, checked(name, getattr(self, name), kind))
+        if self.seed is not None:
+            object.__setattr__(self, "seed", checked("seed", self.seed, NonNegativeInt))
 
     def as_hparams(self) -> dict[str, Any]:
         """Return the settings under the names of the model's arguments, as plain data for checkpoints."""

@@ -17,12 +17,15 @@ class EpochSeeds(Callback):
     """Seed every epoch from the run's seed and the epoch's number.
 
     A run that resumes from the checkpoint of an epoch then draws the same random numbers, the order of the images
-    included, as an uninterrupted run. The run's seed is drawn when training starts, so that it follows from
-    ``seed_everything``, and is saved in the checkpoint.
+    included, as an uninterrupted run. The run's seed is saved in the checkpoint.
+
+    Args:
+        seed (int | None): The run's seed. ``None`` draws it when training starts, so that it follows from
+            ``seed_everything``.
     """
 
-    def __init__(self) -> None:
-        self.seed: int | None = None
+    def __init__(self, seed: int | None = None) -> None:
+        self.seed = seed
         self.epoch = 0  # the next one to train
         self.rank = 0
         self._seeded = False

@@ -31,6 +31,8 @@ from anomalib_genclip.utils.text import summarize
 
 logger = logging.getLogger(__name__)
 
+HeldOut = Literal["images", "categories"]
+
 
 class CrossDataset(AnomalibDataModule):
     r"""Datamodule that trains on a source and tests on a target.
@@ -58,7 +60,10 @@ class CrossDataset(AnomalibDataModule):
         val_augmentations (Transform | None): Augmentations of the validation images. Defaults to ``None``.
         test_augmentations (Transform | None): Augmentations of the test images. Defaults to ``None``.
         augmentations (Transform | None): Augmentations where no specific ones are given. Defaults to ``None``.
-        val_split_ratio (float): Share of the source that is held out for validation, between 0 and 1.
+        val_split_mode (str): What is held out of the source for validation: ``"images"`` of every category, or whole
+            ``"categories"``, on which thresholds and the weight of the image score are chosen as they are used: on
+            categories that the prompts have not seen. Defaults to ``"images"``.
+        val_split_ratio (float): Share of the images or categories that is held out, between 0 and 1.
             Defaults to ``0.1``.
         seed (int): Seed of the held-out share, and of the splits of sources and targets without a seed.
             Defaults to ``0``.
@@ -97,6 +102,7 @@ class CrossDataset(AnomalibDataModule):
         val_augmentations: Transform | None = None,
         test_augmentations: Transform | None = None,
         augmentations: Transform | None = None,
+        val_split_mode: HeldOut = "images",
         val_split_ratio: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -118,6 +124,7 @@ class CrossDataset(AnomalibDataModule):
             test_split_mode=TestSplitMode.NONE,
             seed=seed,
         )
+        self._held_out = checked("val_split_mode", val_split_mode, HeldOut)
         self.source = _as_image_datamodules(source, "source")
         self.target = _as_image_datamodules(target, "target")
         self.source_categories = check_categories(_plain(source_categories), "source_categories")
@@ -159,7 +166,8 @@ class CrossDataset(AnomalibDataModule):
         _warn_about_ignored_augmentations([*self.source, *self.target])
         _warn_about_shared_images(source, target)
         labelled = CategoryDataset(source, TaskType.SEGMENTATION, split="train")
-        held_out = _held_out_rows(labelled, self.val_split_ratio, seed)
+        draw = _held_out_categories if self._held_out == "categories" else _held_out_images
+        held_out = draw(labelled, self.val_split_ratio, seed)
         self.train_data = labelled.subsample([row for row in range(len(labelled)) if row not in held_out])
         self.val_data = labelled.subsample(sorted(held_out))
         self.val_data.samples["split"] = "val"
@@ -321,7 +329,7 @@ def _files(parts: list[CategoryPart]) -> set[Path]:
     return {Path(path).resolve() for part in parts for path in part.data.samples.image_path}
 
 
-def _held_out_rows(data: CategoryDataset, ratio: float, seed: int) -> set[int]:
+def _held_out_images(data: CategoryDataset, ratio: float, seed: int) -> set[int]:
     """Draw the validation share of each (dataset, category, label) group.
 
     Each group is drawn independently, so that its share does not depend on the other categories.
@@ -340,3 +348,30 @@ def _held_out_rows(data: CategoryDataset, ratio: float, seed: int) -> set[int]:
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
         held_out.update(int(rows[i]) for i in order[:count].tolist())
     return held_out
+
+
+def _held_out_categories(data: CategoryDataset, ratio: float, seed: int) -> set[int]:
+    """Draw whole categories for validation: at least one, never all.
+
+    Args:
+        data (CategoryDataset): All labelled source images.
+        ratio (float): Share of the categories.
+        seed (int): Seed of the draw.
+
+    Returns:
+        set[int]: Rows of ``data.samples``.
+
+    Raises:
+        ValueError: If there is only one category.
+    """
+    groups = data.samples.groupby(["dataset", "category"]).groups
+    if len(groups) < 2:
+        msg = (
+            f"val_split_mode='categories' needs two or more source categories, there is {'/'.join(next(iter(groups)))}. "
+            "Add categories to the source, or use val_split_mode='images'."
+        )
+        raise ValueError(msg)
+    count = min(max(round(len(groups) * ratio), 1), len(groups) - 1)
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
+    chosen = [list(groups)[i] for i in order[:count].tolist()]
+    return {int(row) for category in chosen for row in groups[category]}

@@ -622,3 +622,18 @@ def test_zero_shot_test_runs_the_tower_once_per_image(trained, tmp_path, monkeyp
     monkeypatch.setattr(model.model.clip, "encode_image", lambda images: seen.append(len(images)) or tower(images))
     engine(tmp_path / "results").test(model, datamodule=data)
     assert sum(seen) == 7
+
+
+def test_seed_repeats_a_training_and_leaves_other_random_numbers_alone(cross, tmp_path):
+    """Prompts and training follow from it, whatever was drawn before."""
+    learned = []
+    for number, before in enumerate((1, 2)):
+        torch.manual_seed(before)
+        expected = torch.rand(1)
+        torch.manual_seed(before)
+        model = build(seed=3)
+        assert torch.rand(1) == expected
+        engine(tmp_path / str(number), max_epochs=1).fit(model=model, datamodule=cross)
+        learned.append(model.model.prompts.state_dict())
+    torch.testing.assert_close(*learned, rtol=0, atol=0)
+    assert not torch.equal(build(seed=4).model.prompts.query, build(seed=3).model.prompts.query)

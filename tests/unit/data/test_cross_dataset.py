@@ -389,6 +389,25 @@ def test_thresholds_need_a_held_out_share(target: MVTecAD, ratio: float) -> None
         CrossDataset(target, target, val_split_ratio=ratio)
 
 
+def test_whole_categories_are_held_out(tmp_path: Path, target: MVTecAD) -> None:
+    """Nothing of a held-out category is trained on; the same seed draws the same ones."""
+    source = mvtec_ad(tmp_path / "source", ["bottle", "cable", "tile", "wood"])
+    options = {"source_categories": "all", "val_split_mode": "categories", "val_split_ratio": 0.5}
+    datamodule = cross(source, target, **options)
+    train, val = ({category for _, category, _ in counts(datamodule, subset)} for subset in ("train", "val"))
+    assert len(train) == len(val) == 2
+    assert train | val == {"bottle", "cable", "tile", "wood"}
+    assert paths(cross(source, target, **options), "val") == paths(datamodule, "val")
+    others = (cross(source, target, **options, seed=seed) for seed in range(1, 6))
+    assert any(paths(other, "val") != paths(datamodule, "val") for other in others)
+
+
+def test_one_category_cannot_be_held_out(tmp_path: Path, target: MVTecAD) -> None:
+    """There would be nothing left to train on."""
+    with pytest.raises(ValueError, match="two or more source categories, there is MVTecAD/bottle"):
+        cross(mvtec_ad(tmp_path / "source", ["bottle"]), target, val_split_mode="categories")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
