@@ -170,7 +170,13 @@ def _random_region(rng: np.random.Generator) -> np.ndarray:
     else:
         step = rng.uniform(1, 7)
         points = centre + np.cumsum(step * np.stack([np.cos(turns), np.sin(turns)], 1), 0)
-        cv2.polylines(sheet, [np.round(points).astype(np.int32)], isClosed=False, color=1.0, thickness=int(rng.choice([1, 1, 2, 3])))
+        cv2.polylines(
+            sheet,
+            [np.round(points).astype(np.int32)],
+            isClosed=False,
+            color=1.0,
+            thickness=int(rng.choice([1, 1, 2, 3])),
+        )
     return cv2.GaussianBlur(sheet, (0, 0), rng.uniform(0.3, 1.2))
 
 

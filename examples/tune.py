@@ -214,7 +214,11 @@ def train(model: GenCLIPModel, split: Split, variant: Variant) -> None:
     if variant.vision_dropout:
         drop = torch.nn.Dropout1d(variant.vision_dropout)  # whole images' V
         for phi in prompts.vision:
-            phi.register_forward_hook(lambda module, _, v: drop(v.flatten(1)[None].transpose(1, 0)).squeeze(1).view_as(v) if module.training else v)
+            phi.register_forward_hook(
+                lambda module, _, v: (
+                    drop(v.flatten(1)[None].transpose(1, 0)).squeeze(1).view_as(v) if module.training else v
+                )
+            )
     model.train()
     for _ in range(variant.epochs):
         for index in torch.randperm(len(names)).split(BATCH):
@@ -246,7 +250,9 @@ def frozen_scores(model: GenCLIPModel, split: Split) -> dict[str, Tensor]:
         }
         for kind, states in texts.items():
             pair = torch.stack([
-                torch.nn.functional.normalize(torch.stack([clip.encode_text(t) for t in dict.fromkeys(state)]).mean(0), dim=0)
+                torch.nn.functional.normalize(
+                    torch.stack([clip.encode_text(t) for t in dict.fromkeys(state)]).mean(0), dim=0
+                )
                 for state in states
             ])
             result[kind][index] = (split.tokens.embedding[index] @ pair.T / TEMPERATURE).softmax(-1)[:, 1]
@@ -258,7 +264,9 @@ def _auroc(scores: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def compute_metrics(model: GenCLIPModel, split: Split, frozen: dict[str, Tensor], branches: tuple[str, ...]) -> dict[str, float]:
+def compute_metrics(
+    model: GenCLIPModel, split: Split, frozen: dict[str, Tensor], branches: tuple[str, ...]
+) -> dict[str, float]:
     """Compute mean metrics over the categories, in percent."""
     feed(model, split)
     names = model.class_index([name.replace("_", " ") for name in split.categories])
@@ -269,7 +277,9 @@ def compute_metrics(model: GenCLIPModel, split: Split, frozen: dict[str, Tensor]
         for branch in branches:
             model.branches = branch
             parts = [model.score_parts(batch, names[batch]) for batch in index.split(64)]
-            maps, top, cls = (torch.cat([getattr(part, key) for part in parts]) for key in ("anomaly_map", "top", "cls"))
+            maps, top, cls = (
+                torch.cat([getattr(part, key) for part in parts]) for key in ("anomaly_map", "top", "cls")
+            )
             scores = CategoryScores()
             if split.masks is not None:
                 for i, (anomaly_map, mask) in enumerate(zip(maps.squeeze(1), split.masks[index] > 0, strict=True)):

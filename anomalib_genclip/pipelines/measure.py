@@ -17,6 +17,7 @@ from lightning import seed_everything
 from anomalib_genclip.evaluation import CategoryEvaluator
 
 from .meter import Meter
+from .written_prompts import WrittenPrompts
 
 PROTOCOLS = ("cross_dataset", "zero_shot", "one_class")
 
@@ -91,7 +92,7 @@ def make_engine(
 
 
 def build_model(settings: dict[str, Any]) -> AnomalibModule:
-    """Build a model from ``{"class_path": name, "init_args": {...}}``.
+    """Build a model of anomalib, or :class:`.WrittenPrompts`, from ``{"class_path": name, "init_args": {...}}``.
 
     By name and keywords: given a dictionary, anomalib passes OmegaConf's containers to the model, and checkpoints with
     such containers cannot be read.
@@ -100,8 +101,11 @@ def build_model(settings: dict[str, Any]) -> AnomalibModule:
         ValueError: If anomalib has no such model.
     """
     name = settings["class_path"].split(".")[-1]
+    init_args = settings.get("init_args") or {}
+    if name == WrittenPrompts.__name__:
+        return WrittenPrompts(**init_args)
     try:
-        return get_model(name, **settings.get("init_args") or {})
+        return get_model(name, **init_args)
     except UnknownModelError as error:
         msg = f"anomalib has no model {name!r}."
         raise ValueError(msg) from error

@@ -1,0 +1,30 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Baselines with hand-written prompts."""
+
+import pytest
+import torch
+from anomalib import LearningType
+
+from anomalib_genclip.components.anomaly_map import abnormal_probability, similarity_logits
+from anomalib_genclip.pipelines.measure import build_model
+
+
+@pytest.mark.parametrize("prompts", ["pair", "ensemble"])
+def test_map_compares_patches_with_the_written_states(prompts):
+    """Through CLIP's own projection, with the image's class name; the last layer alone."""
+    init_args = {"backbone": "tiny", "layers": [8], "prompts": prompts, "class_name_filter": False}
+    model = build_model({"class_path": "WrittenPrompts", "init_args": init_args})
+    assert model.learning_type == LearningType.ZERO_SHOT
+    torch_model, images = model.model.eval(), torch.randn(2, 3, 112, 112)
+    with torch.no_grad():
+        maps = torch_model.branch_maps(images, torch_model.class_index(["coin", "object"])).maps["written"]
+        patches = torch_model.clip.encode_image(images).patches[0] @ torch_model.clip.model.visual.proj
+    if prompts == "pair":
+        texts = [f"a photo of a {state} coin" for state in ("perfect", "damaged")]
+        text = torch.stack([torch_model.clip.encode_text(text) for text in texts])
+        expected = abnormal_probability(similarity_logits(patches[:1], text))
+        torch.testing.assert_close(maps[0].flatten(), expected[0])
+    assert maps.shape == (2, 1, 14, 14)
+    assert not torch.allclose(maps[0], maps[1])
