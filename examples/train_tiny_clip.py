@@ -103,7 +103,7 @@ class Pool(torch.utils.data.IterableDataset):
         return [(np.load(file, mmap_mode="r"), json.loads(file.with_suffix(".json").read_text())) for file in files]
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, list[dict], torch.Tensor, torch.Tensor]]:
-        """Yield captioned images ``(B, 3, 112, 112)`` uint8, their ``B`` facts, and corrupted and clean ones ``(C, ...)``."""
+        """Yield captioned images ``(B, 3, 112, 112)`` uint8, their facts, and corrupted and clean ones ``(C, ...)``."""
         cv2.setNumThreads(1)
         rng = np.random.default_rng(self.seed)
         for number in range(10**9):

@@ -366,8 +366,9 @@ def _held_out_categories(data: CategoryDataset, ratio: float, seed: int) -> set[
     """
     groups = data.samples.groupby(["dataset", "category"]).groups
     if len(groups) < 2:
+        only = "/".join(next(iter(groups)))
         msg = (
-            f"val_split_mode='categories' needs two or more source categories, there is {'/'.join(next(iter(groups)))}. "
+            f"val_split_mode='categories' needs two or more source categories, there is {only}. "
             "Add categories to the source, or use val_split_mode='images'."
         )
         raise ValueError(msg)
