@@ -29,11 +29,13 @@ class BranchMaps(NamedTuple):
         maps (dict[str, Tensor]): Mean of the layer-wise maps on the patch grid for each active branch ("vision" is
             ``M_V``, "query" is ``M_Q``), ``(B, 1, h, w)``, in [0, 1].
         cls (dict[str, Tensor]): Abnormal probability of the CLS token for the same branches, ``(B,)``.
+        states (Tensor): Abnormal probability of the image for the frozen CLIP and written states alone, ``(B,)``.
         class_index (Tensor): Indices of the class names after CNF, ``(B,)``.
     """
 
     maps: dict[str, Tensor]
     cls: dict[str, Tensor]
+    states: Tensor
     class_index: Tensor
 
 
@@ -43,7 +45,8 @@ class ScoreParts(NamedTuple):
     Args:
         anomaly_map (Tensor): ``(B, 1, H, W)``, in [0, 1].
         top (Tensor): Mean of the highest 1 % of the map, ``(B,)``.
-        cls (Tensor): Abnormal probability of the CLS token, ``(B,)``.
+        cls (Tensor): Abnormal probability of the whole image: mean of the trained CLS token's (both branches) and the
+            frozen CLIP's own, ``(B,)``.
     """
 
     anomaly_map: Tensor
@@ -147,8 +150,9 @@ class GenCLIPModel(nn.Module):
         # Both branches have the same weight (ours). Averaging before upsampling is exact, because both are linear.
         grid = torch.stack(list(result.maps.values())).mean(dim=0)
         anomaly_map = self.smoothing(upsample(grid, self.image_size)).clamp(0, 1)
-        cls = torch.stack(list(result.cls.values())).mean(dim=0)
-        return ScoreParts(anomaly_map, top_mean(anomaly_map), cls)
+        trained = torch.stack(list(result.cls.values())).mean(dim=0)
+        # What training takes from CLIP's judgement of whole images, the frozen CLIP still has (ours).
+        return ScoreParts(anomaly_map, top_mean(anomaly_map), (trained + result.states) / 2)
 
     def branch_maps(self, images: Tensor | ImageTokens, class_index: Tensor | None = None) -> BranchMaps:
         """Compute the maps and CLS scores of each branch.
@@ -177,7 +181,10 @@ class GenCLIPModel(nn.Module):
             ]
             maps[branch] = torch.stack(layers).mean(dim=0).unflatten(-1, self.clip.grid_size).unsqueeze(1)
             scores[branch] = abnormal_probability(similarity_logits(cls, text[-1]))[:, 0]
-        return BranchMaps(maps, scores, class_index)
+        # CLIP's own temperature: nothing here has been trained with τ.
+        scale = self.clip.model.logit_scale.exp()
+        states = abnormal_probability(self.class_names.state_cosines(image.embedding, class_index) * scale)
+        return BranchMaps(maps, scores, states, class_index)
 
     def training_logits(
         self, images: Tensor | ImageTokens, class_index: Tensor | None, query_only: Tensor | None = None

@@ -13,6 +13,14 @@ from anomalib_genclip.clip.frozen_clip import FrozenCLIP, clip_tokenizer
 GENERIC = "object"
 ABNORMAL_WORD = "damaged"
 MAX_SHOWN = 60
+# WinCLIP's words for the two states, in one of its templates (ours: all 21 of them changed nothing that was measured).
+NORMAL_STATES = (
+    "a photo of a {}", "a photo of a flawless {}", "a photo of a perfect {}", "a photo of an unblemished {}",
+    "a photo of a {} without flaw", "a photo of a {} without defect", "a photo of a {} without damage",
+)  # fmt: skip
+ABNORMAL_STATES = (
+    "a photo of a damaged {}", "a photo of a {} with flaw", "a photo of a {} with defect", "a photo of a {} with damage",
+)  # fmt: skip
 
 
 def clean_class_name(name: str) -> str:
@@ -107,6 +115,7 @@ class ClassNames(nn.Module):
     suffix: Tensor
     eos: Tensor
     features: Tensor
+    states: Tensor
 
     def __init__(self, clip: FrozenCLIP, max_tokens: int) -> None:
         super().__init__()
@@ -115,7 +124,9 @@ class ClassNames(nn.Module):
         width = clip.model.token_embedding.weight.shape[1]
         self.register_buffer("suffix", torch.zeros(0, 2, 1, width), persistent=False)
         self.register_buffer("eos", torch.zeros(0, 2, dtype=torch.long), persistent=False)
-        self.register_buffer("features", torch.zeros(0, clip.model.visual.proj.shape[1]), persistent=False)
+        embed_dim = clip.model.visual.proj.shape[1]
+        self.register_buffer("features", torch.zeros(0, embed_dim), persistent=False)
+        self.register_buffer("states", torch.zeros(0, 2, embed_dim), persistent=False)
         self.add([GENERIC], clip)
 
     @torch.inference_mode(mode=False)
@@ -138,6 +149,7 @@ class ClassNames(nn.Module):
         ids = [suffix_ids(name, self.max_tokens) for name in new]
         with torch.autocast(self.suffix.device.type, enabled=False):
             features = torch.stack([clip.encode_text(_written_prompt(name)) for name in new])
+            states = torch.stack([_encode_states(clip, name) for name in new])
         length = max(self.suffix.shape[2], *(len(sequence) for pair in ids for sequence in pair))
         padded = torch.stack([torch.stack([_pad(clip.embed(sequence), length) for sequence in pair]) for pair in ids])
         known = nn.functional.pad(self.suffix, (0, 0, 0, length - self.suffix.shape[2]))
@@ -145,6 +157,7 @@ class ClassNames(nn.Module):
         lengths = torch.tensor([[len(sequence) - 1 for sequence in pair] for pair in ids], device=self.eos.device)
         self.eos = torch.cat([self.eos, lengths])
         self.features = torch.cat([self.features, features])
+        self.states = torch.cat([self.states, states])
         self.names.extend(new)
 
     def index(self, names: Sequence[str]) -> Tensor:
@@ -154,6 +167,18 @@ class ClassNames(nn.Module):
             Tensor: Their indices, ``(len(names),)``.
         """
         return torch.tensor([self.names.index(name) for name in names], device=self.eos.device)
+
+    def state_cosines(self, embedding: Tensor, index: Tensor) -> Tensor:
+        """Compare images with the written states of their class names (ours: WinCLIP's image score).
+
+        Args:
+            embedding (Tensor): CLIP's image embeddings, ``(B, d)``, unit length.
+            index (Tensor): Positions of the images' class names, ``(B,)``.
+
+        Returns:
+            Tensor: Cosines, ``(B, 2)``; index 0 is normal.
+        """
+        return (self.states.to(embedding.dtype)[index] @ embedding.unsqueeze(-1)).squeeze(-1)
 
     def filter(self, embedding: Tensor, index: Tensor) -> Tensor:
         """Class Name Filtering: replace names that do not fit the image by "object" (rule: ours).
@@ -171,6 +196,15 @@ class ClassNames(nn.Module):
         named = (embedding * features[index]).sum(dim=-1)
         generic = embedding @ features[0]
         return torch.where(named >= generic, index, torch.zeros_like(index))
+
+
+def _encode_states(clip: FrozenCLIP, name: str) -> Tensor:
+    """Average the text features of the normal and of the abnormal state, ``(2, d)``, unit length."""
+    states = [
+        torch.stack([clip.encode_text(text.format(name)) for text in texts]).mean(dim=0)
+        for texts in (NORMAL_STATES, ABNORMAL_STATES)
+    ]
+    return nn.functional.normalize(torch.stack(states), dim=-1)
 
 
 def _pad(embeddings: Tensor, length: int) -> Tensor:

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import Normalize
 
 from anomalib_genclip import GenCLIP
 from anomalib_genclip.components.anomaly_map import abnormal_probability
-from anomalib_genclip.components.class_names import clean_class_name
+from anomalib_genclip.components.class_names import ABNORMAL_STATES, NORMAL_STATES, clean_class_name
 from anomalib_genclip.components.loss import GenCLIPLoss, dice_loss
 from anomalib_genclip.demo.synthetic import render
 from anomalib_genclip.torch_model import GenCLIPModel
@@ -431,3 +431,24 @@ def test_loss_is_finite_on_extreme_logits_and_masks(scale, filled):
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(maps.grad).all()
+
+
+def test_frozen_clip_has_its_part_in_the_image_score(model, images):
+    """Mean of WinCLIP's written states, CLIP's own embedding and temperature; training changes none of it."""
+    index = model.class_index(["coin"] * 3)
+    model.class_name_filter = False
+    before = model.branch_maps(images, index)
+    states = [
+        torch.stack([model.clip.encode_text(text.format("coin")) for text in texts]).mean(0)
+        for texts in (NORMAL_STATES, ABNORMAL_STATES)
+    ]
+    clip = model.clip.model
+    embedding = F.normalize(clip.encode_image(images), dim=-1)
+    logits = clip.logit_scale.exp() * embedding @ F.normalize(torch.stack(states), dim=-1).T
+    torch.testing.assert_close(before.states, logits.softmax(dim=-1)[:, 1])
+    parts = model.score_parts(images, index)
+    torch.testing.assert_close(parts.cls, (torch.stack(list(before.cls.values())).mean(0) + before.states) / 2)
+    with torch.no_grad():
+        for parameter in [*model.prompts.parameters(), *model.projections.parameters()]:
+            parameter.add_(torch.randn_like(parameter))
+    assert torch.equal(model.branch_maps(images, index).states, before.states)
