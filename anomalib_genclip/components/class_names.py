@@ -19,7 +19,8 @@ NORMAL_STATES = (
     "a photo of a {} without flaw", "a photo of a {} without defect", "a photo of a {} without damage",
 )  # fmt: skip
 ABNORMAL_STATES = (
-    "a photo of a damaged {}", "a photo of a {} with flaw", "a photo of a {} with defect", "a photo of a {} with damage",
+    "a photo of a damaged {}", "a photo of a {} with flaw", "a photo of a {} with defect",
+    "a photo of a {} with damage",
 )  # fmt: skip
 
 

@@ -23,7 +23,8 @@ Row = dict[str, Any]
 UNDEFINED = "-"
 NOTE = "note"
 # A terminal may have no more than 80 columns.
-FILES_ONLY = {NOTE, "protocol", "images", "device"}
+STD = "_std"  # ends the column of a metric's standard deviation, which tables for people put beside the mean
+FILES_ONLY = {NOTE, "protocol", "images", "device", "seed"}
 HEADERS = {"images_per_second": "images\nper s", "peak_memory_mib": "peak\nMiB", "categories": "cate-\ngories"}
 
 
@@ -50,12 +51,12 @@ class ResultTable:
     def print(self, console: Console | None = None) -> None:
         """Print the table with metrics in percent, followed by notes and remarks; files have more columns."""
         table = Table(box=SIMPLE_HEAD, title=self.title, title_justify="left", padding=0, show_edge=False)
-        columns = [name for name in self.columns if name not in FILES_ONLY]
+        columns = [name for name in self.columns if name not in FILES_ONLY and not name.endswith(STD)]
         for index, name in enumerate(columns):
             header = HEADERS.get(name, name.replace("_", "\n"))
             table.add_column(header, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
         for row in self.rows:
-            table.add_row(*(escape(shown(name, row.get(name))) for name in columns))
+            table.add_row(*(escape(_with_std(name, row)) for name in columns))
         console = console or Console()
         console.print(table)
         notes = [f"{row[self.columns[0]]}: {row[NOTE]}" for row in self.rows if row.get(NOTE)]
@@ -77,9 +78,8 @@ class ResultTable:
 
     def as_markdown(self) -> str:
         """Format as a Markdown table, with metrics in percent."""
-        table = markdown_table(
-            self.columns, ([shown(name, row.get(name)) for name in self.columns] for row in self.rows)
-        )
+        columns = [name for name in self.columns if not name.endswith(STD)]
+        table = markdown_table(columns, ([_with_std(name, row) for name in columns] for row in self.rows))
         remarks = "".join(f"- {remark}\n" for remark in self.remarks)
         return f"{self.title}\n\n{table}\n" + (f"\n{remarks}" if remarks else "")
 
@@ -91,6 +91,12 @@ class ResultTable:
         for ending, text in contents.items():
             atomic_write(folder / f"{stem}.{ending}", text.encode())
         return [folder / f"{stem}.{ending}" for ending in contents]
+
+
+def _with_std(name: str, row: Row) -> str:
+    """Write a row's value for people, with its standard deviation if there is one."""
+    std = row.get(f"{name}{STD}")
+    return shown(name, row.get(name)) + ("" if std is None else f" ± {shown(name, std)}")
 
 
 def shown(name: str, value: Any) -> str:  # noqa: ANN401

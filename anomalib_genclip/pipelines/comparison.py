@@ -20,7 +20,7 @@ from .task import Settings
 REQUIRED = {"target", "models"}
 OPTIONAL = {"results_dir", "accelerator", "isolate", "jobs_dir", "seed", "target_categories"}
 ENTRY_REQUIRED = {"name", "protocol", "model"}
-ENTRY_OPTIONAL = {"trainer", "source", "source_categories", "data"}
+ENTRY_OPTIONAL = {"trainer", "source", "source_categories", "data", "seeds"}
 
 
 class TargetPart(NamedTuple):
@@ -74,7 +74,8 @@ def compare(settings: Settings) -> ComparisonTables:
     - ``zero_shot``: not trained.
     - ``one_class``: trained on each category's normal training images.
 
-    ``trainer`` holds arguments of Lightning's trainer, such as ``max_epochs``.
+    ``trainer`` holds arguments of Lightning's trainer, such as ``max_epochs``. ``seeds`` of a model, a list in place of
+    the comparison's ``seed``, trains and tests it once with each: tables then have the mean and the standard deviation.
 
     Every job runs in a process of its own unless ``isolate`` is false. Results are stored in ``<jobs_dir>/jobs``
     (``jobs_dir`` defaults to ``results_dir``), and finished jobs are not repeated. Failed jobs are rows with the
@@ -94,7 +95,7 @@ def compare(settings: Settings) -> ComparisonTables:
     """
     complete = complete_settings(settings)
     folder, isolate = complete["jobs_dir"], complete["isolate"]
-    trained = {row["model"]: row for row in run_jobs("train", training_jobs(complete), folder, isolate)}
+    trained = {(row["model"], row["seed"]): row for row in run_jobs("train", training_jobs(complete), folder, isolate)}
     rows = run_jobs("test", test_jobs(complete, trained), folder, isolate)
     tables = ComparisonTables(complete["results_dir"], rows)
     tables.save()
@@ -102,7 +103,7 @@ def compare(settings: Settings) -> ComparisonTables:
 
 
 def training_jobs(settings: Settings) -> list[Job]:
-    """Create one training job for each model of the cross-dataset protocol."""
+    """List one training for each model of the cross-dataset protocol and each of its seeds."""
     return [
         Job(
             settings={
@@ -112,29 +113,30 @@ def training_jobs(settings: Settings) -> list[Job]:
                 "source_categories": entry["source_categories"],
                 "data": entry["data"],
                 "trainer": entry["trainer"],
-                "seed": settings["seed"],
+                "seed": seed,
                 "accelerator": settings["accelerator"],
             },
-            labels={"model": entry["name"]},
+            labels={"model": entry["name"], "seed": seed},
         )
         for entry in settings["models"]
         if entry["protocol"] == "cross_dataset"
+        for seed in entry["seeds"]
     ]
 
 
-def test_jobs(settings: Settings, trained: dict[str, Row]) -> list[Job]:
-    """Create one test job for each model and category of the target.
+def test_jobs(settings: Settings, trained: dict[tuple[str, int], Row]) -> list[Job]:
+    """List one test for each model, seed and category of the target.
 
     Args:
         settings (Settings): Complete settings.
-        trained (dict[str, Row]): Results of the training jobs by name of the model.
+        trained (dict[tuple[str, int], Row]): Results of the trainings by the models' names and seeds.
 
     Returns:
         list[Job]: The jobs.
     """
     jobs = []
-    for entry in settings["models"]:
-        training = trained.get(entry["name"], {})
+    for entry, seed in ((entry, seed) for entry in settings["models"] for seed in entry["seeds"]):
+        training = trained.get((entry["name"], seed), {})
         failure = f"training failed: {training['error']}" if "error" in training else ""
         for part in settings["parts"]:
             test = {
@@ -145,10 +147,10 @@ def test_jobs(settings: Settings, trained: dict[str, Row]) -> list[Job]:
                 "checkpoint": training.get("checkpoint"),
                 "target": part.target,
                 "category": part.category,
-                "seed": settings["seed"],
+                "seed": seed,
                 "accelerator": settings["accelerator"],
             }
-            labels = {"model": entry["name"], "protocol": entry["protocol"], "category": part.label}
+            labels = {"model": entry["name"], "protocol": entry["protocol"], "category": part.label, "seed": seed}
             jobs.append(Job(test, labels, failure))
     return jobs
 
@@ -164,7 +166,7 @@ def complete_settings(settings: Settings) -> Settings:
         msg = f"models must be a list, got {settings['models']!r}."
         raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
     defaults = {"accelerator": "auto", "isolate": True, "seed": 42}
-    entries = [_complete_entry(entry) for entry in settings["models"]]
+    entries = [_complete_entry(entry, settings.get("seed", defaults["seed"])) for entry in settings["models"]]
     names = [entry["name"] for entry in entries]
     if not names or len(set(names)) < len(names):
         msg = f"models must have at least one entry, each with a unique name, got: {', '.join(names) or 'none'}."
@@ -181,8 +183,8 @@ def complete_settings(settings: Settings) -> Settings:
     }
 
 
-def _complete_entry(entry: Settings) -> Settings:
-    """Check the settings of one model and fill in the defaults."""
+def _complete_entry(entry: Settings, seed: int) -> Settings:
+    """Check one model's settings and fill in the defaults."""
     what = f"Model {entry.get('name', '') if isinstance(entry, dict) else entry!r}"
     check_names(entry, ENTRY_REQUIRED, ENTRY_OPTIONAL, what)
     if entry["protocol"] not in PROTOCOLS:
@@ -191,7 +193,11 @@ def _complete_entry(entry: Settings) -> Settings:
     if ("source" in entry) != (entry["protocol"] == "cross_dataset"):
         msg = f"{what}: protocol 'cross_dataset' needs a source, and no other protocol takes one."
         raise ValueError(msg)
-    return {"trainer": {}, "source_categories": None, "data": {}, **entry}
+    seeds = entry.get("seeds", [seed])
+    if not isinstance(seeds, list) or not seeds or not all(type(number) is int and number >= 0 for number in seeds):
+        msg = f"{what}: seeds={seeds!r} must be a list of whole numbers, such as [0, 1, 2]."
+        raise ValueError(msg)
+    return {"trainer": {}, "source_categories": None, "data": {}, **entry, "seeds": list(dict.fromkeys(seeds))}
 
 
 def read_settings(path: str | Path) -> Settings:

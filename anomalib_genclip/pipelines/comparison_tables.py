@@ -4,11 +4,11 @@
 """Results of a comparison: tables per model and per category, and a plot."""
 
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from anomalib_genclip.evaluation.result import METRIC_NAMES
-from anomalib_genclip.evaluation.tables import NOTE, ResultTable, Row
+from anomalib_genclip.evaluation.tables import NOTE, STD, ResultTable, Row
 from anomalib_genclip.utils.files import atomic_write
 
 from .plot import draw_accuracy_against_speed
@@ -74,16 +74,23 @@ def _names(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _summary(rows: list[dict[str, Any]]) -> Row:
-    """Summarize one model's rows: mean of metrics, sum of times, peak of memory."""
+    """Join one model's rows: metrics by their means, times by their sums, memory by its peak.
+
+    With several seeds, a metric's standard deviation is that of the seeds' means over the categories.
+    """
     done = [row for row in rows if "error" not in row]
+    failed = {row["category"] for row in rows if "error" in row}
+    categories = {row["category"] for row in rows}
     summary: Row = {
         "model": rows[0]["model"],
         "protocol": rows[0]["protocol"],
-        "categories": f"{len(done)} of {len(rows)}",
+        "categories": f"{len(categories - failed)} of {len(categories)}",
     }
     for name in METRIC_NAMES:
-        values = [row[name] for row in done if name in row]
-        summary[name] = fmean(values) if values else None
+        means = _means_by_seed(done, name)
+        summary[name] = fmean(means) if means else None
+        if len(means) > 1:
+            summary[f"{name}{STD}"] = stdev(means)
     timed = [row for row in done if row.get("images_per_second")]
     seconds = sum(row["images"] / row["images_per_second"] for row in timed)
     memory = [row["peak_memory_mib"] for row in done if row.get("peak_memory_mib") is not None]
@@ -94,6 +101,15 @@ def _summary(rows: list[dict[str, Any]]) -> Row:
         "device": ", ".join(dict.fromkeys(row["device"] for row in done)) or None,
     }
     return summary | {NOTE: "; ".join(dict.fromkeys(note for row in rows for note in _notes(row)))}
+
+
+def _means_by_seed(rows: list[dict[str, Any]], name: str) -> list[float]:
+    """Average a metric over the categories, for each seed that has it."""
+    values: dict[Any, list[float]] = {}
+    for row in rows:
+        if name in row:
+            values.setdefault(row.get("seed"), []).append(row[name])
+    return [fmean(group) for group in values.values()]
 
 
 def _with_note(row: dict[str, Any]) -> Row:

@@ -6,7 +6,8 @@
 import csv
 import io
 import json
-from statistics import fmean
+from itertools import product
+from statistics import fmean, stdev
 
 import pytest
 from anomalib.engine import Engine
@@ -94,7 +95,8 @@ def test_columns_start_with_what_names_the_row(compared):
         ({"models": [{"name": "a", "protocol": "few_shot", "model": {}}]}, "protocol 'few_shot' is unknown"),
         ({"models": [{"name": "a", "protocol": "cross_dataset", "model": {}}]}, "needs a source"),
         ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}, "epochs": 1}]}, "unknown settings epochs"),
-        ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}}] * 2}, "unique name"),
+        ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}}] * 2}, "name of its own"),
+        ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}, "seeds": 3}]}, "must be a list"),
         ({"target_categories": ["spoon"]}, "spoon"),
     ],
 )
@@ -102,6 +104,20 @@ def test_wrong_settings_are_refused_before_anything_runs(comparison_data, tmp_pa
     with pytest.raises(ValueError, match=message):
         compare({**settings_for(comparison_data, tmp_path), **change})
     assert not (tmp_path / "jobs").exists()
+
+
+def test_seeds_are_trained_and_tested_one_by_one_and_shown_as_mean_and_spread(comparison_data, tmp_path):
+    settings = settings_for(comparison_data, tmp_path)
+    settings["models"] = [settings["models"][0] | {"seeds": [0, 1]}]
+    tables = compare(settings)
+    assert [(row["seed"], row["category"]) for row in tables.rows] == list(product([0, 1], ["bottle", "wood"]))
+    assert len(list((tmp_path / "checkpoints").glob("*.ckpt"))) == 2
+    (summary,) = tables.models.rows
+    means = [fmean(row["pixel_AUROC"] for row in tables.rows if row["seed"] == seed) for seed in (0, 1)]
+    assert summary["pixel_AUROC"] == pytest.approx(fmean(means))
+    assert summary["pixel_AUROC_std"] == pytest.approx(stdev(means)) != 0
+    assert summary["categories"] == "2 of 2"
+    assert f"{100 * fmean(means):.1f} ± {100 * stdev(means):.1f}" in tables.models.as_markdown()
 
 
 def test_categories_are_shared_out_among_targets(tmp_path):
