@@ -135,7 +135,7 @@ def test_jobs(settings: Settings, trained: dict[tuple[str, int], Row]) -> list[J
         list[Job]: The jobs.
     """
     jobs = []
-    for entry, seed in ((entry, seed) for entry in settings["models"] for seed in entry["seeds"]):
+    for entry, seed in ((model, number) for model in settings["models"] for number in model["seeds"]):
         training = trained.get((entry["name"], seed), {})
         failure = f"training failed: {training['error']}" if "error" in training else ""
         for part in settings["parts"]:
