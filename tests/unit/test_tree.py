@@ -82,6 +82,7 @@ def test_nothing_is_too_long(path):
     assert len(text.splitlines()) <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 60, node.name
+            # Without the signature: a model's arguments are its configuration.
+            assert node.end_lineno - node.body[0].lineno < 60, node.name
         if isinstance(node, ast.ClassDef):
             assert sum(isinstance(part, ast.FunctionDef) for part in node.body) <= 16, node.name
