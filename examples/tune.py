@@ -27,7 +27,7 @@ from torchmetrics.functional.classification import binary_auroc
 from anomalib_genclip import GenCLIP
 from anomalib_genclip.clip.backbone import load_clip
 from anomalib_genclip.clip.frozen_clip import FrozenCLIP, ImageTokens
-from anomalib_genclip.components.anomaly_map import TEMPERATURE, top_mean
+from anomalib_genclip.components.anomaly_map import TEMPERATURE, top_mean, upsample
 from anomalib_genclip.components.loss import GenCLIPLoss
 from anomalib_genclip.demo.synthetic import SOURCE, TUNING
 from anomalib_genclip.evaluation.category import CategoryScores, ImageScores
@@ -243,9 +243,9 @@ def train(model: GenCLIPModel, split: Split, variant: Variant) -> None:
 
 
 @torch.no_grad()
-def frozen_scores(model: GenCLIPModel, split: Split) -> dict[str, Tensor]:
+def frozen_scores(clip: FrozenCLIP, split: Split) -> dict[str, Tensor]:
     """Image scores of the frozen CLIP: the CLS token against one written pair, and against WinCLIP's ensemble."""
-    clip, result = model.clip, {"pair": torch.zeros(len(split.labels)), "ensemble": torch.zeros(len(split.labels))}
+    result = {"pair": torch.zeros(len(split.labels)), "ensemble": torch.zeros(len(split.labels))}
     for category in dict.fromkeys(split.categories):
         index = torch.tensor([i for i, name in enumerate(split.categories) if name == category])
         name = category.replace("_", " ")
@@ -281,10 +281,13 @@ def compute_metrics(
         labels, row = split.labels[index], {}
         for branch in branches:
             model.branches = branch
-            parts = [model.score_parts(batch, names[batch]) for batch in index.split(64)]
-            maps, top, cls = (
-                torch.cat([getattr(part, key) for part in parts]) for key in ("anomaly_map", "top", "cls")
+            results = [model.branch_maps(batch, names[batch]) for batch in index.split(64)]
+            grid, cls = (
+                torch.cat([torch.stack(list(getattr(result, part).values())).mean(0) for result in results])
+                for part in ("maps", "cls")
             )
+            maps = upsample(grid, model.image_size)
+            top = top_mean(maps)
             scores = CategoryScores()
             if split.masks is not None:
                 for i, (anomaly_map, mask) in enumerate(zip(maps.squeeze(1), split.masks[index] > 0, strict=True)):
@@ -327,6 +330,7 @@ def main() -> None:
     settings = ModelSettings.resolve("tiny", args.pretrained)
     clip = load_clip(settings.spec, settings.pretrained, settings.image_size)
     splits: dict[str | None, tuple[Split, dict[str, Split]]] = {}
+    frozen: dict[str, dict[str, Tensor]] = {}
     table = []
     for variant in VARIANTS:
         if args.only and variant.name not in args.only:
@@ -336,6 +340,7 @@ def main() -> None:
             for name, datamodule in photographs(args.photographs) if args.photographs else []:
                 targets[name] = read(lightning_model, iter([(name, datamodule)]), variant.attention)
             splits[variant.attention] = read(lightning_model, synthetic(SOURCE, args.root), variant.attention), targets
+            frozen = {name: frozen_scores(lightning_model.model.clip, split) for name, split in targets.items()}
         source, targets = splits[variant.attention]
         for seed in range(args.seeds):
             start = time.monotonic()
@@ -347,7 +352,7 @@ def main() -> None:
                 if stage == variant.name:
                     train(model, source, variant)
                 for name, split in targets.items():
-                    row = compute_metrics(model, split, frozen_scores(model, split), branches)
+                    row = compute_metrics(model, split, frozen[name], branches)
                     table.append({"variant": stage, "data": name, "seed": seed, **row})
             pd.DataFrame(table).round(2).to_csv(args.out, index=False)
             shown = {key: round(value, 1) for key, value in table[-len(targets)].items() if isinstance(value, float)}
