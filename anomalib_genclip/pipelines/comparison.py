@@ -103,7 +103,7 @@ def compare(settings: Settings) -> ComparisonTables:
 
 
 def training_jobs(settings: Settings) -> list[Job]:
-    """List one training for each model of the cross-dataset protocol and each of its seeds."""
+    """Create one training job for each model of the cross-dataset protocol and each of its seeds."""
     return [
         Job(
             settings={
@@ -125,7 +125,7 @@ def training_jobs(settings: Settings) -> list[Job]:
 
 
 def test_jobs(settings: Settings, trained: dict[tuple[str, int], Row]) -> list[Job]:
-    """List one test for each model, seed and category of the target.
+    """Create one test job for each model, seed and category of the target.
 
     Args:
         settings (Settings): Complete settings.

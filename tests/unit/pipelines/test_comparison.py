@@ -95,7 +95,7 @@ def test_columns_start_with_what_names_the_row(compared):
         ({"models": [{"name": "a", "protocol": "few_shot", "model": {}}]}, "protocol 'few_shot' is unknown"),
         ({"models": [{"name": "a", "protocol": "cross_dataset", "model": {}}]}, "needs a source"),
         ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}, "epochs": 1}]}, "unknown settings epochs"),
-        ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}}] * 2}, "name of its own"),
+        ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}}] * 2}, "unique name"),
         ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}, "seeds": 3}]}, "must be a list"),
         ({"target_categories": ["spoon"]}, "spoon"),
     ],
