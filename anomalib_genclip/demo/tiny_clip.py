@@ -1,10 +1,10 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The bundled demonstration CLIP: OpenAI's architecture, a few million parameters, trained on rendered pictures.
+"""The bundled demonstration CLIP: OpenAI's architecture, a few million parameters, trained on rendered images.
 
-It makes every run and every test mean something without a download. It is no replacement for a real CLIP; what it
-has seen and how well it does is in ``docs/tiny_clip_model_card.md``.
+With it, runs and tests give meaningful results without a download. It does not replace a real CLIP; training data and
+results are in ``docs/tiny_clip_model_card.md``.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ EMBED_DIM = 128
 VISION = {"image_size": 112, "patch_size": 8, "width": 128, "layers": 8, "head_width": 64}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 3}
 
-# How the file names the token embeddings that were trained and their places in CLIP's vocabulary.
+# Names of the trained token embeddings and of their token IDs in the file.
 TRAINED_ROWS, TRAINED_IDS = "token_embedding.trained_rows", "token_embedding.trained_ids"
 
 
@@ -29,14 +29,14 @@ def tiny_config() -> dict[str, Any]:
 
 
 def expand_vocabulary(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rebuild the full token embedding from the stored rows; a state dict that has it already stays as it is.
+    """Rebuild the full token embedding from the stored rows; a state dict that already has it is not changed.
 
-    Tokens that training never met get the mean trained row: training used that row for made-up names, so that an
-    unknown word reads as "some thing".
+    Tokens that do not occur in training get the mean of the trained rows. Training used that row for invented names,
+    so that an unknown word means "some object".
 
     Args:
         state: The file's tensors: an open_clip state dict without ``token_embedding.weight``, plus trained rows
-            ``(T, d_t)`` and their token numbers ``(T,)``.
+            ``(T, d_t)`` and their token IDs ``(T,)``.
 
     Returns:
         A complete float32 state dict in open_clip's (and OpenAI's) layout.

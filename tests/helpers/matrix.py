@@ -5,7 +5,7 @@
 
 Each environment is made, used for its rows and removed again, so that no more than one is on the disk. Needs a
 package index, about 8 GB of disk and half an hour on two cores. Versions of Python that are not on the PATH are left
-out and named. The table at the end is the README's.
+out and named. The table at the end is that of docs/versions.md.
 """
 
 import argparse

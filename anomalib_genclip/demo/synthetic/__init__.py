@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rendered pictures of things and materials, with and without defects, for tests and first steps without a download."""
+"""Rendered images of objects and textures, with and without defects, for tests and first steps without a download."""
 
 from .categories import CATEGORIES, DEFECTS_OF, OBJECTS, SOURCE, TARGET, TEXTURES, TUNING, UNSEEN_BY_TINY
 from .datamodule import SyntheticDefects

@@ -1,9 +1,9 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Nameless things and surfaces, drawn anew every time: they teach the demonstration CLIP that any kind can be damaged.
+"""Unnamed random objects and surfaces, which teach the demonstration CLIP that anything can be damaged.
 
-Used only by ``examples/train_tiny_clip.py``; no category of the data module looks like this on purpose.
+Used only by ``examples/train_tiny_clip.py``; they do not imitate categories of the datamodule.
 """
 
 from functools import lru_cache
@@ -16,7 +16,7 @@ from .canvas import Canvas, blend, fractal, hsv, perlin, relief, voronoi
 from .defects import DEFECTS, damage
 from .render import light_and_camera
 
-# Photographs that lie inside scikit-image's wheel, so that nothing is downloaded.
+# Photographs that are part of scikit-image's wheel, so that nothing is downloaded.
 _PHOTOGRAPHS = (
     "brick", "grass", "gravel", "astronaut", "camera", "cat", "coffee", "coins", "hubble_deep_field",
     "immunohistochemistry", "moon", "page", "retina", "rocket", "text", "clock", "cell", "colorwheel",
@@ -37,7 +37,7 @@ def _photographs() -> list[np.ndarray]:
 
 
 def _photograph(c: Canvas) -> np.ndarray:
-    """Cut a random piece ``(S, S, 3)`` of a random photograph; the first three are textures and come most."""
+    """Crop a random photograph to ``(S, S, 3)``; the first three are textures and the most frequent."""
     rng, pictures = c.rng, _photographs()
     picture = pictures[rng.integers(3) if rng.random() < 0.55 else rng.integers(len(pictures))]
     side = int(rng.uniform(0.25, 0.8) * min(picture.shape[:2]))
@@ -154,7 +154,7 @@ def _graft(c: Canvas) -> np.ndarray:
 def render_anonymous(
     damaged: bool, size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, bool, str | None]:
-    """Render a nameless thing or surface.
+    """Render an unnamed object or surface.
 
     Args:
         damaged: Whether it has a defect.
@@ -162,8 +162,8 @@ def render_anonymous(
         rng: Source of all randomness.
 
     Returns:
-        Image ``(S, S, 3)`` uint8, mask ``(S, S)`` uint8 (0 or 255), whether it fills the picture as a surface, and
-        the kind of defect (``None`` if normal or without a name).
+        Image ``(S, S, 3)`` uint8, mask ``(S, S)`` uint8 (0 or 255), whether it is a surface that fills the image, and
+        the kind of defect (``None`` if normal or unnamed).
     """
     surface = bool(rng.random() < 0.5)
     c = Canvas(size, rng, zoom=(0.6, 1.4), shift=0.5) if surface else Canvas(size, rng, zoom=(0.7, 1.15), shift=0.15)

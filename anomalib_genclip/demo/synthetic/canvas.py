@@ -1,10 +1,10 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The sheet that scenes are painted on: an image, an object's own coordinates, and what may be damaged.
+"""Canvas that scenes are painted on: image, object coordinates, and regions that may be damaged.
 
-Everything is float32 in ``[0, 1]``; an image is ``(S, S, 3)``, a mask ``(S, S)``. Object coordinates are the
-picture's turned, moved and scaled: an untouched object fills about ``[-1, 1]``.
+Everything is float32 in ``[0, 1]``; an image is ``(S, S, 3)``, a mask ``(S, S)``. Object coordinates are rotated,
+shifted and scaled relative to the image: an object fills about ``[-1, 1]``.
 """
 
 import colorsys
@@ -24,8 +24,8 @@ _BANK_SIDE = 256
 def _perlin_bank() -> dict[int, np.ndarray]:
     """Return Perlin noise by number of cells across, each ``(8, 256, 256)`` in ``[-1, 1]``.
 
-    Anomalib's generator takes about a millisecond a call and draws from torch's global generator; a bank made
-    once per process from a fixed seed keeps rendering fast and leaves that generator as it was.
+    anomalib's function takes about a millisecond per call and uses torch's global random state; a bank computed once
+    per process from a fixed seed keeps rendering fast and that state unchanged.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -44,12 +44,12 @@ def _perlin_bank() -> dict[int, np.ndarray]:
 
 
 def perlin(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Cut a random piece of Perlin noise.
+    """Crop Perlin noise at random.
 
     Args:
         rng: Source of randomness.
         size: Side of the result in pixels, at most 256.
-        cells: Noise cells over 256 pixels: 2, 4, 8, 16, 32 or 64. More cells, finer noise.
+        cells: Noise cells per 256 pixels: 2, 4, 8, 16, 32 or 64. More cells give finer noise.
 
     Returns:
         Noise ``(size, size)`` in ``[-1, 1]``.
@@ -66,13 +66,13 @@ def perlin(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
 
 
 def fractal(rng: np.random.Generator, size: int, coarse: int = 4, octaves: int = 4) -> np.ndarray:
-    """Add Perlin noise of doubling fineness and halving strength.
+    """Sum octaves of Perlin noise.
 
     Args:
         rng: Source of randomness.
         size: Side in pixels.
-        coarse: Cells of the coarsest layer over 256 pixels, a power of two from 2 to 64.
-        octaves: Number of layers; those finer than 64 cells are left out.
+        coarse: Cells of the coarsest octave per 256 pixels, a power of two from 2 to 64.
+        octaves: Number of octaves; those finer than 64 cells are left out.
 
     Returns:
         Noise ``(size, size)``, about ``[-1, 1]``.
@@ -96,7 +96,7 @@ def grey(rng: np.random.Generator, low: float, high: float) -> Colour:
 
 
 def blend(image: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """Lay ``colour`` (``(3,)`` or ``(S, S, 3)``) over ``image`` with opacity ``alpha`` ``(S, S)``."""
+    """Blend ``colour`` (``(3,)`` or ``(S, S, 3)``) into ``image`` with opacity ``alpha`` ``(S, S)``."""
     return image + alpha[..., None] * (colour - image)
 
 
@@ -118,18 +118,18 @@ class Canvas:
     Args:
         size: Side ``S`` in pixels.
         rng: Source of randomness.
-        turn: Largest rotation in radians.
-        zoom: Smallest and largest scale of the object's coordinates.
-        shift: Largest move as a share of the picture's half side.
+        turn: Maximum rotation in radians.
+        zoom: Minimum and maximum scale of the object coordinates.
+        shift: Maximum shift as a share of half the image side.
 
     Attributes:
-        image: What has been painted, ``(S, S, 3)``.
+        image: The painted image, ``(S, S, 3)``.
         x, y: Object coordinates of every pixel, ``(S, S)``.
         px: Side of a pixel in object coordinates.
         region: Where a defect may lie, ``(S, S)``; all ones until an object sets it.
-        parts: Parts that can be missing: mask and what lies under it.
-        prints: Masks of printed or patterned spots that can be misprinted, with the clean surface under them.
-        light: Direction the light comes from, in radians; shared by all reliefs of the scene.
+        parts: Parts that can be missing: mask and image without the part.
+        prints: Printed or patterned spots that can be misprinted: mask and image without the print.
+        light: Direction of the light in radians; the same for all reliefs of the scene.
     """
 
     size: int

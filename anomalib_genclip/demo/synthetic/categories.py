@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which categories there are, which defects each can have, and which group each belongs to."""
+"""Categories, their possible defects, and their groups."""
 
 from collections.abc import Callable
 
@@ -55,8 +55,8 @@ CATEGORIES = TEXTURES + OBJECTS
 PAINTERS = {name: painter for name, (painter, _) in (_TEXTURES | _OBJECTS).items()}
 DEFECTS_OF = {name: kinds for name, (_, kinds) in (_TEXTURES | _OBJECTS).items()}
 
-# Prompts are trained on the first group and tested on the second; the third settles the method's open choices and
-# appears in no reported figure.
+# Prompts are trained on the first group and tested on the second. The third is for choosing settings and is not part of
+# reported results.
 SOURCE = (
     "weave", "wood", "brushed_metal", "tile", "paper", "cork", "knit",
     "bolt", "washer", "pill", "circuit_board", "button", "battery", "label", "switch",
@@ -67,5 +67,5 @@ TARGET = (
 )  # fmt: skip
 TUNING = ("marble", "rubber_mat", "wicker", "nut", "fuse")
 
-# The bundled demonstration CLIP has seen neither pictures nor names of these.
+# The bundled demonstration CLIP was trained without images and names of these.
 UNSEEN_BY_TINY = ("leather", "grid", "honeycomb", "gear", "cable", "biscuit", "marble", "fuse")

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One picture of all categories: ``python -m anomalib_genclip.demo.synthetic.contact_sheet sheet.png``."""
+"""One image of all categories: ``python -m anomalib_genclip.demo.synthetic.contact_sheet sheet.png``."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _panel(category: str, size: int, defects: int, rng: np.random.Generator) -> np.ndarray:
-    """Return one category's strip: its name, a normal picture and some damaged ones, outlined."""
+    """Return one category's strip: its name, a normal image and some damaged ones, outlined."""
     kinds = [None, *DEFECTS_OF[category][:defects]]
     tiles = [_outlined(*render(category, kind, size, rng)) for kind in kinds]
     head = np.full((_CAPTION, size * len(tiles), 3), 255, np.uint8)
@@ -43,14 +43,14 @@ def contact_sheet(
     columns: int = 3,
     seed: int = 0,
 ) -> Path:
-    """Write a picture with a normal and a few damaged renders of every category.
+    """Write an image with a normal and a few damaged renders of every category.
 
     Args:
-        path: Where to write it (PNG).
-        categories: Names to show.
+        path: Path of the PNG.
+        categories: Categories to show.
         size: Side of a render in pixels.
         defects: Damaged renders per category, at most five.
-        columns: Categories side by side.
+        columns: Number of categories per row.
         seed: Seed of the renders.
 
     Returns:

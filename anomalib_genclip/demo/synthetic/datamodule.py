@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The rendered pictures as an anomalib data module: drawn once, then read by anomalib's own data set class."""
+"""The rendered images as a datamodule: rendered once, then read by one of anomalib's datasets."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ from .render import render
 
 logger = logging.getLogger(__name__)
 
-# Raised whenever the same seed would give other pictures, so that old renders are made anew.
+# Incremented when the same seed gives other images, so that old images are rendered again.
 RENDER_VERSION = 1
 _RECIPE = "recipe.json"
 _MOST_WORKERS = 8
@@ -47,7 +47,7 @@ def _split_plan(category: str, recipe: dict[str, Any]) -> list[tuple[str, str | 
 
 
 def _read_recipe(folder: Path) -> dict[str, Any] | None:
-    """Read what a folder was rendered from, or ``None`` if this module did not render it or it is unreadable."""
+    """Read the recipe of a rendered folder, ``None`` if there is none or it is unreadable."""
     try:
         return json.loads((folder / _RECIPE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -57,11 +57,11 @@ def _read_recipe(folder: Path) -> dict[str, Any] | None:
 def render_category(root: Path | str, category: str, recipe: dict[str, Any]) -> None:
     """Render a category in MVTec AD's layout.
 
-    The folder appears whole or not at all: everything is written beside it first and then moved into place. Every
-    picture has its own random generator, so that it depends on nothing but the recipe and its own place.
+    The folder is written atomically: to a temporary folder that is then renamed. Every image has its own random
+    generator, so that it only depends on the recipe and its path.
 
     Args:
-        root: Folder of the data set.
+        root: Folder of the dataset.
         category: One of ``CATEGORIES``.
         recipe: ``seed``, ``size`` (pixels), ``train_good``, ``test_good``, ``test_per_defect`` and ``version``.
     """
@@ -79,14 +79,14 @@ def render_category(root: Path | str, category: str, recipe: dict[str, Any]) -> 
                 if kind:
                     _write(work / "ground_truth" / kind / f"{k:03}_mask.png", mask)
         (work / _RECIPE).write_text(json.dumps(recipe, indent=2), encoding="utf-8")
-        work.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        work.chmod(0o755)  # folders of mkdtemp are accessible by their owner only
         _move_into_place(work, root / category, recipe)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _move_into_place(work: Path, target: Path, recipe: dict[str, Any]) -> None:
-    """Swap a finished folder in; if another process was faster with the same recipe, its folder stays."""
+    """Rename a finished folder; keep that of another process that was faster with the same recipe."""
     old = work.with_name(work.name + ".old")
     try:
         if target.exists():
@@ -102,26 +102,27 @@ def _move_into_place(work: Path, target: Path, recipe: dict[str, Any]) -> None:
 
 
 def render_dataset(root: Path | str, categories: tuple[str, ...], recipe: dict[str, Any]) -> None:
-    """Render the categories that are not there yet or were rendered from another recipe.
+    """Render the categories that are missing or were rendered from another recipe.
 
     Args:
-        root: Folder of the data set.
-        categories: Names to render.
+        root: Folder of the dataset.
+        categories: Categories to render.
         recipe: See :func:`render_category`.
 
     Raises:
-        FileExistsError: If a folder of that name holds something that this module did not render.
+        FileExistsError: If a folder of that name was not rendered by this function.
     """
     root = Path(root)
     missing = [name for name in categories if _read_recipe(root / name) != recipe]
     for name in missing:
         if (root / name).exists() and _read_recipe(root / name) is None:
-            msg = f"{root / name} holds no synthetic renders and is left alone. Choose another root."
+            msg = f"{root / name} was not rendered by SyntheticDefects and is left alone. Choose another root."
             raise FileExistsError(msg)
     if not missing:
-        logger.debug("Found the synthetic data set.")
+        logger.debug("Found the synthetic dataset.")
         return
-    # joblib's processes inherit no threads and no GPU, and do not import the user's script, which may lack a guard.
+    # joblib's processes inherit no threads and no GPU context, and do not import the user's script, which may have no
+    # guard for the main module.
     workers = min(len(missing), cpu_count(), _MOST_WORKERS)
     done = Parallel(workers, return_as="generator")(delayed(render_category)(root, name, recipe) for name in missing)
     for _ in track(done, "Rendering SyntheticDefects", total=len(missing)):
@@ -131,24 +132,23 @@ def render_dataset(root: Path | str, categories: tuple[str, ...], recipe: dict[s
 class SyntheticDefects(AnomalibDataModule):
     """Rendered textures and objects with defects and pixel masks.
 
-    The first call of :meth:`prepare_data` renders every category in MVTec AD's layout; the pictures depend only on
-    the arguments. They need no download and no licence form, and they are for tests and first steps: results on them
-    say little about photographs.
+    The first call of :meth:`prepare_data` renders all categories in MVTec AD's layout; the images depend only on the
+    arguments. They are for tests and first steps without a download. Results on them do not transfer to photographs.
 
     Args:
-        root (Path | str | None): Folder of the data set.
+        root (Path | str | None): Folder of the dataset.
             Defaults to ``"./datasets/SyntheticDefects"``.
         category (str): One of ``anomalib_genclip.demo.synthetic.CATEGORIES``.
             Defaults to ``"wood"``.
-        render_size (int): Side of the pictures in pixels.
+        render_size (int): Side of the images in pixels.
             Defaults to ``128``.
-        train_good (int): Normal training pictures per category.
+        train_good (int): Normal training images per category.
             Defaults to ``40``.
-        test_good (int): Normal test pictures per category.
+        test_good (int): Normal test images per category.
             Defaults to ``30``.
-        test_per_defect (int): Test pictures per defect kind; every category has five kinds.
+        test_per_defect (int): Test images per defect kind; every category has five kinds.
             Defaults to ``8``.
-        render_seed (int): Seed of the pictures. ``seed`` is anomalib's and concerns only the splits.
+        render_seed (int): Seed of the images; ``seed`` is that of the splits, as in anomalib.
             Defaults to ``0``.
         train_batch_size (int): Training batch size.
             Defaults to ``32``.
@@ -241,7 +241,7 @@ class SyntheticDefects(AnomalibDataModule):
         }
 
     def prepare_data(self) -> None:
-        """Render all categories unless they are there already.
+        """Render all categories that are missing.
 
         Directory structure afterwards::
 
@@ -258,15 +258,15 @@ class SyntheticDefects(AnomalibDataModule):
         render_dataset(self.root, CATEGORIES, self.recipe)
 
     def _setup(self, _stage: str | None = None) -> None:
-        """Read the folders with anomalib's MVTec AD data set.
+        """Read the folders with anomalib's MVTec AD dataset.
 
         Raises:
-            ValueError: If the pictures there are of another recipe.
+            ValueError: If the images were rendered from another recipe.
         """
         if _read_recipe(self.root / self.category) != self.recipe:
             msg = (
-                f"{self.root / self.category} holds no renders with these settings: {self.recipe}. Another "
-                "SyntheticDefects has drawn over them, or prepare_data() has not run. Give each its own root."
+                f"{self.root / self.category} has no images with these settings: {self.recipe}. Another "
+                "SyntheticDefects has replaced them, or prepare_data() has not run. Give each its own root."
             )
             raise ValueError(msg)
         self.train_data = MVTecADDataset(split=Split.TRAIN, root=self.root, category=self.category)

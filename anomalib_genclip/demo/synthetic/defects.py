@@ -3,8 +3,8 @@
 
 """Defects: each function damages a finished scene, before light and camera are applied.
 
-Every function takes a :class:`Canvas` and returns the damaged image ``(S, S, 3)`` and the damage's opacity
-``(S, S)``; lengths are in shares of the picture's side, so that a defect looks alike at every render size.
+Every function takes a :class:`Canvas` and returns the damaged image ``(S, S, 3)`` and the opacity of the defect
+``(S, S)``. Lengths are shares of the image side, so that a defect looks the same at every render size.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import numpy as np
 from .canvas import Canvas, blend, hsv, perlin, relief
 
 Damage = tuple[np.ndarray, np.ndarray]
-# A defect is drawn again until it changes the picture by this much on average and covers this share of it.
+# A defect is drawn again until it changes the image by this mean difference and covers this share of it.
 LEAST_CHANGE, LEAST_AREA, GREATEST_AREA = 0.06, 0.0015, 0.25
 _SUBPIXEL = 4  # bits of the fixed-point coordinates that OpenCV draws with
 
@@ -275,12 +275,12 @@ DEFECTS: dict[str, Callable[[Canvas], Damage]] = {
     "discoloration": discoloration,
     "distortion": distortion,
 }
-# Those whose outline is only where the picture really changed: two equal pieces of pattern are no damage.
+# Defects whose mask is restricted to changed pixels: moving equal parts of a pattern is not a visible defect.
 _BY_CHANGE = {"missing", "misprint", "distortion"}
 
 
 def _outline(name: str, before: np.ndarray, after: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Turn an opacity into a binary mask ``(S, S)`` uint8 of what a viewer would call damaged."""
+    """Convert an opacity to a binary mask ``(S, S)`` uint8 of visible damage."""
     mask = alpha > 0.35
     if name in _BY_CHANGE:
         change = np.abs(after - before).mean(-1) > 0.025
@@ -293,8 +293,8 @@ def _outline(name: str, before: np.ndarray, after: np.ndarray, alpha: np.ndarray
 def damage(c: Canvas, name: str) -> np.ndarray:
     """Damage the scene in place and return the binary mask ``(S, S)`` uint8.
 
-    A drawn defect that cannot be seen or is far too small or large is drawn again; after eight tries the most
-    visible one stands.
+    A defect that is not visible, or too small or too large, is drawn again; after eight tries the most visible one is
+    used.
     """
     best, best_change = None, -1.0
     for _ in range(8):

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rendering one picture: paint the scene, damage it, put it under a lamp and in front of a camera."""
+"""Rendering of one image: paint the scene, add a defect, apply lighting and camera effects."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ from .textures import ZOOM
 
 
 def light_and_camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Vary a picture as lamps and cameras do: uneven light, tint, gamma, blur and noise.
+    """Apply effects of lighting and camera: uneven light, tint, gamma, blur and noise.
 
     Args:
         image: ``(S, S, 3)`` float32 in ``[0, 1]``.
@@ -50,16 +50,16 @@ def scene(category: str, size: int, rng: np.random.Generator) -> Canvas:
 
 
 def render(category: str, defect: str | None, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Render one picture.
+    """Render one image.
 
     Args:
         category: One of :data:`CATEGORIES`.
-        defect: One of ``DEFECTS``, or ``None`` for a normal picture.
+        defect: One of ``DEFECTS``, or ``None`` for a normal image.
         size: Side ``S`` in pixels.
-        rng: Source of all randomness: equal generators give equal pictures.
+        rng: Source of all randomness; equal generators give equal images.
 
     Returns:
-        The image ``(S, S, 3)`` uint8 RGB and the mask ``(S, S)`` uint8, 255 where it is damaged.
+        The image ``(S, S, 3)`` uint8 RGB and the mask ``(S, S)`` uint8, 255 where it is anomalous.
     """
     canvas = scene(category, size, rng)
     mask = np.zeros((size, size), np.uint8) if defect is None else damage(canvas, defect) * np.uint8(255)

@@ -166,7 +166,7 @@ def test_pictures_of_another_recipe_are_not_taken_for_ones_own(tmp_path: Path, m
     for module in (one, other):
         module.prepare_data()
     other.setup()
-    with pytest.raises(ValueError, match=r"wood holds no renders with these settings.*'seed': 0.*its own root"):
+    with pytest.raises(ValueError, match=r"wood has no images with these settings.*'seed': 0.*its own root"):
         one.setup()
 
 
@@ -198,7 +198,7 @@ def test_a_failed_render_leaves_nothing_behind(tmp_path: Path, monkeypatch: pyte
 
 
 def test_contact_sheet_shows_categories(tmp_path: Path) -> None:
-    """The README's picture can be made again."""
+    """The image in the docs can be made again."""
     target = contact_sheet(tmp_path / "sheet.png", ("wood", "gear"), size=32)
     assert cv2.imread(str(target)).shape[1] > 32 * 4
 
