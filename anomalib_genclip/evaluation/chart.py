@@ -37,9 +37,9 @@ def draw_chart(result: EvaluationResult) -> bytes:
     first.get_yticklabels()[-1].set_fontweight("bold")
     first.set_ylim(len(rows) - 0.4, -0.6)
     figure.suptitle(f"Test metrics in percent (pixel metrics: {result.mode})", fontsize=11)
-    picture = io.BytesIO()
-    canvas.figure.savefig(picture, format="png", dpi=min(130, MAX_PIXELS / height))
-    return picture.getvalue()
+    buffer = io.BytesIO()
+    canvas.figure.savefig(buffer, format="png", dpi=min(130, MAX_PIXELS / height))
+    return buffer.getvalue()
 
 
 def _draw_metric(axes, name: str, values: list[float | None]) -> None:  # noqa: ANN001

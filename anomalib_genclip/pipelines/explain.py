@@ -147,9 +147,9 @@ def draw(decision: Decision, caption: str, mask: Tensor | None = None) -> bytes:
     if mask is not None:
         _show(panels[-1], np.asarray(mask.cpu()), "mask (ground truth)", cmap="gray", vmin=0, vmax=1)
     figure.suptitle(caption, fontsize=10, parse_math=False)
-    picture = io.BytesIO()
-    canvas.figure.savefig(picture, format="png", dpi=100)
-    return picture.getvalue()
+    buffer = io.BytesIO()
+    canvas.figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()
 
 
 def _show(axes, image: np.ndarray, title: str, **options) -> None:  # noqa: ANN001  # matplotlib's own

@@ -49,6 +49,6 @@ def draw_accuracy_against_speed(rows: list[dict[str, Any]]) -> bytes:
     handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}  # noqa: B905
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
-    picture = io.BytesIO()
-    canvas.figure.savefig(picture, format="png", dpi=110)
-    return picture.getvalue()
+    buffer = io.BytesIO()
+    canvas.figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
