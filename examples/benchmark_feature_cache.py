@@ -1,13 +1,13 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Measure what the feature cache saves: seconds per training epoch without and with it, in one run.
+"""Measure the effect of the feature cache: seconds per training epoch without and with it, in one run.
 
     python examples/benchmark_feature_cache.py --backbone ViT-B-16 --image-size 224
     python examples/benchmark_feature_cache.py --backbone ViT-L-14-336 --image-size 518 --images 16 --batch-size 8
 
-Weights are random and pictures are noise: neither changes the time. An epoch is counted with its validation on the
-held-out tenth. The first epoch of each run is left out as warm-up, and medians are taken over the others.
+Weights are random and images are noise, which does not change the time. An epoch includes its validation on the
+held-out tenth. The first epoch of each run is the warm-up; results are medians over the others.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbone", default="ViT-B-16")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--images", type=int, default=64, help="half of them normal, half anomalous")
-    parser.add_argument("--side", type=int, default=1024, help="of the pictures on disk, in pixels")
+    parser.add_argument("--side", type=int, default=1024, help="of the images on disk, in pixels")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=0)
@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
 
 
 class Stopwatch(Callback):
-    """Time epochs, and within them the vision tower and the waiting for data."""
+    """Measure the time of epochs, and the shares of vision tower and data loading."""
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
@@ -53,7 +53,7 @@ class Stopwatch(Callback):
         self._started = time.perf_counter()
 
     def setup(self, trainer, pl_module, stage) -> None:  # noqa: ANN001
-        """Watch the vision tower."""
+        """Wrap the vision tower."""
         del trainer, stage
         encode = pl_module.model.clip.encode_image
 
@@ -67,7 +67,7 @@ class Stopwatch(Callback):
         self._started = time.perf_counter()
 
     def on_train_start(self, trainer, pl_module) -> None:  # noqa: ANN001
-        """Filling the cache comes before."""
+        """Record the time of filling the cache."""
         del trainer, pl_module
         self.fill = time.perf_counter() - self._started
 
@@ -78,12 +78,12 @@ class Stopwatch(Callback):
         self._epoch = self._idle = time.perf_counter()
 
     def on_train_batch_start(self, *args, **kwargs) -> None:
-        """A batch is there."""
+        """Record the time of loading a batch."""
         del args, kwargs
         self._add("data", self._idle)
 
     def on_train_batch_end(self, *args, **kwargs) -> None:
-        """Wait for the next batch."""
+        """Start to wait for the next batch."""
         del args, kwargs
         self._idle = time.perf_counter()
 
@@ -91,7 +91,7 @@ class Stopwatch(Callback):
     on_validation_batch_end = on_validation_start = on_train_batch_end
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:  # noqa: ANN001
-        """End an epoch; Lightning has validated by now."""
+        """Record the time of the epoch, validation included."""
         del trainer, pl_module
         self._add("epoch", self._epoch)
 
@@ -100,12 +100,12 @@ class Stopwatch(Callback):
             self.epochs[-1][what] += time.perf_counter() - since
 
     def medians(self) -> dict[str, float]:
-        """Medians over all epochs but the first."""
+        """Compute medians over all epochs except the first."""
         return {key: statistics.median(epoch[key] for epoch in self.epochs[1:]) for key in self.epochs[0]}
 
 
 def write_pictures(folder: Path, images: int, side: int) -> None:
-    """Write noise with a white square in half of the pictures."""
+    """Write noise images, half of them with a white square."""
     random = np.random.default_rng(0)
     for name in ("train", "good", "bad", "mask"):
         (folder / name).mkdir(parents=True)

@@ -1,13 +1,13 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Measure GenCLIP against the bare vision tower of its own backbone, in one run.
+"""Measure GenCLIP against the vision tower of its backbone, in one run.
 
     python examples/benchmark_speed.py --backbone ViT-L-14-336 --image-size 518 --batch-size 1
     python examples/benchmark_speed.py --backbone ViT-L-14-336 --batch-size 8 --device cuda --precision bf16 --json
 
-Weights are random unless --pretrained says otherwise: they do not change the time. Times are medians over
-repetitions in which the two take turns, after warm-up. Memory is measured in a process each.
+Weights are random unless --pretrained is given; they do not change the time. Times are medians over repetitions in
+which the two alternate, after a warm-up. Memory is measured in separate processes.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
 
 
 def steps_of(args: argparse.Namespace) -> dict[str, Step]:
-    """Build the model and what is to be timed."""
+    """Build the model and the functions to measure."""
     torch.manual_seed(0)
     if args.only == "backbone":  # a process that holds nothing but the open_clip model, both towers
         return {"backbone": in_precision(bare_tower(args), args, grad=False)}
@@ -111,7 +111,7 @@ def in_precision(step: Step, args: argparse.Namespace, *, grad: bool) -> Step:
 
 
 def milliseconds(step: Step, device: str) -> float:
-    """Time one call."""
+    """Measure one call."""
     if torch.device(device).type != "cuda":
         start = time.perf_counter()
         step()
@@ -126,7 +126,7 @@ def milliseconds(step: Step, device: str) -> float:
 
 
 def medians(steps: dict[str, Step], device: str, repetitions: int) -> dict[str, float]:
-    """Time the steps in turns."""
+    """Measure the steps alternately."""
     for step in steps.values():
         for _ in range(WARM_UP):
             step()
@@ -138,12 +138,12 @@ def medians(steps: dict[str, Step], device: str, repetitions: int) -> dict[str, 
 
 
 def winclip_steps(device: str) -> dict[str, Step]:
-    """Build anomalib's WinCLIP with random weights at its own size, and its own tower."""
+    """Build anomalib's WinCLIP with random weights, and its vision tower."""
     import open_clip
     from anomalib.models.image.winclip.torch_model import WinClipModel
 
     create = open_clip.create_model_and_transforms
-    # WinCLIP always asks for its own weights; random ones take the same time and need no download.
+    # WinCLIP always loads pretrained weights; random ones take the same time and need no download.
     with mock.patch.object(open_clip, "create_model_and_transforms", lambda name, **_: create(name)):
         model = WinClipModel(class_name="bottle").to(device).eval()
     images = torch.randn(1, 3, 240, 240, device=device)
@@ -151,14 +151,14 @@ def winclip_steps(device: str) -> dict[str, Step]:
 
 
 def memory(which: str) -> float:
-    """Peak memory in MB of one of the two, in a process of its own."""
+    """Measure the peak memory of one of the two in MB, in a process of its own."""
     command = [sys.executable, __file__, *sys.argv[1:], "--only", which]
     result = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  # this very script
     return json.loads(result.stdout.splitlines()[-1])
 
 
 def measure_memory(args: argparse.Namespace) -> float:
-    """Run the step and read the peak: allocated memory on a GPU, resident size on the CPU."""
+    """Run the step and return the peak: allocated memory on a GPU, resident memory on the CPU."""
     step = steps_of(args)[args.only]
     for _ in range(WARM_UP):
         step()

@@ -23,18 +23,18 @@ from anomalib_genclip.demo.tiny_clip import TINY_CLIP_FILE, TRAINED_IDS, TRAINED
 
 
 def compact_state(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Turn a checkpoint of ``train_tiny_clip.py`` into the tensors of the package's file."""
+    """Convert a checkpoint of ``train_tiny_clip.py`` to the tensors of the package's file."""
     saved = torch.load(checkpoint, weights_only=True)
     state = {key: value.half().contiguous() for key, value in saved["model"].items()}
     state[TRAINED_ROWS] = state.pop("token_embedding.weight")
     state[TRAINED_IDS] = torch.tensor(saved["ids"], dtype=torch.int32)
-    # Sixteen bits would round the temperature, the one number that is used as an exponent.
+    # Half precision would round the temperature, which is an exponent.
     state["logit_scale"] = saved["model"]["logit_scale"].float()
     return state
 
 
 def main() -> None:
-    """Read the command line and write the file, whole or not at all."""
+    """Parse the command line and write the file atomically."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="training checkpoint; without it the package's own weights")
     parser.add_argument("--out", type=Path, required=True)

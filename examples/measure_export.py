@@ -1,9 +1,9 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Measure exported models on your own data: metrics per category, size of the files, speed.
+"""Measure exported models on your own data: metrics per category, file size, speed.
 
-The data is in MVTec AD's layout. The first model is what the others are compared with.
+The data must have MVTec AD's layout. The other models are compared with the first one.
 
 Example:
     python measure_export.py float32/model.xml int8/model.xml --root ./datasets/MVTecAD --categories bottle cable
@@ -34,26 +34,26 @@ def load(path: Path, precision: str) -> openvino.CompiledModel:
 
 
 def megabytes(path: Path) -> float:
-    """Size of all files of a model: the graph and, next to it, its weights."""
+    """Compute the size of all files of a model: the graph and its weights."""
     return sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) / 1e6
 
 
 def fit_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring a mask ``(H, W)`` to the anomaly map's size as the model's pre-processor does."""
+    """Resize a mask ``(H, W)`` to the anomaly map's size, as the model's pre-processor does."""
     return resize(mask[None].float(), list(size), InterpolationMode.NEAREST)[0].bool()
 
 
 def measure_category(model: openvino.CompiledModel, data: MVTecAD, title: str) -> tuple[dict[str, float], list[float]]:
-    """Run a model over a category's test images, one by one.
+    """Run a model on a category's test images, one by one.
 
     Args:
         model (openvino.CompiledModel): The model.
         data (MVTecAD): The category.
-        title (str): What the progress bar says.
+        title (str): Title of the progress bar.
 
     Returns:
-        tuple[dict[str, float], list[float]]: Metric name to value, and the processor time of each image in
-            seconds, all threads together; other programs on the machine hardly change it.
+        tuple[dict[str, float], list[float]]: Values by metric, and the processor time of each image in seconds, summed
+            over all threads; other programs on the machine hardly affect it.
     """
     data.setup()
     scores, seconds = CategoryScores(), []
@@ -77,12 +77,12 @@ def measure_category(model: openvino.CompiledModel, data: MVTecAD, title: str) -
 
 
 def main() -> None:
-    """Read the command line, measure every model and print a table in Markdown."""
+    """Parse the command line, measure all models and print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, nargs="+", help="exported .xml or .onnx files, the reference first")
     parser.add_argument("--root", type=Path, required=True, help="folder with the categories")
     parser.add_argument("--categories", nargs="+", required=True, help="names of the categories' folders")
-    parser.add_argument("--precision", default="f32", help="what OpenVINO computes in: f32, bf16, f16 (%(default)s)")
+    parser.add_argument("--precision", default="f32", help="OpenVINO's precision: f32, bf16, f16 (%(default)s)")
     arguments = parser.parse_args()
 
     rows: list[str] = []
@@ -94,8 +94,8 @@ def main() -> None:
             result.categories[category], took = measure_category(model, data, f"{path}: {category}")
             seconds += took
         speed = f"{megabytes(path):.1f} | {1000 * median(seconds):.1f}"
-        for name, figures in [*result.categories.items(), ("mean", result.mean)]:
-            values = {metric: 100 * figures[metric] for metric in METRIC_NAMES if metric in figures}
+        for name, metrics in [*result.categories.items(), ("mean", result.mean)]:
+            values = {metric: 100 * metrics[metric] for metric in METRIC_NAMES if metric in metrics}
             base = reference.setdefault(name, values)
             cells = [f"{values[m]:.1f} ({values[m] - base[m]:+.1f})" if m in values else "-" for m in SHOWN]
             rows.append(f"| {path} | {name} | {speed} | {' | '.join(cells)} |")

@@ -1,13 +1,13 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Find anomalies in a folder of pictures with an exported model, without torch.
+"""Predict on a folder of images with an exported model, without torch.
 
-Needs only ``pip install onnxruntime numpy pillow`` and the files that ``anomalib export --export_type onnx`` has
-written: ``model.onnx`` and, next to it, ``model.onnx.data``.
+Needs only ``pip install onnxruntime numpy pillow`` and the files written by ``anomalib export --export_type onnx``:
+``model.onnx`` and, in the same folder, ``model.onnx.data``.
 
 Example:
-    python onnx_inference.py model.onnx pictures/ --output results/
+    python onnx_inference.py model.onnx images/ --output results/
 """
 
 import argparse
@@ -22,18 +22,18 @@ import onnxruntime
 from PIL import Image
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-HEAT_SHARE = 0.5  # of the colours in a heat map; the rest is the picture
+HEAT_SHARE = 0.5  # opacity of the heat map on the image
 
 
 def find_images(source: Path) -> list[Path]:
-    """List the pictures of a folder and its subfolders, or the one picture that is given.
+    """List the images of a folder and its subfolders, or the given image.
 
     Raises:
         SystemExit: If there are none.
     """
     paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
-        sys.exit(f"No pictures in {source}. Known endings: {', '.join(sorted(SUFFIXES))}.")
+        sys.exit(f"No images in {source}. Supported suffixes: {', '.join(sorted(SUFFIXES))}.")
     return paths
 
 
@@ -42,10 +42,10 @@ def load_model(path: Path, threads: int) -> onnxruntime.InferenceSession:
 
     Args:
         path (Path): The ``.onnx`` file.
-        threads (int): Threads to compute with; 0 leaves it to ONNX Runtime.
+        threads (int): Number of threads; 0 for ONNX Runtime's default.
 
     Raises:
-        SystemExit: If the file is missing or is no model of GenCLIP.
+        SystemExit: If the file is missing or is not an anomaly model.
     """
     if not path.is_file():
         sys.exit(f"There is no model {path}.")
@@ -54,17 +54,17 @@ def load_model(path: Path, threads: int) -> onnxruntime.InferenceSession:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     missing = {"anomaly_map", "pred_score"} - {output.name for output in session.get_outputs()}
     if missing:
-        sys.exit(f"{path} is no exported anomaly model: it has no output {' and '.join(sorted(missing))}.")
+        sys.exit(f"{path} is not an exported anomaly model: it has no output {' and '.join(sorted(missing))}.")
     return session
 
 
 def prepare(image: Image.Image, shape: list[int | str]) -> np.ndarray:
-    """Turn a picture into the model's input.
+    """Convert an image to the model's input.
 
     Args:
-        image (Image.Image): Picture of any size.
-        shape (list[int | str]): Shape of the model's input, ``(N, 3, H, W)``; names stand for what may vary. A model
-            with a fixed height and width gets the picture resized; otherwise the model itself resizes.
+        image (Image.Image): Image of any size.
+        shape (list[int | str]): Shape of the model's input, ``(N, 3, H, W)``; dynamic dimensions are names. The image
+            is resized here if height and width are fixed, otherwise in the model.
 
     Returns:
         np.ndarray: ``(1, 3, H, W)``, float32, in [0, 1].
@@ -76,33 +76,33 @@ def prepare(image: Image.Image, shape: list[int | str]) -> np.ndarray:
 
 
 def heat_map(image: Image.Image, anomaly_map: np.ndarray) -> Image.Image:
-    """Lay an anomaly map over its picture, from blue (0) to red (1).
+    """Overlay an anomaly map on its image, from blue (0) to red (1).
 
     Args:
-        image (Image.Image): RGB picture.
+        image (Image.Image): RGB image.
         anomaly_map (np.ndarray): ``(h, w)``, in [0, 1], of any size.
 
     Returns:
-        Image.Image: Picture of the same size.
+        Image.Image: Heat map of the image's size.
     """
     values = np.asarray(Image.fromarray(anomaly_map).resize(image.size, Image.Resampling.BILINEAR))
-    centres = np.array([0.75, 0.5, 0.25])  # of red, green and blue along the scale
+    centres = np.array([0.75, 0.5, 0.25])  # positions of red, green and blue on the scale
     colours = np.clip(1.5 - 4 * np.abs(values[..., None] - centres), 0, 1) * 255
     mixed = HEAT_SHARE * colours + (1 - HEAT_SHARE) * np.asarray(image)
     return Image.fromarray(mixed.astype(np.uint8))
 
 
 def predict(session: onnxruntime.InferenceSession, paths: list[Path], root: Path, output: Path) -> Iterator[dict]:
-    """Run the model on pictures, one by one because their sizes differ, and write the heat maps.
+    """Run the model on images, one by one because their sizes may differ, and write heat maps.
 
     Args:
         session (onnxruntime.InferenceSession): The model.
-        paths (list[Path]): Pictures.
-        root (Path): What the pictures' names are relative to.
+        paths (list[Path]): Images.
+        root (Path): Folder that names in the table are relative to.
         output (Path): Folder for the heat maps.
 
     Yields:
-        dict: A row of the table for each picture; a picture that cannot be read has an error and no score.
+        dict: A row of the table for each image; an image that cannot be read has an error instead of a score.
     """
     model_input, names = session.get_inputs()[0], [output.name for output in session.get_outputs()]
     for number, path in enumerate(paths, start=1):
@@ -119,7 +119,7 @@ def predict(session: onnxruntime.InferenceSession, paths: list[Path], root: Path
         result = dict(zip(names, values, strict=True))
         seconds = time.perf_counter() - start
         score = float(result["pred_score"].squeeze())
-        target = output / f"{name}.png"  # the old ending stays: a.jpg and a.png are two pictures
+        target = output / f"{name}.png"  # the suffix is kept, because a.jpg and a.png may both exist
         target.parent.mkdir(parents=True, exist_ok=True)
         heat_map(image, result["anomaly_map"].squeeze()).save(target)
         label = int(result["pred_label"].squeeze()) if "pred_label" in result else ""
@@ -129,12 +129,12 @@ def predict(session: onnxruntime.InferenceSession, paths: list[Path], root: Path
 
 
 def main() -> None:
-    """Read the command line, run the model, write ``scores.csv`` and ``heat_maps/``."""
+    """Parse the command line, run the model, write ``scores.csv`` and ``heat_maps/``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="the exported .onnx file")
-    parser.add_argument("images", type=Path, help="a folder with pictures, or one picture")
+    parser.add_argument("images", type=Path, help="a folder with images, or one image")
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder for the results (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="threads to compute with; 0: all cores (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="number of threads; 0: all cores (%(default)s)")
     arguments = parser.parse_args()
 
     paths = find_images(arguments.images)
@@ -147,7 +147,7 @@ def main() -> None:
         writer.writeheader()
         for row in predict(session, paths, root, arguments.output / "heat_maps"):
             writer.writerow(row)
-            file.flush()  # what is done stays, should the run be interrupted
+            file.flush()  # keeps finished rows if the run is interrupted
     print(f"Scores: {table}\nHeat maps: {arguments.output / 'heat_maps'}")
 
 

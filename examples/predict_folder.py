@@ -1,11 +1,11 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Run a trained GenCLIP on a folder of your own images.
+"""Predict on a folder of your own images.
 
     python examples/predict_folder.py path/to/images --weights prompts.safetensors --class-name "bottle cap"
 
-Prints a score per image and writes it to scores.csv as soon as it is known; heat-map pictures land in results/.
+Prints the score of each image and writes it to scores.csv immediately; visualizations are written to results/.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from anomalib_genclip import GenCLIP
 
 
 class ScoreTable(Callback):
-    """Write scores while they come, so that nothing waits in memory and an interruption loses nothing.
+    """Write scores immediately, so that memory does not grow and an interruption loses nothing.
 
     Args:
-        path (Path): The table; one that is there is written anew.
+        path (Path): The table; an existing one is replaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,9 +39,9 @@ class ScoreTable(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: GenCLIP, outputs: ImageBatch, batch: ImageBatch, *args: int
     ) -> None:
-        """Add and print a row per image."""
+        """Write and print a row per image."""
         del trainer, outputs, args
-        # The labels are not there yet: anomalib adds them after this.
+        # anomalib adds the labels after this callback.
         labels = batch.pred_score > pl_module.post_processor.normalized_image_threshold
         rows = list(zip(batch.image_path, batch.pred_score.tolist(), labels.tolist(), strict=True))
         with self.path.open("a", newline="", encoding="utf-8") as file:
@@ -51,19 +51,19 @@ class ScoreTable(Callback):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and predict."""
+    """Parse the command line and predict."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="an image or a folder")
     parser.add_argument("--weights", required=True, help="a prompts file, or tiny-demo")
-    parser.add_argument("--class-name", help="what the images show; left out: object")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for scores.csv and the pictures")
+    parser.add_argument("--class-name", help="class name of the images (default: object)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for scores.csv and visualizations")
     args = parser.parse_args(arguments)
 
     model = GenCLIP(weights=args.weights, class_name=args.class_name)
     table = ScoreTable(args.results / "scores.csv")
     engine = Engine(default_root_dir=args.results, callbacks=[table])
     engine.predict(model=model, data_path=args.images, return_predictions=False)
-    print(f"Scores: {table.path}, pictures: {engine.trainer.default_root_dir}/images")
+    print(f"Scores: {table.path}, visualizations: {engine.trainer.default_root_dir}/images")
 
 
 if __name__ == "__main__":

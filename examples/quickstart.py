@@ -23,7 +23,7 @@ def run(seed: int, pretrained: str) -> dict[str, float]:
         source=SyntheticDefects(),
         source_categories=list(SOURCE),
         target=SyntheticDefects(),
-        target_categories=list(TARGET),  # never seen in prompt training
+        target_categories=list(TARGET),  # unseen in training
         train_batch_size=16,
         num_workers=0,
     )

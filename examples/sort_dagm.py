@@ -3,9 +3,8 @@
 
 """Sort DAGM 2007's test images into normal and anomalous ones, so that anomalib's ``Folder`` can read them.
 
-DAGM keeps them together: ``Class1/Test/0001.PNG`` is anomalous if there is ``Class1/Test/Label/0001_label.PNG``.
-The script makes links in ``Class1/sorted/{good,defect,mask}`` and changes nothing else. Run again, it adds what is
-missing.
+DAGM has them in one folder: ``Class1/Test/0001.PNG`` is anomalous if ``Class1/Test/Label/0001_label.PNG`` exists. The
+script creates links in ``Class1/sorted/{good,defect,mask}`` and changes nothing else. Run again, it adds missing links.
 
 Example:
     python examples/sort_dagm.py datasets/DAGM
@@ -22,7 +21,7 @@ def sort_texture(folder: Path) -> tuple[int, int]:
         folder: The texture's folder, such as ``datasets/DAGM/Class1``.
 
     Returns:
-        How many images are normal, and how many anomalous.
+        Numbers of normal and anomalous images.
     """
     counts = [0, 0]
     for image in sorted((folder / "Test").glob("*.PNG")):
@@ -35,7 +34,7 @@ def sort_texture(folder: Path) -> tuple[int, int]:
 
 
 def link(file: Path, folder: Path) -> None:
-    """Put a link to a file into a folder."""
+    """Create a link to a file in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / file.name
     if not target.is_symlink():
