@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("images", type=Path, help="an image or a folder")
     parser.add_argument("--weights", required=True, help="a prompts file, or tiny-demo")
     parser.add_argument("--class-name", help="class name of the images (default: object)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for scores.csv and visualizations")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for scores.csv and heat maps")
     args = parser.parse_args(arguments)
 
     model = GenCLIP(weights=args.weights, class_name=args.class_name)
