@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from anomalib.visualization import ImageVisualizer
 from PIL import Image
 
-from anomalib_genclip.utils.distributed import number_of_own_images, processes
+from anomalib_genclip.utils.distributed import processes
 from anomalib_genclip.utils.files import atomic_write
 from anomalib_genclip.utils.loaders import as_list, datamodule_of
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _Group = tuple[str, str]  # data set, category
 _SHORTEST_TAIL = 2
+_CAPTION_SHARE = 13  # width of a tile over the font size at which "Image + Anomaly Map" fits into it
 _LONGEST_NAME = 60  # of a folder, in characters of up to four bytes: file systems take 255 bytes
 
 
@@ -39,9 +40,9 @@ class CategoryVisualizer(ImageVisualizer):
     Data set and category are the image's own where the batch has them, else the datamodule's; unknown ones are left
     out. ``<folder>`` is the image's parent folder, with as many further parents as it takes to tell all images of a
     category apart. anomalib's own visualizer keeps the parent folder only, so that pictures of two categories
-    overwrite each other. It also keeps the first run's folder for all later runs; this one asks the trainer each time,
-    unless ``output_dir`` is given. In a distributed run all processes save into the first one's folder, and an image
-    that the sampler has repeated is drawn once.
+    overwrite each other, and writes captions that may be wider than their tiles. It also keeps the first run's folder
+    for all later runs; this one asks the trainer each time, unless ``output_dir`` is given. In a distributed run all
+    processes save into the first one's folder, and an image that the sampler has repeated is one picture.
 
     Args:
         **kwargs: Arguments of :class:`anomalib.visualization.ImageVisualizer`.
@@ -53,11 +54,12 @@ class CategoryVisualizer(ImageVisualizer):
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(**kwargs)
+        if self.text_config["size"] is None:  # anomalib's own choice cuts captions off
+            self.text_config["size"] = max(1, self.field_size[0] // _CAPTION_SHARE)
         self._root = Path()
         self._prefix = ""
         self._groups: list[_Group] = []  # of the loaders
         self._tail_lengths: dict[_Group, int] = {}
-        self._left: dict[int, float] = {}  # loader -> images that are still to be drawn
 
     def on_test_start(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
         """Look at all test paths, to name the pictures apart."""
@@ -73,7 +75,6 @@ class CategoryVisualizer(ImageVisualizer):
         """Settle where pictures go and which there will be."""
         self._groups = [_datamodule_group(trainer, loader) for loader in as_list(loaders)]
         self._tail_lengths = _tail_lengths(as_list(loaders), self._groups)
-        self._left = {index: number_of_own_images(loader) for index, loader in enumerate(as_list(loaders))}
         with processes() as others:
             root = self.output_dir if self.output_dir is not None else Path(trainer.default_root_dir) / "images"
             # anomalib gives each process a results folder of its own.
@@ -91,11 +92,7 @@ class CategoryVisualizer(ImageVisualizer):
     ) -> None:
         """Save one picture per image of the batch."""
         del trainer, pl_module, outputs
-        left = self._left[dataloader_idx]
-        self._left[dataloader_idx] = left - len(batch)
         for index, item in enumerate(batch):
-            if index >= left:  # the sampler's padding: images that another process draws
-                return
             picture = self.visualize(item)
             if not isinstance(picture, Image.Image):
                 continue

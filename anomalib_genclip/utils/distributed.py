@@ -1,14 +1,13 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Processes of a distributed run: exchange of Python objects, and which images belong to a process."""
+"""Processes of a distributed run: exchange of Python objects."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from torch import distributed
-from torch.utils.data.distributed import DistributedSampler
 
 T = TypeVar("T")
 
@@ -59,20 +58,3 @@ def processes() -> Iterator[Processes]:
         yield Processes(group)
     finally:
         distributed.destroy_process_group(group)
-
-
-def number_of_own_images(loader: object) -> float:
-    """Count the images of a loader without those that torch's distributed sampler repeats at the end.
-
-    The sampler repeats the first images, so that all processes have the same number.
-
-    Args:
-        loader (object): A loader that does not shuffle.
-
-    Returns:
-        float: Number of images before the repeated ones; infinity if none is repeated.
-    """
-    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None) or getattr(loader, "sampler", None)
-    if not isinstance(sampler, DistributedSampler):
-        return float("inf")
-    return len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas))

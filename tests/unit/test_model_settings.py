@@ -268,3 +268,12 @@ def test_no_layers_are_not_the_layers_of_a_prompts_file():
 
 def test_context_length_is_clips():
     assert backbone_spec("ViT-S-32-alt").context_length == CONTEXT
+
+
+def test_prompts_of_another_backbone_are_refused_by_both_names(tmp_path):
+    path = GenCLIP(backbone="ViT-S-32-alt", pretrained=None, image_size=64).save_weights(tmp_path / "p.safetensors")
+    message = build(backbone="tiny", image_size=None, weights=path)
+    assert message.startswith(f"{path} was trained with backbone 'ViT-S-32-alt'")
+    assert "backbone='tiny'" in message
+    assert "layers" not in message
+    assert "tiny-demo was trained with backbone 'tiny'" in build(weights="tiny-demo")

@@ -59,9 +59,8 @@ def test_a_folder_of_ones_own_stays_plain(tmp_path, prompts):
     assert {path.name for path in tmp_path.iterdir()} == {"data", "results"}
 
 
-@pytest.mark.parametrize("mode", ["none", "same_as_test", "from_test", "synthetic"])
-@pytest.mark.parametrize("call", ["test", "fit"])
-def test_every_val_split_mode_works(tmp_path, mode, call):
+@pytest.mark.parametrize("mode", ["none", "same_as_test", "from_train", "from_test", "synthetic"])
+def test_every_val_split_mode_works(tmp_path, prompts, mode):
     data_trees.folder(tmp_path / "data")
     data = Folder(
         name="screws",
@@ -72,9 +71,11 @@ def test_every_val_split_mode_works(tmp_path, mode, call):
         val_split_mode=mode,
         **data_trees.LOADING,
     )
-    run = engine(tmp_path / "results", max_epochs=1)
-    getattr(run, call)(model=build(), datamodule=data)
-    assert run.trainer.limit_val_batches == 1.0
+    for call, model in (("test", zero_shot(prompts)), ("fit", build()), ("test", build())):
+        run = engine(tmp_path / "results", max_epochs=1)
+        getattr(run, call)(model=model, datamodule=data)
+        assert run.trainer.limit_val_batches == 1.0
+        assert "pixel_AUROC" in run.trainer.callback_metrics or call == "fit"
 
 
 def test_zero_shot_thresholds_stay_where_nothing_is_validated(tmp_path, prompts):

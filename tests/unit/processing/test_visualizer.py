@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from anomalib import LearningType
@@ -122,6 +123,19 @@ def test_no_path_leads_out_of_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path / "here")
     save(trainer_of(tmp_path / "run", ["../d/0.png", "/elsewhere" + path]), batch_of(["../d/0.png"]))
     assert pictures(tmp_path / "run" / "images") == [path.lstrip("/")]
+
+
+@pytest.mark.parametrize("side", [128, 192, 256, 518])
+def test_captions_fit_their_tiles(side: int) -> None:
+    dark = torch.zeros(1, 3, 8, 8)
+    batch = ImageBatch(image=dark, anomaly_map=torch.zeros(1, 8, 8), pred_mask=torch.zeros(1, 8, 8, dtype=torch.bool))
+    visualizer = CategoryVisualizer(field_size=(side, side))
+    picture = np.asarray(visualizer.visualize(batch))
+    tiles = picture.reshape(picture.shape[0], -1, side, 3).swapaxes(0, 1)
+    assert len(tiles) == 3  # image, map and mask
+    for tile in tiles:
+        assert tile[:, : side // 2].max() > 200  # the caption is there
+        assert (tile[:, -3:] == tile[-1, -1]).all()
 
 
 def test_images_without_a_path_are_numbered(tmp_path: Path) -> None:
