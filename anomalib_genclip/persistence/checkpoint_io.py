@@ -4,14 +4,12 @@
 """Checkpoints: written atomically, checked before they are used."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.utils.serialization import anomalib_safe_globals
-from torch import Tensor
 
 from anomalib_genclip.utils.files import atomic_write, check_archive, is_file, why_unreadable
 from anomalib_genclip.utils.tensors import check_finite, digest
@@ -90,7 +88,9 @@ def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any])
         ValueError: If a learned tensor is not finite.
     """
     state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(FROZEN)}
-    check_finite(_learned(state), "The checkpoint is not written")
+    # The states of metrics and thresholds may be NaN.
+    learned = {key: value for key, value in state.items() if key.startswith("model.")}
+    check_finite(learned, "The checkpoint is not written")
     checkpoint["state_dict"] = state
     # Lightning's command line adds private entries.
     settings = checkpoint.get("hyper_parameters", {})
@@ -116,14 +116,9 @@ def check_checkpoint(checkpoint: Any, source: str) -> None:  # noqa: ANN401  # w
     if not _matches(state, description):
         msg = f"{source} is damaged: its tensors do not match their checksum. Use another one."
         raise ValueError(msg)
-    check_finite(_learned(state), source)
     if any(key.startswith(FROZEN) for key in state):
         msg = f"{source} contains tensors of CLIP, which are not learned."
         raise ValueError(msg)
-    for key in ("optimizer_states", "lr_schedulers"):
-        if any(bool(torch.isnan(torch.as_tensor(number)).any()) for number in _numbers(checkpoint.get(key))):
-            msg = f"{source}: {key} contains NaN. Use an earlier one."
-            raise ValueError(msg)
     settings = checkpoint.get("hyper_parameters") or {}
     # With these entries, Lightning would build the model with classes and functions from the file.
     suspects = [*_LEGACY_SETTINGS & checkpoint.keys(), *(name for name in settings if _is_hidden(name))]
@@ -140,20 +135,6 @@ def _matches(state: Any, description: dict[str, Any]) -> bool:  # noqa: ANN401
         return written == digest(state, description)
     except Exception:  # noqa: BLE001  # other objects than tensors and plain data cannot be hashed
         return False
-
-
-def _learned(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the learned tensors, without the states of metrics and thresholds, which may be NaN."""
-    return {key: value for key, value in state.items() if key.startswith("model.")}
-
-
-def _numbers(value: Any) -> Iterator[float | Tensor]:  # noqa: ANN401
-    """Yield all floating-point numbers and tensors in nested containers."""
-    if isinstance(value, float | Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(part)
 
 
 def _is_hidden(name: object) -> bool:

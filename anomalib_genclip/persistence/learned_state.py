@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 
-from .checkpoint_io import FROZEN, GenCLIPCheckpointIO, check_checkpoint, describe_checkpoint
+from .checkpoint_io import FROZEN, GenCLIPCheckpointIO, describe_checkpoint
 from .prompts_file import LearnedWeights, ModelSignature
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class LearnedStateMixin(_Module):
         Raises:
             ValueError: If the checkpoint is damaged, could run code, or belongs to another model.
         """
-        # Refuses what must not be used, before Lightning reads the file once more.
+        # Lightning builds the model with the file's settings before any hook, so the file is read and checked first.
         GenCLIPCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, map_location="cpu")
         # The file must not choose where this machine reads prompts and keeps features.
         here = {"weights": None, "fine_tune": False, "feature_cache": None}
@@ -118,12 +118,11 @@ class LearnedStateMixin(_Module):
         describe_checkpoint(checkpoint, {**asdict(self.signature), "trained_on": self.trained_on})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse checkpoints of another backbone or other layers, and damaged ones."""
+        """Refuse checkpoints of another backbone or other layers."""
         source = f"The checkpoint {getattr(self._trainer, 'ckpt_path', None) or ''}".rstrip()
-        check_checkpoint(checkpoint, source)  # here, too: the trainer may have been given another reader
-        description = checkpoint["genclip"]
+        description = checkpoint.get("genclip", {})
         self.signature.check(ModelSignature.parse(description, source), source)
-        self.trained_on = str(description["trained_on"])
+        self.trained_on = str(description.get("trained_on", ""))
         super().on_load_checkpoint(checkpoint)
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
