@@ -103,9 +103,9 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
             (anomalib's Perlin generator on normal images), or ``"auto"``: labels if the set has anomalous images.
             Defaults to ``"auto"``.
         epochs (int): Epochs of a run whose trainer has no limit. Defaults to ``15``.
-        seed (int | None): Seed of the prompts' starting values and of all random numbers of the training, for runs that
-            agree to the last digit on one machine; anomalib's command line reads ``seed_everything`` but does not apply
-            it. Defaults to ``None``: torch's current random state.
+        seed (int | None): Seed of the prompts' initialization and of all random numbers of training, for runs that are
+            reproducible to the last digit on one machine; anomalib's command line reads ``seed_everything`` but does
+            not apply it. Defaults to ``None``: torch's current random state.
         feature_cache (str | Path | None): Folder for the vision tower's outputs, so that training runs the tower once
             per image instead of once per epoch. It needs a datamodule without random augmentation, and disk space:
             11 MB per image for ViT-L/14 at 518 px, 1.3 MB for ViT-B/16 at 224 px. Defaults to ``None``.

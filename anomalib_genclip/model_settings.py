@@ -208,13 +208,13 @@ def _prompt_lengths(spec: BackboneSpec, state_length: int | None, query_length: 
 
 
 def _sigma(image_size: tuple[int, int], sigma: float) -> float:
-    """Return the Gaussian's standard deviation, for which the map must have room.
+    """Return the standard deviation of the Gaussian filter, whose kernel must not exceed the map.
 
     Raises:
-        ValueError: If it has not.
+        ValueError: If it does; names the maximum.
     """
     sigma = checked("smoothing_sigma", sigma, NonNegativeFloat)
-    widest = (min(image_size) - 1) / 4  # the blur reaches four sigma to each side, and mirrors at most the whole map
+    widest = (min(image_size) - 1) / 4  # the kernel extends four sigma to each side, and padding is limited to the map
     if sigma > widest:
         msg = f"smoothing_sigma={sigma!r} is out of range: images of {image_size} pixels allow at most {widest}."
         raise ValueError(msg)

@@ -29,7 +29,7 @@ class BranchMaps(NamedTuple):
         maps (dict[str, Tensor]): Mean of the layer-wise maps on the patch grid for each active branch ("vision" is
             ``M_V``, "query" is ``M_Q``), ``(B, 1, h, w)``, in [0, 1].
         cls (dict[str, Tensor]): Abnormal probability of the CLS token for the same branches, ``(B,)``.
-        states (Tensor): Abnormal probability of the image for the frozen CLIP and written states alone, ``(B,)``.
+        states (Tensor): Abnormal probability of the image from the frozen CLIP and written states only, ``(B,)``.
         class_index (Tensor): Indices of the class names after CNF, ``(B,)``.
     """
 
@@ -151,7 +151,7 @@ class GenCLIPModel(nn.Module):
         grid = torch.stack(list(result.maps.values())).mean(dim=0)
         anomaly_map = self.smoothing(upsample(grid, self.image_size)).clamp(0, 1)
         trained = torch.stack(list(result.cls.values())).mean(dim=0)
-        # What training takes from CLIP's judgement of whole images, the frozen CLIP still has (ours).
+        # Training degrades image-level scores; the frozen CLIP's own are not affected (ours).
         return ScoreParts(anomaly_map, top_mean(anomaly_map), (trained + result.states) / 2)
 
     def branch_maps(self, images: Tensor | ImageTokens, class_index: Tensor | None = None) -> BranchMaps:
@@ -181,7 +181,7 @@ class GenCLIPModel(nn.Module):
             ]
             maps[branch] = torch.stack(layers).mean(dim=0).unflatten(-1, self.clip.grid_size).unsqueeze(1)
             scores[branch] = abnormal_probability(similarity_logits(cls, text[-1]))[:, 0]
-        # CLIP's own temperature: nothing here has been trained with τ.
+        # CLIP's own temperature, because nothing here has been trained with τ.
         scale = self.clip.model.logit_scale.exp()
         states = abnormal_probability(self.class_names.state_cosines(image.embedding, class_index) * scale)
         return BranchMaps(maps, scores, states, class_index)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reading files of CLIP weights, and fetching them: tensors only, whatever else is in a file."""
+"""Download and reading of CLIP weights; only tensors are read."""
 
 import io
 import logging
@@ -71,7 +71,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
         dict[str, torch.Tensor]: The tensors by open_clip's names.
 
     Raises:
-        ValueError: If the file cannot be read, holds something other than tensors, or code.
+        ValueError: If the file cannot be read, or contains code or other objects than tensors.
     """
     path = Path(path)
     if zipfile.is_zipfile(path):

@@ -13,7 +13,7 @@ from anomalib_genclip.clip.frozen_clip import FrozenCLIP, clip_tokenizer
 GENERIC = "object"
 ABNORMAL_WORD = "damaged"
 MAX_SHOWN = 60
-# WinCLIP's words for the two states, in one of its templates (ours: all 21 of them changed nothing that was measured).
+# WinCLIP's words for the two states, with one of its templates (ours: all 21 of them gave the same results).
 NORMAL_STATES = (
     "a photo of a {}", "a photo of a flawless {}", "a photo of a perfect {}", "a photo of an unblemished {}",
     "a photo of a {} without flaw", "a photo of a {} without defect", "a photo of a {} without damage",
@@ -170,11 +170,11 @@ class ClassNames(nn.Module):
         return torch.tensor([self.names.index(name) for name in names], device=self.eos.device)
 
     def state_cosines(self, embedding: Tensor, index: Tensor) -> Tensor:
-        """Compare images with the written states of their class names (ours: WinCLIP's image score).
+        """Compute the similarity of images and the written states of their class names, as in WinCLIP (ours).
 
         Args:
             embedding (Tensor): CLIP's image embeddings, ``(B, d)``, unit length.
-            index (Tensor): Positions of the images' class names, ``(B,)``.
+            index (Tensor): Indices of the images' class names, ``(B,)``.
 
         Returns:
             Tensor: Cosines, ``(B, 2)``; index 0 is normal.
@@ -200,7 +200,7 @@ class ClassNames(nn.Module):
 
 
 def _encode_states(clip: FrozenCLIP, name: str) -> Tensor:
-    """Average the text features of the normal and of the abnormal state, ``(2, d)``, unit length."""
+    """Average the text features of the prompts of each state, ``(2, d)``, unit length."""
     states = [
         torch.stack([clip.encode_text(text.format(name)) for text in texts]).mean(dim=0)
         for texts in (NORMAL_STATES, ABNORMAL_STATES)

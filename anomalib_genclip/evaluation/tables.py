@@ -23,7 +23,7 @@ Row = dict[str, Any]
 UNDEFINED = "-"
 NOTE = "note"
 # A terminal may have no more than 80 columns.
-STD = "_std"  # ends the column of a metric's standard deviation, which tables for people put beside the mean
+STD = "_std"  # suffix of columns with standard deviations, which are shown with the mean, except in .csv and .json
 FILES_ONLY = {NOTE, "protocol", "images", "device", "seed"}
 HEADERS = {"images_per_second": "images\nper s", "peak_memory_mib": "peak\nMiB", "categories": "cate-\ngories"}
 
@@ -94,7 +94,7 @@ class ResultTable:
 
 
 def _with_std(name: str, row: Row) -> str:
-    """Write a row's value for people, with its standard deviation if there is one."""
+    """Format a row's value, with its standard deviation if there is one."""
     std = row.get(f"{name}{STD}")
     return shown(name, row.get(name)) + ("" if std is None else f" ± {shown(name, std)}")
 

@@ -74,8 +74,9 @@ def compare(settings: Settings) -> ComparisonTables:
     - ``zero_shot``: not trained.
     - ``one_class``: trained on each category's normal training images.
 
-    ``trainer`` holds arguments of Lightning's trainer, such as ``max_epochs``. ``seeds`` of a model, a list in place of
-    the comparison's ``seed``, trains and tests it once with each: tables then have the mean and the standard deviation.
+    ``trainer`` has arguments of Lightning's trainer, such as ``max_epochs``. ``seeds`` of a model is a list that
+    replaces the comparison's ``seed``: the model is trained and tested once per seed, and tables have mean and standard
+    deviation.
 
     Every job runs in a process of its own unless ``isolate`` is false. Results are stored in ``<jobs_dir>/jobs``
     (``jobs_dir`` defaults to ``results_dir``), and finished jobs are not repeated. Failed jobs are rows with the
@@ -129,7 +130,7 @@ def test_jobs(settings: Settings, trained: dict[tuple[str, int], Row]) -> list[J
 
     Args:
         settings (Settings): Complete settings.
-        trained (dict[tuple[str, int], Row]): Results of the trainings by the models' names and seeds.
+        trained (dict[tuple[str, int], Row]): Results of the training jobs by name and seed of the model.
 
     Returns:
         list[Job]: The jobs.
@@ -184,7 +185,7 @@ def complete_settings(settings: Settings) -> Settings:
 
 
 def _complete_entry(entry: Settings, seed: int) -> Settings:
-    """Check one model's settings and fill in the defaults."""
+    """Check the settings of one model and fill in the defaults."""
     what = f"Model {entry.get('name', '') if isinstance(entry, dict) else entry!r}"
     check_names(entry, ENTRY_REQUIRED, ENTRY_OPTIONAL, what)
     if entry["protocol"] not in PROTOCOLS:

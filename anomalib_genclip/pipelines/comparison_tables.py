@@ -74,9 +74,9 @@ def _names(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _summary(rows: list[dict[str, Any]]) -> Row:
-    """Join one model's rows: metrics by their means, times by their sums, memory by its peak.
+    """Summarize one model's rows: mean of metrics, sum of times, peak of memory.
 
-    With several seeds, a metric's standard deviation is that of the seeds' means over the categories.
+    With several seeds, standard deviations are those of the seeds' means over categories.
     """
     done = [row for row in rows if "error" not in row]
     failed = {row["category"] for row in rows if "error" in row}
@@ -104,7 +104,7 @@ def _summary(rows: list[dict[str, Any]]) -> Row:
 
 
 def _means_by_seed(rows: list[dict[str, Any]], name: str) -> list[float]:
-    """Average a metric over the categories, for each seed that has it."""
+    """Average a metric over the categories, separately for each seed."""
     values: dict[Any, list[float]] = {}
     for row in rows:
         if name in row:

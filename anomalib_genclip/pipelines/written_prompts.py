@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Baselines of the comparison: hand-written prompts in place of learned ones."""
+"""Baselines of the comparison: hand-written instead of learned prompts."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -20,9 +20,9 @@ PromptSet = Literal["pair", "ensemble"]
 
 
 class WrittenPrompts(GenCLIP):
-    """Hand-written prompts through GenCLIP's own code; nothing in it is learned.
+    """GenCLIP with hand-written prompts, which has nothing to learn.
 
-    Patch features through CLIP's own projection, temperature, map, image score and evaluation are GenCLIP's.
+    Patch features (with CLIP's own projection), temperature, map, image score and evaluation are those of GenCLIP.
 
     Args:
         prompts (str): ``"pair"`` is "a photo of a perfect {class}" and "a photo of a damaged {class}"; ``"ensemble"``
@@ -41,7 +41,7 @@ class WrittenPrompts(GenCLIP):
 
 
 class _WrittenPromptsModel(GenCLIPModel):
-    """GenCLIP with written text in place of both branches."""
+    """GenCLIP with hand-written prompts instead of both branches."""
 
     def __init__(self, clip: Any, settings: ModelSettings, prompts: PromptSet) -> None:  # noqa: ANN401
         super().__init__(clip, settings)

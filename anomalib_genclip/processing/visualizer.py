@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pictures of results, one per image, for loaders that hold several categories and data sets."""
+"""Visualization of each image, for loaders with several categories and datasets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from anomalib_genclip.utils.distributed import processes
 from anomalib_genclip.utils.files import atomic_write
 from anomalib_genclip.utils.loaders import as_list, datamodule_of
 
-# The model imports this module while anomalib.models may be half imported.
+# The model imports this module while anomalib.models may be partly imported.
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from anomalib.models import AnomalibModule
     from lightning.pytorch import Trainer
 
-_Group = tuple[str, str]  # data set, category
+_Group = tuple[str, str]  # dataset, category
 _SHORTEST_TAIL = 2
-_CAPTION_SHARE = 13  # width of a tile over the font size at which "Image + Anomaly Map" fits into it
+_CAPTION_SHARE = 13  # width of a tile divided by the largest font size for which "Image + Anomaly Map" fits
 _LONGEST_NAME = 60  # of a folder, in characters of up to four bytes: file systems take 255 bytes
 
 
 class CategoryVisualizer(ImageVisualizer):
     """Image visualizer that saves ``<output_dir>/<dataset>/<category>/<folder>/<file>``.
 
-    Data set and category are the image's own where the batch has them, else the datamodule's; unknown ones are left
-    out. ``<folder>`` is the image's parent folder, with as many further parents as it takes to tell all images of a
-    category apart. anomalib's own visualizer keeps the parent folder only, so that pictures of two categories
-    overwrite each other, and writes captions that may be wider than their tiles. It also keeps the first run's folder
-    for all later runs; this one asks the trainer each time, unless ``output_dir`` is given. In a distributed run all
-    processes save into the first one's folder, and an image that the sampler has repeated is one picture.
+    Dataset and category are those of the batch, else those of the datamodule; unknown ones are left out. ``<folder>``
+    is the image's parent folder, with as many further parents as are needed to distinguish all images of a category.
+    anomalib's own visualizer only keeps the parent folder, so that images of two categories overwrite each other, and
+    its captions may be wider than their tiles. It also keeps the folder of the first run for all later runs; this one
+    reads it from the trainer each time, unless ``output_dir`` is given. In a distributed run all processes save to the
+    folder of the first one, and images that the sampler repeats are saved once.
 
     Args:
         **kwargs: Arguments of :class:`anomalib.visualization.ImageVisualizer`.
@@ -54,7 +54,7 @@ class CategoryVisualizer(ImageVisualizer):
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(**kwargs)
-        if self.text_config["size"] is None:  # anomalib's own choice cuts captions off
+        if self.text_config["size"] is None:  # anomalib's default truncates captions
             self.text_config["size"] = max(1, self.field_size[0] // _CAPTION_SHARE)
         self._root = Path()
         self._prefix = ""
@@ -62,22 +62,22 @@ class CategoryVisualizer(ImageVisualizer):
         self._tail_lengths: dict[_Group, int] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
-        """Look at all test paths, to name the pictures apart."""
+        """Read all test paths, to give each image a unique file."""
         del pl_module
         self._start(trainer, trainer.test_dataloaders)
 
     def on_predict_start(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
-        """Look at all prediction paths, to name the pictures apart."""
+        """Read all prediction paths, to give each image a unique file."""
         del pl_module
         self._start(trainer, trainer.predict_dataloaders)
 
     def _start(self, trainer: Trainer, loaders: object) -> None:
-        """Settle where pictures go and which there will be."""
+        """Determine the folders and file names of the visualizations."""
         self._groups = [_datamodule_group(trainer, loader) for loader in as_list(loaders)]
         self._tail_lengths = _tail_lengths(as_list(loaders), self._groups)
         with processes() as others:
             root = self.output_dir if self.output_dir is not None else Path(trainer.default_root_dir) / "images"
-            # anomalib gives each process a results folder of its own.
+            # anomalib creates a results folder for each process.
             self._root = Path(others.broadcast(str(root)))
             self._prefix = f"process{others.rank}_" if others.number > 1 else ""
 
@@ -90,67 +90,67 @@ class CategoryVisualizer(ImageVisualizer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Save one picture per image of the batch."""
+        """Save one visualization per image of the batch."""
         del trainer, pl_module, outputs
         for index, item in enumerate(batch):
-            picture = self.visualize(item)
-            if not isinstance(picture, Image.Image):
+            visualization = self.visualize(item)
+            if not isinstance(visualization, Image.Image):
                 continue
             group = _item_group(item, self._groups[dataloader_idx])
-            # Images that come as arrays have no path; their place in the run names them.
+            # Images without a path are named by their position.
             tail = self._tail(item, group) or Path(f"{self._prefix}{dataloader_idx}_{batch_idx}_{index}.png")
             file = _with_known_ending(self._root.joinpath(*map(_folder_name, filter(None, group)), tail))
             file.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(file, _encoded(picture, file.suffix), sync=False)
+            atomic_write(file, _encoded(visualization, file.suffix), sync=False)
 
     def _tail(self, item: ImageItem, group: _Group) -> Path | None:
-        """Return folder and file name of an item's picture, ``None`` without a path."""
+        """Return folder and file name of an item's visualization, ``None`` without a path."""
         if not item.image_path:
             return None
         return Path(*_parts(item.image_path)[-self._tail_lengths.get(group, _SHORTEST_TAIL) :])
 
 
-def _encoded(picture: Image.Image, suffix: str) -> bytes:
-    """Encode a picture in the format that a file's ending stands for."""
+def _encoded(image: Image.Image, suffix: str) -> bytes:
+    """Encode an image in the format of a file's suffix."""
     content = io.BytesIO()
-    picture.save(content, format=Image.registered_extensions()[suffix.lower()])
+    image.save(content, format=Image.registered_extensions()[suffix.lower()])
     return content.getvalue()
 
 
 def _datamodule_group(trainer: Trainer, loader: object) -> _Group:
-    """Return name and category of the datamodule that a loader belongs to, empty where there is none."""
+    """Return name and category of the datamodule that a loader belongs to, empty if there is none."""
     datamodule = datamodule_of(trainer, loader)
     return getattr(datamodule, "name", None) or "", getattr(datamodule, "category", None) or ""
 
 
 def _item_group(item: ImageItem, fallback: _Group) -> _Group:
-    """Return an item's data set and category, or the datamodule's if the item does not say."""
+    """Return an item's dataset and category, or the datamodule's if the item has none."""
     group = getattr(item, "dataset", None) or "", getattr(item, "category", None) or ""
     return group if any(group) else fallback
 
 
 def _with_known_ending(file: Path) -> Path:
-    """Add ``.png`` to the name of a picture whose ending stands for no format that can be written."""
+    """Add ``.png`` to the name of a file whose suffix is not that of a format that can be written."""
     known = Image.registered_extensions().get(file.suffix.lower()) in Image.SAVE
     return file if known else file.with_name(f"{file.name}.png")
 
 
 def _folder_name(name: str) -> str:
-    """Make one folder of a name that comes from the data and could be none, or lead out of the results."""
+    """Convert a name from the data to a valid folder name that does not lead out of the results."""
     plain = re.sub(r"[/\\\0]", "_", name)[:_LONGEST_NAME]
     if plain == name and name not in {".", ".."}:
         return name
-    return f"{plain.strip('.')}_{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"  # two stay two
+    return f"{plain.strip('.')}_{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"  # stays unique
 
 
 def _parts(path: str | Path) -> tuple[str, ...]:
-    """Split a path without its anchor and without ``..``, so that no tail of it leads out of a folder."""
-    path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and lose the user's names
+    """Split a path without its anchor and ``..``, so that the last parts do not lead out of a folder."""
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links and change the user's names
     return path.relative_to(path.anchor).parts
 
 
 def _tail_lengths(loaders: list, fallbacks: list[_Group]) -> dict[_Group, int]:
-    """Return for each group how many parts at the end of its paths tell them apart."""
+    """Return for each group the number of last parts that distinguish all of its paths."""
     groups: dict[_Group, set[tuple[str, ...]]] = defaultdict(set)
     for loader, fallback in zip(loaders, fallbacks, strict=True):
         for group, path in _known_paths(loader, fallback):
@@ -159,7 +159,7 @@ def _tail_lengths(loaders: list, fallbacks: list[_Group]) -> dict[_Group, int]:
 
 
 def _shortest_unique_tail(paths: set[tuple[str, ...]]) -> int:
-    """Return the smallest length of at least two at which all tails differ."""
+    """Return the smallest number of last parts, at least two, that distinguishes all paths."""
     length = _SHORTEST_TAIL
     while len({path[-length:] for path in paths}) < len(paths):
         length += 1
@@ -167,7 +167,7 @@ def _shortest_unique_tail(paths: set[tuple[str, ...]]) -> int:
 
 
 def _known_paths(loader: object, fallback: _Group) -> Iterator[tuple[_Group, str]]:
-    """Yield group and path of each image that a loader will give, as far as its data set tells."""
+    """Yield group and path of each image of a loader, if its dataset lists them."""
     dataset = getattr(loader, "dataset", None)
     samples = getattr(dataset, "samples", None)
     if samples is not None and {"dataset", "category"} <= set(samples.columns):
