@@ -1,4 +1,4 @@
-# Every target makes the virtual environment if there is none, and installs again when pyproject.toml has changed.
+# Every target creates the virtual environment if needed, and installs again when pyproject.toml has changed.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,8 +9,8 @@ DEV := $(VENV)/.installed-dev
 
 help:
 	@echo "make quickstart   train a small GenCLIP and test it on categories it has not seen"
-	@echo "make reproduce    run the paper's protocols: needs the data sets, CLIP's weights and a GPU"
-	@echo "make test         run the fast tests and measure how much of the package they reach"
+	@echo "make reproduce    run the paper's protocols: needs the datasets, CLIP's weights and a GPU"
+	@echo "make test         run the fast tests and measure their coverage"
 	@echo "make test-slow    run the slow tests"
 	@echo "make test-matrix  run some tests with other versions of Python, torch and open_clip: half an hour, 8 GB of disk"
 	@echo "make lint         run ruff and mypy"
@@ -32,14 +32,14 @@ quickstart: $(BASE)
 reproduce: $(BASE)
 	$(BIN)/genclip reproduce
 
-# A worker per core, each with one thread: more threads than cores make torch crawl.
+# A worker per core, each with one thread: torch is slow with more threads than cores.
 test: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow
 
-# Makes its own environments, one at a time.
+# Creates its own environments, one at a time.
 test-matrix:
 	$(PYTHON) tests/helpers/matrix.py
 
