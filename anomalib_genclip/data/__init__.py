@@ -3,8 +3,8 @@
 
 """Data for zero-shot protocols: source and target datasets in one datamodule.
 
-The names are imported when they are first used, but anomalib's data at once: its import tells anomalib of this
-package's classes (see ``plugin.py``), which must not happen while one of the modules below is half executed.
+Names are imported on first access. ``anomalib.data`` is imported first, because its import registers this package's
+classes (see ``plugin.py``), which must not happen while one of the modules below is partly executed.
 """
 
 import importlib

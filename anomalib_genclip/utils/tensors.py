@@ -20,7 +20,7 @@ def digest(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str
         description (Mapping[str, Any]): Plain data that belongs to them.
 
     Returns:
-        str: The hash. It detects damage, but is no signature of who wrote the file.
+        str: The hash. It detects damage, but does not authenticate the file's author.
     """
     result = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for key in sorted(tensors):
