@@ -19,7 +19,7 @@ from .components.class_names import GENERIC, ClassNames, clean_class_name
 from .components.prompt_learner import PromptLearner
 from .model_settings import ModelSettings
 
-SCORE_WEIGHTS = (0.0, 0.25, 0.5)  # candidates for w (ours)
+SCORE_WEIGHTS = (0.5, 0.75, 1.0)  # candidates for w (ours)
 
 
 class BranchMaps(NamedTuple):

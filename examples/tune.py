@@ -44,7 +44,7 @@ class Variant:
     name: str
     learning_rate: float = 1e-3
     vision_learning_rate: float | None = None
-    projection_learning_rate: float = 1e-4
+    projection_learning_rate: float = 3e-4
     decay: bool = True
     epochs: int = 5
     query_only_prob: float = 0.3
@@ -62,7 +62,7 @@ VARIANTS = [
     replace(BASE, name="dropout of V 0.5", vision_dropout=0.5),
     replace(BASE, name="query_only_prob 0.5", query_only_prob=0.5),
     replace(BASE, name="prompts 3e-3", learning_rate=3e-3),
-    replace(BASE, name="psi 3e-4", projection_learning_rate=3e-4),
+    replace(BASE, name="psi 1e-4", projection_learning_rate=1e-4),
     replace(BASE, name="average 0.98", average=0.98),
     replace(BASE, name="words", words=True),
     replace(BASE, name="psi 1e-3", projection_learning_rate=1e-3),

@@ -28,13 +28,13 @@ def test_it_is_chosen_in_training_alone_and_not_on_the_test_images(tmp_path, mon
     engine(tmp_path, max_epochs=1).validate(model, datamodule=cross)
     one_class = data_trees.mvtec_ad(tmp_path / "one_class")  # validates on its test images
     engine(tmp_path, max_epochs=1).fit(model, datamodule=one_class)
-    assert float(model.model.score_weight) == 0.25
+    assert float(model.model.score_weight) == 0.75
     engine(tmp_path, max_epochs=1).fit(model, datamodule=cross)
     assert float(model.model.score_weight) == 0.5
 
 
 @pytest.mark.parametrize(
-    ("top", "cls", "expected"), [(WEAKLY_RIGHT, RIGHT.flip(0), 0.0), (WRONG, RIGHT, 0.5), (RIGHT, RIGHT, 0.25)]
+    ("top", "cls", "expected"), [(RIGHT, WRONG, 0.5), (WRONG, WEAKLY_RIGHT, 1.0), (RIGHT, RIGHT, 0.75)]
 )
 def test_it_is_the_best_on_the_held_out_images_and_the_threshold_fits_it(top, cls, expected, monkeypatch):
     model = build()
@@ -45,6 +45,6 @@ def test_it_is_the_best_on_the_held_out_images_and_the_threshold_fits_it(top, cl
         callback.collect(ScoreParts(torch.zeros(2, 1, 4, 4), top[part], cls[part]), LABEL[part])
     callback.on_validation_epoch_end(trainer, model)
     assert model.model.score_weight == expected
-    if expected != 0.25:  # what the model starts with; the post-processor has then seen the right scores
+    if expected != 0.75:  # what the model starts with; the post-processor has then seen the right scores
         predicted = torch.lerp(top, cls, expected) >= model.post_processor.normalized_image_threshold
         assert predicted.tolist() == LABEL.bool().tolist()
