@@ -245,7 +245,7 @@ class GenCLIPModel(nn.Module):
         return self.clip.encode_prefix(self.prompts.prefix(self.sos))
 
     def _encode(self, embeddings: Tensor, suffix_eos: Tensor, prefix: Tensor) -> Tensor:
-        """Encode pairs of prompts with any leading dimensions in one pass: ``(*, 2, L, d_t)`` to ``(prod(*) * 2, d)``."""
+        """Encode pairs of prompts with any leading dimensions in one pass: ``(*, 2, L, d_t)`` to ``(S, d)``."""
         eos = suffix_eos.flatten() + len(self.prompts.query)
         return self.clip.encode_prompts(embeddings.flatten(0, -3), eos, prefix)
 

@@ -1,10 +1,10 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One block of CLIP's transformers, run so that prompts can share the work on what they begin with.
+"""One transformer block of CLIP, with keys and values of earlier tokens as input.
 
-Modules and weights are open_clip's. They are called one by one because its block takes no keys and values from
-elsewhere, and because the attention that torch chooses inside of it is slow on many patches.
+Modules and weights are open_clip's. They are called one by one for two reasons: open_clip's block does not accept keys
+and values, and the fast path of ``nn.MultiheadAttention`` inside it is slow for many patches.
 """
 
 import torch
@@ -19,16 +19,15 @@ def run_block(
     past: Tensor | None = None,
     only: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Compute what open_clip's block does, batch first whatever the layout of its version.
+    """Compute the same as open_clip's block, batch-first for every version of open_clip.
 
     Args:
         block (nn.Module): open_clip's ``ResidualAttentionBlock``.
         tokens (Tensor): ``(S, L, width)``.
-        mask (Tensor | None): What is added to the attention logits, ``(L, P + L)``; ``None`` for nothing.
-        past (Tensor | None): Keys and values of P tokens before these, ``(2, s, heads, P, width / heads)``: the
-            sequences take turns among the ``s``, which divides S.
-        only (Tensor | None): Position of the one token of each sequence whose output is wanted, ``(S,)``; needs
-            ``mask``. ``None`` for all.
+        mask (Tensor | None): Added to the attention logits, ``(L, P + L)``.
+        past (Tensor | None): Keys and values of P earlier tokens, ``(2, s, heads, P, width / heads)``: sequence ``j``
+            continues ``j mod s``.
+        only (Tensor | None): Position of the only token of each sequence to compute, ``(S,)``; needs ``mask``.
 
     Returns:
         tuple[Tensor, Tensor]: Outputs ``(S, L, width)``, or ``(S, 1, width)`` with ``only``; keys and values of
@@ -51,7 +50,7 @@ def run_block(
 
 
 def _append(past: Tensor, own: Tensor) -> Tensor:
-    """Put ``own`` keys and values behind those of the past: ``(2, S, heads, P + L, width / heads)``."""
+    """Append keys and values to those of earlier tokens: ``(2, S, heads, P + L, width / heads)``."""
     turns = own.unflatten(1, (-1, past.shape[1]))
     past = past.to(own.dtype).unsqueeze(1).expand(-1, turns.shape[1], -1, -1, -1, -1)
     return torch.cat([past, turns], dim=-2).flatten(1, 2)

@@ -124,8 +124,8 @@ class FrozenCLIP(nn.Module):
             embeddings (Tensor): Token embeddings from [SOS], or from the end of the prefix, to at least [EOS],
                 ``(S, L, d_t)``; with the prefix at most the tower's context length.
             eos (Tensor): Position of each prompt's [EOS] in ``embeddings``, ``(S,)``, integers.
-            prefix (Tensor | None): From :meth:`encode_prefix`: prompt ``j`` continues prefix ``j mod s``. ``None`` if the
-                embeddings begin with [SOS].
+            prefix (Tensor | None): From :meth:`encode_prefix`: prompt ``j`` continues prefix ``j mod s``.
+                ``None`` if the embeddings begin with [SOS].
 
         Returns:
             Tensor: Text features, ``(S, d)``, unit length. Gradients reach ``embeddings`` and ``prefix``.
