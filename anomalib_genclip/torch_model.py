@@ -69,6 +69,7 @@ class GenCLIPModel(nn.Module):
         >>> model = GenCLIPModel(load_clip(settings.spec, settings.pretrained, settings.image_size), settings)
     """
 
+    text_prefix: Tensor
     query_features: Tensor
     score_weight: Tensor
     default_class: Tensor
@@ -97,13 +98,14 @@ class GenCLIPModel(nn.Module):
         self.register_buffer("default_class", torch.zeros((), dtype=torch.long), persistent=False)
         self.register_buffer("score_weight", torch.tensor(SCORE_WEIGHTS[1]))
         self.register_buffer("query_features", torch.zeros(2, spec.embed_dim), persistent=False)
-        self.register_load_state_dict_post_hook(_refresh_query_features)
+        self.register_buffer("text_prefix", torch.zeros(0), persistent=False)
+        self.register_load_state_dict_post_hook(_refresh_text)
 
     def train(self, mode: bool = True) -> "GenCLIPModel":
-        """Set the mode; switching to evaluation computes the text features that do not depend on the image."""
+        """Set the mode; switching to evaluation computes what depends on the prompts alone."""
         super().train(mode)
         if not mode:
-            _refresh_query_features(self)
+            _refresh_text(self)
         return self
 
     def class_index(self, names: Sequence[str]) -> Tensor:
@@ -205,7 +207,7 @@ class GenCLIPModel(nn.Module):
             class_index = self.default_class.expand(image.cls.shape[0])
         if query_only is not None:
             class_index = torch.where(query_only, torch.zeros_like(class_index), class_index)
-        text = self._vision_text(image, class_index, query_only)
+        text = self._vision_text(image, class_index, self.encode_prefix(), query_only)
         maps = [similarity_logits(patches, text[i]) for i, patches in enumerate(self._project(image))]
         cls = similarity_logits((image.pooled @ self.projections[-1]).unsqueeze(1), text[-1])[:, 0]
         return torch.stack(maps).transpose(-1, -2).unflatten(-1, self.clip.grid_size), cls
@@ -217,40 +219,49 @@ class GenCLIPModel(nn.Module):
     def _branch_text(self, image: ImageTokens, class_index: Tensor) -> dict[str, Sequence[Tensor]]:
         """Compute the text features of the active branches: for each layer ``(B, 2, d)`` or ``(2, d)``."""
         text: dict[str, Sequence[Tensor]] = {}
+        prefix = self.encode_prefix() if self.training else self.text_prefix
         if self.branches != "query":
-            text["vision"] = self._vision_text(image, class_index)
+            text["vision"] = self._vision_text(image, class_index, prefix)
         if self.branches != "vision":
-            features = self.compute_query_features() if self.training else self.query_features
+            features = self.compute_query_features(prefix) if self.training else self.query_features
             text["query"] = [features] * len(self.layers)
         return text
 
-    def _vision_text(self, image: ImageTokens, class_index: Tensor, query_only: Tensor | None = None) -> Tensor:
+    def _vision_text(
+        self, image: ImageTokens, class_index: Tensor, prefix: Tensor, query_only: Tensor | None = None
+    ) -> Tensor:
         """Compute ``F_T``, the text features of the vision-enhanced prompts: ``(M, B, 2, d)``."""
         vision = self.prompts.vision_prompts(image.cls)
         if query_only is not None:
             vision = vision.masked_fill(query_only.view(-1, 1, 1, 1), 0)
         suffix = self.class_names.suffix[class_index].unsqueeze(1).expand(-1, len(self.layers), -1, -1, -1)
-        embeddings = self.prompts(self.sos, suffix, vision)
+        embeddings = self.prompts(suffix, vision)
         eos = self.class_names.eos[class_index].unsqueeze(1).expand(-1, len(self.layers), -1)
-        features = self._encode(embeddings, eos)
+        features = self._encode(embeddings, eos, prefix)
         return features.unflatten(0, embeddings.shape[:3]).transpose(0, 1)
 
-    def _encode(self, embeddings: Tensor, suffix_eos: Tensor) -> Tensor:
-        """Encode prompts with any leading dimensions in one pass: ``(*, L, d_t)`` to ``(prod(*), d)``."""
-        return self.clip.encode_prompts(embeddings.flatten(0, -3), suffix_eos.flatten() + self.prompts.suffix_start)
+    def encode_prefix(self) -> Tensor:
+        """Compute keys and values of ``[SOS] N_p`` and ``[SOS] A_p``, the same for all images."""
+        return self.clip.encode_prefix(self.prompts.prefix(self.sos))
 
-    def compute_query_features(self) -> Tensor:
+    def _encode(self, embeddings: Tensor, suffix_eos: Tensor, prefix: Tensor) -> Tensor:
+        """Encode pairs of prompts with any leading dimensions in one pass: ``(*, 2, L, d_t)`` to ``(S, d)``."""
+        eos = suffix_eos.flatten() + len(self.prompts.query)
+        return self.clip.encode_prompts(embeddings.flatten(0, -3), eos, prefix)
+
+    def compute_query_features(self, prefix: Tensor) -> Tensor:
         """Compute ``F_Q``, the text features of the query-only prompt, the same for all images: ``(2, d)``."""
-        embeddings = self.prompts(self.sos, self.class_names.suffix[0])
-        return self._encode(embeddings, self.class_names.eos[0])
+        embeddings = self.prompts(self.class_names.suffix[0])
+        return self._encode(embeddings, self.class_names.eos[0], prefix)
 
 
 @torch.inference_mode(mode=False)
 @torch.no_grad()
-def _refresh_query_features(model: GenCLIPModel, *_: object) -> None:
-    """Recompute ``F_Q`` after the prompts have changed, in full precision even under autocast."""
+def _refresh_text(model: GenCLIPModel, *_: object) -> None:
+    """Recompute what depends on the prompts alone, in full precision even under autocast."""
     with torch.autocast(model.sos.device.type, enabled=False):
-        model.query_features = model.compute_query_features()
+        model.text_prefix = model.encode_prefix()
+        model.query_features = model.compute_query_features(model.text_prefix)
 
 
 def gaussian_blur(sigma: float) -> nn.Module:

@@ -246,13 +246,22 @@ def _file_needs_quick_gelu(spec: BackboneSpec, path: Path) -> bool:
     return quick
 
 
-def _build(name: str, image_size: tuple[int, int], quick_gelu: bool) -> CLIP:
-    """Build the architecture with seeded random weights, without changing the global random state."""
+def _build(name: str, image_size: tuple[int, int], quick_gelu: bool, *, random: bool) -> CLIP:
+    """Build the architecture, without changing the global random state.
+
+    ``random`` gives it seeded random weights. Otherwise its weights are memory to load others into: drawing random
+    numbers first takes seconds for a large model.
+    """
     config = _read_config(name)
     config["vision_cfg"]["image_size"] = image_size
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if random else "meta"):
         torch.manual_seed(_RANDOM_SEED)
-        return CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick_gelu)
+        model = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick_gelu)
+    if random:
+        return model
+    model = model.to_empty(device="cpu")
+    model.attn_mask.fill_(float("-inf")).triu_(1)  # the only tensor that no file of weights has
+    return model
 
 
 def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int, int]) -> CLIP:
@@ -289,7 +298,7 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
         config, trained_with_quick_gelu = _find_pretrained(spec, pretrained)
         quick_gelu = quick_gelu or trained_with_quick_gelu
         state = read_weights(download_weights(spec.name, pretrained, config))
-    model = _build(spec.name, image_size, quick_gelu)
+    model = _build(spec.name, image_size, quick_gelu, random=state is None)
     if state is not None:
         _load_state(model, state, spec, str(origin))
     return model.eval().requires_grad_(requires_grad=False)

@@ -13,6 +13,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .block import run_block
+
 
 @cache
 def clip_tokenizer() -> SimpleTokenizer:
@@ -35,23 +37,6 @@ class ImageTokens(NamedTuple):
     cls: Tensor
     pooled: Tensor
     embedding: Tensor
-
-
-def _run_blocks(blocks: nn.ModuleList, tokens: Tensor, mask: Tensor | None, taps: Sequence[int]) -> list[Tensor]:
-    """Run transformer blocks and return the outputs of those in ``taps``, all ``(B, L, width)``.
-
-    The blocks of open_clip 2.24 are sequence-first, those of newer versions batch-first. Without a mask a wrong layout
-    raises no error but gives wrong results, so the layout is read from the block.
-    """
-    batch_first = blocks[0].attn.batch_first
-    if not batch_first:
-        tokens = tokens.transpose(0, 1)
-    outputs = []
-    for number, block in enumerate(blocks, start=1):
-        tokens = block(tokens, attn_mask=mask)
-        if number in taps:
-            outputs.append(tokens if batch_first else tokens.transpose(0, 1))
-    return outputs
 
 
 class FrozenCLIP(nn.Module):
@@ -98,43 +83,70 @@ class FrozenCLIP(nn.Module):
         cls = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         tokens = torch.cat([cls, patches], dim=1)
         tokens = visual.ln_pre(tokens + visual.positional_embedding.to(tokens.dtype))
-        blocks = visual.transformer.resblocks
-        outputs = _run_blocks(blocks, tokens, None, (*(n for n in self.layers if n < len(blocks)), len(blocks)))
-        last = outputs[-1]
-        tapped = outputs if self.layers[-1] == len(blocks) else outputs[:-1]
+        tapped = []
+        for number, block in enumerate(visual.transformer.resblocks, start=1):
+            tokens, _ = run_block(block, tokens)
+            if number in self.layers:
+                tapped.append(tokens)
         return ImageTokens(
             patches=tuple(visual.ln_post(layer[:, 1:]) for layer in tapped),
             cls=torch.stack([layer[:, 0] for layer in tapped], dim=1),
             pooled=visual.ln_post(tapped[-1][:, 0]),
-            embedding=F.normalize(visual.ln_post(last[:, 0]) @ visual.proj, dim=-1),
+            embedding=F.normalize(visual.ln_post(tokens[:, 0]) @ visual.proj, dim=-1),
         )
 
-    def encode_prompts(self, embeddings: Tensor, eos: Tensor) -> Tensor:
+    def encode_prefix(self, embeddings: Tensor) -> Tensor:
+        """Run the text tower on the prefixes of prompts.
+
+        The tower is causal: keys and values of the first tokens do not depend on the tokens that follow.
+
+        Args:
+            embeddings (Tensor): Token embeddings from [SOS] on, ``(s, P, d_t)``.
+
+        Returns:
+            Tensor: Keys and values in each block, ``(blocks, 2, s, heads, P, d_t / heads)``. Gradients reach
+                ``embeddings``.
+        """
+        tokens, mask = self._place(embeddings, 0)
+        prefix = []
+        for block in self.model.transformer.resblocks:
+            tokens, keys_values = run_block(block, tokens, mask)
+            prefix.append(keys_values)
+        return torch.stack(prefix)
+
+    def encode_prompts(self, embeddings: Tensor, eos: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Run the text tower on prompts given as token embeddings.
 
         The tower is causal, so tokens after [EOS] have no effect: prompts may be cut after the [EOS] of the longest
         one, and shorter ones padded with anything.
 
         Args:
-            embeddings (Tensor): Token embeddings from [SOS] to at least [EOS], ``(S, L, d_t)``; ``L`` is at most the
-                tower's context length.
-            eos (Tensor): Position of each prompt's [EOS], ``(S,)``, integers.
+            embeddings (Tensor): Token embeddings from [SOS], or from the end of the prefix, to at least [EOS],
+                ``(S, L, d_t)``; with the prefix at most the tower's context length.
+            eos (Tensor): Position of each prompt's [EOS] in ``embeddings``, ``(S,)``, integers.
+            prefix (Tensor | None): From :meth:`encode_prefix`: prompt ``j`` continues prefix ``j mod s``.
+                ``None`` if the embeddings begin with [SOS].
 
         Returns:
-            Tensor: Text features, ``(S, d)``, unit length. Gradients reach ``embeddings``.
+            Tensor: Text features, ``(S, d)``, unit length. Gradients reach ``embeddings`` and ``prefix``.
         """
         model = self.model
-        length = embeddings.shape[1]
-        tokens = embeddings + model.positional_embedding[:length].to(embeddings.dtype)
-        mask = model.attn_mask[:length, :length]
+        tokens, mask = self._place(embeddings, 0 if prefix is None else prefix.shape[-2])
         blocks = model.transformer.resblocks
-        tokens = _run_blocks(blocks, tokens, mask, (len(blocks),))[0]
-        index = eos.view(-1, 1, 1).expand(-1, 1, tokens.shape[-1])
-        # The norm is applied per token, so only [EOS] needs it.
-        features = model.ln_final(tokens.gather(1, index)[:, 0])
+        for number, block in enumerate(blocks):
+            past = None if prefix is None else prefix[number]
+            # Only the output at [EOS] is used.
+            tokens, _ = run_block(block, tokens, mask, past, only=eos if number == len(blocks) - 1 else None)
+        features = model.ln_final(tokens[:, 0])
         projection = model.text_projection
         features = projection(features) if isinstance(projection, nn.Module) else features @ projection
         return F.normalize(features, dim=-1)
+
+    def _place(self, embeddings: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Add the positions from ``start`` on, and cut the causal mask to their rows: ``(L, start + L)``."""
+        stop = start + embeddings.shape[1]
+        positions = self.model.positional_embedding[start:stop]
+        return embeddings + positions.to(embeddings.dtype), self.model.attn_mask[start:stop, :stop]
 
     def embed(self, token_ids: Sequence[int]) -> Tensor:
         """Look up token embeddings, ``(len(token_ids), d_t)``."""

@@ -71,26 +71,29 @@ class PromptLearner(nn.Module):
         """
         return torch.stack([phi(cls[:, i]) for i, phi in enumerate(self.vision)], dim=1)
 
-    def forward(self, sos: Tensor, suffix: Tensor, vision: Tensor | None = None) -> Tensor:
-        """Compose prompts from token embeddings.
+    def prefix(self, sos: Tensor) -> Tensor:
+        """Compose the prefixes, which are the same for all images: ``[SOS] N_p`` and ``[SOS] A_p``.
 
         Args:
             sos (Tensor): Embedding of [SOS], ``(d_t,)``.
+
+        Returns:
+            Tensor: Embeddings ``(2, 1 + n, d_t)``; index 0 is normal.
+        """
+        state = torch.stack([self.normal, self.abnormal])
+        return torch.cat([sos.to(state.dtype).expand(2, 1, -1), state], dim=1)
+
+    def forward(self, suffix: Tensor, vision: Tensor | None = None) -> Tensor:
+        """Compose what follows the prefixes: ``(Q_p + V^i)`` and the suffix.
+
+        Args:
             suffix (Tensor): Tokens after the learnable ones, normal and abnormal: ``(*, 2, T, d_t)``.
             vision (Tensor | None): Vision prompts to add to ``Q_p``, ``(*, q, d_t)``, or ``None`` for the query-only
                 prompt.
 
         Returns:
-            Tensor: Embeddings ``(*, 2, 1 + n + q + T, d_t)``; index 0 of the pair is normal.
+            Tensor: Embeddings ``(*, 2, q + T, d_t)``; index 0 of the pair is normal.
         """
-        leading = suffix.shape[:-3]
-        state = torch.stack([self.normal, self.abnormal]).expand(*leading, -1, -1, -1)
         query = self.query if vision is None else self.query + vision
-        query = query.unsqueeze(-3).expand(*leading, 2, -1, -1)
-        start = sos.expand(*leading, 2, 1, -1)
-        return torch.cat([start.to(state.dtype), state, query, suffix.to(state.dtype)], dim=-2)
-
-    @property
-    def suffix_start(self) -> int:
-        """Position of the first token after the learnable ones: ``1 + n + q``."""
-        return 1 + len(self.normal) + len(self.query)
+        query = query.unsqueeze(-3).expand(*suffix.shape[:-3], 2, -1, -1)
+        return torch.cat([query, suffix.to(query.dtype)], dim=-2)

@@ -117,6 +117,18 @@ def test_random_weights_are_the_same_on_every_call_and_leave_the_random_stream_a
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def test_file_fills_every_tensor_of_the_model(state, weights_file):
+    """The model is built of uninitialized memory; what the file lacks must be as open_clip builds it."""
+    reference = open_clip.create_model(SMALL)
+    reference.load_state_dict(state)
+    model = load_clip(backbone_spec(SMALL), str(weights_file), reference.visual.image_size)
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    expected = dict(reference.named_parameters()) | dict(reference.named_buffers())
+    assert tensors.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(tensors[name], value, rtol=0, atol=0)
+
+
 def test_file_gives_the_features_that_open_clip_gives(state, weights_file):
     reference = open_clip.create_model(SMALL).eval()
     reference.load_state_dict(state)

@@ -1,0 +1,62 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""One transformer block against open_clip's own, in the layouts of its versions."""
+
+import inspect
+
+import pytest
+import torch
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
+
+from anomalib_genclip.clip.block import run_block
+
+WIDTH, HEADS, LENGTH = 32, 4, 7
+MASK = torch.full((LENGTH, LENGTH), float("-inf")).triu(1)
+
+
+@pytest.fixture(params=[True, False], ids=["batch_first", "sequence_first"])
+def block(request):
+    """A block as open_clip builds it, with layer scales, and the layout of newer or of older versions."""
+    torch.manual_seed(0)
+    result = ResidualAttentionBlock(WIDTH, HEADS, ls_init_value=0.3, act_layer=QuickGELU).eval()
+    if request.param != result.attn.batch_first:
+        if "batch_first" not in inspect.signature(ResidualAttentionBlock).parameters:
+            pytest.skip("this open_clip knows one layout only")
+        other = ResidualAttentionBlock(WIDTH, HEADS, ls_init_value=0.3, act_layer=QuickGELU, batch_first=request.param)
+        other.load_state_dict(result.state_dict())
+        result = other.eval()
+    for parameter in result.parameters():  # biases and layer scales start at values that would hide mistakes
+        torch.nn.init.normal_(parameter, std=0.3)
+    return result
+
+
+def _open_clip(block, tokens, mask=None):
+    """Run the block itself, in its own layout."""
+    if block.attn.batch_first:
+        return block(tokens, attn_mask=mask)
+    return block(tokens.transpose(0, 1), attn_mask=mask).transpose(0, 1)
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["unmasked", "causal"])
+def test_block_gives_what_open_clips_gives(block, mask):
+    tokens = torch.randn(3, LENGTH, WIDTH)
+    torch.testing.assert_close(run_block(block, tokens, mask)[0], _open_clip(block, tokens, mask), atol=1e-5, rtol=1e-5)
+
+
+def test_rest_goes_on_from_the_past_of_its_turn(block):
+    """Six sequences that begin in two ways, one after the other."""
+    starts, rests = torch.randn(2, 3, WIDTH), torch.randn(6, 4, WIDTH)
+    whole = torch.cat([starts.repeat(3, 1, 1), rests], dim=1)
+    expected = _open_clip(block, whole, MASK)
+    first, past = run_block(block, starts, MASK[:3, :3])
+    rest, own = run_block(block, rests, MASK[3:], past)
+    torch.testing.assert_close(torch.cat([first.repeat(3, 1, 1), rest], dim=1), expected, atol=1e-5, rtol=1e-5)
+    assert past.shape == (2, 2, HEADS, 3, WIDTH // HEADS)
+    assert own.shape == (2, 6, HEADS, 4, WIDTH // HEADS)
+
+
+def test_one_token_of_each_sequence_is_read_alone(block):
+    tokens, only = torch.randn(3, LENGTH, WIDTH), torch.tensor([0, 6, 3])
+    expected = _open_clip(block, tokens, MASK)[torch.arange(3), only].unsqueeze(1)
+    torch.testing.assert_close(run_block(block, tokens, MASK, only=only)[0], expected, atol=1e-5, rtol=1e-5)
