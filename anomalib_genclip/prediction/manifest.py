@@ -10,9 +10,11 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
+
 from anomalib_genclip import __version__
 
-from .backends import backend_name, choose_device, weights_files
+from .backends import backend_name, weights_files
 from .precision import choose_precision
 from .settings import RunSettings
 from .storage import ResultFolder
@@ -28,20 +30,21 @@ _PACKAGES = {  # what decodes and computes
 }
 
 
-def describe(settings: RunSettings) -> dict[str, Any]:
+def describe(settings: RunSettings, device: torch.device) -> dict[str, Any]:
     """Describe what the results depend on, apart from the images.
 
     Args:
         settings (RunSettings): The settings.
+        device (torch.device): What the model runs on.
 
     Returns:
         dict[str, Any]: Weights, settings and versions, as plain data.
 
     Raises:
         FileNotFoundError: If there are no such weights.
-        ValueError: If settings do not fit the weights or the machine.
+        ValueError: If settings do not fit the weights.
     """
-    backend, device = backend_name(settings), choose_device(settings.accelerator)
+    backend = backend_name(settings)
     digest = hashlib.sha256()
     files = weights_files(settings.weights)
     for file in files:

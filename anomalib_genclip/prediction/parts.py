@@ -13,14 +13,13 @@ from itertools import islice
 from typing import Any
 
 from .images import Item
+from .outputs import REGIONS
 from .predict import in_batches
-from .records import COLUMNS, REGION_COLUMNS, printable
+from .records import COLUMNS, REGION_COLUMNS, Row, printable
 from .settings import RunSettings
 from .storage import ResultFolder
 from .tables import WRITERS
 
-Row = dict[str, Any]
-REGIONS = "region_rows"  # key of the regions in a row of a part
 _SECONDS = 30  # between two writes of a part
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+Row = dict[str, Any]
 _DECIMALS = 6  # of scores: float32 has no more, and whole batches of another size differ in the seventh
 COLUMNS: dict[str, type] = {
     "path": str,
@@ -96,7 +97,7 @@ class Record:
     mask: np.ndarray | None = field(default=None, repr=False, compare=False)
     regions: list[Region] = field(default_factory=list, repr=False)
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self) -> Row:
         """Return the values of :data:`COLUMNS` as plain data; scores have six decimals."""
         scored = self.mask is not None
         return {

@@ -4,24 +4,31 @@
 """A prediction whose results go to a folder, and that goes on where it was interrupted."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING
 
-from .backends import load_backend
-from .drawings import write_files
+import torch
+
+from .backends import choose_device, load_backend
 from .images import Item
 from .manifest import COMPLETE, RUNNING, claim, describe, write_manifest
-from .parts import REGIONS, Counts, Parts, Row
+from .outputs import as_rows
+from .parts import Counts, Parts
 from .predict import as_items, score_batches
 from .progress import showing_progress
-from .records import Record
+from .records import Row
 from .settings import RunSettings
 from .sources import find_images
 from .storage import ResultFolder
 from .tables import import_pyarrow
 
+if TYPE_CHECKING:
+    from .ray_engine import RayEngine
+
 Scored = Iterator[tuple[list[Item], list[Row]]]
+Scorer = Callable[[Iterable[list[Item]]], Scored]
 
 
 @dataclass(frozen=True)
@@ -54,17 +61,35 @@ def run(settings: RunSettings) -> Outcome:
         OSError: If an image cannot be used and ``on_error`` is "stop", or a file cannot be written. What was done
             before is on disk, and the run goes on from there when it is started again.
     """
-    folder = ResultFolder(settings.out)
-    table = f"{folder.path}/scores.{settings.table}"
     if settings.table == "parquet":
         import_pyarrow()
-    description = describe(settings)
+    if settings.engine == "local":
+        return _run(settings, choose_device(settings.accelerator), _scorer)
+    with ray_engine(settings) as ray:
+        return _run(settings, ray.device, lambda *_: ray.score)
+
+
+def _run(settings: RunSettings, device: torch.device, load: Callable[[RunSettings, ResultFolder], Scorer]) -> Outcome:
+    """Do what is left to do.
+
+    Args:
+        settings (RunSettings): The settings.
+        device (torch.device): What the model runs on.
+        load (Callable[[RunSettings, ResultFolder], Scorer]): Loads the model.
+
+    Returns:
+        Outcome: What was found.
+    """
+    folder = ResultFolder(settings.out)
+    table = f"{folder.path}/scores.{settings.table}"
+    description = describe(settings, device)
     if (counts := claim(folder, description, overwrite=settings.overwrite)) is not None:
+        folder.remove("parts")  # left by a process that was killed in its last moment
         return Outcome(Counts(**counts), table, was_complete=True)
     images = find_images(settings.data, leave_out=settings.out)
     items = as_items(chain([next(images)], images), settings)  # without images nothing is written
     parts = Parts(folder, settings)
-    score = _scorer(settings, folder)
+    score = load(settings, folder)
     write_manifest(folder, {"status": RUNNING, **description})
     with showing_progress(settings) as show:
         _collect(score(parts.pending(items)), parts, settings, show)
@@ -76,21 +101,27 @@ def run(settings: RunSettings) -> Outcome:
     return Outcome(total, table)
 
 
-def as_rows(records: Iterable[Record], settings: RunSettings, folder: ResultFolder) -> list[Row]:
-    """Write the files of images, and make the rows of a part of them."""
-    rows = []
-    for record in records:
-        write_files(record, settings, folder)
-        rows.append(record.as_row() | ({REGIONS: record.region_rows()} if settings.regions else {}))
-    return rows
+@contextmanager
+def ray_engine(settings: RunSettings) -> Iterator["RayEngine"]:
+    """Start Ray, and stop it in the end.
 
-
-def _scorer(settings: RunSettings, folder: ResultFolder) -> Callable[[Iterable[list[Item]]], Scored]:
-    """Load the model, and return what scores batches with it."""
-    if settings.engine == "ray":
+    Raises:
+        ValueError: If Ray is not installed; says how to install it.
+    """
+    try:
         from .ray_engine import RayEngine
+    except ImportError as error:
+        msg = f'engine=ray needs Ray ({error}): pip install "anomalib-genclip[scale]".'
+        raise ValueError(msg) from error
+    engine = RayEngine(settings)
+    try:
+        yield engine
+    finally:
+        engine.close()
 
-        return RayEngine(settings, folder).score
+
+def _scorer(settings: RunSettings, folder: ResultFolder) -> Scorer:
+    """Load the model, and return what scores batches with it."""
     backend = load_backend(settings)
 
     def score(batches: Iterable[list[Item]]) -> Scored:

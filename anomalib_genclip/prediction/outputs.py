@@ -1,11 +1,12 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The files that are written for an image: its picture and its anomaly map."""
+"""What is written for an image: its row, its picture and its anomaly map."""
 
 import hashlib
 import io
 import os
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -15,12 +16,22 @@ from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 
 from .images import read_image
-from .records import Record
+from .records import Record, Row
 from .settings import RunSettings
 from .storage import ResultFolder
 
+REGIONS = "region_rows"  # key of the regions in a row that is not in a table yet
 _LONGEST_NAME = 255  # bytes that a file system takes
 _ENDINGS = {"png16": ".png", "npy": ".npy"}
+
+
+def as_rows(records: Iterable[Record], settings: RunSettings, folder: ResultFolder) -> list[Row]:
+    """Write the files of images, and make rows of them; arguments as in :func:`write_files`."""
+    rows = []
+    for record in records:
+        write_files(record, settings, folder)
+        rows.append(record.as_row() | ({REGIONS: record.region_rows()} if settings.regions else {}))
+    return rows
 
 
 def write_files(record: Record, settings: RunSettings, folder: ResultFolder) -> None:

@@ -10,7 +10,7 @@ import pytest
 from helpers.predictions import settings_for
 from PIL import Image
 
-from anomalib_genclip.prediction.drawings import encode_map, file_name, write_files
+from anomalib_genclip.prediction.outputs import encode_map, file_name, write_files
 from anomalib_genclip.prediction.records import Record
 from anomalib_genclip.prediction.storage import ResultFolder
 
