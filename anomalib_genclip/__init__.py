@@ -22,17 +22,19 @@ if TYPE_CHECKING:
     from .data.cross_dataset import CrossDataset
     from .demo.synthetic.datamodule import SyntheticDefects
     from .lightning_model import GenCLIP
+    from .prediction.predict import predict
     from .torch_model import GenCLIPModel
 
 __version__ = "0.1.0"
 
-__all__ = ["CrossDataset", "GenCLIP", "GenCLIPModel", "SyntheticDefects", "__version__"]
+__all__ = ["CrossDataset", "GenCLIP", "GenCLIPModel", "SyntheticDefects", "predict", "__version__"]
 
 _MODULE_OF = {
     "CrossDataset": "anomalib_genclip.data.cross_dataset",
     "GenCLIP": "anomalib_genclip.lightning_model",
     "GenCLIPModel": "anomalib_genclip.torch_model",
     "SyntheticDefects": "anomalib_genclip.demo.synthetic.datamodule",
+    "predict": "anomalib_genclip.prediction.predict",
 }
 
 # Also here, because torch's entry points can be switched off.

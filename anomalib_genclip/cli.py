@@ -9,11 +9,15 @@ are imported inside the functions, so that ``genclip --help`` is fast.
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from . import __version__
+from .prediction.settings import RunSettings
 from .utils.configs import find_config, list_configs
+
+_WITH_ERRORS, _MOST_ERRORS = 10, 125  # exit statuses; those above stand for signals
 
 
 def benchmark(config: str = "comparison") -> int:
@@ -99,6 +103,27 @@ def reproduce(config: str = "reproduce") -> int:
     return 0 if any(row["image_AUROC"] is not None for row in measured) else 1
 
 
+def predict(**settings: Any) -> int:  # noqa: ANN401  # those of RunSettings
+    """Score images, from one to a folder of any size, and write a table of scores; goes on where it was interrupted.
+
+    Args:
+        **settings: The settings.
+
+    Returns:
+        0, or with on_error=record 10 more than the number of images that could not be used, at most 125.
+    """
+    from .prediction.run import run
+
+    outcome = run(RunSettings(**settings))
+    found = outcome.counts
+    result = outcome.table or "the shares that are left will write the table"
+    print(f"{found.images} images, {found.anomalous} anomalous, {found.errors} with errors: {result}")
+    if outcome.was_complete:
+        print("The run was complete: there was nothing left to do.")
+        return 0
+    return min(_WITH_ERRORS + found.errors, _MOST_ERRORS) if found.errors else 0
+
+
 def config(name: str | None = None) -> int:
     """Print the path of a settings file of this package; without a name, list all names.
 
@@ -115,7 +140,7 @@ def config(name: str | None = None) -> int:
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    command.__name__: command for command in (benchmark, ablation, explain, reproduce, config)
+    command.__name__: command for command in (predict, benchmark, ablation, explain, reproduce, config)
 }
 
 
@@ -129,6 +154,11 @@ def get_parser() -> ArgumentParser:
         own = ArgumentParser(description=" ".join(summary.split()))
         if command is config:
             own.add_argument("name", nargs="?", help="Name of a settings file.")
+        elif command is predict:
+            own.add_class_arguments(RunSettings, as_group=False)
+            for action in own._actions:  # noqa: SLF001  # jsonargparse has no plain flags: --regions is --regions true
+                if getattr(action, "_typehint", None) is bool:
+                    action.nargs, action.const = "?", True
         else:
             own.add_function_arguments(command, as_group=False)
         subcommands.add_subcommand(name, own, help=summary.partition("\n")[0])
@@ -150,6 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"genclip {args.command}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"genclip {args.command}: interrupted; started again, it goes on where it was.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

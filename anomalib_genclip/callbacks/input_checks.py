@@ -106,6 +106,24 @@ def check_images(batch: ImageBatch, files: Iterable[str]) -> None:
         _check_header(file)
 
 
+def check_depth(mode: str, file: str) -> None:
+    """Refuse an image that does not fit into 8 bits.
+
+    Args:
+        mode (str): Pillow's mode of it.
+        file (str): Its name, for the message.
+
+    Raises:
+        ValueError: If it is one; names the file.
+    """
+    if mode.startswith(_DEEP_MODES):
+        msg = (
+            f"{file} has more than 8 bits per pixel (mode {mode}), and anomalib cuts all values above 255 off when "
+            "it reads the file. Convert it to 8 bits, with the range of values that shows the product."
+        )
+        raise ValueError(msg)
+
+
 def _check_header(file: str) -> None:
     """Refuse an image that does not fit into 8 bits, and say if only its first page is used."""
     try:
@@ -114,12 +132,7 @@ def _check_header(file: str) -> None:
             mode, several = image.mode, getattr(image, "is_animated", False) and image.format != "MPO"
     except (OSError, ValueError):  # a data set may have its own way of reading
         return
-    if mode.startswith(_DEEP_MODES):
-        msg = (
-            f"{file} has more than 8 bits per pixel (mode {mode}), and anomalib cuts all values above 255 off when "
-            "it reads the file. Convert it to 8 bits, with the range of values that shows the product."
-        )
-        raise ValueError(msg)
+    check_depth(mode, file)
     if several:
         logger.warning("%s has several pages or frames: only the first is used.", file)
 

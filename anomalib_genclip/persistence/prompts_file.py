@@ -130,6 +130,11 @@ class LearnedWeights:
         return atomic_write(path, save(tensors, {"genclip": json.dumps(metadata)}))
 
 
+def prompts_path(path: str | Path) -> Path:
+    """Return the file that a path, or the name of bundled prompts, stands for."""
+    return Path(str(files("anomalib_genclip") / BUNDLED[str(path)])) if str(path) in BUNDLED else Path(path)
+
+
 def load_weights(path: str | Path) -> LearnedWeights:
     """Read a prompts file. It contains only tensors and plain text, no code.
 
@@ -144,7 +149,7 @@ def load_weights(path: str | Path) -> LearnedWeights:
         ValueError: If it is not a prompts file, is damaged, or has values that are not finite.
     """
     source = str(path)
-    path = Path(str(files("anomalib_genclip") / BUNDLED[source])) if source in BUNDLED else Path(path)
+    path = prompts_path(path)
     if not path.is_file():
         msg = f"No prompts file {source}. Give a *.safetensors file, or one of the bundled: {', '.join(BUNDLED)}."
         raise FileNotFoundError(msg)

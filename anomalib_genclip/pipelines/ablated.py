@@ -58,11 +58,11 @@ def ablated(weights: str, variant: dict[str, Any]) -> GenCLIP:
     return model
 
 
-def load_trained(weights: str) -> GenCLIP:
-    """Load a trained model from a checkpoint (``.ckpt``) or a prompts file."""
+def load_trained(weights: str, **settings: Any) -> GenCLIP:  # noqa: ANN401  # the model's arguments
+    """Load a trained model from a checkpoint (``.ckpt``) or a prompts file, with some of its arguments."""
     if weights.endswith(".ckpt"):
-        return GenCLIP.load_from_checkpoint(weights, map_location="cpu")
-    return GenCLIP(weights=weights)
+        return GenCLIP.load_from_checkpoint(weights, map_location="cpu", **settings)
+    return GenCLIP(weights=weights, **settings)
 
 
 def tapped_layers(weights: str) -> list[int]:

@@ -5,10 +5,11 @@
 
 import os
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import BinaryIO
 from uuid import uuid4
 
 
@@ -57,17 +58,17 @@ def check_archive(path: Path) -> None:
         raise ValueError(msg)
 
 
-def atomic_write(path: Path, content: bytes, *, sync: bool = True) -> Path:
-    """Write a file atomically: readers and interruptions never see a partial file.
+@contextmanager
+def atomic_open(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
+    """Open a file that is written atomically: readers and interruptions never see a partial file.
 
     Args:
         path (Path): Path of the file; its folder must exist.
-        content (bytes): Content of the file.
         sync (bool): Whether to call fsync, so that the file is complete even after a power failure. Defaults to
             ``True``.
 
-    Returns:
-        Path: The file.
+    Yields:
+        BinaryIO: A temporary file, which is renamed to ``path`` if nothing is raised.
 
     Raises:
         OSError: If it cannot be written; names the file. An existing file stays unchanged.
@@ -77,7 +78,7 @@ def atomic_write(path: Path, content: bytes, *, sync: bool = True) -> Path:
     partial = path.with_name(f".{uuid4().hex}.part")
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             if sync:
                 os.fsync(file.fileno())
@@ -89,6 +90,24 @@ def atomic_write(path: Path, content: bytes, *, sync: bool = True) -> Path:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def atomic_write(path: Path, content: bytes, *, sync: bool = True) -> Path:
+    """Write a file atomically; see :func:`atomic_open`.
+
+    Args:
+        path (Path): Path of the file; its folder must exist.
+        content (bytes): Content of the file.
+        sync (bool): Whether to call fsync. Defaults to ``True``.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        OSError: If it cannot be written; names the file. An existing file stays unchanged.
+    """
+    with atomic_open(path, sync=sync) as file:
+        file.write(content)
     return path
 
 

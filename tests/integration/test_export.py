@@ -20,9 +20,11 @@ from anomalib.pre_processing import PreProcessor
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+from torchvision.utils import save_image
 
-from anomalib_genclip import GenCLIP
+from anomalib_genclip import GenCLIP, predict
 from anomalib_genclip.persistence.export import ONNX_OPSET
+from anomalib_genclip.prediction.images import read_image
 from anomalib_genclip.processing.pre_processor import AntialiasedPreProcessor, MatrixResize
 
 FORMATS = {"torch": [], "onnx": ["onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
@@ -343,3 +345,41 @@ def test_other_transforms_are_exported_as_anomalib_does():
     assert not exported_form.transforms[0].antialias
     assert resize.antialias
     assert AntialiasedPreProcessor()(torch.ones(1)) == 1
+
+
+# Prediction
+
+
+@pytest.mark.parametrize(("kind", "backend"), [("onnx", "onnx"), ("onnx", "openvino"), ("openvino", "openvino")])
+def test_folders_are_scored_with_an_exported_file(exported, tmp_path, kind, backend):
+    need(*FORMATS[kind], *FORMATS[backend])
+    for name, images in exported.batches.items():
+        for number, image in enumerate(images):
+            (tmp_path / "images").mkdir(exist_ok=True)
+            save_image(image, tmp_path / "images" / f"{name}{number}.png")
+    options = {"num_workers": 0, "backend": backend, "accelerator": "cpu", "batch_size": 5}
+    records = {record.name: record for record in predict(exported.file(kind), tmp_path / "images", **options)}
+    assert len(records) == sum(map(len, exported.batches.values()))
+    for name, record in records.items():
+        expected = exported.model(read_image(str(tmp_path / "images" / name))[None] / 255)
+        np.testing.assert_allclose(record.anomaly_map, expected.anomaly_map[0, 0], atol=1e-4)
+        assert record.score == pytest.approx(expected.pred_score.item(), abs=1e-4)
+        if abs(record.score - 0.5) > 1e-4:
+            assert record.anomalous == expected.pred_label.item()
+        assert (record.class_name, record.class_name_filter, record.image_threshold) == (None, None, None)
+        (mask,) = expected.pred_mask[:, 0].numpy()
+        clear = np.abs(record.anomaly_map - 0.5) > 1e-4
+        np.testing.assert_array_equal(record.mask[clear], mask[clear])
+    lowest = min(record.score for record in records.values())
+    others = predict(exported.file(kind), tmp_path / "images", **options, image_threshold=lowest, pixel_threshold=0.0)
+    assert sum(record.anomalous for record in others) == len(records) - 1
+
+
+@pytest.mark.slow
+def test_a_file_of_a_fixed_size_takes_other_images_resized(exported, tmp_path):
+    need("onnx", *FORMATS["onnx"])
+    path = exported.model.to_onnx(tmp_path, input_size=(112, 112), external_data=False)
+    save_image(exported.batches["flat"][0], tmp_path / "flat.png")
+    (record,) = predict(path, tmp_path / "flat.png", num_workers=0)
+    pixels = read_image(str(tmp_path / "flat.png"))[None] / 255
+    np.testing.assert_allclose(record.anomaly_map, exported.model(pixels).anomaly_map[0, 0], atol=1e-3)

@@ -316,21 +316,3 @@ def test_a_source_of_one_class_is_an_error(tmp_path):
     target = data_trees.mvtec_ad(tmp_path / "target")
     with pytest.raises(ValueError, match=r"No anomalous images in the test split of the source .*screws"):
         cross(source, target).setup()
-
-
-# The example
-
-
-def test_example_leaves_the_scores_before_a_bad_file_on_disk(model, tmp_path, monkeypatch):
-    prompts = model.save_weights(tmp_path / "prompts.safetensors")
-    for i in range(3):
-        data_trees.write_normal(tmp_path / "images" / f"{i}.png", seed=i)
-    _cut(tmp_path / "images" / "2.png")
-    example = runpy.run_path(str(ROOT / "examples" / "predict_folder.py"))
-    random_clip = GenCLIP(**SETTINGS)
-    random_clip.load_state_dict(model.state_dict())
-    monkeypatch.setitem(example["main"].__globals__, "GenCLIP", lambda **_: random_clip)
-    with pytest.raises(OSError, match=r"2\.png cannot be read"):
-        example["main"]([str(tmp_path / "images"), "--weights", str(prompts), "--results", str(tmp_path / "results")])
-    rows = (tmp_path / "results" / "scores.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows[1:]] == [str(tmp_path / "images" / f"{i}.png") for i in range(2)]

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hatchling.builders.wheel import WheelBuilder
 from helpers.comparisons import ROOT, settings_for
+from helpers.predictions import Brightness, write_images
 
 from anomalib_genclip import cli
 from anomalib_genclip.utils.configs import list_configs
@@ -67,6 +68,38 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
     (tmp_path / "wrong.yaml").write_text("models: []")
     assert cli.main(["benchmark", "--config", str(tmp_path / "wrong.yaml")]) == 2
     assert "lacks target" in capsys.readouterr().err
+
+
+def predict(root, *options):
+    """Run ``genclip predict`` on ``images`` below a folder."""
+    given = ["--weights", "tiny-demo", "--data", str(root / "images"), "--out", str(root / "out"), "--num_workers", "0"]
+    return cli.main(["predict", *given, *options])
+
+
+def test_predict_says_what_it_found_and_how_many_images_failed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("anomalib_genclip.prediction.run.load_backend", lambda _: Brightness())
+    write_images(tmp_path / "images", 20, broken=(3, 11))
+    assert predict(tmp_path, "--regions") == 2
+    assert "1/00011" not in (error := capsys.readouterr().err)
+    assert "0/00003.png cannot be read" in error
+    assert predict(tmp_path, "--regions", "--on_error", "record") == 12
+    assert "20 images, 9 anomalous, 2 with errors: " in (text := capsys.readouterr().out)
+    assert text.rstrip().endswith("/out/scores.csv")
+    assert (tmp_path / "out" / "regions.csv").is_file()
+    assert predict(tmp_path, "--regions", "--on_error", "record") == 0
+    assert "nothing left to do" in capsys.readouterr().out
+    assert predict(tmp_path, "--regions", "false") == 2
+    assert "regions True (now False)" in capsys.readouterr().err
+    assert predict(tmp_path, "--overwrite", "--shard", "1/1", "--on_error", "record") == 12
+
+
+def test_predict_leaves_the_statuses_of_signals_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("anomalib_genclip.prediction.run.load_backend", lambda _: Brightness())
+    write_images(tmp_path / "images", 130, broken=tuple(range(130)))
+    assert predict(tmp_path, "--on_error", "record") == 125
+    monkeypatch.setattr("anomalib_genclip.prediction.run.load_backend", lambda _: Brightness(calls=0))
+    write_images(tmp_path / "images", 1)
+    assert predict(tmp_path, "--overwrite") == 130
 
 
 def test_help_needs_neither_torch_nor_anomalib():

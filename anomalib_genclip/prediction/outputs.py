@@ -1,0 +1,107 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is written for an image: its row, its picture and its anomaly map."""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from anomalib.data import ImageItem
+from anomalib.visualization import ImageVisualizer
+from PIL import Image
+from torch.nn import functional as F  # noqa: N812
+
+from .images import read_image
+from .records import Record, Row
+from .settings import RunSettings
+from .storage import ResultFolder
+
+REGIONS = "region_rows"  # key of the regions in a row that is not in a table yet
+_LONGEST_NAME = 255  # bytes that a file system takes
+_ENDINGS = {"png16": ".png", "npy": ".npy"}
+
+
+def as_rows(records: Iterable[Record], settings: RunSettings, folder: ResultFolder) -> list[Row]:
+    """Write the files of images, and make rows of them; arguments as in :func:`write_files`."""
+    rows = []
+    for record in records:
+        write_files(record, settings, folder)
+        rows.append(record.as_row() | ({REGIONS: record.region_rows()} if settings.regions else {}))
+    return rows
+
+
+def write_files(record: Record, settings: RunSettings, folder: ResultFolder) -> None:
+    """Write the picture and the map of an image, as far as the settings ask for them.
+
+    Args:
+        record (Record): What was found in the image.
+        settings (RunSettings): The settings.
+        folder (ResultFolder): Where to: ``pictures/`` and ``maps/`` below it.
+
+    Raises:
+        OSError: If a file cannot be written, or the image has gone since it was scored.
+    """
+    if record.anomaly_map is None or record.mask is None:
+        return
+    anomaly_map, mask = record.anomaly_map, record.mask
+    if settings.original_size:
+        anomaly_map, mask = (_resized(anomaly_map, record.size, "bilinear"), _resized(mask, record.size, "nearest") > 0)
+    if settings.pictures == "all" or (settings.pictures == "anomalous" and record.anomalous):
+        picture = draw(record, anomaly_map, mask, original_size=settings.original_size)
+        folder.write(f"pictures/{file_name(record.name, '.png')}", picture, sync=False)
+    if settings.maps != "none":
+        name = f"maps/{file_name(record.name, _ENDINGS[settings.maps])}"
+        folder.write(name, encode_map(anomaly_map, settings.maps), sync=False)
+
+
+def draw(record: Record, anomaly_map: np.ndarray, mask: np.ndarray, *, original_size: bool = False) -> bytes:
+    """Draw an image beside its heat map and mask, as anomalib does.
+
+    Args:
+        record (Record): The image.
+        anomaly_map (np.ndarray): ``(H, W)``, in [0, 1].
+        mask (np.ndarray): ``(H, W)``, bool.
+        original_size (bool): Each panel in the size of the image, not of anomalib's pictures. Defaults to ``False``.
+
+    Returns:
+        bytes: A PNG picture.
+    """
+    height, width = record.size
+    visualizer = ImageVisualizer(field_size=(width, height)) if original_size else ImageVisualizer()
+    item = ImageItem(
+        image=read_image(record.path).float() / 255,
+        anomaly_map=torch.from_numpy(np.ascontiguousarray(anomaly_map)),
+        pred_mask=torch.from_numpy(np.ascontiguousarray(mask)),
+    )
+    return _png(visualizer.visualize(item))  # type: ignore[arg-type]  # one item gives one picture
+
+
+def encode_map(anomaly_map: np.ndarray, kind: str) -> bytes:
+    """Encode an anomaly map, ``(H, W)`` in [0, 1], as "png16" or "npy"."""
+    if kind == "png16":
+        return _png(Image.fromarray(np.rint(anomaly_map * 65535).astype(np.uint16)))
+    content = io.BytesIO()
+    np.save(content, anomaly_map.astype(np.float32, copy=False))
+    return content.getvalue()
+
+
+def file_name(name: str, ending: str) -> str:
+    """Add an ending to a name that has one already: "a.jpg" and "a.png" are two images."""
+    folder, last = os.path.split(name)
+    if len(os.fsencode(last + ending)) > _LONGEST_NAME:
+        last = hashlib.sha256(os.fsencode(last)).hexdigest()
+    return os.path.join(folder, last + ending)  # noqa: PTH118  # names are texts
+
+
+def _resized(values: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
+    return F.interpolate(torch.from_numpy(values.astype(np.float32))[None, None], size, mode=mode)[0, 0].numpy()
+
+
+def _png(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, format="png")
+    return content.getvalue()

@@ -1,0 +1,207 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rows on disk while a run goes on: in parts of some hundred images, from which it goes on after an interruption."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from .images import Item
+from .outputs import REGIONS
+from .predict import in_batches
+from .records import COLUMNS, REGION_COLUMNS, Row, printable
+from .settings import RunSettings
+from .storage import ResultFolder
+from .tables import WRITERS
+
+_SECONDS = 30  # between two writes of a part
+
+
+@dataclass
+class Counts:
+    """What has been found so far.
+
+    Args:
+        images (int): Images that have a row.
+        anomalous (int): Those labelled anomalous.
+        errors (int): Those that could not be used.
+        regions (int): Connected anomalous regions.
+    """
+
+    images: int = 0
+    anomalous: int = 0
+    errors: int = 0
+    regions: int = 0
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Count rows."""
+        for row in rows:
+            self.images += 1
+            self.anomalous += row["label"] == "anomalous"
+            self.errors += row["error"] is not None
+            self.regions += row["regions"] or 0
+
+
+@dataclass
+class _Part:
+    """A part that is not complete: how many images it has, and the rows of the first of them."""
+
+    length: int
+    rows: list[Row]
+    written: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+
+class Parts:
+    """The rows of a run, or of a share of one.
+
+    A part is a file of JSON lines, one per image, and holds the first images of its place in the list: all of them
+    when it is complete. Batches never reach beyond a part, and a part goes on at the start of a batch, so that the
+    model sees the same batches however often a run was interrupted.
+
+    Args:
+        folder (ResultFolder): The folder of the results.
+        settings (RunSettings): The settings.
+    """
+
+    def __init__(self, folder: ResultFolder, settings: RunSettings) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.counts = Counts()
+        self.listed = 0
+        self._digest = hashlib.sha256()
+        self._open: dict[int, _Part] = {}
+
+    def pending(self, items: Iterable[Item]) -> Iterator[list[Item]]:
+        """Yield the batches that are left to do; rows that are there are counted.
+
+        Args:
+            items (Iterable[Item]): All images, from the first to the last, whatever the share.
+
+        Yields:
+            list[Item]: A batch.
+
+        Raises:
+            ValueError: If other images were listed when a part was written; names it.
+        """
+        items = iter(items)
+        size, (number, count) = self.settings.part_size, self.settings.share
+        while part := list(islice(items, size)):
+            place = self.listed // size
+            self.listed += len(part)
+            for item in part:
+                self._digest.update(os.fsencode(item.path) + b"\0")
+            if place % count != number - 1:
+                continue
+            rows = self._load(place, part)
+            if len(rows) < len(part):
+                rows = rows[: len(rows) // self.settings.batch_size * self.settings.batch_size]
+                self._open[place] = _Part(len(part), rows, len(rows))
+            self.counts.add(rows)
+            yield from in_batches(part[len(rows) :], self.settings.batch_size)
+
+    def add(self, items: Sequence[Item], rows: list[Row]) -> None:
+        """Add the rows of a batch, or of its first images; they are on disk after half a minute at the latest.
+
+        Args:
+            items (Sequence[Item]): The images.
+            rows (list[Row]): Their rows.
+
+        Raises:
+            OSError: If they cannot be written.
+        """
+        if not items:
+            return
+        place = items[0].number // self.settings.part_size
+        part = self._open[place]
+        part.rows += rows
+        self.counts.add(rows)
+        if len(part.rows) == part.length or time.monotonic() - part.since > _SECONDS:
+            self._write(place, part)
+        if len(part.rows) == part.length:
+            del self._open[place]
+
+    def flush(self) -> None:
+        """Write all rows that are not on disk yet."""
+        for place, part in self._open.items():
+            if len(part.rows) > part.written:
+                self._write(place, part)
+
+    def finish(self) -> Counts | None:
+        """Note that this share is complete, and write the tables if all are.
+
+        Returns:
+            Counts | None: What was found in all images, ``None`` if other shares are not complete.
+
+        Raises:
+            ValueError: If the shares have listed different images.
+        """
+        number, count = self.settings.share
+        own = {"listed": self.listed, "digest": self._digest.hexdigest(), "counts": vars(self.counts)}
+        self.folder.write(_share_name(number, count), json.dumps(own).encode())
+        found = [self.folder.read(_share_name(other, count)) for other in range(1, count + 1)]
+        shares = [json.loads(content) for content in found if content is not None]
+        if len(shares) < count:
+            return None
+        if len({share["digest"] for share in shares}) > 1:
+            msg = (
+                f"The shares have found different images in {self.settings.data}: "
+                f"{', '.join(str(share['listed']) for share in shares)}. Start anew in another folder."
+            )
+            raise ValueError(msg)
+        kind = self.settings.table
+        with self.folder.open(f"scores.{kind}") as file:
+            WRITERS[kind](file, COLUMNS, ([[row[name] for name in COLUMNS] for row in rows] for rows in self._rows()))
+        if self.settings.regions:
+            with self.folder.open(f"regions.{kind}") as file:
+                WRITERS[kind](file, REGION_COLUMNS, (_region_rows(rows) for rows in self._rows()))
+        return Counts(**{name: sum(share["counts"][name] for share in shares) for name in vars(self.counts)})
+
+    def _rows(self) -> Iterator[list[Row]]:
+        """Yield the rows of all parts."""
+        for place in range(-(-self.listed // self.settings.part_size)):
+            yield _parsed(self.folder.read(_part_name(place)) or b"")
+
+    def _load(self, place: int, items: list[Item]) -> list[Row]:
+        """Return the rows of a part, as far as there are any.
+
+        Raises:
+            ValueError: If they are of other images; names the part.
+        """
+        content = self.folder.read(_part_name(place))
+        rows = [] if content is None else _parsed(content)
+        if [row["path"] for row in rows] != [printable(item.path) for item in items[: len(rows)]]:
+            msg = (
+                f"{self.folder.path}/{_part_name(place)} is of other images than {self.settings.data} holds now: some "
+                "were added, removed or renamed. Restore them to go on, or start anew with --overwrite or in another "
+                "folder."
+            )
+            raise ValueError(msg)
+        return rows
+
+    def _write(self, place: int, part: _Part) -> None:
+        content = "".join(json.dumps(row) + "\n" for row in part.rows)
+        self.folder.write(_part_name(place), content.encode())
+        part.written, part.since = len(part.rows), time.monotonic()
+
+
+def _region_rows(rows: list[Row]) -> list[list[Any]]:
+    return [[row["path"], *region] for row in rows for region in row[REGIONS]]
+
+
+def _parsed(content: bytes) -> list[Row]:
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def _part_name(place: int) -> str:
+    return f"parts/{place:08}.jsonl"
+
+
+def _share_name(number: int, count: int) -> str:
+    return f"parts/share-{number}-of-{count}.json"

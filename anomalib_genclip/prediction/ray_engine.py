@@ -1,0 +1,171 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Ray Data in place of this process: images are read by its workers and scored by a pool of actors.
+
+The batches are those of a run on one machine, and their rows come back in order, so that the results are the same,
+whatever the number of workers. What is lost with a worker is read and scored again. Imports Ray.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import ray
+import torch
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+from safetensors.torch import load, save
+
+from .backends import load_backend
+from .images import ImageBatch, Item, Transform, read_batch
+from .outputs import as_rows
+from .predict import as_items, in_batches, score_batch
+from .records import Row, printable
+from .settings import RunSettings
+from .sources import find_images
+from .storage import ResultFolder
+
+_READER_CPUS = 0.25  # a reader waits for its disk most of the time
+_MODELS_SHARE = 0.75  # of the cores; the rest is for readers
+_CORES_PER_MODEL = 4  # unless told otherwise
+
+
+class RayEngine:
+    """Scores batches on a Ray cluster, or on this machine if there is none.
+
+    Args:
+        settings (RunSettings): The settings.
+
+    Raises:
+        ConnectionError: If there is no cluster at the address.
+    """
+
+    def __init__(self, settings: RunSettings) -> None:
+        self.settings = settings
+        self.starts_ray = not ray.is_initialized()
+        if self.starts_ray:
+            ray.init(settings.ray_address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+        self.resources = ray.cluster_resources()
+        self.gpus = 0 if settings.accelerator == "cpu" else int(self.resources.get("GPU", 0))
+
+    @property
+    def device(self) -> torch.device:
+        """What the models run on."""
+        return torch.device("cuda" if self.gpus else "cpu")
+
+    def score(self, batches: Iterable[list[Item]]) -> Iterator[tuple[list[Item], list[Row]]]:
+        """Score batches.
+
+        Args:
+            batches (Iterable[list[Item]]): What is left to do; the workers find it themselves, from the first one on.
+
+        Yields:
+            tuple[list[Item], list[Row]]: Each batch with its rows.
+
+        Raises:
+            OSError: If the workers find other images than this process.
+        """
+        batches = iter(batches)
+        if (first := next(batches, None)) is None:
+            return
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        found = self._dataset(first[0].number).iter_rows()
+        for items, row in zip(chain([first], batches), found, strict=True):
+            rows = json.loads(row["rows"])
+            if [row["path"] for row in rows] != [printable(item.path) for item in items]:
+                msg = f"Ray's workers find other images in {self.settings.data} than this machine: do they see it?"
+                raise OSError(msg)
+            yield items, rows
+
+    def close(self) -> None:
+        """Stop Ray, if it was started here."""
+        if self.starts_ray:
+            ray.shutdown()
+
+    def _dataset(self, start: int) -> ray.data.Dataset:
+        """Describe what is done, from an image on; nothing is done before its rows are asked for."""
+        settings, cpus = self.settings, self.resources["CPU"]
+        count = settings.ray_actors or self.gpus or max(1, int(cpus) // _CORES_PER_MODEL)
+        share = 1 if self.gpus else cpus * _MODELS_SHARE / count
+        threads = max(1, int(cpus / count))
+        # Loaded once here, too: what is wrong with the weights shows at once, and readers must know the transform.
+        transform = load_backend(replace(settings, accelerator="cpu")).transform
+        read = ray.data.read_datasource(_Batches(settings, start), ray_remote_args={"num_cpus": 0})
+        decoded = read.map(partial(_decode, transform=transform), num_cpus=_READER_CPUS)
+        return decoded.map_batches(
+            _Scorer,
+            fn_constructor_args=(replace(settings, accelerator="gpu" if self.gpus else "cpu"), threads),
+            batch_size=1,
+            compute=ActorPoolStrategy(size=count),
+            num_cpus=int(share) if share > 1 else share,
+            num_gpus=self.gpus / count if self.gpus else None,
+        )
+
+
+class _Batches(Datasource):
+    """Finds images, and yields a batch of them at a time.
+
+    Args:
+        settings (RunSettings): The settings.
+        start (int): First image that is yielded, the first one of a batch.
+    """
+
+    def __init__(self, settings: RunSettings, start: int) -> None:
+        self.settings, self.start = settings, start
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Not known before all images are found."""
+        return None
+
+    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:  # noqa: ANN401  # Ray's, and all optional
+        """One task, whose order is that of the images."""
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(partial(_find, self.settings, self.start), metadata)]
+
+
+def _find(settings: RunSettings, start: int) -> Iterator[pa.Table]:
+    """Yield blocks of a row, which is a batch of images as JSON."""
+    items = as_items(find_images(settings.data, leave_out=settings.out), settings)
+    number, count = settings.share
+    for place, part in enumerate(in_batches(items, settings.part_size)):
+        if place % count == number - 1:
+            for batch in in_batches((item for item in part if item.number >= start), settings.batch_size):
+                yield pa.table({"items": [json.dumps(batch)]})
+
+
+def _decode(row: dict[str, Any], transform: Transform) -> dict[str, Any]:
+    """Read the images of a batch."""
+    batch = read_batch([Item(*item) for item in json.loads(row["items"])], transform)
+    rest = [batch.items, [positions for positions, _ in batch.stacks], batch.sizes, batch.errors]
+    images = save({str(number): images for number, (_, images) in enumerate(batch.stacks)})
+    return {"batch": json.dumps(rest), "images": images}
+
+
+class _Scorer:
+    """An actor: a model, and the folder that its pictures and maps go to.
+
+    Args:
+        settings (RunSettings): The settings.
+        threads (int): Threads that the model computes with.
+    """
+
+    def __init__(self, settings: RunSettings, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.settings = settings
+        self.backend = load_backend(settings)
+        self.folder = ResultFolder(settings.out)
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, list[str]]:
+        """Score the images of a batch, which is a row."""
+        items, places, sizes, errors = json.loads(rows["batch"][0])
+        images = load(rows["images"][0])
+        stacks = [(positions, images[str(number)]) for number, positions in enumerate(places)]
+        batch = ImageBatch([Item(*item) for item in items], stacks, [(h, w) for h, w in sizes], errors)
+        return {"rows": [json.dumps(as_rows(score_batch(batch, self.backend), self.settings, self.folder))]}

@@ -1,0 +1,167 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The settings of a prediction: the options of ``genclip predict``. Imports nothing heavy."""
+
+import re
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from anomalib_genclip.utils.settings import NonNegativeInt, PositiveInt, UnitFloat, checked
+
+Accelerator = Literal["auto", "cpu", "gpu"]
+BackendName = Literal["auto", "torch", "onnx", "openvino"]
+Engine = Literal["local", "ray"]
+Maps = Literal["none", "png16", "npy"]
+OnError = Literal["stop", "record"]
+Pictures = Literal["none", "anomalous", "all"]
+Precision = Literal["auto", "float32", "bf16"]
+TableFormat = Literal["csv", "parquet"]
+
+_PART_IMAGES = 256  # images of a part, where the batch size divides it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringSettings:
+    """What scores an image depends on, and how it is computed.
+
+    Args:
+        weights (str): A prompts file (.safetensors), a checkpoint (.ckpt), tiny-demo, or an exported model (.onnx,
+            .xml).
+        pretrained (str | None): CLIP's weights, if they are others than the prompts file says: a tag of open_clip, or
+            a local file.
+        class_name (str | None): What the images show, such as "metal nut". Left out, it is "object".
+        class_from (str | None): "parent" takes the name of each image's folder as its class name.
+        batch_size (int): Images that the model sees at once.
+        num_workers (int | None): Processes that read and resize images. Left out, it is the number of cores less one,
+            at most 4; 0 reads in the main process.
+        precision (str): float32, bf16, or auto.
+        backend (str): What runs the model. "auto" goes by the ending of the weights.
+        accelerator (str): auto, cpu or gpu.
+        image_threshold (float | None): Images of a higher score are anomalous. Left out, it is the one that the
+            weights hold.
+        pixel_threshold (float | None): The same for the pixels of the anomaly map.
+        on_error (str): An image that cannot be used stops the run, or is recorded as a row that says why.
+
+    Raises:
+        ValueError: If a setting is wrong; names it.
+    """
+
+    weights: str
+    pretrained: str | None = None
+    class_name: str | None = None
+    class_from: Literal["parent"] | None = None
+    batch_size: PositiveInt = 8
+    num_workers: NonNegativeInt | None = None
+    precision: Precision = "auto"
+    backend: BackendName = "auto"
+    accelerator: Accelerator = "auto"
+    image_threshold: UnitFloat | None = None
+    pixel_threshold: UnitFloat | None = None
+    on_error: OnError = "stop"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        kinds: dict[str, Any] = {
+            "batch_size": PositiveInt,
+            "precision": Precision,
+            "backend": BackendName,
+            "accelerator": Accelerator,
+            "on_error": OnError,
+        }
+        optional: dict[str, Any] = {
+            "num_workers": NonNegativeInt,
+            "image_threshold": UnitFloat,
+            "pixel_threshold": UnitFloat,
+            "class_from": Literal["parent"],
+        }
+        self._check(kinds | {name: kind for name, kind in optional.items() if getattr(self, name) is not None})
+        if self.class_name is not None and self.class_from is not None:
+            msg = "class_name and class_from exclude each other: give one name, or take it from the folders."
+            raise ValueError(msg)
+
+    def _check(self, kinds: dict[str, Any]) -> None:
+        for name, kind in kinds.items():
+            object.__setattr__(self, name, checked(name, getattr(self, name), kind))
+
+    @property
+    def part_size(self) -> int:
+        """Images of a part: whole batches, so that no batch depends on where a run was interrupted."""
+        return self.batch_size * max(1, _PART_IMAGES // self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(ScoringSettings):
+    """What is scored, and what is written of it.
+
+    Args:
+        data (str): A folder with its subfolders, an image, a pattern in quotes such as "images/*/test/*.png", or a
+            text file with a path per line. An address such as s3://bucket/folder, too, where its fsspec package is
+            installed.
+        out (str): Folder of the results, new or of the run that goes on; an address, too.
+        table (str): Format of the table of scores.
+        pictures (str): Which images get a picture of their heat map.
+        maps (str): Whether the anomaly maps are written: none, as PNG of 16 bits (0 to 65535 for 0 to 1), or as NumPy
+            arrays of float32.
+        original_size (bool): Maps and pictures in the size of the image, not of the model.
+        regions (bool): Write regions.csv, a row per connected anomalous region, in pixels of the image.
+        shard (str): "2/8" does the second of eight shares. All shares are given the same folder, and the last one to
+            end joins them.
+        overwrite (bool): Remove the results of an earlier run from the folder.
+        engine (str): local, or ray: Ray Data, on this machine or a cluster.
+        ray_address (str | None): Address of a Ray cluster. Left out, Ray is started on this machine.
+        ray_actors (int | None): Models that Ray runs at once. Left out: one per GPU, else one per four cores.
+
+    Raises:
+        ValueError: If a setting is wrong; names it.
+    """
+
+    data: str
+    out: str
+    table: TableFormat = "csv"
+    pictures: Pictures = "none"
+    maps: Maps = "none"
+    original_size: bool = False
+    regions: bool = False
+    shard: str = "1/1"
+    overwrite: bool = False
+    engine: Engine = "local"
+    ray_address: str | None = None
+    ray_actors: PositiveInt | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        kinds: dict[str, Any] = {
+            "table": TableFormat,
+            "pictures": Pictures,
+            "maps": Maps,
+            "original_size": bool,
+            "regions": bool,
+            "overwrite": bool,
+            "engine": Engine,
+        }
+        self._check(kinds | ({"ray_actors": PositiveInt} if self.ray_actors is not None else {}))
+        number, count = self.share
+        if not 1 <= number <= count:
+            msg = f"shard={self.shard!r} is no share: give its number and how many there are, such as 2/8."
+            raise ValueError(msg)
+        if self.overwrite and count > 1:
+            msg = "overwrite would remove what other shares have written: empty the folder before they start."
+            raise ValueError(msg)
+        if self.engine == "local" and (self.ray_address or self.ray_actors):
+            msg = "ray_address and ray_actors need engine=ray."
+            raise ValueError(msg)
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Number of this share, from 1, and how many there are; ``(0, 0)`` if the setting says no such thing."""
+        match = re.fullmatch(r"(\d+)/(\d+)", str(self.shard))
+        return (int(match[1]), int(match[2])) if match else (0, 0)
+
+    def as_manifest(self) -> dict[str, Any]:
+        """Return what the results depend on, by name; the files' contents and what is found on the machine apart."""
+        others = {"weights", "out", "num_workers", "on_error", "shard", "overwrite", "engine"}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {name: value for name, value in values.items() if name not in others and not name.startswith("ray_")}
+        return chosen | {"shards": self.share[1]}

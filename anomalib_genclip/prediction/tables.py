@@ -1,0 +1,59 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Tables that are written row by row, whatever their length."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, BinaryIO
+
+_PARQUET_TYPES = {str: "string", int: "int64", float: "float64"}
+
+
+def write_csv(file: BinaryIO, columns: Mapping[str, type], parts: Iterable[Sequence[Sequence[Any]]]) -> None:
+    """Write comma-separated values in UTF-8; what is ``None`` is empty.
+
+    Args:
+        file (BinaryIO): Where to.
+        columns (Mapping[str, type]): Names and types.
+        parts (Iterable[Sequence[Sequence[Any]]]): Some rows at a time.
+    """
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for rows in parts:
+        writer.writerows(rows)
+    text.detach()  # the file is closed by whoever opened it
+
+
+def write_parquet(file: BinaryIO, columns: Mapping[str, type], parts: Iterable[Sequence[Sequence[Any]]]) -> None:
+    """Write Parquet, a row group per part; arguments as in :func:`write_csv`.
+
+    Raises:
+        ValueError: If pyarrow is not installed.
+    """
+    pa, parquet = import_pyarrow()
+    schema = pa.schema([(name, _PARQUET_TYPES[kind]) for name, kind in columns.items()])
+    with parquet.ParquetWriter(file, schema) as writer:
+        for rows in parts:
+            records = [dict(zip(columns, row, strict=True)) for row in rows]
+            writer.write_table(pa.Table.from_pylist(records, schema=schema))
+
+
+def import_pyarrow() -> tuple[Any, Any]:
+    """Import pyarrow and pyarrow.parquet.
+
+    Raises:
+        ValueError: If pyarrow is not installed; says how to install it.
+    """
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        msg = 'Parquet needs pyarrow: pip install "anomalib-genclip[scale]".'
+        raise ValueError(msg) from error
+    return pa, parquet
+
+
+WRITERS = {"csv": write_csv, "parquet": write_parquet}

@@ -1,0 +1,50 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Settings of a prediction."""
+
+import pytest
+
+from anomalib_genclip.prediction.settings import RunSettings
+
+GIVEN = {"weights": "tiny-demo", "data": "images", "out": "out"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"num_workers": -1}, "num_workers"),
+        ({"precision": "fp16"}, "precision='fp16'.*bf16"),
+        ({"backend": "tensorrt"}, "backend='tensorrt'.*openvino"),
+        ({"image_threshold": 1.5}, "image_threshold"),
+        ({"on_error": "skip"}, "on_error"),
+        ({"class_from": "file"}, "class_from='file'.*parent"),
+        ({"class_name": "nut", "class_from": "parent"}, "exclude each other"),
+        ({"pictures": "some"}, "pictures"),
+        ({"maps": "tiff"}, "maps"),
+        ({"table": "xlsx"}, "table"),
+        ({"engine": "spark"}, "engine"),
+        ({"shard": "0/2"}, "shard='0/2'"),
+        ({"shard": "3/2"}, "shard"),
+        ({"shard": "half"}, "shard"),
+        ({"shard": "1/2", "overwrite": True}, "empty the folder"),
+        ({"ray_actors": 2}, "engine=ray"),
+        ({"ray_address": "auto"}, "engine=ray"),
+    ],
+)
+def test_wrong_settings_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        RunSettings(**GIVEN, **wrong)
+
+
+def test_parts_are_of_whole_batches():
+    sizes = {batch: RunSettings(**GIVEN, batch_size=batch).part_size for batch in (1, 8, 10, 200, 256, 300)}
+    assert sizes == {1: 256, 8: 256, 10: 250, 200: 200, 256: 256, 300: 300}
+
+
+def test_what_does_not_change_the_results_is_no_part_of_a_run():
+    other = {"num_workers": 3, "on_error": "record", "engine": "ray", "ray_actors": 2, "out": "elsewhere"}
+    assert RunSettings(**GIVEN).as_manifest() == RunSettings(**{**GIVEN, **other}).as_manifest()
+    assert RunSettings(**GIVEN).as_manifest() != RunSettings(**GIVEN, batch_size=4).as_manifest()
+    assert RunSettings(**GIVEN, shard="1/2").as_manifest() == RunSettings(**GIVEN, shard="2/2").as_manifest()

@@ -1,0 +1,145 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which images are found, and in which order."""
+
+import os
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import fsspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from anomalib_genclip.prediction import sources
+from anomalib_genclip.prediction.sources import find_images
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def names(data, **options):
+    return [source.name for source in find_images(str(data), **options)]
+
+
+def test_images_of_a_folder_come_sorted_by_name_folder_by_folder(tmp_path):
+    touch(tmp_path, "b.png", "a/2.jpg", "a/10.JPG", "a/deep/x.tiff", "a.webp", "notes.txt", "c.PNG")
+    assert names(tmp_path) == ["a/10.JPG", "a/2.jpg", "a/deep/x.tiff", "a.webp", "b.png", "c.PNG"]
+    assert next(find_images(f"{tmp_path}/")).path == f"{tmp_path}/a/10.JPG"
+
+
+def test_hidden_files_own_results_and_linked_folders_are_passed_over(tmp_path):
+    touch(tmp_path, "a.png", ".hidden.png", ".cache/b.png", "out/pictures/a.png", "elsewhere/c.png")
+    (tmp_path / "linked").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    assert names(tmp_path, leave_out=str(tmp_path / "out")) == ["a.png", "elsewhere/c.png", "link.png"]
+
+
+def test_patterns_match_whole_parts_of_a_path(tmp_path, monkeypatch):
+    touch(tmp_path, "screw/good/1.png", "screw/bad/2.png", "nut/good/3.png", "nut/good/4.jpg", "[x]/5.png")
+    assert names(tmp_path / "*/good/*.png") == ["nut/good/3.png", "screw/good/1.png"]
+    assert names(f"{tmp_path}/nut/**/*") == ["good/3.png", "good/4.jpg"]
+    assert names(f"{tmp_path}/[x]") == ["5.png"]  # what exists is no pattern
+    monkeypatch.chdir(tmp_path)
+    assert [source.path for source in find_images("*/bad/*.png")] == ["screw/bad/2.png"]
+
+
+def test_a_list_keeps_its_order_and_its_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_bytes(b"b.png\n\n../x/a.png\r\nna\xffme.png\n")
+    found = list(find_images("list.txt"))
+    assert [os.fsencode(source.path) for source in found] == [b"b.png", b"../x/a.png", b"na\xffme.png"]
+    assert all(not source.name.startswith(("/", "..")) for source in found)
+    assert found[1].name == str(tmp_path.parent / "x/a.png").lstrip("/")
+
+
+def test_an_image_or_paths_from_python(tmp_path):
+    touch(tmp_path, "a.png")
+    assert names(tmp_path / "a.png") == ["a.png"]
+    paths = [tmp_path / "b.png", tmp_path / "a.png"]
+    assert [source.path for source in find_images(iter(paths))] == [str(path) for path in paths]
+
+
+def test_addresses_are_walked_as_folders_are():
+    storage = fsspec.filesystem("memory")
+    for name in ("b.png", "a/2.jpg", "a/10.jpg", "a/notes.txt", ".hidden.png"):
+        storage.pipe_file(f"/bucket/images/{name}", b"")
+    storage.pipe_file("/bucket/list.txt", b"memory://bucket/images/b.png\n")
+    try:
+        assert names("memory://bucket/images") == ["a/10.jpg", "a/2.jpg", "b.png"]
+        assert [source.path for source in find_images("memory://bucket/images/a/*.jpg")] == [
+            "memory://bucket/images/a/10.jpg",
+            "memory://bucket/images/a/2.jpg",
+        ]
+        assert names("memory://bucket/list.txt") == ["memory/bucket/images/b.png"]
+    finally:
+        storage.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ("none", FileNotFoundError, "no image, folder or list .*none"),
+        ("none/*.png", FileNotFoundError, "no folder .*none"),
+        ("empty", ValueError, r"no images in .*empty.*\.png"),
+        ("empty/*.png", ValueError, "no images"),
+        ("empty.txt", ValueError, "no images"),
+        ("weights.bin", ValueError, "weights.bin is neither"),
+        ("nosuch://bucket/x", ValueError, "nosuch"),
+    ],
+)
+def test_what_is_not_there_is_named(tmp_path, data, error, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "weights.bin").write_bytes(b"\x89\0\1")
+    with pytest.raises(error, match=message):
+        next(find_images(data if "://" in data else f"{tmp_path}/{data}"))
+
+
+def test_a_folder_that_may_not_be_read_is_an_image_that_cannot_be(tmp_path, monkeypatch):
+    touch(tmp_path, "a.png", "closed/b.png", "d.png")
+    scandir = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert names(tmp_path) == ["a.png", "closed", "d.png"]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(min_size=1, max_size=12).filter(lambda b: not set(b) & set(b"\0/.")), unique=True))
+def test_any_file_names_are_found_once_and_sorted(tmp_path_factory, stems):
+    root = tmp_path_factory.mktemp("images")
+    for stem in stems:
+        (root / os.fsdecode(stem + b".png")).touch()
+    expected = sorted(stem + b".png" for stem in stems)
+    found = [os.fsencode(source.name) for source in sources._walk(str(root), fsspec.filesystem("file"), "")]
+    assert found == expected
+
+
+def test_memory_does_not_grow_with_the_number_of_files(monkeypatch):
+    @contextmanager
+    def many(_) -> Iterator:
+        yield (SimpleNamespace(name=f"{7919 * i % 30_011:06}.png", is_dir=lambda **_: False) for i in range(30_000))
+
+    monkeypatch.setattr(os, "scandir", many)
+    tracemalloc.start()
+    found = sources._walk("/images", fsspec.filesystem("file"), "")
+    count, last = 0, ""
+    for source in found:
+        assert source.name > last
+        count, last = count + 1, source.name
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 30_000
+    assert peak < 2**19  # the names alone would take four times as much
