@@ -4,10 +4,9 @@
 """Name the file where an image cannot be used."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
-from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from anomalib_genclip.utils.text import summarize
 logger = logging.getLogger(__name__)
 
 _DEEP_MODES = ("I", "F")
+_READ_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for a broken file
 
 
 class InputChecks(Callback):
@@ -32,50 +32,29 @@ class InputChecks(Callback):
     """
 
     def __init__(self) -> None:
-        self._position = (0, 0)  # evaluation loader, and how many of its batches are done
         self._checked: set[str] = set()  # files whose headers have been looked at
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, *args: Any) -> None:  # noqa: ANN401
         """Check the images."""
-        del trainer, pl_module, batch_idx
+        del trainer, pl_module, args
         self._check(batch)
 
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Check the images, and remember how far the loop has come."""
-        del trainer, pl_module
-        self._position = (dataloader_idx, batch_idx + 1)
-        self._check(batch)
-
-    on_test_batch_start = on_validation_batch_start
-    on_predict_batch_start = on_validation_batch_start
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting."""
-        del trainer, pl_module
-        self._position = (0, 0)
-
-    on_test_start = on_validation_start
+    on_validation_batch_start = on_train_batch_start
+    on_test_batch_start = on_train_batch_start
+    on_predict_batch_start = on_train_batch_start
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting, and say which files of the folder are left out."""
+        """Say which files of the folder are left out."""
         del pl_module
-        self._position = (0, 0)
         for loader in running_loaders(trainer):
             _warn_of_files_left_out(getattr(getattr(loader, "dataset", None), "image_filenames", []))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Name the file if reading it has failed."""
         del pl_module
-        if not isinstance(exception, Exception) or not _comes_from_a_loader(exception):
-            return
-        position = (0, 0) if trainer.training else self._position
-        for file, error in _unreadable(running_loaders(trainer), position, shuffled=trainer.training):
+        if isinstance(exception, _READ_ERRORS) and (found := _first_unreadable(running_loaders(trainer))):
+            file, error = found
             _rewrite(exception, f"{file} cannot be read: {error}. Mend the file or take it out of the data.")
-            return
 
     def _check(self, batch: ImageBatch) -> None:
         """Check images; the headers of their files once only."""
@@ -144,33 +123,14 @@ def _rewrite(exception: Exception, message: str) -> None:
         del exception.errno, exception.strerror, exception.filename
 
 
-def _comes_from_a_loader(exception: Exception) -> bool:
-    """Tell whether an exception was raised, or passed on from a worker, by torch's loading of data."""
-    names = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(exception.__traceback__))
-    return any(name.startswith("torch.utils.data.") for name in names)
-
-
-def _unreadable(
-    loaders: Iterable[Any], position: tuple[int, int], *, shuffled: bool
-) -> Iterator[tuple[str, Exception]]:
-    """Yield files that cannot be read and why, in the loaders' order from a position on.
-
-    Args:
-        loaders (Iterable[Any]): Loaders.
-        position (tuple[int, int]): Loader, and number of its batches, to start from.
-        shuffled (bool): Whether the order in which the images were read is lost; all are tried then.
-    """
-    first, done = position
-    for number, loader in enumerate(loaders):
+def _first_unreadable(loaders: Iterable[Any]) -> tuple[str, Exception] | None:
+    """Return the first file of the loaders' images that cannot be read and why, ``None`` if all can be."""
+    for loader in loaders:
         dataset: Any = getattr(loader, "dataset", None)
-        batches: Any = getattr(loader, "batch_sampler", None)
-        if number < first or batches is None or not hasattr(dataset, "__getitem__"):
-            continue
-        start = done if number == first else 0
-        indices = range(len(dataset)) if shuffled else chain.from_iterable(islice(batches, start, None))
-        for index in indices:
+        for index in range(len(dataset)) if hasattr(dataset, "__len__") else ():
             if error := _failure(dataset.__getitem__, index):
-                yield _broken_file(dataset, index), error
+                return _broken_file(dataset, index), error
+    return None
 
 
 def _broken_file(dataset: Any, index: int) -> str:  # noqa: ANN401

@@ -6,6 +6,7 @@
 import csv
 import io
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,12 @@ from rich.table import Table
 
 from anomalib_genclip.evaluation.result import METRIC_NAMES
 from anomalib_genclip.utils.files import atomic_write
-from anomalib_genclip.utils.text import markdown_table
 
 Row = dict[str, Any]
 UNDEFINED = "-"
 NOTE = "note"
-# A terminal may have no more than 80 columns.
 STD = "_std"  # suffix of columns with standard deviations, which are shown with the mean, except in .csv and .json
+# A terminal may have no more than 80 columns.
 FILES_ONLY = {NOTE, "protocol", "images", "device", "seed"}
 HEADERS = {"images_per_second": "images\nper s", "peak_memory_mib": "peak\nMiB", "categories": "cate-\ngories"}
 
@@ -79,7 +79,7 @@ class ResultTable:
     def as_markdown(self) -> str:
         """Format as a Markdown table, with metrics in percent."""
         columns = [name for name in self.columns if not name.endswith(STD)]
-        table = markdown_table(columns, ([_with_std(name, row) for name in columns] for row in self.rows))
+        table = _markdown_table(columns, ([_with_std(name, row) for name in columns] for row in self.rows))
         remarks = "".join(f"- {remark}\n" for remark in self.remarks)
         return f"{self.title}\n\n{table}\n" + (f"\n{remarks}" if remarks else "")
 
@@ -106,3 +106,10 @@ def shown(name: str, value: Any) -> str:  # noqa: ANN401
     if isinstance(value, float):
         return f"{100 * value:.1f}" if name in METRIC_NAMES else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
     return str(value)
+
+
+def _markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Format a table whose columns except the first are numbers; cells may be any text."""
+    cells = ([" ".join(text.replace("|", "\\|").split()) for text in row] for row in body)
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -28,7 +28,7 @@ from anomalib_genclip.data.batch import CategoryBatch
 from anomalib_genclip.evaluation import METRIC_NAMES, CategoryEvaluator, EvaluationResult, chart, write_report
 from anomalib_genclip.evaluation.category import CategoryScores, ImageScores
 from anomalib_genclip.evaluation.chart import draw_chart
-from anomalib_genclip.evaluation.report import as_csv, as_markdown, print_report
+from anomalib_genclip.evaluation.report import print_report, table_of
 
 SIZE = 24
 
@@ -525,17 +525,17 @@ def test_json(partial):
 
 
 def test_csv(partial):
-    rows = list(csv.DictReader(io.StringIO(as_csv(partial))))
+    rows = list(csv.DictReader(io.StringIO(table_of(partial).as_csv())))
     assert [row["category"] for row in rows] == ["a|b, [red]$x", "plain", "mean"]
     assert float(rows[0]["pixel_AUPRO"]) == 0.875
     assert not rows[1]["pixel_AUPRO"]
 
 
 def test_markdown(partial):
-    lines = as_markdown(partial).splitlines()
-    assert lines[2].startswith("| a\\|b, [red]$x | 87.5 |")
-    assert lines[3] == "| plain | 50.0 | 50.0 | 50.0 | - | - | - | - |"
-    assert lines[4].startswith("| **mean** | **68.8** |")
+    lines = table_of(partial).as_markdown().splitlines()
+    assert "| a\\|b, [red]$x | 87.5 | 87.5 | 87.5 | 87.5 | 87.5 | 87.5 | 87.5 |" in lines
+    assert "| plain | 50.0 | 50.0 | 50.0 | - | - | - | - |" in lines
+    assert "| mean | 68.8 | 68.8 | 68.8 | 87.5 | 87.5 | 87.5 | 87.5 |" in lines
     assert "- plain: no mask" in lines
 
 
@@ -570,7 +570,7 @@ def test_chart_of_nothing_and_of_many(monkeypatch):
 def test_old_report_is_replaced_whole(partial, tmp_path):
     (tmp_path / "metrics.csv").write_text("old" * 10_000)
     assert len(write_report(partial, tmp_path)) == 4
-    assert (tmp_path / "metrics.csv").read_text() == as_csv(partial)
+    assert (tmp_path / "metrics.csv").read_text() == table_of(partial).as_csv()
     assert len(list(tmp_path.iterdir())) == 4
 
 
