@@ -4,7 +4,6 @@
 """Images and masks of every kind: the right result, or one error that names the file and the way out."""
 
 import logging
-import runpy
 from pathlib import Path
 
 import numpy as np
