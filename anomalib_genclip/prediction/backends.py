@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, ToDtype
 
 from anomalib_genclip.components.class_names import GENERIC, clean_class_name, suffix_ids
+from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.persistence.prompts_file import BUNDLED, prompts_path
 from anomalib_genclip.pipelines.ablated import load_trained
 from anomalib_genclip.processing.post_processor import NATURAL_THRESHOLD, RawScorePostProcessor
@@ -85,20 +86,17 @@ class Backend(ABC):
 
 
 class TorchBackend(Backend):
-    """GenCLIP in torch, from a prompts file or a checkpoint.
+    """GenCLIP in torch.
 
     Args:
-        settings (ScoringSettings): The settings.
+        model (GenCLIP): The model.
+        settings (ScoringSettings): Device, precision and thresholds.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is of no such kind, or the class name cannot be used.
-        ConnectionError: If CLIP's weights cannot be downloaded.
+        ValueError: If there is no such device.
     """
 
-    def __init__(self, settings: ScoringSettings) -> None:
-        given = {"pretrained": settings.pretrained, "class_name": settings.class_name}
-        model = load_trained(settings.weights, **{name: value for name, value in given.items() if value is not None})
+    def __init__(self, model: GenCLIP, settings: ScoringSettings) -> None:
         self.device = choose_device(settings.accelerator)
         self.precision = choose_precision(settings.precision, self.device)
         self.on_gpu = self.device.type != "cpu"
@@ -227,7 +225,9 @@ def load_backend(settings: ScoringSettings) -> Backend:
     name = backend_name(settings)
     weights_files(settings.weights)
     if name == "torch":
-        return TorchBackend(settings)
+        given = {"pretrained": settings.pretrained, "class_name": settings.class_name}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return TorchBackend(load_trained(settings.weights, **chosen), settings)
     return ExportedBackend(settings, _open_onnx if name == "onnx" else _open_openvino)
 
 

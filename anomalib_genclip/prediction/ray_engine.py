@@ -97,7 +97,8 @@ class RayEngine:
         threads = max(1, int(cpus / count))
         # Loaded once here, too: what is wrong with the weights shows at once, and readers must know the transform.
         transform = load_backend(replace(settings, accelerator="cpu")).transform
-        read = ray.data.read_datasource(_Batches(settings, start), ray_remote_args={"num_cpus": 0})
+        options = {"ray_remote_args": {"num_cpus": 0}, "override_num_blocks": 1}
+        read = ray.data.read_datasource(_Batches(settings, start), **options)
         decoded = read.map(partial(_decode, transform=transform), num_cpus=_READER_CPUS)
         return decoded.map_batches(
             _Scorer,

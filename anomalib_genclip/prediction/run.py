@@ -6,12 +6,13 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 
-from .backends import choose_device, load_backend
+from .backends import Backend, choose_device, load_backend
 from .images import Item
 from .manifest import COMPLETE, RUNNING, claim, describe, write_manifest
 from .outputs import as_rows
@@ -46,11 +47,13 @@ class Outcome:
     was_complete: bool = False
 
 
-def run(settings: RunSettings) -> Outcome:
+def run(settings: RunSettings, load: Callable[[RunSettings], Backend] | None = None) -> Outcome:
     """Score images and write the results.
 
     Args:
         settings (RunSettings): The settings.
+        load (Callable[[RunSettings], Backend] | None): Loads the model, unless Ray's workers do. Defaults to ``None``:
+            from the settings' weights.
 
     Returns:
         Outcome: What was found.
@@ -64,7 +67,7 @@ def run(settings: RunSettings) -> Outcome:
     if settings.table == "parquet":
         import_pyarrow()
     if settings.engine == "local":
-        return _run(settings, choose_device(settings.accelerator), _scorer)
+        return _run(settings, choose_device(settings.accelerator), partial(_scorer, load or load_backend))
     with ray_engine(settings) as ray:
         return _run(settings, ray.device, lambda *_: ray.score)
 
@@ -120,9 +123,9 @@ def ray_engine(settings: RunSettings) -> Iterator["RayEngine"]:
         engine.close()
 
 
-def _scorer(settings: RunSettings, folder: ResultFolder) -> Scorer:
+def _scorer(load: Callable[[RunSettings], Backend], settings: RunSettings, folder: ResultFolder) -> Scorer:
     """Load the model, and return what scores batches with it."""
-    backend = load_backend(settings)
+    backend = load(settings)
 
     def score(batches: Iterable[list[Item]]) -> Scored:
         for items, records in score_batches(batches, backend, settings):
