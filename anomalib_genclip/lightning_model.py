@@ -94,7 +94,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         fine_tune (bool): Train, starting from ``weights``. Defaults to ``False``.
         learning_rate (float): Adam's initial learning rate for prompts and ``φ``; it decays linearly to zero.
             Defaults to ``1e-3``.
-        projection_learning_rate (float): The same for ``ψ``. Defaults to ``3e-4``.
+        projection_learning_rate (float): The same for ``ψ``. Defaults to ``1e-3``.
         query_only_prob (float): Probability that a training image is trained with the query-only prompt instead of
             the vision-enhanced one (ours; 0 in the paper). Defaults to ``0.3``.
         image_loss_weight (float): Weight of the cross-entropy on the CLS token (ours; 0 in the paper). Defaults to
@@ -144,7 +144,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         weights: str | Path | None = None,
         fine_tune: bool = False,
         learning_rate: NonNegativeFloat = 1e-3,
-        projection_learning_rate: NonNegativeFloat = 3e-4,
+        projection_learning_rate: NonNegativeFloat = 1e-3,
         query_only_prob: UnitFloat = 0.3,
         image_loss_weight: NonNegativeFloat = 0.5,
         anomaly_source: AnomalySource = "auto",

@@ -44,7 +44,7 @@ class Variant:
     name: str
     learning_rate: float = 1e-3
     vision_learning_rate: float | None = None
-    projection_learning_rate: float = 3e-4
+    projection_learning_rate: float = 1e-3
     decay: bool = True
     epochs: int = 5
     query_only_prob: float = 0.3
@@ -65,7 +65,7 @@ VARIANTS = [
     replace(BASE, name="psi 1e-4", projection_learning_rate=1e-4),
     replace(BASE, name="average 0.98", average=0.98),
     replace(BASE, name="words", words=True),
-    replace(BASE, name="psi 1e-3", projection_learning_rate=1e-3),
+    replace(BASE, name="psi 3e-4", projection_learning_rate=3e-4),
     replace(BASE, name="constant rates", decay=False),
     replace(BASE, name="15 epochs", epochs=15),
     replace(BASE, name="image_loss_weight 0 (paper)", image_loss_weight=0.0),

@@ -182,7 +182,7 @@ class FeatureWriter:
         batch = self.module.transfer_batch_to_device(batch, self.module.device, 0)
         images = self.preprocess(batch.image) if self.preprocess is not None else batch.image
         plugin = self.trainer.precision_plugin
-        bf16 = torch.autocast(images.device.type, torch.bfloat16)
+        bf16 = torch.autocast(self.module.device.type, torch.bfloat16)
         with bf16 if self.precision == "bf16-mixed" else plugin.forward_context():
             tokens = self.model.clip.encode_image(plugin.convert_input(images))
         fields = {

@@ -20,9 +20,9 @@ from anomalib_genclip.persistence.prompts_file import BUNDLED, prompts_path
 from anomalib_genclip.pipelines.ablated import load_trained
 from anomalib_genclip.processing.post_processor import NATURAL_THRESHOLD, RawScorePostProcessor
 from anomalib_genclip.utils.files import is_file
+from anomalib_genclip.utils.precision import choose_precision
 
 from .images import Transform
-from .precision import choose_precision
 from .settings import ScoringSettings
 
 _BACKENDS = {".onnx": "onnx", ".xml": "openvino"}

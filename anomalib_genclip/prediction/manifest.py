@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from anomalib_genclip import __version__
+from anomalib_genclip.utils.precision import choose_precision
 
 from .backends import backend_name, weights_files
-from .precision import choose_precision
 from .settings import RunSettings
 from .storage import ResultFolder
 

@@ -8,6 +8,7 @@ whatever the number of workers. What is lost with a worker is read and scored ag
 """
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -49,7 +50,7 @@ class RayEngine:
         self.settings = settings
         self.starts_ray = not ray.is_initialized()
         if self.starts_ray:
-            ray.init(settings.ray_address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+            ray.init(settings.ray_address, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
         self.resources = ray.cluster_resources()
         self.gpus = 0 if settings.accelerator == "cpu" else int(self.resources.get("GPU", 0))
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from anomalib_genclip.utils.precision import Precision
 from anomalib_genclip.utils.settings import NonNegativeInt, PositiveInt, UnitFloat, checked
 
 Accelerator = Literal["auto", "cpu", "gpu"]
@@ -15,7 +16,6 @@ Engine = Literal["local", "ray"]
 Maps = Literal["none", "png16", "npy"]
 OnError = Literal["stop", "record"]
 Pictures = Literal["none", "anomalous", "all"]
-Precision = Literal["auto", "float32", "bf16"]
 TableFormat = Literal["csv", "parquet"]
 
 _PART_IMAGES = 256  # images of a part, where the batch size divides it
