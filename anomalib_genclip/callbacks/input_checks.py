@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Name the file where an image cannot be used."""
+"""Input checks: errors that name the file of an image that cannot be used."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -21,18 +21,18 @@ from anomalib_genclip.utils.text import summarize
 logger = logging.getLogger(__name__)
 
 _DEEP_MODES = ("I", "F")
-_READ_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for a broken file
+_READ_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)  # raised by Pillow for a damaged file
 
 
 class InputChecks(Callback):
-    """Stop at images that cannot be used, by an error that names the file.
+    """Stop at images that cannot be used, with an error that names the file.
 
-    anomalib's data sets pass on what Pillow says of a broken file, often without the file's name. This callback looks
-    for the file when reading has failed. It stands before the pre-processor.
+    anomalib's datasets pass on Pillow's exceptions, often without the name of the file. This callback searches for the
+    file after reading has failed. It must come before the pre-processor.
     """
 
     def __init__(self) -> None:
-        self._checked: set[str] = set()  # files whose headers have been looked at
+        self._checked: set[str] = set()  # files whose headers have been checked
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, *args: Any) -> None:  # noqa: ANN401
         """Check the images."""
@@ -44,7 +44,7 @@ class InputChecks(Callback):
     on_predict_batch_start = on_train_batch_start
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say which files of the folder are left out."""
+        """Warn about files of the folder that are left out."""
         del pl_module
         for loader in running_loaders(trainer):
             _warn_of_files_left_out(getattr(getattr(loader, "dataset", None), "image_filenames", []))
@@ -54,32 +54,32 @@ class InputChecks(Callback):
         del pl_module
         if isinstance(exception, _READ_ERRORS) and (found := _first_unreadable(running_loaders(trainer))):
             file, error = found
-            _rewrite(exception, f"{file} cannot be read: {error}. Mend the file or take it out of the data.")
+            _rewrite(exception, f"{file} cannot be read: {error}. Repair the file or remove it from the data.")
 
     def _check(self, batch: ImageBatch) -> None:
-        """Check images; the headers of their files once only."""
+        """Check images, and the headers of files that have not been checked before."""
         files = {str(path) for path in batch.image_path or []}
         check_images(batch, files - self._checked)
         self._checked |= files
 
 
 def check_images(batch: ImageBatch, files: Iterable[str]) -> None:
-    """Refuse images whose pixels are no finite numbers, or were cut off when they were read.
+    """Refuse images whose pixels are not finite, or were clipped when they were read.
 
     Args:
-        batch (Batch): Images ``(B, 3, H, W)`` and, where known, their files.
-        files (Iterable[str]): Files whose headers are looked at.
+        batch (ImageBatch): Images ``(B, 3, H, W)`` and, if known, their files.
+        files (Iterable[str]): Files whose headers are checked.
 
     Raises:
         ValueError: If there is such an image; names the file.
     """
-    if batch.image is None:  # features in place of images, checked when they were computed
+    if batch.image is None:  # features instead of images, checked when they were computed
         return
     if not bool(torch.isfinite(batch.image).all()):
         names = batch.image_path or [f"image {i} of the batch" for i in range(len(batch))]
         finite = torch.isfinite(batch.image).flatten(1).all(dim=1).tolist()
         bad = [str(name) for name, good in zip(names, finite, strict=True) if not good]
-        msg = f"NaN or infinite pixels in {', '.join(bad)}. Mend the file or take it out of the data."
+        msg = f"NaN or infinite pixels in {', '.join(bad)}. Repair the file or remove it from the data."
         raise ValueError(msg)
     for file in files:
         _check_header(file)
@@ -104,12 +104,12 @@ def check_depth(mode: str, file: str) -> None:
 
 
 def _check_header(file: str) -> None:
-    """Refuse an image that does not fit into 8 bits, and say if only its first page is used."""
+    """Refuse an image with more than 8 bits, and warn if only its first page is used."""
     try:
         with Image.open(file) as image:
-            # Phones put previews behind their pictures (MPO).
+            # MPO files of phones have previews as further frames.
             mode, several = image.mode, getattr(image, "is_animated", False) and image.format != "MPO"
-    except (OSError, ValueError):  # a data set may have its own way of reading
+    except (OSError, ValueError):  # the dataset may override reading
         return
     check_depth(mode, file)
     if several:
@@ -117,14 +117,14 @@ def _check_header(file: str) -> None:
 
 
 def _rewrite(exception: Exception, message: str) -> None:
-    """Give an exception another message. Not raised anew: Lightning would leave its own clearing up undone."""
+    """Change the message of an exception; raising another one here would skip Lightning's own cleanup."""
     exception.args = (message,)
-    if isinstance(exception, OSError):  # whose message is made of these
+    if isinstance(exception, OSError):  # whose message consists of these
         del exception.errno, exception.strerror, exception.filename
 
 
 def _first_unreadable(loaders: Iterable[Any]) -> tuple[str, Exception] | None:
-    """Return the first file of the loaders' images that cannot be read and why, ``None`` if all can be."""
+    """Return the first file of the loaders that cannot be read and the error, ``None`` if all can be read."""
     for loader in loaders:
         dataset: Any = getattr(loader, "dataset", None)
         for index in range(len(dataset)) if hasattr(dataset, "__len__") else ():
@@ -134,23 +134,23 @@ def _first_unreadable(loaders: Iterable[Any]) -> tuple[str, Exception] | None:
 
 
 def _broken_file(dataset: Any, index: int) -> str:  # noqa: ANN401
-    """Return which file of a sample is the broken one, or all of them if that does not show."""
+    """Return the damaged file of a sample, or all of its files if each can be read."""
     files = _files(dataset, index)
     broken = [file for file in files if _failure(read_image, file)]
     return " or ".join(broken or files) or f"Image {index} of {type(dataset).__name__}"
 
 
 def _failure(read: Callable[[Any], Any], what: int | str) -> Exception | None:
-    """Return what reading something raises, ``None`` if it can be read."""
+    """Return the exception of reading a sample or file, ``None`` if it can be read."""
     try:
         read(what)
-    except Exception as error:  # noqa: BLE001  # whatever a data set's own way of reading may raise
+    except Exception as error:  # noqa: BLE001  # a dataset that overrides reading may raise any type
         return error
     return None
 
 
 def _files(dataset: Any, index: int) -> list[str]:  # noqa: ANN401
-    """Return the image and mask files of a sample, as far as the data set tells."""
+    """Return the image and mask files of a sample, if the dataset lists them."""
     if hasattr(dataset, "image_filenames"):
         return [str(dataset.image_filenames[index])]
     samples = getattr(dataset, "samples", None)
@@ -162,7 +162,7 @@ def _files(dataset: Any, index: int) -> list[str]:  # noqa: ANN401
 
 
 def _warn_of_files_left_out(images: list[Path]) -> None:
-    """Name the files beside the images that anomalib passes over because of their endings."""
+    """Warn about files in the images' folders that anomalib ignores because of their suffixes."""
     if len(images) < 2:
         return
     folders = sorted({Path(image).parent for image in images})
@@ -173,5 +173,5 @@ def _warn_of_files_left_out(images: list[Path]) -> None:
         if file.is_file() and not file.name.startswith(".") and not is_image_file(file)
     ]
     if others:
-        text = "%d file(s) are left out: anomalib reads no images with such endings: %s."
+        text = "%d file(s) are left out, because anomalib does not read images with these suffixes: %s."
         logger.warning(text, len(others), summarize(others))

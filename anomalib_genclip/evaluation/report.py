@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def table_of(result: EvaluationResult) -> ResultTable:
-    """Arrange a result as a table: one row per category, then the means."""
+    """Convert a result to a table: one row per category, and one for the means."""
     how = {
         "exact": "Pixel metrics: exact, anomalib's own.",
         "streaming": "Pixel metrics: streaming (histograms of the scores, within 1e-3 of exact), because the test set "
@@ -35,8 +35,8 @@ def print_report(result: EvaluationResult, files: Sequence[Path] = (), console: 
 
     Args:
         result (EvaluationResult): The result.
-        files (Sequence[Path]): Files of the report, to be named below it. Defaults to none.
-        console (Console | None): Where to print. Defaults to ``None``: the terminal.
+        files (Sequence[Path]): Files of the report, which are named below the table. Defaults to none.
+        console (Console | None): Console to print to. Defaults to ``None``: the terminal.
     """
     console = console or Console()
     table_of(result).print(console)

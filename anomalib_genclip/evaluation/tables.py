@@ -23,7 +23,7 @@ Row = dict[str, Any]
 UNDEFINED = "-"
 NOTE = "note"
 STD = "_std"  # suffix of columns with standard deviations, which are shown with the mean, except in .csv and .json
-# A terminal may have no more than 80 columns.
+# Terminals may have only 80 columns.
 FILES_ONLY = {NOTE, "protocol", "images", "device", "seed"}
 HEADERS = {"images_per_second": "images\nper s", "peak_memory_mib": "peak\nMiB", "categories": "cate-\ngories"}
 
@@ -109,7 +109,7 @@ def shown(name: str, value: Any) -> str:  # noqa: ANN401
 
 
 def _markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """Format a table whose columns except the first are numbers; cells may be any text."""
+    """Format a Markdown table; all columns except the first are right-aligned, and cells may be any text."""
     cells = ([" ".join(text.replace("|", "\\|").split()) for text in row] for row in body)
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

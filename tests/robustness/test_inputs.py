@@ -159,7 +159,7 @@ def test_a_bad_file_late_in_a_prediction_is_named_and_all_before_it_is_on_disk(d
         data_trees.write_normal(folder / f"{i}.png", seed=i)
     BREAKS[broken](folder / "3.png")
     run = engine(tmp_path / "results")
-    with pytest.raises(Exception, match=r"images/3\.png cannot be read: .+ Mend the file or take it out") as caught:
+    with pytest.raises(Exception, match=r"images/3\.png cannot be read: .+ Repair the file or remove it") as caught:
         run.predict(drawing, data_path=folder, return_predictions=False)
     assert "4.png" not in str(caught.value)
     written = sorted(path.name for path in Path(run.trainer.default_root_dir).rglob("*.png"))
@@ -171,7 +171,7 @@ def test_a_folder_with_the_name_of_an_image_is_named(model, tmp_path, workers):
     data_trees.write_normal(tmp_path / "0.png")
     (tmp_path / "1.png").mkdir()
     loader = DataLoader(PredictDataset(tmp_path), num_workers=workers, collate_fn=PredictDataset(tmp_path).collate_fn)
-    with pytest.raises(Exception, match=r"^\S+/1\.png cannot be read: .+ Mend the file or take it out"):
+    with pytest.raises(Exception, match=r"^\S+/1\.png cannot be read: .+ Repair the file or remove it"):
         engine(tmp_path / "results").predict(model, dataloaders=loader)
 
 
