@@ -33,7 +33,6 @@ from anomalib_genclip.callbacks.input_checks import check_images
 from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.utils.distributed import Processes
 from anomalib_genclip.utils.files import atomic_write
-from anomalib_genclip.utils.precision import bf16_is_fast
 from anomalib_genclip.utils.tensors import digest
 
 from .dataset import METADATA, read_header
@@ -72,10 +71,7 @@ class FeatureWriter:
         self.module = module
         self.model: GenCLIPModel = module.model
         self.preprocess = preprocess
-        # Patch tokens are stored in half precision, so float32 would be wasted on them.
-        faster = trainer.precision == "32-true" and bf16_is_fast(module.device)
-        self.precision = "bf16-mixed" if faster else trainer.precision
-        self.settings = _settings(self.model, preprocess, self.precision)
+        self.settings = _settings(self.model, preprocess, trainer.precision)
         height, width = self.model.image_size
         self.folder = folder / f"{self.model.spec.name}_{height}x{width}_{self.settings[:12]}"
 
@@ -146,9 +142,7 @@ class FeatureWriter:
                 "has been written. Give feature_cache a folder on another disk, free some space, or leave it out."
             )
             raise OSError(msg)
-        rank_zero_info(
-            f"Feature cache: writing {what} to {self.folder} ({free / 1e9:.2f} GB free) in precision {self.precision}."
-        )
+        rank_zero_info(f"Feature cache: writing {what} to {self.folder} ({free / 1e9:.2f} GB free).")
 
     def _bytes_per_image(self) -> int:
         spec, layers = self.model.spec, len(self.model.layers)
@@ -181,10 +175,9 @@ class FeatureWriter:
         check_images(batch, map(str, batch.image_path or []))
         batch = self.module.transfer_batch_to_device(batch, self.module.device, 0)
         images = self.preprocess(batch.image) if self.preprocess is not None else batch.image
-        plugin = self.trainer.precision_plugin
-        bf16 = torch.autocast(self.module.device.type, torch.bfloat16)
-        with bf16 if self.precision == "bf16-mixed" else plugin.forward_context():
-            tokens = self.model.clip.encode_image(plugin.convert_input(images))
+        precision = self.trainer.precision_plugin
+        with precision.forward_context():
+            tokens = self.model.clip.encode_image(precision.convert_input(images))
         fields = {
             "patches": torch.stack(tokens.patches, dim=1).half(),
             # Small enough for full precision, so that Class Name Filtering decides as without the cache.

@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from anomalib_genclip.utils.precision import Precision
 from anomalib_genclip.utils.settings import NonNegativeInt, PositiveInt, UnitFloat, checked
 
 Accelerator = Literal["auto", "cpu", "gpu"]
@@ -16,6 +15,7 @@ Engine = Literal["local", "ray"]
 Maps = Literal["none", "png16", "npy"]
 OnError = Literal["stop", "record"]
 Pictures = Literal["none", "anomalous", "all"]
+Precision = Literal["auto", "float32", "bf16"]
 TableFormat = Literal["csv", "parquet"]
 
 _PART_IMAGES = 256  # images of a part, where the batch size divides it
@@ -35,7 +35,7 @@ class ScoringSettings:
         batch_size (int): Images that the model sees at once.
         num_workers (int | None): Processes that read and resize images. Left out, it is the number of cores less one,
             at most 4; 0 reads in the main process.
-        precision (str): float32, bf16, or auto.
+        precision (str): float32, bf16, or auto: bf16 where the device is fast at it.
         backend (str): What runs the model. "auto" goes by the ending of the weights.
         accelerator (str): auto, cpu or gpu.
         image_threshold (float | None): Images of a higher score are anomalous. Left out, it is the one that the
@@ -53,7 +53,7 @@ class ScoringSettings:
     class_from: Literal["parent"] | None = None
     batch_size: PositiveInt = 8
     num_workers: NonNegativeInt | None = None
-    precision: Precision = "auto"
+    precision: Precision = "float32"
     backend: BackendName = "auto"
     accelerator: Accelerator = "auto"
     image_threshold: UnitFloat | None = None

@@ -335,7 +335,7 @@ def test_checkpoint_of_another_model_is_refused_by_name(trained, tmp_path, setti
 
 
 def test_foreign_checkpoint_is_refused():
-    with pytest.raises(ValueError, match="not written by GenCLIP"):
+    with pytest.raises(ValueError, match="no valid entry for backbone"):
         build().on_load_checkpoint({"state_dict": {}})
 
 
