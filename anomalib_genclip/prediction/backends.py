@@ -189,8 +189,10 @@ class ExportedBackend(Backend):
             raise ValueError(msg)
         self.batch_size = shape[0] if isinstance(shape[0], int) else None
         fixed = [side for side in shape[2:] if isinstance(side, int)]
-        resize = Resize(fixed, interpolation=InterpolationMode.BICUBIC, antialias=True)
-        self.transform = Compose([_TO_FLOAT, resize]) if len(fixed) == 2 else _as_it_is
+        self.transform: Transform = _as_it_is
+        if len(fixed) == 2:
+            resize = Resize(fixed, interpolation=InterpolationMode.BICUBIC, antialias=True)
+            self.transform = Compose([_TO_FLOAT, resize])
         self.image_threshold, self.pixel_threshold = settings.image_threshold, settings.pixel_threshold
 
     def __call__(self, images: Tensor, class_names: Sequence[str | None]) -> Prediction:

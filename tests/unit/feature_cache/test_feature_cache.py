@@ -114,9 +114,10 @@ def tower_images(monkeypatch) -> list[int]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_is_the_same_within_half_precision(tmp_path, workers):
     data = cross(tmp_path / "data", num_workers=workers)
-    plain, expected = fit(data, tmp_path / "plain")
+    slow = {"projection_learning_rate": 1e-4}  # faster steps amplify the rounding from one to the next
+    plain, expected = fit(data, tmp_path / "plain", **slow)
     train_data = data.train_data
-    cached, got = fit(data, tmp_path / "cached", feature_cache=tmp_path / "cache")
+    cached, got = fit(data, tmp_path / "cached", feature_cache=tmp_path / "cache", **slow)
     assert len(got.losses) == len(expected.losses) >= 6
     assert got.losses == pytest.approx(expected.losses, rel=2e-3)
     for (score, maps, masks), (cached_score, cached_maps, cached_masks) in zip(
