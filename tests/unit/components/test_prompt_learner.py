@@ -1,0 +1,26 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Prompts in token space."""
+
+import torch
+
+
+def test_prompt_holds_its_parts_in_order(model):
+    name = "cap"
+    index = int(model.class_index([name]))
+    vision = torch.randn(4, 256)
+    normal, abnormal = model.prompts(model.sos, model.class_names.suffix[index], vision)
+    ids = {word: model.clip.tokenizer.encode(word) for word in ("cap", "damaged")}
+    eos = model.clip.embed([model.clip.eos_id])
+    query = model.prompts.query + vision
+    sos = model.sos.unsqueeze(0)
+    expected = torch.cat([sos, model.prompts.normal, query, model.clip.embed(ids["cap"]), eos])
+    torch.testing.assert_close(normal[: len(expected)], expected)
+    damaged = model.clip.embed(ids["damaged"] + ids["cap"])
+    expected = torch.cat([sos, model.prompts.abnormal, query, damaged, eos])
+    torch.testing.assert_close(abnormal[: len(expected)], expected)
+    assert (model.class_names.eos[index] + model.prompts.suffix_start).tolist() == [
+        len(expected) - 2,
+        len(expected) - 1,
+    ]
