@@ -6,6 +6,8 @@
 import pytest
 import torch
 from helpers.comparisons import compared, comparison_data  # noqa: F401  # fixtures
+from helpers.models import built, images, model, noisy  # noqa: F401
+from helpers.runs import cross, trained  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,8 @@
 
 """What is settled before a run: results folders, validation, epochs."""
 
+import logging
+
 import pytest
 from anomalib.data import Folder
 from anomalib.metrics import AUROC, Evaluator
@@ -92,3 +94,24 @@ def test_validation_metrics_of_a_zero_shot_model_are_computed(tmp_path, prompts)
     data = data_trees.mvtec_ad(tmp_path / "data", normal=2, anomalous=2)
     (logged,) = engine(tmp_path).validate(model=model, datamodule=data)
     assert "image_AUROC" in logged
+
+
+@pytest.mark.parametrize(
+    ("limits", "epochs"), [({}, 2), ({"max_epochs": 1}, 1), ({"max_steps": 3}, None), ({"max_epochs": 3}, 3)]
+)
+def test_epochs_are_the_models_unless_the_trainer_has_a_limit(cross, tmp_path, limits, epochs):
+    run = engine(tmp_path / "results", limit_train_batches=1, limit_val_batches=0, **limits)
+    run.fit(build(epochs=2), datamodule=cross)
+    if epochs is None:
+        assert run.trainer.global_step == limits["max_steps"]
+    else:
+        assert run.trainer.current_epoch == epochs
+
+
+def test_class_names_that_fit_no_category_are_named(tmp_path, caplog):
+    data = data_trees.mvtec_ad(tmp_path, ("bottle",), normal=2, anomalous=2)
+    for names, warned in (({"botle": "flask"}, True), ({"bottle": "flask", "wood": "plank"}, False)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            engine(tmp_path / "results").test(build(class_names=names), datamodule=data)
+        assert ("class_names has none of the categories of the dataset (bottle): botle" in caplog.text) == warned

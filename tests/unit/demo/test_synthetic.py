@@ -4,6 +4,7 @@
 """The rendered data: every category and defect, its masks, its determinism and its folders."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,6 @@ from anomalib_genclip.demo.synthetic import (
     render,
 )
 from anomalib_genclip.demo.synthetic.anonymous import render_anonymous
-from anomalib_genclip.demo.synthetic.contact_sheet import contact_sheet
 
 SMALL = {
     "version": datamodule.RENDER_VERSION,
@@ -199,6 +199,7 @@ def test_a_failed_render_leaves_nothing_behind(tmp_path: Path, monkeypatch: pyte
 
 def test_contact_sheet_shows_categories(tmp_path: Path) -> None:
     """The image in the docs can be made again."""
+    contact_sheet = runpy.run_path(str(Path(__file__).parents[3] / "examples" / "contact_sheet.py"))["contact_sheet"]
     target = contact_sheet(tmp_path / "sheet.png", ("wood", "gear"), size=32)
     assert cv2.imread(str(target)).shape[1] > 32 * 4
 

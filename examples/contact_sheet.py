@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One image of all categories: ``python -m anomalib_genclip.demo.synthetic.contact_sheet sheet.png``."""
+"""One image of all categories of SyntheticDefects: ``python examples/contact_sheet.py sheet.png``."""
 
 import sys
 from pathlib import Path
@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .categories import CATEGORIES, DEFECTS_OF
-from .render import render
+from anomalib_genclip.demo.synthetic.categories import CATEGORIES, DEFECTS_OF
+from anomalib_genclip.demo.synthetic.render import render
 
 _CAPTION, _GAP, _OUTLINE = 14, 6, (255, 0, 200)
 

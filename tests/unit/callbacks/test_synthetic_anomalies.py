@@ -1,0 +1,55 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Anomalies made for training sets that have none."""
+
+import logging
+
+import pytest
+import torch
+from helpers import data_trees
+from helpers.runs import build, engine, learned
+from lightning.pytorch import Callback
+from torchvision.transforms.v2 import Resize
+
+
+def test_one_class_datamodule_trains_on_synthetic_anomalies(tmp_path, caplog):
+    data = data_trees.mvtec_ad(tmp_path / "data", normal=4)
+    model = build()
+    before = learned(model)
+    with caplog.at_level(logging.WARNING):
+        engine(tmp_path / "results", max_epochs=1).fit(model, datamodule=data)
+    assert "CrossDataset" in caplog.text
+    assert not torch.equal(before["prompts.abnormal"], learned(model)["prompts.abnormal"])
+
+
+def test_labels_without_an_anomalous_image_are_an_error(tmp_path):
+    data = data_trees.mvtec_ad(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"MVTecAD has no anomalous training image.*CrossDataset"):
+        engine(tmp_path / "results", max_epochs=1).fit(build(anomaly_source="labels"), datamodule=data)
+
+
+def test_synthetic_anomalies_are_put_into_normal_images_alone(cross, tmp_path, caplog):
+    class Watch(Callback):
+        """Stands before the model's own callbacks."""
+
+        def on_train_batch_start(self, *args):
+            batch = args[2]
+            batch.gt_mask[batch.gt_label.bool().nonzero()[:1]] = False  # of a tiny defect nothing may be left
+            before.append((batch.gt_mask.clone(), batch.gt_label.clone()))
+
+    before, after = [], []
+    model = build(anomaly_source="synthetic", pre_processor=False)
+    model.loss.register_forward_pre_hook(lambda _, args: after.append(args[2:]))
+    cross.train_augmentations = Resize((64, 64))
+    with caplog.at_level(logging.WARNING):
+        run = engine(tmp_path / "results", max_epochs=2, limit_val_batches=0, callbacks=[Watch()])
+        run.fit(model, datamodule=cross)
+    assert "only normal" not in caplog.text
+    made = 0
+    for (mask, label), (new_mask, new_label) in zip(before, after, strict=True):
+        real = label.bool()
+        assert torch.equal(new_mask[real].bool(), mask[real].bool())
+        assert new_label[real].all()
+        made += int(new_label[~real].sum())
+    assert made > 0

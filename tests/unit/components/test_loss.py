@@ -1,0 +1,53 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The loss."""
+
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_genclip.components.loss import GenCLIPLoss, dice_loss
+
+
+def _logits(probability: torch.Tensor) -> torch.Tensor:
+    return torch.stack([torch.log1p(-probability), torch.log(probability)], dim=1)
+
+
+def test_all_normal_map_on_an_anomalous_batch_costs_half_of_dice():
+    mask = torch.zeros(2, 32, 32)
+    mask[:, 8:16, 8:16] = 1
+    one_hot = F.one_hot(mask.long(), 2).movedim(-1, 1)
+    all_normal = _logits(torch.full((2, 32, 32), 1e-6)).softmax(1)
+    assert dice_loss(all_normal, one_hot) >= 0.5
+    right = _logits(mask.clamp(1e-6, 1 - 1e-6)).softmax(1)
+    assert dice_loss(right, one_hot) < 1e-3
+
+
+def test_dice_teaches_on_a_batch_without_defects():
+    logits = torch.zeros(1, 2, 8, 8, requires_grad=True)
+    one_hot = F.one_hot(torch.zeros(1, 8, 8).long(), 2).movedim(-1, 1)
+    dice_loss(logits.softmax(1), one_hot).backward()
+    assert (logits.grad[:, 1] > 0).all()
+
+
+def test_loss_sums_over_layers_and_takes_masks_of_any_size():
+    maps = torch.randn(3, 2, 2, 4, 4)
+    cls = torch.randn(2, 2)
+    mask = torch.zeros(2, 37, 53)
+    mask[0, 5:20, 5:20] = 1
+    loss = GenCLIPLoss(image_weight=0.0)
+    each = torch.stack([loss(layer.unsqueeze(0), cls, mask) for layer in maps])
+    torch.testing.assert_close(loss(maps, cls, mask), each.sum())
+    with_image = GenCLIPLoss(image_weight=2.0)(maps, cls, mask) - each.sum()
+    torch.testing.assert_close(with_image, 2 * F.cross_entropy(cls, torch.tensor([1, 0])))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+@pytest.mark.parametrize("filled", [0.0, 1.0])
+def test_loss_is_finite_on_extreme_logits_and_masks(scale, filled):
+    maps = (torch.randn(2, 2, 2, 4, 4) * scale).requires_grad_()
+    loss = GenCLIPLoss(0.5)(maps, torch.randn(2, 2) * scale, torch.full((2, 16, 16), filled))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(maps.grad).all()

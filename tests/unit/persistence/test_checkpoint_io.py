@@ -1,0 +1,46 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checkpoints as files; hostile ones are in tests/robustness."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.runs import build, save_checkpoint
+
+from anomalib_genclip import GenCLIP
+
+
+def test_checkpoint_with_weights_that_are_not_finite_is_not_written(tmp_path):
+    model = build()
+    model.model.prompts.normal.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="The checkpoint is not written"):
+        save_checkpoint(model, tmp_path / "model.ckpt")
+    assert not (tmp_path / "model.ckpt").exists()
+
+
+def test_checkpoint_is_read_from_an_open_file_and_with_the_types_of_a_subclass(trained, tmp_path):
+    with Path(trained.checkpoint).open("rb") as file:
+        assert torch.equal(GenCLIP.load_from_checkpoint(file).model.prompts.normal, trained.model.model.prompts.normal)
+
+    class Own(GenCLIP):
+        @classmethod
+        def checkpoint_safe_globals(cls):
+            return (timedelta,)  # not an enum: some patch releases of Python pickle those through getattr
+
+    checkpoint = torch.load(trained.checkpoint, weights_only=True)
+    checkpoint["hyper_parameters"]["unknown"] = timedelta(hours=1)
+    torch.save(checkpoint, tmp_path / "own.ckpt")
+    assert isinstance(Own.load_from_checkpoint(tmp_path / "own.ckpt"), Own)
+
+
+def test_settings_of_numpy_and_hidden_ones_stay_out_of_the_checkpoint(tmp_path):
+    model = build(learning_rate=np.float32(0.5), epochs=np.int64(3), query_only_prob=np.float64(0.5))
+    model.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"  # as LightningCLI does
+    save_checkpoint(model, tmp_path / "model.ckpt")
+    again = GenCLIP.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert again.training_settings == model.training_settings
+    assert again.training_settings.epochs == 3

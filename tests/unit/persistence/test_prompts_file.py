@@ -1,0 +1,72 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Prompts files; hostile ones are in tests/robustness."""
+
+import pytest
+import torch
+from anomalib import LearningType
+from helpers.prompts_files import rewritten
+from safetensors.torch import save_file
+
+from anomalib_genclip import GenCLIP
+
+
+def test_prompts_file_restores_model_and_settings(trained):
+    model = GenCLIP(weights=trained.prompts)
+    assert model.model.spec.name == "ViT-S-32-alt"
+    assert model.model.image_size == (64, 64)
+    images = torch.randn(2, 3, 64, 64)
+    expected = trained.model.eval().model(images)
+    torch.testing.assert_close(model.eval().model(images).anomaly_map, expected.anomaly_map)
+    assert model.post_processor.raw_thresholds() == trained.model.post_processor.raw_thresholds()
+    assert model.learning_type == LearningType.ZERO_SHOT
+    assert model.trained_on == "MVTecAD_to_MVTecAD"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("prompts.query"), "prompts.query.*the file has none"),
+        (lambda t: t.update({"prompts.query": torch.zeros(3, 7)}), r"prompts\.query.*\(3, 7\).*\(4, 256\)"),
+        (lambda t: t["prompts.query"].fill_(float("nan")), r"prompts\.query' does not consist of finite"),
+        (lambda t: t.update({"prompts.query": t["prompts.query"].long()}), "finite floating-point"),
+        (lambda t: t.update({"stray": torch.zeros(1)}), "stray.*the model none"),
+        (lambda t: t.pop("threshold.image"), "has no entry 'image'"),
+    ],
+)
+def test_wrong_tensors_in_a_prompts_file_are_refused_by_name(trained, tmp_path, change, message):
+    path = rewritten(trained.prompts, tmp_path / "wrong.safetensors", tensors=change)
+    with pytest.raises(ValueError, match=rf"wrong\.safetensors.*{message}"):
+        GenCLIP(weights=path)
+
+
+@pytest.mark.parametrize("cut", [0, 7, 1000, -1])
+def test_truncated_prompts_files_are_refused(trained, tmp_path, cut):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(trained.prompts.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"cut\.safetensors is not a readable prompts file"):
+        GenCLIP(weights=path)
+
+
+def test_other_files_are_no_prompts_files(trained, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors.*tiny-demo"):
+        GenCLIP(weights="nowhere.safetensors")
+    with pytest.raises(ValueError, match="ckpt_path"):
+        GenCLIP(weights=trained.checkpoint)
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="not one of GenCLIP's"):
+        GenCLIP(weights=tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"\*\.safetensors"):
+        trained.model.save_weights(tmp_path / "prompts.pt")
+
+
+def test_prompts_file_is_small_at_real_size():
+    """Counted, not built: ViT-L/14 with the default settings stays under 20 MB."""
+    from anomalib_genclip.clip.backbone import backbone_spec
+    from anomalib_genclip.components.prompt_learner import PromptLearner
+
+    spec = backbone_spec("ViT-L-14-336")
+    prompts = PromptLearner(spec.vision_width, spec.text_width, 4, 4, 4)
+    numbers = sum(p.numel() for p in prompts.parameters()) + 4 * spec.vision_width * spec.embed_dim
+    assert numbers * 4 < 20e6
