@@ -87,7 +87,7 @@ def test_table_as_parquet_says_the_same(tmp_path):
 
 
 @pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_stopped_at_any_batch_goes_on_to_the_same_bytes(tmp_path, model, workers):
     write_images(tmp_path / "images", 41, broken=(5, 17))
     options = {"on_error": "record", "regions": True, "maps": "npy", "pictures": "anomalous", "num_workers": workers}
