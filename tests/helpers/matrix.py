@@ -24,10 +24,11 @@ OLDEST_TORCH = ("torch==2.10.0", "torchvision==0.25.0")
 NEWEST_TORCH = ("torch", "torchvision")
 OPEN_CLIPS = ("open_clip_torch==2.24.0", "open_clip_torch==2.26.1", "open_clip_torch")
 TESTS = (
-    "tests/unit/clip/test_backbone.py",
+    "tests/unit/clip",
+    "tests/unit/components",
     "tests/unit/test_torch_model.py",
     "tests/unit/test_lightning_model.py::test_cross_dataset_trains_and_tests_per_category",
-    "tests/unit/test_lightning_model.py::test_prompts_file_restores_model_and_settings",
+    "tests/unit/persistence/test_prompts_file.py::test_prompts_file_restores_model_and_settings",
     "tests/unit/test_plugin.py::test_registration[command line]",
 )
 DISTRIBUTIONS = ("torch", "open_clip_torch", "anomalib")
