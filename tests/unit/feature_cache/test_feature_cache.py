@@ -161,7 +161,7 @@ def test_second_run_writes_nothing(filled, tmp_path, tower_images):
     assert tower_images == []
     assert len(before) == len(filled.data.train_data) + len(filled.data.val_data) == 14
     assert {path: path.stat().st_mtime_ns for path in entries(filled.cache)} == before
-    assert record.losses == filled.losses
+    assert record.losses == pytest.approx(filled.losses, rel=1e-5)  # matrix products round by where they lie in memory
 
 
 def test_files_hold_half_precision(filled):
@@ -220,7 +220,7 @@ def test_damaged_tensor_is_noticed_when_it_is_read(filled, tmp_path):
         fit(filled.data, tmp_path / "results", epochs=1, feature_cache=filled.cache)
     victim.unlink()
     _, record = fit(filled.data, tmp_path / "again", epochs=1, feature_cache=filled.cache)
-    assert record.losses == filled.losses
+    assert record.losses == pytest.approx(filled.losses, rel=1e-5)  # matrix products round by where they lie in memory
 
 
 @pytest.mark.parametrize(
