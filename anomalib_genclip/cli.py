@@ -104,7 +104,7 @@ def reproduce(config: str = "reproduce") -> int:
 
 
 def predict(**settings: Any) -> int:  # noqa: ANN401  # those of RunSettings
-    """Score images, from one to a folder of any size, and write a table of scores; goes on where it was interrupted.
+    """Score one image or a folder of any size, and write a table of scores; an interrupted run resumes.
 
     Args:
         **settings: The settings.
@@ -116,7 +116,7 @@ def predict(**settings: Any) -> int:  # noqa: ANN401  # those of RunSettings
 
     outcome = run(RunSettings(**settings))
     found = outcome.counts
-    result = outcome.table or "the shares that are left will write the table"
+    result = outcome.table or "the last shard will write the table"
     print(f"{found.images} images, {found.anomalous} anomalous, {found.errors} with errors: {result}")
     if outcome.was_complete:
         print("The run was complete: there was nothing left to do.")
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"genclip {args.command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"genclip {args.command}: interrupted; started again, it goes on where it was.", file=sys.stderr)
+        print(f"genclip {args.command}: interrupted; it resumes when it is started again.", file=sys.stderr)
         return 130
 
 

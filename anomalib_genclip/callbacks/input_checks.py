@@ -86,19 +86,19 @@ def check_images(batch: ImageBatch, files: Iterable[str]) -> None:
 
 
 def check_depth(mode: str, file: str) -> None:
-    """Refuse an image that does not fit into 8 bits.
+    """Refuse an image with more than 8 bits.
 
     Args:
-        mode (str): Pillow's mode of it.
-        file (str): Its name, for the message.
+        mode (str): Pillow's mode of the image.
+        file (str): Name of the file, for the message.
 
     Raises:
-        ValueError: If it is one; names the file.
+        ValueError: If it has more than 8 bits; names the file.
     """
     if mode.startswith(_DEEP_MODES):
         msg = (
-            f"{file} has more than 8 bits per pixel (mode {mode}), and anomalib cuts all values above 255 off when "
-            "it reads the file. Convert it to 8 bits, with the range of values that shows the product."
+            f"{file} has more than 8 bits per pixel (mode {mode}), and anomalib clips values above 255 when it "
+            "reads the file. Convert it to 8 bits, with a range of values that shows the product."
         )
         raise ValueError(msg)
 

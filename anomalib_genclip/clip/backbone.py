@@ -249,8 +249,8 @@ def _file_needs_quick_gelu(spec: BackboneSpec, path: Path) -> bool:
 def _build(name: str, image_size: tuple[int, int], quick_gelu: bool, *, random: bool) -> CLIP:
     """Build the architecture, without changing the global random state.
 
-    ``random`` gives it seeded random weights. Otherwise its weights are memory to load others into: drawing random
-    numbers first takes seconds for a large model.
+    With ``random`` its weights are seeded random numbers, otherwise uninitialized memory for loaded weights: drawing
+    random numbers takes seconds for a large model.
     """
     config = _read_config(name)
     config["vision_cfg"]["image_size"] = image_size

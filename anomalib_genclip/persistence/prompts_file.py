@@ -131,7 +131,7 @@ class LearnedWeights:
 
 
 def prompts_path(path: str | Path) -> Path:
-    """Return the file that a path, or the name of bundled prompts, stands for."""
+    """Return the file for a path or the name of bundled prompts."""
     return Path(str(files("anomalib_genclip") / BUNDLED[str(path)])) if str(path) in BUNDLED else Path(path)
 
 

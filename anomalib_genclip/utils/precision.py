@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where bfloat16 is faster than float32."""
+"""Choice between float32 and bfloat16."""
 
 from typing import Literal
 
@@ -11,12 +11,12 @@ Precision = Literal["auto", "float32", "bf16"]
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    """Tell whether a device has instructions for products of bfloat16 matrices; others only imitate them.
+    """Return whether a device has instructions for matrix products in bfloat16; others emulate them.
 
-    Asked, not timed, because the answer must be the same for each run on a machine.
+    Not measured, because the result must be the same for all runs on a machine.
 
     Args:
-        device (torch.device): What the model runs on.
+        device (torch.device): Device of the model.
 
     Returns:
         bool: ``True`` on NVIDIA GPUs from Ampere on and on x86 processors with AVX512-BF16 or AMX.
@@ -25,7 +25,7 @@ def bf16_is_fast(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    # torch 2.10 has no public way to ask. A version without these functions gets float32.
+    # torch 2.10 has no public function for this. A version without these functions uses float32.
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in names)
 
@@ -35,10 +35,10 @@ def choose_precision(precision: Precision, device: torch.device) -> Literal["flo
 
     Args:
         precision (str): ``"float32"``, ``"bf16"`` or ``"auto"``.
-        device (torch.device): What the model runs on.
+        device (torch.device): Device of the model.
 
     Returns:
-        Literal["float32", "bf16"]: What to compute in.
+        Literal["float32", "bf16"]: Precision of the computation.
     """
     if precision != "auto":
         return precision
