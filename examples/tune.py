@@ -101,6 +101,7 @@ def value_attention(clip: FrozenCLIP, images: Tensor) -> ImageTokens:
         for number, block in enumerate(blocks, start=1)
         if number in clip.layers
     ]
+    clip.model.encode_image(images)  # hooks fire in open_clip's own pass alone
     tokens = clip.encode_image(images)
     for hook in hooks:
         hook.remove()
