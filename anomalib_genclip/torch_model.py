@@ -235,24 +235,24 @@ class GenCLIPModel(nn.Module):
         if query_only is not None:
             vision = vision.masked_fill(query_only.view(-1, 1, 1, 1), 0)
         suffix = self.class_names.suffix[class_index].unsqueeze(1).expand(-1, len(self.layers), -1, -1, -1)
-        embeddings = self.prompts(suffix, vision)
         eos = self.class_names.eos[class_index].unsqueeze(1).expand(-1, len(self.layers), -1)
-        features = self._encode(embeddings, eos, prefix)
-        return features.unflatten(0, embeddings.shape[:3]).transpose(0, 1)
+        features = self._encode(self.prompts(suffix, vision).flatten(0, 1), eos.flatten(0, 1), prefix)
+        return features.unflatten(0, (-1, len(self.layers))).transpose(0, 1)
 
     def encode_prefix(self) -> Tensor:
         """Compute keys and values of ``[SOS] N_p`` and ``[SOS] A_p``, the same for all images."""
         return self.clip.encode_prefix(self.prompts.prefix(self.sos))
 
     def _encode(self, embeddings: Tensor, suffix_eos: Tensor, prefix: Tensor) -> Tensor:
-        """Encode pairs of prompts with any leading dimensions in one pass: ``(*, 2, L, d_t)`` to ``(S, d)``."""
-        eos = suffix_eos.flatten() + len(self.prompts.query)
-        return self.clip.encode_prompts(embeddings.flatten(0, -3), eos, prefix)
+        """Encode pairs of prompts, normal and abnormal in one sequence: ``(S, L, d_t)`` to ``(S, 2, d)``."""
+        lengths = embeddings.shape[1] // 2, (embeddings.shape[1] + 1) // 2
+        normal, abnormal = (suffix_eos + len(self.prompts.query)).unbind(-1)
+        return self.clip.encode_prompts(embeddings, lengths, torch.stack([normal, lengths[0] + abnormal], -1), prefix)
 
     def compute_query_features(self, prefix: Tensor) -> Tensor:
         """Compute ``F_Q``, the text features of the query-only prompt, the same for all images: ``(2, d)``."""
-        embeddings = self.prompts(self.class_names.suffix[0])
-        return self._encode(embeddings, self.class_names.eos[0], prefix)
+        embeddings = self.prompts(self.class_names.suffix[:1])
+        return self._encode(embeddings, self.class_names.eos[:1], prefix)[0]
 
 
 @torch.inference_mode(mode=False)

@@ -255,12 +255,8 @@ def frozen_scores(clip: FrozenCLIP, split: Split) -> dict[str, Tensor]:
             "ensemble": create_prompt_ensemble(name),
         }
         for kind, states in texts.items():
-            pair = torch.stack([
-                torch.nn.functional.normalize(
-                    torch.stack([clip.encode_text(t) for t in dict.fromkeys(state)]).mean(0), dim=0
-                )
-                for state in states
-            ])
+            means = [clip.encode_texts(list(dict.fromkeys(state))).mean(0) for state in states]
+            pair = torch.nn.functional.normalize(torch.stack(means), dim=-1)
             result[kind][index] = (split.tokens.embedding[index] @ pair.T / TEMPERATURE).softmax(-1)[:, 1]
     return result
 

@@ -24,33 +24,26 @@ def run_block(
     Args:
         block (nn.Module): open_clip's ``ResidualAttentionBlock``.
         tokens (Tensor): ``(S, L, width)``.
-        mask (Tensor | None): Added to the attention logits, ``(L, P + L)``.
-        past (Tensor | None): Keys and values of P earlier tokens, ``(2, s, heads, P, width / heads)``: sequence ``j``
-            continues ``j mod s``.
-        only (Tensor | None): Position of the only token of each sequence to compute, ``(S,)``; needs ``mask``.
+        mask (Tensor | None): Which of the P + L tokens each of these attends to, ``(L, P + L)``, bool.
+        past (Tensor | None): Keys and values of P earlier tokens that all sequences share,
+            ``(2, 1, heads, P, width / heads)``.
+        only (Tensor | None): Positions of the only K tokens of each sequence to compute, ``(S, K)``; needs ``mask``.
 
     Returns:
-        tuple[Tensor, Tensor]: Outputs ``(S, L, width)``, or ``(S, 1, width)`` with ``only``; keys and values of
+        tuple[Tensor, Tensor]: Outputs ``(S, L, width)``, or ``(S, K, width)`` with ``only``; keys and values of
             these tokens ``(2, S, heads, L, width / heads)``.
     """
     attention = block.attn
     projected = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
     projected = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     query, own = projected[0], projected[1:]
-    keys, values = own if past is None else _append(past, own)
+    everything = own
+    if past is not None:
+        everything = torch.cat([past.to(own.dtype).expand(-1, own.shape[1], -1, -1, -1), own], dim=-2)
     if mask is not None and only is not None:
-        index = only.view(-1, 1, 1)
-        tokens = tokens.gather(1, index.expand(-1, 1, tokens.shape[-1]))
-        query = query.gather(2, index.unsqueeze(1).expand(-1, query.shape[1], 1, query.shape[-1]))
-        mask = mask[only].unflatten(0, (-1, 1, 1))
-    mask = None if mask is None else mask.to(query.dtype)
-    attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        tokens = tokens.gather(1, only.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+        query = query.gather(2, only[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[-1]))
+        mask = mask[only].unsqueeze(1)
+    attended = F.scaled_dot_product_attention(query, everything[0], everything[1], attn_mask=mask)
     tokens = tokens + block.ls_1(attention.out_proj(attended.transpose(1, 2).flatten(2)))
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens))), own
-
-
-def _append(past: Tensor, own: Tensor) -> Tensor:
-    """Append keys and values to those of earlier tokens: ``(2, S, heads, P + L, width / heads)``."""
-    turns = own.unflatten(1, (-1, past.shape[1]))
-    past = past.to(own.dtype).unsqueeze(1).expand(-1, turns.shape[1], -1, -1, -1, -1)
-    return torch.cat([past, turns], dim=-2).flatten(1, 2)

@@ -79,20 +79,23 @@ class FrozenCLIP(nn.Module):
                 f"{expected[1]}: set image_size, or give the pre-processor that size."
             )
             raise ValueError(msg)
-        patches = visual.conv1(images).flatten(2).transpose(1, 2)
-        cls = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
-        tokens = torch.cat([cls, patches], dim=1)
-        tokens = visual.ln_pre(tokens + visual.positional_embedding.to(tokens.dtype))
+        # Autocast rounds the products, but the sum that runs through the blocks stays in the weights' precision.
+        patches = visual.conv1(images).flatten(2).transpose(1, 2).to(visual.class_embedding.dtype)
+        cls = visual.class_embedding.expand(patches.shape[0], 1, -1)
+        tokens = visual.ln_pre(torch.cat([cls, patches], dim=1) + visual.positional_embedding)
         tapped = []
         for number, block in enumerate(visual.transformer.resblocks, start=1):
             tokens, _ = run_block(block, tokens)
             if number in self.layers:
                 tapped.append(tokens)
+        # Decides on class names, by differences that are smaller than what autocast rounds.
+        with torch.autocast(images.device.type, enabled=False):
+            embedding = F.normalize(visual.ln_post(tokens[:, 0]) @ visual.proj, dim=-1)
         return ImageTokens(
             patches=tuple(visual.ln_post(layer[:, 1:]) for layer in tapped),
             cls=torch.stack([layer[:, 0] for layer in tapped], dim=1),
             pooled=visual.ln_post(tapped[-1][:, 0]),
-            embedding=F.normalize(visual.ln_post(tokens[:, 0]) @ visual.proj, dim=-1),
+            embedding=embedding,
         )
 
     def encode_prefix(self, embeddings: Tensor) -> Tensor:
@@ -101,52 +104,65 @@ class FrozenCLIP(nn.Module):
         The tower is causal: keys and values of the first tokens do not depend on the tokens that follow.
 
         Args:
-            embeddings (Tensor): Token embeddings from [SOS] on, ``(s, P, d_t)``.
+            embeddings (Tensor): Token embeddings from [SOS] on, ``(K, P, d_t)``.
 
         Returns:
-            Tensor: Keys and values in each block, ``(blocks, 2, s, heads, P, d_t / heads)``. Gradients reach
+            Tensor: Keys and values in each block, ``(blocks, 2, 1, heads, K * P, d_t / heads)``. Gradients reach
                 ``embeddings``.
         """
-        tokens, mask = self._place(embeddings, 0)
+        places = self._places([embeddings.shape[1]] * embeddings.shape[0], 0)
+        tokens = self._add_positions(embeddings.flatten(0, 1).unsqueeze(0), places)
+        mask = _causal_mask(places, places)
         prefix = []
         for block in self.model.transformer.resblocks:
             tokens, keys_values = run_block(block, tokens, mask)
             prefix.append(keys_values)
         return torch.stack(prefix)
 
-    def encode_prompts(self, embeddings: Tensor, eos: Tensor, prefix: Tensor | None = None) -> Tensor:
+    def encode_prompts(
+        self, embeddings: Tensor, lengths: Sequence[int], eos: Tensor, prefix: Tensor | None = None
+    ) -> Tensor:
         """Run the text tower on prompts given as token embeddings.
 
-        The tower is causal, so tokens after [EOS] have no effect: prompts may be cut after the [EOS] of the longest
-        one, and shorter ones padded with anything.
+        A sequence may hold several prompts one after the other, which do not see each other: none needs padding to
+        the length of another. The tower is causal, so tokens after [EOS] have no effect: prompts may be cut after the
+        [EOS] of the longest one, and shorter ones padded with anything.
 
         Args:
-            embeddings (Tensor): Token embeddings from [SOS], or from the end of the prefix, to at least [EOS],
-                ``(S, L, d_t)``; with the prefix at most the tower's context length.
-            eos (Tensor): Position of each prompt's [EOS] in ``embeddings``, ``(S,)``, integers.
-            prefix (Tensor | None): From :meth:`encode_prefix`: prompt ``j`` continues prefix ``j mod s``.
-                ``None`` if the embeddings begin with [SOS].
+            embeddings (Tensor): Token embeddings of K prompts from [SOS], or from the end of their prefixes, to at
+                least [EOS], ``(S, L, d_t)``.
+            lengths (Sequence[int]): Their lengths, K numbers whose sum is L; each with its prefix at most the tower's
+                context length.
+            eos (Tensor): Positions of their [EOS] in ``embeddings``, ``(S, K)``, integers.
+            prefix (Tensor | None): From :meth:`encode_prefix`. ``None`` if the embeddings begin with [SOS].
 
         Returns:
-            Tensor: Text features, ``(S, d)``, unit length. Gradients reach ``embeddings`` and ``prefix``.
+            Tensor: Text features, ``(S, K, d)``, unit length. Gradients reach ``embeddings`` and ``prefix``.
         """
         model = self.model
-        tokens, mask = self._place(embeddings, 0 if prefix is None else prefix.shape[-2])
+        start = 0 if prefix is None else prefix.shape[-2] // len(lengths)
+        places = self._places(lengths, start)
+        mask = _causal_mask(places, torch.cat([self._places([start] * len(lengths), 0), places], dim=1))
+        tokens = self._add_positions(embeddings, places)
         blocks = model.transformer.resblocks
         for number, block in enumerate(blocks):
             past = None if prefix is None else prefix[number]
-            # Only the output at [EOS] is used.
+            # Only the outputs at [EOS] are used.
             tokens, _ = run_block(block, tokens, mask, past, only=eos if number == len(blocks) - 1 else None)
-        features = model.ln_final(tokens[:, 0])
+        features = model.ln_final(tokens)
         projection = model.text_projection
         features = projection(features) if isinstance(projection, nn.Module) else features @ projection
         return F.normalize(features, dim=-1)
 
-    def _place(self, embeddings: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Add the positions from ``start`` on, and cut the causal mask to their rows: ``(L, start + L)``."""
-        stop = start + embeddings.shape[1]
-        positions = self.model.positional_embedding[start:stop]
-        return embeddings + positions.to(embeddings.dtype), self.model.attn_mask[start:stop, :stop]
+    def _places(self, lengths: Sequence[int], start: int) -> Tensor:
+        """Return for each token of a sequence its prompt and its position in it, from ``start`` on: ``(2, L)``."""
+        device = self.model.positional_embedding.device
+        positions = [torch.arange(start, start + length, device=device) for length in lengths]
+        prompts = [torch.full_like(position, number) for number, position in enumerate(positions)]
+        return torch.stack([torch.cat(prompts), torch.cat(positions)])
+
+    def _add_positions(self, embeddings: Tensor, places: Tensor) -> Tensor:
+        return embeddings + self.model.positional_embedding[places[1]].to(embeddings.dtype)
 
     def embed(self, token_ids: Sequence[int]) -> Tensor:
         """Look up token embeddings, ``(len(token_ids), d_t)``."""
@@ -164,23 +180,31 @@ class FrozenCLIP(nn.Module):
         return self.tokenizer.eot_token_id
 
     @torch.no_grad()
-    def encode_text(self, text: str) -> Tensor:
-        """Encode one prompt given as text.
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Encode prompts given as text, in one pass.
 
         Args:
-            text (str): The prompt, without special tokens.
+            texts (Sequence[str]): The prompts, without special tokens.
 
         Returns:
-            Tensor: Text feature, ``(d,)``, unit length.
+            Tensor: Text features, ``(len(texts), d)``, unit length.
 
         Raises:
-            ValueError: If the prompt exceeds the text tower's context length.
+            ValueError: If a prompt exceeds the text tower's context length.
         """
-        ids = [self.sos_id, *self.tokenizer.encode(text), self.eos_id]
-        if len(ids) > self.model.context_length:
-            msg = (
-                f"The prompt {text[:60]!r}... has {len(ids)} tokens, the text tower takes {self.model.context_length}."
-            )
-            raise ValueError(msg)
-        embeddings = self.embed(ids).unsqueeze(0)
-        return self.encode_prompts(embeddings, torch.tensor([len(ids) - 1], device=embeddings.device))[0]
+        prompts = [[self.sos_id, *self.tokenizer.encode(text), self.eos_id] for text in texts]
+        for text, ids in zip(texts, prompts, strict=True):
+            if len(ids) > self.model.context_length:
+                msg = (
+                    f"The prompt {text[:60]!r}... has {len(ids)} tokens, the text tower takes "
+                    f"{self.model.context_length}."
+                )
+                raise ValueError(msg)
+        embeddings = nn.utils.rnn.pad_sequence([self.embed(ids) for ids in prompts], batch_first=True)
+        eos = torch.tensor([[len(ids) - 1] for ids in prompts], device=embeddings.device)
+        return self.encode_prompts(embeddings, [embeddings.shape[1]], eos)[:, 0]
+
+
+def _causal_mask(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return which keys each query attends to: those of the same prompt up to its own position, bool."""
+    return (queries[0].unsqueeze(1) == keys[0]) & (queries[1].unsqueeze(1) >= keys[1])

@@ -59,7 +59,8 @@ def suffix_ids(name: str, max_tokens: int) -> tuple[list[int], list[int]]:
         ValueError: If the name has no tokens, or too many.
     """
     tokenizer = clip_tokenizer()
-    normal, abnormal = ([*tokenizer.encode(text), tokenizer.eot_token_id] for text in (name, f"{ABNORMAL_WORD} {name}"))
+    normal = [*tokenizer.encode(name), tokenizer.eot_token_id]
+    abnormal = [*tokenizer.encode(ABNORMAL_WORD), *normal]
     shown = repr(name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}...")
     if len(normal) == 1:
         msg = f"Class name {shown} has no token that CLIP knows."
@@ -149,8 +150,8 @@ class ClassNames(nn.Module):
             return
         ids = [suffix_ids(name, self.max_tokens) for name in new]
         with torch.autocast(self.suffix.device.type, enabled=False):
-            features = torch.stack([clip.encode_text(_written_prompt(name)) for name in new])
-            states = torch.stack([_encode_states(clip, name) for name in new])
+            features = clip.encode_texts([_written_prompt(name) for name in new])
+            states = _encode_states(clip, new)
         length = max(self.suffix.shape[2], *(len(sequence) for pair in ids for sequence in pair))
         padded = torch.stack([torch.stack([_pad(clip.embed(sequence), length) for sequence in pair]) for pair in ids])
         known = nn.functional.pad(self.suffix, (0, 0, 0, length - self.suffix.shape[2]))
@@ -179,7 +180,8 @@ class ClassNames(nn.Module):
         Returns:
             Tensor: Cosines, ``(B, 2)``; index 0 is normal.
         """
-        return (self.states.to(embedding.dtype)[index] @ embedding.unsqueeze(-1)).squeeze(-1)
+        # As in filter(), products one by one: autocast would round matrix products to half precision.
+        return (self.states.to(embedding.dtype)[index] * embedding.unsqueeze(1)).sum(dim=-1)
 
     def filter(self, embedding: Tensor, index: Tensor) -> Tensor:
         """Class Name Filtering: replace names that do not fit the image by "object" (rule: ours).
@@ -195,17 +197,20 @@ class ClassNames(nn.Module):
         """
         features = self.features.to(embedding.dtype)
         named = (embedding * features[index]).sum(dim=-1)
-        generic = embedding @ features[0]
+        generic = (embedding * features[0]).sum(dim=-1)
         return torch.where(named >= generic, index, torch.zeros_like(index))
 
 
-def _encode_states(clip: FrozenCLIP, name: str) -> Tensor:
-    """Average the text features of the prompts of each state, ``(2, d)``, unit length."""
+def _encode_states(clip: FrozenCLIP, names: Sequence[str]) -> Tensor:
+    """Average the text features of the prompts of each state, ``(len(names), 2, d)``, unit length."""
     states = [
-        torch.stack([clip.encode_text(text.format(name)) for text in texts]).mean(dim=0)
+        clip
+        .encode_texts([text.format(name) for name in names for text in texts])
+        .unflatten(0, (-1, len(texts)))
+        .mean(dim=1)
         for texts in (NORMAL_STATES, ABNORMAL_STATES)
     ]
-    return nn.functional.normalize(torch.stack(states), dim=-1)
+    return nn.functional.normalize(torch.stack(states, dim=1), dim=-1)
 
 
 def _pad(embeddings: Tensor, length: int) -> Tensor:

@@ -84,7 +84,7 @@ class PromptLearner(nn.Module):
         return torch.cat([sos.to(state.dtype).expand(2, 1, -1), state], dim=1)
 
     def forward(self, suffix: Tensor, vision: Tensor | None = None) -> Tensor:
-        """Compose what follows the prefixes: ``(Q_p + V^i)`` and the suffix.
+        """Compose what follows the prefixes: ``(Q_p + V^i)`` and the suffix, normal and abnormal in one sequence.
 
         Args:
             suffix (Tensor): Tokens after the learnable ones, normal and abnormal: ``(*, 2, T, d_t)``.
@@ -92,8 +92,10 @@ class PromptLearner(nn.Module):
                 prompt.
 
         Returns:
-            Tensor: Embeddings ``(*, 2, q + T, d_t)``; index 0 of the pair is normal.
+            Tensor: Embeddings ``(*, (q + T - 1) + (q + T), d_t)``: normal first, without its last suffix token, which
+                is always padding, because the normal suffix has no "damaged".
         """
         query = self.query if vision is None else self.query + vision
-        query = query.unsqueeze(-3).expand(*suffix.shape[:-3], 2, -1, -1)
-        return torch.cat([query, suffix.to(query.dtype)], dim=-2)
+        query = query.expand(*suffix.shape[:-3], -1, -1)
+        normal, abnormal = suffix.to(query.dtype).unbind(-3)
+        return torch.cat([query, normal[..., :-1, :], query, abnormal], dim=-2)

@@ -62,7 +62,5 @@ class _WrittenPromptsModel(GenCLIPModel):
         """Encode the normal and the abnormal prompts of a class name, ``(2, d)``, unit length."""
         pair = ([f"a photo of a perfect {name}"], [f"a photo of a damaged {name}"])
         states = create_prompt_ensemble(name) if self.prompt_set == "ensemble" else pair
-        means = [
-            torch.stack([self.clip.encode_text(text) for text in dict.fromkeys(texts)]).mean(0) for texts in states
-        ]
+        means = [self.clip.encode_texts(list(dict.fromkeys(texts))).mean(0) for texts in states]
         return F.normalize(torch.stack(means), dim=-1)

@@ -178,7 +178,7 @@ def test_processes_end_with_equal_weights_and_right_class_names(tmp_path):
     for note in notes:
         for name, feature in zip(note["names"], note["features"], strict=True):
             article = "an" if name == "object" else "a"
-            expected = model.model.clip.encode_text(f"a photo of {article} {name}")
+            expected = model.model.clip.encode_texts([f"a photo of {article} {name}"])[0]
             torch.testing.assert_close(feature, expected, msg=f"{note['names']}: {name}")
     assert [note["prompts"].exists() for note in notes] == [True, False]  # the first process writes
 

@@ -87,16 +87,21 @@ def test_gradients_are_those_of_open_clips_own_blocks(noisy, images):
 def _whole_prompts(model, image, index):
     """Text features as open_clip computes them: each prompt alone and from [SOS], all tokens through all blocks."""
     clip, prefix = model.clip.model, model.prompts.prefix(model.sos)
+    blocks = clip.transformer.resblocks
+    batch = 0 if blocks[0].attn.batch_first else 1
     vision = model.prompts.vision_prompts(image.cls)
     features = []
     for layer in range(len(model.layers)):
         for position, name in enumerate(index):
-            rest = model.prompts(model.class_names.suffix[name], vision[position, layer])
+            query = model.prompts.query + vision[position, layer]
             for state in (0, 1):
-                length = len(prefix[state]) + len(model.prompts.query) + int(model.class_names.eos[name, state]) + 1
-                tokens = torch.cat([prefix[state], rest[state]])[:length] + clip.positional_embedding[:length]
-                tokens = clip.transformer(tokens.unsqueeze(0), attn_mask=clip.attn_mask[:length, :length])
-                features.append(clip.ln_final(tokens[0, -1]) @ clip.text_projection)
+                suffix = model.class_names.suffix[name, state, : model.class_names.eos[name, state] + 1]
+                tokens = torch.cat([prefix[state], query, suffix])
+                length = len(tokens)
+                tokens = (tokens + clip.positional_embedding[:length]).unsqueeze(batch)
+                for block in blocks:
+                    tokens = block(tokens, attn_mask=clip.attn_mask[:length, :length])
+                features.append(clip.ln_final(tokens.squeeze(batch)[-1]) @ clip.text_projection)
     shape = (len(model.layers), len(index), 2)
     return F.normalize(torch.stack(features), dim=-1).unflatten(0, shape)
 
@@ -238,8 +243,8 @@ def test_the_text_tower_sees_only_what_depends_on_the_image(noisy, images, monke
     monkeypatch.setattr(noisy.clip, "encode_prompts", lambda x, *rest: sequences.append(x.shape) or encode(x, *rest))
     noisy(images)
     noisy(images)
-    tokens = noisy.prompts(noisy.class_names.suffix[0]).shape[1]
-    one_pass = (3 * len(noisy.layers) * 2, tokens, 256)  # every image's layers, normal and abnormal, after the prefix
+    tokens = noisy.prompts(noisy.class_names.suffix[0]).shape[0]
+    one_pass = (3 * len(noisy.layers), tokens, 256)  # every image's layers; normal and abnormal after their prefixes
     assert sequences == [one_pass] * 2
 
 
@@ -312,7 +317,7 @@ def test_frozen_clip_has_its_part_in_the_image_score(model, images):
     model.class_name_filter = False
     before = model.branch_maps(images, index)
     states = [
-        torch.stack([model.clip.encode_text(text.format("coin")) for text in texts]).mean(0)
+        model.clip.encode_texts([text.format("coin") for text in texts]).mean(0)
         for texts in (NORMAL_STATES, ABNORMAL_STATES)
     ]
     clip = model.clip.model

@@ -12,7 +12,7 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from anomalib_genclip.clip.block import run_block
 
 WIDTH, HEADS, LENGTH = 32, 4, 7
-MASK = torch.full((LENGTH, LENGTH), float("-inf")).triu(1)
+MASK = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
 
 
 @pytest.fixture(params=[True, False], ids=["batch_first", "sequence_first"])
@@ -32,7 +32,8 @@ def block(request):
 
 
 def _open_clip(block, tokens, mask=None):
-    """Run the block itself, in its own layout."""
+    """Run the block itself, in its own layout and with a mask of its own kind."""
+    mask = None if mask is None else torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
     if block.attn.batch_first:
         return block(tokens, attn_mask=mask)
     return block(tokens.transpose(0, 1), attn_mask=mask).transpose(0, 1)
@@ -44,19 +45,17 @@ def test_block_gives_what_open_clips_gives(block, mask):
     torch.testing.assert_close(run_block(block, tokens, mask)[0], _open_clip(block, tokens, mask), atol=1e-5, rtol=1e-5)
 
 
-def test_rest_goes_on_from_the_past_of_its_turn(block):
-    """Six sequences that begin in two ways, one after the other."""
-    starts, rests = torch.randn(2, 3, WIDTH), torch.randn(6, 4, WIDTH)
-    whole = torch.cat([starts.repeat(3, 1, 1), rests], dim=1)
-    expected = _open_clip(block, whole, MASK)
-    first, past = run_block(block, starts, MASK[:3, :3])
+def test_rest_goes_on_from_the_past_that_all_share(block):
+    start, rests = torch.randn(1, 3, WIDTH), torch.randn(6, 4, WIDTH)
+    expected = _open_clip(block, torch.cat([start.expand(6, -1, -1), rests], dim=1), MASK)
+    first, past = run_block(block, start, MASK[:3, :3])
     rest, own = run_block(block, rests, MASK[3:], past)
-    torch.testing.assert_close(torch.cat([first.repeat(3, 1, 1), rest], dim=1), expected, atol=1e-5, rtol=1e-5)
-    assert past.shape == (2, 2, HEADS, 3, WIDTH // HEADS)
+    torch.testing.assert_close(torch.cat([first.expand(6, -1, -1), rest], dim=1), expected, atol=1e-5, rtol=1e-5)
+    assert past.shape == (2, 1, HEADS, 3, WIDTH // HEADS)
     assert own.shape == (2, 6, HEADS, 4, WIDTH // HEADS)
 
 
-def test_one_token_of_each_sequence_is_read_alone(block):
-    tokens, only = torch.randn(3, LENGTH, WIDTH), torch.tensor([0, 6, 3])
-    expected = _open_clip(block, tokens, MASK)[torch.arange(3), only].unsqueeze(1)
+def test_some_tokens_of_each_sequence_are_computed_alone(block):
+    tokens, only = torch.randn(3, LENGTH, WIDTH), torch.tensor([[0, 6], [6, 3], [2, 2]])
+    expected = _open_clip(block, tokens, MASK)[torch.arange(3).unsqueeze(1), only]
     torch.testing.assert_close(run_block(block, tokens, MASK, only=only)[0], expected, atol=1e-5, rtol=1e-5)

@@ -23,7 +23,7 @@ def test_map_compares_patches_with_the_written_states(prompts):
         patches = torch_model.clip.encode_image(images).patches[0] @ torch_model.clip.model.visual.proj
     if prompts == "pair":
         texts = [f"a photo of a {state} coin" for state in ("perfect", "damaged")]
-        text = torch.stack([torch_model.clip.encode_text(text) for text in texts])
+        text = torch_model.clip.encode_texts(texts)
         expected = abnormal_probability(similarity_logits(patches[:1], text))
         torch.testing.assert_close(maps[0].flatten(), expected[0])
     assert maps.shape == (2, 1, 14, 14)
