@@ -12,6 +12,7 @@ from helpers import data_trees
 from helpers.runs import build, engine
 
 from anomalib_genclip import GenCLIP
+from anomalib_genclip.callbacks import run_setup
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +116,23 @@ def test_class_names_that_fit_no_category_are_named(tmp_path, caplog):
         with caplog.at_level(logging.WARNING):
             engine(tmp_path / "results").test(build(class_names=names), datamodule=data)
         assert ("class_names has none of the categories of the dataset (bottle): botle" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    ("fast", "precision", "call", "hints"),
+    [
+        (True, "32-true", "test", 1),
+        (True, "32-true", "predict", 1),
+        (True, "32-true", "validate", 0),
+        (True, "bf16-mixed", "test", 0),
+        (False, "32-true", "test", 0),
+    ],
+)
+def test_one_line_says_where_bf16_is_faster(tmp_path, prompts, monkeypatch, fast, precision, call, hints):
+    lines = []
+    monkeypatch.setattr(run_setup, "bf16_is_fast", lambda _: fast)
+    monkeypatch.setattr(run_setup, "rank_zero_info", lines.append)
+    data = data_trees.mvtec_ad(tmp_path / "data", normal=2, anomalous=2)
+    run = engine(tmp_path / "results", precision=precision)
+    getattr(run, call)(model=zero_shot(prompts), datamodule=data)
+    assert ["bf16-mixed" in line for line in lines] == [True] * hints
