@@ -34,6 +34,8 @@ from anomalib_genclip.torch_model import GenCLIPModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARM_UP = 2
+PEERS = ("winclip", "patchcore", "anomaly_dino")
+BANK = 10_000  # patches in the memory banks: a tenth of those of 100 images with PatchCore's 32 x 32
 Step = Callable[[], Any]
 
 
@@ -49,7 +51,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile both")
     parser.add_argument("--train", action="store_true", help="a training step instead of inference")
     parser.add_argument("--cached", action="store_true", help="with --train: from features, as with feature_cache")
-    parser.add_argument("--against", choices=["winclip"], help="also anomalib's WinCLIP against its own tower")
+    parser.add_argument(
+        "--against", nargs="+", choices=PEERS, default=[], help="also anomalib's models, each against its own tower"
+    )
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--only", choices=["backbone", "genclip"], help=argparse.SUPPRESS)  # the memory processes
@@ -157,17 +161,42 @@ def compare(times: dict[str, list[tuple[float, float]]], name: str, batch_size: 
     }
 
 
-def winclip_steps(device: str) -> dict[str, Step]:
-    """Build anomalib's WinCLIP with random weights, and its vision tower."""
-    import open_clip
-    from anomalib.models.image.winclip.torch_model import WinClipModel
+def peer_steps(name: str, device: str) -> dict[str, Step]:
+    """Build a model of anomalib at its own image size, with random weights and memory bank, and its vision tower.
 
-    create = open_clip.create_model_and_transforms
-    # WinCLIP always loads pretrained weights; random ones take the same time and need no download.
-    with mock.patch.object(open_clip, "create_model_and_transforms", lambda name, **_: create(name)):
-        model = WinClipModel(class_name="bottle").to(device).eval()
-    images = torch.randn(1, 3, 240, 240, device=device)
-    return {"backbone": lambda: model.clip.encode_image(images), "winclip": lambda: model(images)}
+    The models always load pretrained weights; random ones take the same time and need no download.
+    """
+    import open_clip
+    import timm
+
+    if name == "winclip":
+        from anomalib.models.image.winclip.torch_model import WinClipModel
+
+        create = open_clip.create_model_and_transforms
+        with mock.patch.object(open_clip, "create_model_and_transforms", lambda name, **_: create(name)):
+            model = WinClipModel(class_name="bottle").to(device).eval()
+        images = torch.randn(1, 3, 240, 240, device=device)
+        return {"backbone": lambda: model.clip.encode_image(images), name: lambda: model(images)}
+    create = timm.create_model
+
+    def untrained(*args, **kwargs) -> torch.nn.Module:
+        return create(*args, **kwargs | {"pretrained": False})
+
+    with mock.patch.object(timm, "create_model", untrained):
+        if name == "patchcore":
+            from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+            model, side, width = PatchcoreModel(layers=["layer2", "layer3"]), 256, 1536
+            tower = model.feature_extractor
+        else:
+            from anomalib.models.image.anomaly_dino.torch_model import AnomalyDINOModel
+
+            model, side, width = AnomalyDINOModel(), 252, 384
+            tower = model.feature_encoder
+    model.memory_bank = torch.nn.functional.normalize(torch.randn(BANK, width), dim=1)
+    model.to(device).eval()
+    images = torch.randn(1, 3, side, side, device=device)
+    return {"backbone": lambda: tower(images), name: lambda: model(images)}
 
 
 def memory(which: str) -> float:
@@ -208,10 +237,10 @@ def main() -> None:
         "peak_memory_mb": peaks["genclip"],
         "backbone_peak_memory_mb": peaks["backbone"],
     }
-    if args.against:
+    for name in args.against:
         with torch.no_grad():
-            other = alternate(winclip_steps(args.device), args.device, args.repetitions)
-        result["winclip_ratio_to_its_backbone"] = compare(other, "winclip", 1)["ratio_to_backbone"]
+            times = alternate(peer_steps(name, args.device), args.device, args.repetitions)
+        result |= {f"{name}: {key}": value for key, value in compare(times, name, 1).items()}
     if args.json:
         print(json.dumps(result))
         return
