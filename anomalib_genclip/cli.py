@@ -17,16 +17,18 @@ from . import __version__
 from .prediction.settings import RunSettings
 from .utils.configs import find_config, list_configs
 
+_RESUMED = {"predict", "benchmark", "ablation", "reproduce"}
 _WITH_ERRORS, _MOST_ERRORS = 10, 125  # exit statuses; those above stand for signals
 
 
-def benchmark(config: str = "comparison") -> int:
+def benchmark(config: str) -> int:
     """Compare GenCLIP with other models on the same images and write one table.
 
     An interrupted run resumes when it is started again; finished jobs are not repeated.
 
     Args:
-        config: Settings file with models, training data and test data: a path, or a name of `genclip config`.
+        config: Settings file with models, training data and test data: a path, or a name of `genclip config`, such as
+            demonstration.
 
     Returns:
         0, or 1 if no model could be tested.
@@ -44,16 +46,18 @@ def ablation(
     accelerator: str = "auto",
     seed: int = 42,
     isolate: bool = True,
+    pretrained: str | None = None,
 ) -> int:
     """Test a trained GenCLIP without some of its parts: one branch, no class name filtering, single layers.
 
     Args:
-        weights: Trained model: a checkpoint (.ckpt) or a prompts file (.safetensors).
+        weights: Trained model: a checkpoint (.ckpt), a prompts file (.safetensors), or tiny-demo.
         data: Settings file of a datamodule: a path, or a name of `genclip config`.
         results_dir: Folder for the table.
         accelerator: As in Lightning: auto, cpu, gpu.
         seed: Seed of the tests.
         isolate: Run each test in a process of its own.
+        pretrained: CLIP weights, if the model was trained with a file that has been moved.
 
     Returns:
         0, or 1 if all tests failed.
@@ -61,12 +65,17 @@ def ablation(
     from .pipelines.ablation import ablate
     from .pipelines.comparison import read_settings
 
-    table = ablate(weights, read_settings(find_config(data)), results_dir, accelerator, seed, isolate)
+    table = ablate(weights, read_settings(find_config(data)), results_dir, accelerator, seed, isolate, pretrained)
     return 0 if any("images" in row for row in table.rows) else 1
 
 
 def explain(
-    weights: str, image: str, mask: str | None = None, class_name: str | None = None, output: str = "explanation.png"
+    weights: str,
+    image: str,
+    mask: str | None = None,
+    class_name: str | None = None,
+    output: str = "explanation.png",
+    pretrained: str | None = None,
 ) -> int:
     """Explain the score of one image in a figure: each branch's map, and the class name after filtering.
 
@@ -76,13 +85,14 @@ def explain(
         mask: File with the ground truth, if there is one.
         class_name: Class name of the image, such as "metal nut".
         output: Path of the figure.
+        pretrained: CLIP weights, if the model was trained with a file that has been moved.
 
     Returns:
         0.
     """
     from .pipelines.explain import explain as draw
 
-    print(draw(weights, image, mask, class_name, output), output, sep="\n")  # the command's result
+    print(draw(weights, image, mask, class_name, output, pretrained), output, sep="\n")  # the command's result
     return 0
 
 
@@ -181,7 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"genclip {args.command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"genclip {args.command}: interrupted; it resumes when it is started again.", file=sys.stderr)
+        hint = "; it resumes when it is started again" if args.command in _RESUMED else ""
+        print(f"genclip {args.command}: interrupted{hint}.", file=sys.stderr)
         return 130
 
 

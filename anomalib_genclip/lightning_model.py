@@ -19,7 +19,7 @@ Example:
     >>> Engine().train(model=GenCLIP(), datamodule=datamodule)  # doctest: +SKIP
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,8 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
             the bundled demonstration CLIP. Defaults to ``None``: the backbone of ``weights``, else
             ``"ViT-L-14-336"``.
         pretrained (str | None): An open_clip tag, a local weights file (``.safetensors`` or ``.pt``), or ``None`` for
-            random weights. Defaults to ``"openai"``.
+            random weights. Defaults to ``"openai"``, which stands for the weights that ``weights`` was trained with
+            if it is given, and for the bundled ones of ``"tiny"``.
         image_size (int | Sequence[int] | None): Side, or height and width, that images are resized to, in pixels;
             multiples of the patch size. Defaults to ``None``: that of ``weights``, else 518 rounded down to whole
             patches.
@@ -102,7 +103,8 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         anomaly_source (str): Source of anomalous training images: ``"labels"`` of the training set, ``"synthetic"``
             (anomalib's Perlin generator on normal images), or ``"auto"``: labels if the set has anomalous images.
             Defaults to ``"auto"``.
-        epochs (int): Epochs of a run whose trainer has no limit. Defaults to ``15``.
+        epochs (int): Epochs of a run whose trainer has no limit; Lightning's default of 1000 counts as none. Defaults
+            to ``15``.
         seed (int | None): Seed of the prompts' initialization and of all random numbers of training, for runs that are
             reproducible to the last digit on one machine; anomalib's command line reads ``seed_everything`` but does
             not apply it. Defaults to ``None``: torch's current random state.
@@ -127,6 +129,8 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         >>> model = GenCLIP(backbone="ViT-B-16", pretrained="laion2b_s34b_b88k")  # doctest: +SKIP
         >>> model = GenCLIP(weights="prompts.safetensors")  # doctest: +SKIP
     """
+
+    torch_model: Callable[[Any, ModelSettings], GenCLIPModel] = GenCLIPModel
 
     def __init__(
         self,
@@ -201,7 +205,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         with torch.random.fork_rng(devices=[], enabled=training.seed is not None):
             if training.seed is not None:
                 torch.manual_seed(training.seed)
-            self.model = GenCLIPModel(clip, settings)
+            self.model = self.torch_model(clip, settings)
         self.loss = GenCLIPLoss(image_weight=training.image_loss_weight)
         self.training_settings = training
         self.pretrained = settings.pretrained

@@ -105,7 +105,13 @@ class ModelSettings:
             query_length = prompts.signature.query_length if query_length is None else query_length
         backbone = DEFAULT_BACKBONE if backbone is None else backbone
         spec = backbone_spec(backbone)
-        check_pretrained(spec, pretrained)
+        try:
+            check_pretrained(spec, pretrained)
+        except ValueError as error:
+            if prompts is None or pretrained != prompts.pretrained:
+                raise
+            msg = f"{prompts.source} was trained with other CLIP weights, which must be given as pretrained: {error}"
+            raise ValueError(msg) from error
         size = resolve_image_size(spec, image_size)
         lengths = _prompt_lengths(spec, state_length, query_length)
         return cls(

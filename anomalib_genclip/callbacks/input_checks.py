@@ -3,24 +3,25 @@
 
 """Input checks: errors that name the file of an image that cannot be used."""
 
+import errno
 import logging
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from anomalib.data import ImageBatch
 from anomalib.data.utils.image import is_image_file, read_image
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
+from anomalib_genclip.data.image_checks import check_images
 from anomalib_genclip.utils.loaders import running_loaders
 from anomalib_genclip.utils.text import summarize
 
 logger = logging.getLogger(__name__)
 
-_DEEP_MODES = ("I", "F")
+_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _READ_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)  # raised by Pillow for a damaged file
 
 
@@ -52,7 +53,9 @@ class InputChecks(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Name the file if reading it has failed."""
         del pl_module
-        if isinstance(exception, _READ_ERRORS) and (found := _first_unreadable(running_loaders(trainer))):
+        if not isinstance(exception, _READ_ERRORS) or getattr(exception, "errno", None) in _WRITE_ERRORS:
+            return
+        if found := _first_unreadable(running_loaders(trainer)):
             file, error = found
             _rewrite(exception, f"{file} cannot be read: {error}. Repair the file or remove it from the data.")
 
@@ -61,59 +64,6 @@ class InputChecks(Callback):
         files = {str(path) for path in batch.image_path or []}
         check_images(batch, files - self._checked)
         self._checked |= files
-
-
-def check_images(batch: ImageBatch, files: Iterable[str]) -> None:
-    """Refuse images whose pixels are not finite, or were clipped when they were read.
-
-    Args:
-        batch (ImageBatch): Images ``(B, 3, H, W)`` and, if known, their files.
-        files (Iterable[str]): Files whose headers are checked.
-
-    Raises:
-        ValueError: If there is such an image; names the file.
-    """
-    if batch.image is None:  # features instead of images, checked when they were computed
-        return
-    if not bool(torch.isfinite(batch.image).all()):
-        names = batch.image_path or [f"image {i} of the batch" for i in range(len(batch))]
-        finite = torch.isfinite(batch.image).flatten(1).all(dim=1).tolist()
-        bad = [str(name) for name, good in zip(names, finite, strict=True) if not good]
-        msg = f"NaN or infinite pixels in {', '.join(bad)}. Repair the file or remove it from the data."
-        raise ValueError(msg)
-    for file in files:
-        _check_header(file)
-
-
-def check_depth(mode: str, file: str) -> None:
-    """Refuse an image with more than 8 bits.
-
-    Args:
-        mode (str): Pillow's mode of the image.
-        file (str): Name of the file, for the message.
-
-    Raises:
-        ValueError: If it has more than 8 bits; names the file.
-    """
-    if mode.startswith(_DEEP_MODES):
-        msg = (
-            f"{file} has more than 8 bits per pixel (mode {mode}), and anomalib clips values above 255 when it "
-            "reads the file. Convert it to 8 bits, with a range of values that shows the product."
-        )
-        raise ValueError(msg)
-
-
-def _check_header(file: str) -> None:
-    """Refuse an image with more than 8 bits, and warn if only its first page is used."""
-    try:
-        with Image.open(file) as image:
-            # MPO files of phones have previews as further frames.
-            mode, several = image.mode, getattr(image, "is_animated", False) and image.format != "MPO"
-    except (OSError, ValueError):  # the dataset may override reading
-        return
-    check_depth(mode, file)
-    if several:
-        logger.warning("%s has several pages or frames: only the first is used.", file)
 
 
 def _rewrite(exception: Exception, message: str) -> None:

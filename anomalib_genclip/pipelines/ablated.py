@@ -9,6 +9,7 @@ from typing import Any
 from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.persistence.checkpoint_io import GenCLIPCheckpointIO
 from anomalib_genclip.persistence.prompts_file import load_weights
+from anomalib_genclip.trained_model import load_trained
 
 
 @dataclass(frozen=True)
@@ -43,26 +44,20 @@ def variants(layers: list[int]) -> list[Variant]:
     return [Variant(name, cnf, layers) for name, cnf in branches] + one_by_one
 
 
-def ablated(weights: str, variant: dict[str, Any]) -> GenCLIP:
+def ablated(weights: str, variant: dict[str, Any], pretrained: str | None = None) -> GenCLIP:
     """Load a trained model and disable parts of it.
 
     Args:
-        weights (str): A checkpoint (``.ckpt``) or a prompts file.
+        weights (str): As in :func:`anomalib_genclip.trained_model.load_trained`, like ``pretrained``.
         variant (dict[str, Any]): Arguments of :class:`Variant`.
+        pretrained (str | None): CLIP weights.
 
     Returns:
         GenCLIP: The model.
     """
-    model = load_trained(weights)
+    model = load_trained(weights, pretrained)
     Variant(**variant).apply(model)
     return model
-
-
-def load_trained(weights: str, **settings: Any) -> GenCLIP:  # noqa: ANN401  # the model's arguments
-    """Load a trained model from a checkpoint (``.ckpt``) or a prompts file, with some of its arguments."""
-    if weights.endswith(".ckpt"):
-        return GenCLIP.load_from_checkpoint(weights, map_location="cpu", **settings)
-    return GenCLIP(weights=weights, **settings)
 
 
 def tapped_layers(weights: str) -> list[int]:

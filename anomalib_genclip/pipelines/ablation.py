@@ -26,16 +26,18 @@ def ablate(
     accelerator: str = "auto",
     seed: int = 42,
     isolate: bool = True,
+    pretrained: str | None = None,
 ) -> ResultTable:
     """Test a trained model without some of its parts, and print and write the table.
 
     Args:
-        weights (str): A checkpoint (``.ckpt``) or a prompts file.
+        weights (str): As in :func:`anomalib_genclip.trained_model.load_trained`, like ``pretrained``.
         data (Settings): The datamodule, ``{"class_path": name, "init_args": {...}}``.
         results_dir (str | Path): Folder for the results.
         accelerator (str): As in Lightning.
         seed (int): Seed of the tests.
         isolate (bool): Run each test in a process of its own.
+        pretrained (str | None): CLIP weights.
 
     Returns:
         ResultTable: One row per variant.
@@ -48,6 +50,7 @@ def ablate(
         settings = {
             "action": "ablate",
             "weights": weights,
+            "pretrained": pretrained,
             "data": data,
             "variant": asdict(variant),
             "seed": seed,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
-from anomalib.data import get_datamodule
+from anomalib.data import AnomalibDataModule, UnknownDatamoduleError, get_datamodule
 
 from anomalib_genclip.data.categories import Categories, category_of, expand_each, to_download
 from anomalib_genclip.evaluation.tables import Row
@@ -48,9 +48,9 @@ def target_parts(targets: list[Settings], categories: Categories) -> list[Target
         list[TargetPart]: The categories of all targets.
 
     Raises:
-        ValueError: If a category is missing.
+        ValueError: If a target is invalid, or a category is missing.
     """
-    datamodules = [get_datamodule(target) for target in targets]
+    datamodules = [_datamodule(target) for target in targets]
     for missing in to_download(datamodules):
         missing.prepare_data()
     sorted_in = [datamodule for datamodule in datamodules if datamodule.category]
@@ -60,6 +60,16 @@ def target_parts(targets: list[Settings], categories: Categories) -> list[Target
         own = next(found) if datamodule.category else [datamodule]
         parts += [TargetPart(category_of(part), target, part.category or None) for part in own]
     return parts
+
+
+def _datamodule(target: Settings) -> AnomalibDataModule:
+    """Build a target."""
+    check_names(target, {"class_path"}, {"init_args"}, "The target")
+    try:
+        return get_datamodule(target)
+    except UnknownDatamoduleError as error:
+        msg = f"anomalib has no datamodule {target['class_path']!r}."
+        raise ValueError(msg) from error
 
 
 def compare(settings: Settings) -> ComparisonTables:

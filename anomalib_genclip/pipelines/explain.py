@@ -23,9 +23,8 @@ from anomalib_genclip.components.anomaly_map import upsample
 from anomalib_genclip.components.class_names import GENERIC
 from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
+from anomalib_genclip.trained_model import load_trained
 from anomalib_genclip.utils.files import atomic_write
-
-from .ablated import load_trained
 
 BRANCH_TITLES = {"vision": "vision-enhanced branch", "query": "query-only branch"}
 
@@ -160,21 +159,27 @@ def _show(axes, image: np.ndarray, title: str, **options) -> None:  # noqa: ANN0
 
 
 def explain(
-    weights: str, image: str, mask: str | None = None, class_name: str | None = None, output: str = "explanation.png"
+    weights: str,
+    image: str,
+    mask: str | None = None,
+    class_name: str | None = None,
+    output: str = "explanation.png",
+    pretrained: str | None = None,
 ) -> str:
     """Explain the score of one image in a figure.
 
     Args:
-        weights (str): A checkpoint (``.ckpt``) or a prompts file.
+        weights (str): As in :func:`anomalib_genclip.trained_model.load_trained`, like ``pretrained``.
         image (str): Image file.
         mask (str | None): File with the ground truth, if there is one.
         class_name (str | None): Class name of the image.
         output (str): Path of the figure; missing folders are created.
+        pretrained (str | None): CLIP weights.
 
     Returns:
         str: The caption.
     """
-    model = load_trained(weights)
+    model = load_trained(weights, pretrained)
     decision = decide(model, read_image(image, as_tensor=True), class_name)
     caption = describe(decision, filtering=model.model.class_name_filter)
     truth = None if mask is None else read_mask(mask, as_tensor=True)

@@ -66,7 +66,7 @@ def train_on_source(settings: Settings) -> dict[str, Any]:
 
 def test_variant(settings: Settings) -> dict[str, Any]:
     """Test a trained model without some of its parts; settings from :func:`.ablation.ablate`."""
-    model = ablated(settings["weights"], settings["variant"])
+    model = ablated(settings["weights"], settings["variant"], settings["pretrained"])
     return measure(
         model, get_datamodule(settings["data"]), settings["seed"], "zero_shot", accelerator=settings["accelerator"]
     )

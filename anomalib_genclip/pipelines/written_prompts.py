@@ -4,6 +4,7 @@
 """Baselines of the comparison: hand-written instead of learned prompts."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -27,16 +28,18 @@ class WrittenPrompts(GenCLIP):
     Args:
         prompts (str): ``"pair"`` is "a photo of a perfect {class}" and "a photo of a damaged {class}"; ``"ensemble"``
             is WinCLIP's prompt ensemble, averaged. Defaults to ``"pair"``.
-        **settings (Any): Arguments of :class:`~anomalib_genclip.lightning_model.GenCLIP`.
+        **settings (Any): Arguments of :class:`~anomalib_genclip.lightning_model.GenCLIP`, without ``weights``.
+
+    Raises:
+        ValueError: If ``weights`` is given.
     """
 
     def __init__(self, prompts: PromptSet = "pair", **settings: Any) -> None:  # noqa: ANN401
+        if settings.get("weights") is not None:
+            msg = "WrittenPrompts learns nothing and takes no weights."
+            raise ValueError(msg)
+        self.torch_model = partial(_WrittenPromptsModel, prompts=prompts)
         super().__init__(**settings)
-        names = ("backbone", "pretrained", "image_size", "layers", "branches", "class_name_filter", "smoothing_sigma")
-        resolved = ModelSettings.resolve(**{name: settings[name] for name in names if name in settings})
-        self.model = _WrittenPromptsModel(self.model.clip.model, resolved, prompts)
-        if self.class_name is not None:
-            self.model.set_default_class(self.class_name)
         self.is_zero_shot = True
 
 

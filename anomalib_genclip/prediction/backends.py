@@ -17,8 +17,8 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, ToDtyp
 from anomalib_genclip.components.class_names import GENERIC, clean_class_name, suffix_ids
 from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.persistence.prompts_file import BUNDLED, prompts_path
-from anomalib_genclip.pipelines.ablated import load_trained
 from anomalib_genclip.processing.post_processor import NATURAL_THRESHOLD, RawScorePostProcessor
+from anomalib_genclip.trained_model import load_trained
 from anomalib_genclip.utils.files import is_file
 from anomalib_genclip.utils.precision import choose_precision
 

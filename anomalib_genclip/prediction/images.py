@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import to_image
 
-from anomalib_genclip.callbacks.input_checks import check_depth
+from anomalib_genclip.data.image_checks import check_depth
 from anomalib_genclip.utils.files import why_unreadable
 
 Transform = Callable[[Tensor], Tensor]

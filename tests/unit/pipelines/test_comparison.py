@@ -98,6 +98,8 @@ def test_columns_start_with_what_names_the_row(compared):
         ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}}] * 2}, "unique name"),
         ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}, "seeds": 3}]}, "must be a list"),
         ({"target_categories": ["spoon"]}, "spoon"),
+        ({"target": {"class_path": "MVTecADD"}}, "no datamodule 'MVTecADD'"),
+        ({"target": {"init_args": {}}}, "The target lacks class_path"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(comparison_data, tmp_path, change, message):

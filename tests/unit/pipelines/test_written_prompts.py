@@ -28,3 +28,11 @@ def test_map_compares_patches_with_the_written_states(prompts):
         torch.testing.assert_close(maps[0].flatten(), expected[0])
     assert maps.shape == (2, 1, 14, 14)
     assert not torch.allclose(maps[0], maps[1])
+
+
+def test_class_names_are_mapped_and_weights_refused():
+    init_args = {"backbone": "tiny", "class_name": "01", "class_names": {"01": "cable"}}
+    model = build_model({"class_path": "WrittenPrompts", "init_args": init_args}).model
+    assert model.class_names.names[int(model.default_class)] == "cable"
+    with pytest.raises(ValueError, match="takes no weights"):
+        build_model({"class_path": "WrittenPrompts", "init_args": {"weights": "tiny-demo"}})

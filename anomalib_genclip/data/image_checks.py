@@ -1,0 +1,68 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checks of images: pixels that are not finite, and values that anomalib clips."""
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from anomalib.data import ImageBatch
+from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+_DEEP_MODES = ("I", "F")
+
+
+def check_images(batch: ImageBatch, files: Iterable[str]) -> None:
+    """Refuse images whose pixels are not finite, or were clipped when they were read.
+
+    Args:
+        batch (ImageBatch): Images ``(B, 3, H, W)`` and, if known, their files.
+        files (Iterable[str]): Files whose headers are checked.
+
+    Raises:
+        ValueError: If there is such an image; names the file.
+    """
+    if batch.image is None:  # features instead of images, checked when they were computed
+        return
+    if not bool(torch.isfinite(batch.image).all()):
+        names = batch.image_path or [f"image {i} of the batch" for i in range(len(batch))]
+        finite = torch.isfinite(batch.image).flatten(1).all(dim=1).tolist()
+        bad = [str(name) for name, good in zip(names, finite, strict=True) if not good]
+        msg = f"NaN or infinite pixels in {', '.join(bad)}. Repair the file or remove it from the data."
+        raise ValueError(msg)
+    for file in files:
+        _check_header(file)
+
+
+def check_depth(mode: str, file: str) -> None:
+    """Refuse an image with more than 8 bits.
+
+    Args:
+        mode (str): Pillow's mode of the image.
+        file (str): Name of the file, for the message.
+
+    Raises:
+        ValueError: If it has more than 8 bits; names the file.
+    """
+    if mode.startswith(_DEEP_MODES):
+        msg = (
+            f"{file} has more than 8 bits per pixel (mode {mode}), and anomalib clips values above 255 when it "
+            "reads the file. Convert it to 8 bits, with a range of values that shows the product."
+        )
+        raise ValueError(msg)
+
+
+def _check_header(file: str) -> None:
+    """Refuse an image with more than 8 bits, and warn if only its first page is used."""
+    try:
+        with Image.open(file) as image:
+            # MPO files of phones have previews as further frames.
+            mode, several = image.mode, getattr(image, "is_animated", False) and image.format != "MPO"
+    except (OSError, ValueError):  # the dataset may override reading
+        return
+    check_depth(mode, file)
+    if several:
+        logger.warning("%s has several pages or frames: only the first is used.", file)
