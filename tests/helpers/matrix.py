@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Environment:
     """What one virtual environment is made of.
 
     Args:
-        python (str): Version of Python, such as ``"3.11"``.
+        python (str): Version of Python, such as ``"3.11"``, or the path of one.
         torch (tuple[str, ...]): Requirements on torch and torchvision.
         open_clips (tuple[str, ...]): Requirements on open_clip, installed and tested one after the other.
     """
@@ -49,16 +50,16 @@ class Environment:
     open_clips: tuple[str, ...]
 
 
-def environments() -> list[Environment]:
+def environments(pythons: Sequence[str]) -> list[Environment]:
     """List every pair of torch and open_clip on one Python, and the newest pair on the other Pythons."""
     full = [Environment(MAIN_PYTHON, torch, OPEN_CLIPS) for torch in (NEWEST_TORCH, OLDEST_TORCH)]
-    others = [Environment(python, NEWEST_TORCH, OPEN_CLIPS[-1:]) for python in PYTHONS if python != MAIN_PYTHON]
-    return full + others
+    others = [Environment(python, NEWEST_TORCH, OPEN_CLIPS[-1:]) for python in pythons if python != MAIN_PYTHON]
+    return [*full, *others] if MAIN_PYTHON in pythons else others
 
 
 def find_python(version: str) -> str | None:
     """Find an interpreter that starts: a version manager's shim may stand for one that is not there."""
-    path = shutil.which(f"python{version}")
+    path = shutil.which(version if "/" in version else f"python{version}")
     if path is None or subprocess.run([path, "--version"], capture_output=True, check=False).returncode != 0:
         return None
     return path
@@ -66,7 +67,10 @@ def find_python(version: str) -> str | None:
 
 def versions_in(python: Path) -> list[str]:
     """Ask an environment for the versions it really has."""
-    program = "import sys; from importlib.metadata import version as v; print(*map(v, sys.argv[1:]))"
+    program = (
+        "import platform, sys; from importlib.metadata import version as v; "
+        "print(platform.python_version(), *map(v, sys.argv[1:]))"
+    )
     done = subprocess.run([python, "-c", program, *DISTRIBUTIONS], capture_output=True, text=True, check=True)
     return done.stdout.split()
 
@@ -90,8 +94,8 @@ def run_environment(environment: Environment, python: str, folder: Path) -> list
         rows = []
         for open_clip in environment.open_clips:
             subprocess.run([*pip, "--upgrade", open_clip, *environment.torch], check=True)
-            log = folder / f"{environment.python}_{'_'.join((*environment.torch, open_clip))}.log"
-            rows.append([environment.python, *versions_in(own), run_row(own, log)])
+            log = folder / f"{Path(environment.python).name}_{'_'.join((*environment.torch, open_clip))}.log"
+            rows.append([*versions_in(own), run_row(own, log)])
             print(*rows[-1], sep=" | ", flush=True)
         return rows
     finally:
@@ -102,15 +106,15 @@ def main() -> int:
     """Run the rows, print the table and return 1 if a row failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where environments and logs go; by default a temporary folder")
-    parser.add_argument("--python", nargs="*", default=PYTHONS, help="only these versions of Python")
+    parser.add_argument(
+        "--python", nargs="*", default=PYTHONS, help="these versions of Python, or paths of interpreters"
+    )
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="matrix-"))
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for environment in environments():
+    for environment in environments(arguments.python):
         python = find_python(environment.python)
-        if environment.python not in arguments.python:
-            continue
         if python is None:
             print(f"Python {environment.python} is not on the PATH: left out.")
             continue
