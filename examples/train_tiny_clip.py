@@ -581,7 +581,7 @@ def _save(
     seconds: float,
     vocabulary: Vocabulary,
 ) -> None:
-    """Write a checkpoint whole or not at all."""
+    """Write a checkpoint atomically."""
     content = {
         "model": model.state_dict(),
         "restoration": restoration.state_dict(),

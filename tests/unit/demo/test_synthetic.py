@@ -190,7 +190,7 @@ def test_wrong_settings_are_refused_by_name(name: str, values: list) -> None:
 
 
 def test_a_failed_render_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder appears whole or not at all."""
+    """A folder is written atomically."""
     monkeypatch.setattr(datamodule, "_write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         datamodule.render_category(tmp_path, "wood", SMALL)
