@@ -31,7 +31,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Res
 
 from .callbacks.epoch_seeds import EpochSeeds
 from .callbacks.input_checks import InputChecks
+from .callbacks.reference_images import ReferenceImages
 from .callbacks.run_setup import RunSetup
 from .callbacks.score_weight import ScoreWeight
 from .callbacks.synthetic_anomalies import PerlinAnomalies
@@ -49,7 +50,7 @@ from .components.loss import GenCLIPLoss
 from .evaluation import CategoryEvaluator
 from .feature_cache.callback import FeatureCache
 from .feature_cache.dataset import FeatureBatch
-from .model_settings import AnomalySource, Branches, ModelSettings, TrainingSettings
+from .model_settings import AnomalySource, Branches, ModelSettings, ProductSettings, TrainingSettings
 from .persistence.export import AtomicExportMixin
 from .persistence.learned_state import LearnedStateMixin
 from .persistence.prompts_file import LearnedWeights, load_weights
@@ -105,12 +106,21 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
             Defaults to ``"auto"``.
         epochs (int): Epochs of a run whose trainer has no limit; Lightning's default of 1000 counts as none. Defaults
             to ``15``.
-        seed (int | None): Seed of the prompts' initialization and of all random numbers of training, for runs that are
-            reproducible to the last digit on one machine; anomalib's command line reads ``seed_everything`` but does
-            not apply it. Defaults to ``None``: torch's current random state.
+        seed (int | None): Seed of the prompts' initialization, of all random numbers of training and of the drawn
+            references, for runs that are reproducible to the last digit on one machine; anomalib's command line reads
+            ``seed_everything`` but does not apply it. Defaults to ``None``: torch's current random state.
         feature_cache (str | Path | None): Folder for the vision tower's outputs, so that training runs the tower once
             per image instead of once per epoch. It needs a datamodule without random augmentation, and disk space:
             11 MB per image for ViT-L/14 at 518 px, 1.3 MB for ViT-B/16 at 224 px. Defaults to ``None``.
+        k_shot (int): Reference images per category, drawn before testing and prediction from ``few_shot_source``; 0
+            for none. Defaults to ``0``.
+        few_shot_source (str | Path | None): Folder of normal images of the tested product. Defaults to ``None``: the
+            datamodule's normal training images of each category, for ``CrossDataset`` the target's.
+        max_reference_patches (int): Maximum number of patches that are kept of a category's reference images. A larger
+            number is reduced to a coreset of that size. Defaults to ``10000``.
+        image_threshold (float | None): Image score above which an image is anomalous. Defaults to ``None``: that of
+            ``weights``, else the one found in validation, else 0.5.
+        pixel_threshold (float | None): The same for the map. Defaults to ``None``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
         post_processor (nn.Module | bool): Post-processor, or whether to use the default, which applies thresholds and
             does not normalize. Defaults to ``True``.
@@ -155,6 +165,11 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         epochs: PositiveInt = 15,
         seed: NonNegativeInt | None = None,
         feature_cache: str | Path | None = None,
+        k_shot: NonNegativeInt = 0,
+        few_shot_source: str | Path | None = None,
+        max_reference_patches: PositiveInt = 10_000,
+        image_threshold: UnitFloat | None = None,
+        pixel_threshold: UnitFloat | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -187,6 +202,8 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
             seed,
             cache,
         )
+        source = checked_path("few_shot_source", few_shot_source)
+        self.product = ProductSettings(k_shot, source, max_reference_patches, image_threshold, pixel_threshold)
         self.class_name = class_name
         self.class_names = check_class_names(class_name, class_names, settings.max_suffix_tokens)
         # Before CLIP is loaded, because it raises if the folder is a file.
@@ -216,8 +233,9 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         self._ddp_params_and_buffers_to_ignore = [f"model.class_names.{name}" for name in ClassNames.__annotations__]
         if prompts is not None:
             self.load_prompts(prompts)
-            if self.is_zero_shot and isinstance(self.post_processor, RawScorePostProcessor):
-                self.post_processor.set_thresholds(**prompts.thresholds)
+        thresholds = {**(prompts.thresholds if prompts and self.is_zero_shot else {}), **self.product.thresholds}
+        if thresholds and isinstance(self.post_processor, RawScorePostProcessor):
+            self.post_processor.set_thresholds(**thresholds)
         if self.class_name is not None:
             self.model.set_default_class(self.class_names.get(self.class_name, self.class_name))
 
@@ -230,7 +248,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
             msg = f"Training needs masks, and {_first_path(batch)} has none. Use a source with masks."
             raise ValueError(msg)
         query_only = torch.rand(len(batch), device=self.device) < self.training_settings.query_only_prob
-        maps, cls = self.model.training_logits(_images(batch, self.model), self._class_index(batch), query_only)
+        maps, cls = self.model.training_logits(_images(batch, self.model), self._indices(batch)[0], query_only)
         loss = self.loss(maps, cls, batch.gt_mask, batch.gt_label)
         if not torch.isfinite(loss):
             msg = (
@@ -244,7 +262,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
     def validation_step(self, batch: ImageBatch, batch_idx: int = 0, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Predict, and collect the parts of the image score, whose weight is chosen at the end of the epoch."""
         del batch_idx
-        parts = self.model.score_parts(_images(batch, self.model), self._class_index(batch, dataloader_idx))
+        parts = self.model.score_parts(_images(batch, self.model), *self._indices(batch, dataloader_idx))
         self._score_weight.collect(parts, batch.gt_label)
         return batch.update(pred_score=self.model.image_score(parts), anomaly_map=parts.anomaly_map)
 
@@ -253,7 +271,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
     ) -> STEP_OUTPUT:
         """Predict with the class names that belong to the images."""
         del batch_idx
-        predictions = self.model(_images(batch, self.model), self._class_index(batch, dataloader_idx))
+        predictions = self.model(_images(batch, self.model), *self._indices(batch, dataloader_idx))
         return batch.update(**predictions._asdict())
 
     def predict_step(  # type: ignore[override]
@@ -262,17 +280,12 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         """Predict with the class names that belong to the images."""
         return self.test_step(batch, batch_idx, dataloader_idx)
 
-    def _class_index(self, batch: ImageBatch, dataloader_idx: int = 0) -> Tensor:
-        """Look up each image's class name: argument, batch, dataset or datamodule of its loader, "object"."""
-        size = len(batch)
-        own = [self.class_name] * size if self.class_name is not None else getattr(batch, "category", None)
-        names = own or [None] * size
-        if not all(names):
-            trainer = self._trainer
-            loader = None if trainer is None else running_loaders(trainer)[dataloader_idx]
-            fallback = GENERIC if loader is None else origin_of(trainer, loader).category or GENERIC
-            names = [name or fallback for name in names]
-        return self.model.class_index([self.class_names.get(name, name) for name in names])
+    def _indices(self, batch: ImageBatch, dataloader_idx: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Look up each image's class name (argument, category or "object") and references (category or argument)."""
+        categories = _categories(batch, self._trainer, dataloader_idx)
+        names = [self.class_name or category or GENERIC for category in categories]
+        classes = self.model.class_index([self.class_names.get(name, name) for name in names])
+        return classes, self.model.references.index(categories, self.class_name)
 
     # Training
 
@@ -280,7 +293,8 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         """Add the callbacks: input checks and anomalies before the pre-processor, ``w`` and seeds last."""
         settings, cache = self.training_settings, [] if self._feature_cache is None else [self._feature_cache]
         first = [RunSetup(settings.epochs), InputChecks(), PerlinAnomalies(settings.anomaly_source), *cache]
-        return [*first, *super().configure_callbacks(), self._score_weight, EpochSeeds(settings.seed)]
+        last = [self._score_weight, EpochSeeds(settings.seed), ReferenceImages(self.product, settings.seed)]
+        return [*first, *super().configure_callbacks(), *last]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam with one learning rate for prompts and ``φ``, another for ``ψ``, both decaying linearly (ours)."""
@@ -309,8 +323,10 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
 
     @property
     def learning_type(self) -> LearningType:
-        """Zero-shot with ``weights``, unless they are fine-tuned; one-class otherwise."""
-        return LearningType.ZERO_SHOT if self.is_zero_shot else LearningType.ONE_CLASS
+        """Zero-shot or, with ``k_shot``, few-shot with ``weights``, unless they are fine-tuned; one-class otherwise."""
+        if not self.is_zero_shot:
+            return LearningType.ONE_CLASS
+        return LearningType.FEW_SHOT if self.product.k_shot else LearningType.ZERO_SHOT
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
@@ -355,6 +371,15 @@ def _images(batch: ImageBatch, model: GenCLIPModel) -> Tensor | ImageTokens:
         return batch.tokens(dtype)
     images: Tensor = batch.image
     return images.to(dtype)
+
+
+def _categories(batch: ImageBatch, trainer: Trainer | None, dataloader_idx: int) -> list[str | None]:
+    """Look up each image's category: batch, dataset or datamodule of its loader, ``None`` if it is unknown."""
+    own = getattr(batch, "category", None) or [None] * len(batch)
+    if all(own) or trainer is None:
+        return own
+    category = origin_of(trainer, running_loaders(trainer)[dataloader_idx]).category
+    return [name or category for name in own]
 
 
 def _first_path(batch: ImageBatch) -> str:

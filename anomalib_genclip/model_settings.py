@@ -175,6 +175,37 @@ class TrainingSettings:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class ProductSettings:
+    """References and thresholds: the arguments of :class:`~anomalib_genclip.lightning_model.GenCLIP` of these names.
+
+    Raises:
+        ValueError: If one is invalid; names it.
+    """
+
+    k_shot: int
+    few_shot_source: str | None
+    max_reference_patches: int
+    image_threshold: float | None
+    pixel_threshold: float | None
+
+    def __post_init__(self) -> None:
+        """Check the settings and convert them to plain types."""
+        kinds: dict[str, Any] = {"k_shot": NonNegativeInt, "max_reference_patches": PositiveInt}
+        given = [name for name in ("image_threshold", "pixel_threshold") if getattr(self, name) is not None]
+        for name, kind in {**kinds, **dict.fromkeys(given, UnitFloat)}.items():
+            object.__setattr__(self, name, checked(name, getattr(self, name), kind))
+        if self.few_shot_source is not None and not self.k_shot:
+            msg = "few_shot_source needs k_shot, the number of reference images that are drawn from it."
+            raise ValueError(msg)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The thresholds that were given, as arguments of the post-processor's ``set_thresholds``."""
+        values = {"image": self.image_threshold, "pixel": self.pixel_threshold}
+        return {name: value for name, value in values.items() if value is not None}
+
+
 def _backbone_of_prompts(backbone: str | None, prompts: LearnedWeights) -> str:
     """Return the backbone that a prompts file was trained with.
 

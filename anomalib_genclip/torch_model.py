@@ -17,6 +17,7 @@ from .clip.frozen_clip import FrozenCLIP, ImageTokens
 from .components.anomaly_map import abnormal_probability, similarity_logits, top_mean, upsample
 from .components.class_names import GENERIC, ClassNames, clean_class_name
 from .components.prompt_learner import PromptLearner
+from .components.references import References
 from .model_settings import ModelSettings
 
 SCORE_WEIGHTS = (0.5, 0.75, 1.0)  # candidates for w (ours)
@@ -93,6 +94,7 @@ class GenCLIPModel(nn.Module):
         # ψ is initialized with CLIP's own projection, so that an untrained model compares features as CLIP does.
         self.projections = nn.ParameterList(clip.visual.proj.detach().clone() for _ in self.layers)
         self.class_names = ClassNames(self.clip, settings.max_suffix_tokens)
+        self.references = References()
         self.smoothing = gaussian_blur(settings.smoothing_sigma) if settings.smoothing_sigma else nn.Identity()
         self.register_buffer("sos", self.clip.embed([self.clip.sos_id])[0].clone(), persistent=False)
         self.register_buffer("default_class", torch.zeros((), dtype=torch.long), persistent=False)
@@ -129,28 +131,38 @@ class GenCLIPModel(nn.Module):
         self.default_class.fill_(int(self.class_index([name])))
 
     @torch.no_grad()
-    def forward(self, images: Tensor, class_index: Tensor | None = None) -> InferenceBatch:
+    def forward(
+        self, images: Tensor, class_index: Tensor | None = None, reference_index: Tensor | None = None
+    ) -> InferenceBatch:
         """Predict anomaly maps and image scores.
 
         Args:
             images (Tensor): Normalized images, ``(B, 3, H, W)``.
             class_index (Tensor | None): From :meth:`class_index`, ``(B,)``; ``None`` uses the default class.
+            reference_index (Tensor | None): From :meth:`References.index`, ``(B,)``; ``None`` uses the default.
 
         Returns:
             InferenceBatch: ``anomaly_map`` ``(B, 1, H, W)`` and ``pred_score`` ``(B,)``, both in [0, 1].
         """
-        parts = self.score_parts(images, class_index)
+        parts = self.score_parts(images, class_index, reference_index)
         return InferenceBatch(pred_score=self.image_score(parts), anomaly_map=parts.anomaly_map)
 
     def image_score(self, parts: ScoreParts) -> Tensor:
         """Combine the parts of the image score: ``(1 - w) top + w cls``, ``(B,)``."""
         return torch.lerp(parts.top, parts.cls, self.score_weight.to(parts.top.dtype))
 
-    def score_parts(self, images: Tensor | ImageTokens, class_index: Tensor | None = None) -> ScoreParts:
-        """Compute the map and the parts of the image score; arguments as in :meth:`branch_maps`."""
-        result = self.branch_maps(images, class_index)
+    def score_parts(
+        self,
+        images: Tensor | ImageTokens,
+        class_index: Tensor | None = None,
+        reference_index: Tensor | None = None,
+    ) -> ScoreParts:
+        """Compute the map and the parts of the image score; arguments as in :meth:`branch_maps` and :meth:`forward`."""
+        image = images if isinstance(images, ImageTokens) else self.clip.encode_image(images)
+        result = self.branch_maps(image, class_index)
         # Both branches have the same weight (ours). Averaging before upsampling is exact, because both are linear.
         grid = torch.stack(list(result.maps.values())).mean(dim=0)
+        grid = self.references.join(grid, image.patches, reference_index)
         anomaly_map = self.smoothing(upsample(grid, self.image_size)).clamp(0, 1)
         trained = torch.stack(list(result.cls.values())).mean(dim=0)
         # Training degrades image-level scores; the frozen CLIP's own are not affected (ours).

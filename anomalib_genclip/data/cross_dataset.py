@@ -156,10 +156,11 @@ class CrossDataset(AnomalibDataModule):
             if categories == "all":
                 warn_about_missing(datamodules, option)
         seed = self.seed or 0
-        source, target = (
-            _load(expand(datamodules, categories, option), seed, option)
-            for datamodules, categories, option in self._sides()
-        )
+        sides = [(expand(parts, categories, option), option) for parts, categories, option in self._sides()]
+        source, target = (_load(parts, seed, option) for parts, option in sides)
+        # Few-shot references are drawn from these, never from test images.
+        training = [(part, getattr(part, "train_data", None)) for part in sides[1][0]]
+        self.normal_parts = [CategoryPart(part.name, category_of(part), data) for part, data in training]
         _require_anomalies(source)
         _warn_without_normal(source)
         _require_masks(source)

@@ -29,7 +29,7 @@ class AtomicExportMixin(_Module):
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Export as a torch file; arguments as in anomalib."""
-        self._warn_of_generic_class_name()
+        self._prepare_export()
         write = partial(super().to_torch, model_file_name=model_file_name)
         return atomic_write_folder(Path(export_root), write)
 
@@ -44,7 +44,7 @@ class AtomicExportMixin(_Module):
 
         anomalib requests opset 14, and torch then prints the traceback of a failed conversion.
         """
-        self._warn_of_generic_class_name()
+        self._prepare_export()
         # anomalib's command line shows INFO of all loggers, and this one logs a thousand merged constants.
         logging.getLogger("onnx_ir").setLevel(logging.WARNING)
         kwargs = {"opset_version": ONNX_OPSET, **kwargs}
@@ -56,8 +56,21 @@ class AtomicExportMixin(_Module):
         export = super().to_openvino
         return atomic_write_folder(Path(export_root), lambda folder: export(folder, *args, **kwargs))
 
-    def _warn_of_generic_class_name(self) -> None:
-        """Warn if there is no class name: ``anomalib export --ckpt_path`` only uses that of the checkpoint."""
+    def _prepare_export(self) -> None:
+        """Choose the references, and warn if there is no class name.
+
+        Raises:
+            ValueError: If the model has no references yet, or those of several categories and no class name.
+        """
+        references = self.model.references
+        if self.product.k_shot and not references.memories:
+            msg = (
+                f"k_shot={self.product.k_shot}, and no references have been drawn. Test or predict first, or export a "
+                "model with weights or a checkpoint that have references."
+            )
+            raise ValueError(msg)
+        if (index := references.index([None], self.class_name)) is not None:
+            references.default = int(index)
         if self.model.branches != "query" and int(self.model.default_class) == 0:
             logger.warning(
                 "Exported without a class name: the prompts of all images say %r. Give class_name to GenCLIP, "

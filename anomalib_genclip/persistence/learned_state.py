@@ -3,6 +3,7 @@
 
 """Saving and loading of what GenCLIP has learned."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -10,15 +11,19 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from anomalib_genclip.components.references import ReferenceMemory
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 
 from .checkpoint_io import FROZEN, GenCLIPCheckpointIO, describe_checkpoint
-from .prompts_file import LearnedWeights, ModelSignature
+from .prompts_file import LearnedWeights, ModelSignature, check_references
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as _Module
 else:
     _Module = nn.Module
+
+
+REFERENCES = "references.memories."  # their tensors' names in the torch model's state
 
 
 class LearnedStateMixin(_Module):
@@ -43,23 +48,30 @@ class LearnedStateMixin(_Module):
             query_length=len(model.prompts.query),
         )
 
-    def save_weights(self, path: str | Path) -> Path:
+    def save_weights(self, path: str | Path, references: bool = False) -> Path:
         """Write the learned tensors and thresholds, without CLIP, to a prompts file.
 
         In a distributed run the first process writes it.
 
         Args:
             path (str | Path): A ``*.safetensors`` file.
+            references (bool): Include the features of the reference images. Without them the thresholds are left out,
+                because they do not apply to scores without references. Defaults to ``False``.
 
         Returns:
             Path: The file.
 
         Raises:
-            ValueError: If the name has another suffix, or a tensor is not finite.
+            ValueError: If the name has another suffix, a tensor is not finite, or there are no references.
         """
-        tensors = {key: value for key, value in self.model.state_dict().items() if not key.startswith("clip.")}
+        description = self.model.references.describe()
+        if references and not description:
+            msg = "There are no references to save: set k_shot, and test or predict first."
+            raise ValueError(msg)
+        left_out = ("clip.",) if references else ("clip.", REFERENCES)
+        tensors = {key: value for key, value in self.model.state_dict().items() if not key.startswith(left_out)}
         thresholds = dict.fromkeys(("image", "pixel"), torch.tensor(float("nan")))
-        if isinstance(self.post_processor, RawScorePostProcessor):
+        if isinstance(self.post_processor, RawScorePostProcessor) and references == bool(description):
             thresholds = self.post_processor.raw_thresholds()
         path = Path(path)
         weights = LearnedWeights(
@@ -67,8 +79,9 @@ class LearnedStateMixin(_Module):
             pretrained=None if self.pretrained is None else Path(self.pretrained).name,
             image_size=self.model.image_size,
             trained_on=self.trained_on,
-            tensors=tensors,
+            tensors=in_half(tensors),
             thresholds=thresholds,
+            references=description if references else [],
         )
         return weights.save(path) if getattr(self._trainer, "is_global_zero", True) else path
 
@@ -82,6 +95,13 @@ class LearnedStateMixin(_Module):
             ValueError: If they belong to another model, or a tensor is missing, unexpected or of another shape.
         """
         self.signature.check(learned.signature, learned.source)
+        if learned.references and learned.image_size != self.model.image_size:
+            msg = (
+                f"{learned.source} has references at {learned.image_size} pixels, and this model is built for "
+                f"{self.model.image_size}: leave image_size out, or draw references again (k_shot)."
+            )
+            raise ValueError(msg)
+        self._set_references(learned.references, learned.tensors, REFERENCES, learned.source)
         expected = {key: value for key, value in self.model.state_dict().items() if not key.startswith("clip.")}
         for key in sorted(expected.keys() | learned.tensors.keys()):
             theirs, ours = (_shape(group.get(key)) for group in (learned.tensors, expected))
@@ -109,21 +129,46 @@ class LearnedStateMixin(_Module):
         # Lightning builds the model with the file's settings before any hook, so the file is read and checked first.
         GenCLIPCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, map_location="cpu")
         # The file must not choose where this machine reads prompts and keeps features.
-        here = {"weights": None, "fine_tune": False, "feature_cache": None}
+        here = {"weights": None, "fine_tune": False, "feature_cache": None, "k_shot": 0, "few_shot_source": None}
         return super().load_from_checkpoint(checkpoint_path, *args, **{**here, **kwargs})  # type: ignore[arg-type]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remove CLIP from the checkpoint and add the signature."""
         super().on_save_checkpoint(checkpoint)
-        describe_checkpoint(checkpoint, {**asdict(self.signature), "trained_on": self.trained_on})
+        checkpoint["state_dict"] = in_half(checkpoint["state_dict"])
+        description = {**asdict(self.signature), "trained_on": self.trained_on}
+        if references := self.model.references.describe():
+            description["references"] = references
+        describe_checkpoint(checkpoint, description)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse checkpoints of another backbone or other layers."""
         source = f"The checkpoint {getattr(self._trainer, 'ckpt_path', None) or ''}".rstrip()
         description = checkpoint.get("genclip", {})
         self.signature.check(ModelSignature.parse(description, source), source)
+        references = check_references(description.get("references", []), source)
+        self._set_references(references, checkpoint["state_dict"], f"model.{REFERENCES}", source)
         self.trained_on = str(description.get("trained_on", ""))
         super().on_load_checkpoint(checkpoint)
+
+    def _set_references(
+        self, description: list[dict[str, Any]], tensors: Mapping[str, Tensor], prefix: str, source: str
+    ) -> None:
+        """Create the memories that a file describes.
+
+        Raises:
+            ValueError: If a tensor is missing or of another shape.
+        """
+        layers, width = len(self.model.layers), self.model.spec.vision_width
+        memories = {}
+        for number, entry in enumerate(description):
+            patches, distance = (tensors.get(f"{prefix}{number}.{name}") for name in ReferenceMemory.__annotations__)
+            fits = patches is not None and patches.ndim == 3 and (*patches.shape[::2],) == (layers, width)
+            if distance is None or distance.shape != () or not fits or patches.shape[1] == 0:
+                msg = f"{source}, references of {entry['category']!r}: the file has {_shape(patches)}."
+                raise ValueError(msg)
+            memories[entry["category"]] = ReferenceMemory(patches, distance, entry["images"])
+        self.model.references.set(memories)
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
         """Load a state dict, in which only the tensors of the frozen CLIP may be missing.
@@ -137,6 +182,12 @@ class LearnedStateMixin(_Module):
             msg = f"The state dict does not fit GenCLIP: missing {missing}, unexpected {result.unexpected_keys}."
             raise RuntimeError(msg)
         return result
+
+
+def in_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the references' patches to half precision, which holds their values exactly."""
+    names = [key for key in state if REFERENCES in key and key.endswith(".patches")]
+    return {**state, **{name: state[name].half() for name in names}}
 
 
 def _shape(tensor: Tensor | None) -> str:

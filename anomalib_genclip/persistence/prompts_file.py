@@ -4,7 +4,7 @@
 """Prompts files: GenCLIP's learned tensors, without CLIP, in one safetensors file."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,8 @@ class LearnedWeights:
         image_size (tuple[int, int]): Height and width of the training images.
         trained_on (str): Name of the training data, for information.
         tensors (dict[str, Tensor]): The learned tensors.
-        thresholds (dict[str, Tensor]): Image and pixel threshold found in validation, NaN for none.
+        thresholds (dict[str, Tensor]): Image and pixel threshold, NaN for none.
+        references (list[dict[str, Any]]): For each category with references its name and the hashes of the images.
         source (str): Where they come from, for messages.
     """
 
@@ -96,6 +97,7 @@ class LearnedWeights:
     trained_on: str
     tensors: dict[str, Tensor]
     thresholds: dict[str, Tensor]
+    references: list[dict[str, Any]] = field(default_factory=list)
     source: str = ""
 
     def save(self, path: str | Path) -> Path:
@@ -123,6 +125,8 @@ class LearnedWeights:
             "image_size": list(self.image_size),
             "trained_on": self.trained_on,
         }
+        if self.references:
+            metadata["references"] = self.references
         tensors = {**self.tensors, **{f"threshold.{key}": value for key, value in self.thresholds.items()}}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         metadata["digest"] = digest(tensors, metadata)
@@ -188,11 +192,28 @@ def _parse(metadata: Any, tensors: dict[str, Tensor], source: str) -> LearnedWei
             thresholds={
                 key: _in_unit_interval(thresholds[key], f"{key} threshold", source) for key in ("image", "pixel")
             },
+            references=check_references(metadata.get("references", []), source),
             source=source,
         )
     except KeyError as error:
         msg = f"{source} has no entry {error}."
         raise ValueError(msg) from error
+
+
+def check_references(references: Any, source: str) -> list[dict[str, Any]]:  # noqa: ANN401  # whatever was in the file
+    """Return the description of references if it is one.
+
+    Raises:
+        ValueError: If it is not; names the source.
+    """
+    entries = references if isinstance(references, list) else [None]
+    for entry in entries:
+        images = entry.get("images") if isinstance(entry, dict) else None
+        is_texts = isinstance(images, list) and all(isinstance(image, str) for image in images)
+        if not is_texts or not isinstance(entry.get("category"), str):
+            msg = f"{source} has references without a category or images."
+            raise ValueError(msg)
+    return entries
 
 
 def _in_unit_interval(value: Tensor, name: str, source: str) -> Tensor:

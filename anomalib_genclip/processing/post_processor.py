@@ -3,6 +3,8 @@
 
 """Post-processor with thresholds on raw scores."""
 
+from math import nan
+
 import torch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
@@ -43,17 +45,17 @@ class RawScorePostProcessor(PostProcessor):
         )
         self.keep_thresholds = False
 
-    def set_thresholds(self, image: Tensor, pixel: Tensor) -> None:
+    def set_thresholds(self, image: Tensor | float = nan, pixel: Tensor | float = nan) -> None:
         """Set thresholds, and keep them in later validations.
 
         anomalib validates zero-shot models before each test, by default on the test images.
 
         Args:
-            image (Tensor): Image threshold, a scalar; NaN for none.
-            pixel (Tensor): Pixel threshold, a scalar; NaN for none.
+            image (Tensor | float): Image threshold, a scalar; NaN for none.
+            pixel (Tensor | float): Pixel threshold, a scalar; NaN for none.
         """
-        self._image_threshold.copy_(image)
-        self._pixel_threshold.copy_(pixel)
+        self._image_threshold.fill_(image)
+        self._pixel_threshold.fill_(pixel)
         self.keep_thresholds = True
 
     def raw_thresholds(self) -> dict[str, Tensor]:

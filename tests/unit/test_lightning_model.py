@@ -51,14 +51,14 @@ def test_class_name_comes_from_argument_batch_datamodule_or_is_object(settings, 
     batch = ImageBatch(image=torch.zeros(2, 3, 8, 8))
     if category is not None:
         batch = CategoryBatch(image=torch.zeros(2, 3, 8, 8), category=category)
-    names = [model.model.class_names.names[i] for i in model._class_index(batch)]
+    names = [model.model.class_names.names[i] for i in model._indices(batch)[0]]
     assert names == expected
 
 
 def test_folder_gives_its_name(tmp_path):
     model = build()
     model._trainer = trainer_that_tests(Folder(name="steel_screw", normal_dir=tmp_path))
-    index = model._class_index(ImageBatch(image=torch.zeros(1, 3, 8, 8)))
+    index = model._indices(ImageBatch(image=torch.zeros(1, 3, 8, 8)))[0]
     assert model.model.class_names.names[int(index)] == "steel screw"
 
 

@@ -1,0 +1,252 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Few-shot reference images: which images are drawn, and their features."""
+
+import copy
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from anomalib.data import AnomalibDataset, ImageBatch, PredictDataset
+from anomalib.data.utils import LabelName
+from anomalib.models.components import KCenterGreedy
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_genclip.components.anomaly_map import top_mean
+from anomalib_genclip.components.references import UNNAMED, ReferenceMemory, nearest_distance
+from anomalib_genclip.data.categories import category_of
+from anomalib_genclip.model_settings import ProductSettings
+from anomalib_genclip.processing.post_processor import RawScorePostProcessor
+from anomalib_genclip.torch_model import GenCLIPModel
+from anomalib_genclip.utils.loaders import datamodule_of, origin_of, running_loaders
+from anomalib_genclip.utils.text import summarize
+
+from .input_checks import check_images
+
+logger = logging.getLogger(__name__)
+
+_FLIPS = ([-1], [-2], [-2, -1])  # axes; the last is a rotation by 180 degrees
+
+
+class _Candidates(NamedTuple):
+    """Normal images of one category.
+
+    Args:
+        files (list[str]): Their paths.
+        read (Callable[[int], Tensor]): Reads the image of that index, ``(3, H, W)``.
+    """
+
+    files: list[str]
+    read: Callable[[int], Tensor]
+
+
+class ReferenceImages(Callback):
+    """Draw the reference images of each category before testing, prediction and validation.
+
+    Args:
+        product (ProductSettings): ``k_shot`` images per category; 0 draws none and keeps the references that were
+            loaded.
+        seed (int | None): Seed of the draw. ``None`` takes the one of ``seed_everything``.
+    """
+
+    def __init__(self, product: ProductSettings, seed: int | None) -> None:
+        self.k_shot = product.k_shot
+        self.source = product.few_shot_source
+        self.max_patches = product.max_reference_patches
+        self.thresholds = product.thresholds
+        self.seed = seed
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the references: ``w`` and the thresholds are chosen on other products."""
+        del trainer
+        pl_module.model.references.set({})
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the references, except in training."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._draw(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the references."""
+        self._draw(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the references."""
+        self._draw(trainer, pl_module)
+
+    @torch.inference_mode(mode=False)
+    @torch.no_grad()
+    def _draw(self, trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # GenCLIP
+        """Set the model's references, unless it has those of the same images."""
+        if not self.k_shot:
+            return
+        candidates = self._candidates(trainer, module)
+        rows = {category: self._choose(category, len(images.files)) for category, images in candidates.items()}
+        files = {category: [candidates[category].files[row] for row in rows[category]] for category in rows}
+        _warn_of_test_images(trainer, files)
+        hashes = {category: [_file_hash(file) for file in files[category]] for category in rows}
+        references = module.model.references
+        if {known["category"]: known["images"] for known in references.describe()} == hashes:
+            return
+        memories = {}
+        for category, images in candidates.items():
+            tensors = [_read(images, row, module) for row in rows[category]]
+            memories[category] = self._remember(module.model, tensors, hashes[category])
+            patches = memories[category].patches
+            text = "References%s: %d image(s), %d patches, %.1f MB."
+            name = f" of {category}" if category else ""
+            logger.info(text, name, self.k_shot, patches.shape[1], patches.nbytes / 1e6)
+        references.set(memories)
+        if isinstance(module.post_processor, RawScorePostProcessor):
+            # Those of the prompts file or of a validation were found on scores without references.
+            module.post_processor.set_thresholds(**self.thresholds)
+
+    def _candidates(self, trainer: Trainer, module: Any) -> dict[str, _Candidates]:  # noqa: ANN401
+        """Find the normal images of each category.
+
+        Raises:
+            ValueError: If there is nothing to draw from, or a folder for several categories.
+        """
+        loader = running_loaders(trainer)[0]
+        datamodule: Any = datamodule_of(trainer, loader)
+        parts = getattr(datamodule, "normal_parts", None)
+        if self.source is not None:
+            if parts is not None and len(parts) > 1:
+                msg = (
+                    f"few_shot_source={self.source} is one folder, and the test images are of {len(parts)} categories: "
+                    "leave it out to draw from each category's training images, or test the categories one by one."
+                )
+                raise ValueError(msg)
+            category = parts[0].category if parts else origin_of(trainer, loader).category
+            return {category or module.class_name or UNNAMED: _folder(self.source)}
+        if parts is not None:
+            return {part.category: _normal_images(part.data) for part in parts}
+        if datamodule is None:
+            msg = (
+                f"k_shot={self.k_shot} has nothing to draw from: this run has no datamodule with normal training "
+                "images. Give a folder of normal images as few_shot_source."
+            )
+            raise ValueError(msg)
+        return {category_of(datamodule): _normal_images(getattr(datamodule, "train_data", None))}
+
+    def _choose(self, category: str, count: int) -> list[int]:
+        """Draw ``k_shot`` of ``count`` images.
+
+        Raises:
+            ValueError: If there are fewer.
+        """
+        if count < self.k_shot:
+            where = f"in few_shot_source={self.source}" if self.source else "among the datamodule's training images"
+            msg = (
+                f"k_shot={self.k_shot}, but there are only {count} normal images of {category!r} {where}. Lower k_shot "
+                "or give a folder with more images as few_shot_source."
+            )
+            raise ValueError(msg)
+        seed = torch.initial_seed() if self.seed is None else self.seed
+        return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: self.k_shot].tolist()
+
+    def _remember(self, model: GenCLIPModel, images: list[Tensor], hashes: list[str]) -> ReferenceMemory:
+        """Compute a memory from preprocessed images, each ``(1, 3, H, W)``."""
+        features = torch.cat([_unit_features(model, image) for image in images], dim=1)
+        kept = self._coreset(features.flatten(1, 2))
+        memory, origin = features.flatten(1, 2)[:, kept], kept // features.shape[2]
+        if len(images) == 1:  # no other image to compare with, so the image itself, flipped
+            maps = [nearest_distance(_unit_features(model, images[0].flip(axes)), memory) for axes in _FLIPS]
+        else:
+            others = [(features[:, [i]], memory[:, origin != i]) for i in range(len(images))]
+            maps = [nearest_distance(own, other) for own, other in others if other.shape[1]]
+        return ReferenceMemory(memory, top_mean(torch.cat(maps)).mean(), hashes)
+
+    def _coreset(self, features: Tensor) -> Tensor:
+        """Choose at most ``max_reference_patches`` patches of ``(M, P, d_v)``, the same in each layer."""
+        count = features.shape[1]
+        if count <= self.max_patches:
+            return torch.arange(count, device=features.device)
+        logger.info("Coreset of %d out of %d patches.", self.max_patches, count)
+        sampler = KCenterGreedy(features.transpose(0, 1).flatten(1), sampling_ratio=(self.max_patches + 0.5) / count)
+        return torch.tensor(sorted(sampler.select_coreset_idxs()), device=features.device)
+
+
+def _normal_images(dataset: AnomalibDataset | None) -> _Candidates:
+    """Return the normal images of a training set; they are read without its augmentations."""
+    if dataset is None:
+        return _Candidates([], lambda _: torch.empty(0))
+    plain = copy.copy(dataset)
+    plain.augmentations = None
+    samples = dataset.samples.reset_index(drop=True)
+    rows = samples.index[samples.label_index == LabelName.NORMAL].tolist()
+    return _Candidates([str(samples.image_path[row]) for row in rows], lambda i: plain[rows[i]].image)
+
+
+def _folder(source: str) -> _Candidates:
+    """Return the images of a folder.
+
+    Raises:
+        ValueError: If there is no such folder, or no image in it.
+    """
+    try:
+        dataset = PredictDataset(source)
+    except (OSError, ValueError) as error:
+        msg = f"few_shot_source={source} has no images: {error}"
+        raise ValueError(msg) from error
+    return _Candidates([str(file) for file in dataset.image_filenames], lambda i: dataset[i].image)
+
+
+def _read(candidates: _Candidates, row: int, module: Any) -> Tensor:  # noqa: ANN401  # GenCLIP
+    """Read and preprocess a reference image: ``(1, 3, H, W)`` in the model's precision.
+
+    Raises:
+        ValueError: If it cannot be used; names the file.
+    """
+    file = candidates.files[row]
+    try:
+        image = candidates.read(row).unsqueeze(0)
+    except Exception as error:
+        msg = f"The reference image {file} cannot be read: {error}. Repair or remove the file."
+        raise ValueError(msg) from error
+    check_images(ImageBatch(image=image, image_path=[file]), {file})
+    image = module.pre_processor.transform(image) if module.pre_processor else image
+    return image.to(module.device, module.model.projections[0].dtype)
+
+
+def _unit_features(model: GenCLIPModel, image: Tensor) -> Tensor:
+    """Compute the patch features of one image ``(1, 3, H, W)``: ``(M, 1, N, d_v)``, unit length.
+
+    The values are rounded to half precision, in which they are saved.
+    """
+    features = torch.stack(model.clip.encode_image(image).patches)
+    return F.normalize(features.float(), dim=-1).half().float()
+
+
+def _file_hash(file: str) -> str:
+    """Hash a file's contents.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError as error:
+        msg = f"The reference image {file} cannot be read: {error}. Repair or remove the file."
+        raise ValueError(msg) from error
+
+
+def _warn_of_test_images(trainer: Trainer, files: dict[str, list[str]]) -> None:
+    """Warn if references are among the images of the run."""
+    drawn = {Path(file).resolve(): file for category in files.values() for file in category}
+    tested: set[Path] = set()
+    for loader in running_loaders(trainer):
+        dataset = getattr(loader, "dataset", None)
+        samples = getattr(dataset, "samples", None)
+        paths = getattr(dataset, "image_filenames", []) if samples is None else samples.image_path
+        tested |= {Path(path).resolve() for path in paths}
+    if shared := sorted(drawn[path] for path in drawn.keys() & tested):
+        text = "%d reference image(s) are also test images, and no defect will be found in them: %s."
+        logger.warning(text, len(shared), summarize(shared))
