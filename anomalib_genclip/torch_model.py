@@ -17,7 +17,7 @@ from .clip.frozen_clip import FrozenCLIP, ImageTokens
 from .components.anomaly_map import abnormal_probability, similarity_logits, top_mean, upsample
 from .components.class_names import GENERIC, ClassNames, clean_class_name
 from .components.prompt_learner import PromptLearner
-from .components.references import References
+from .components.references import References, RelativeDistance, join_map, join_score
 from .model_settings import ModelSettings
 
 SCORE_WEIGHTS = (0.5, 0.75, 1.0)  # candidates for w (ours)
@@ -48,11 +48,13 @@ class ScoreParts(NamedTuple):
         top (Tensor): Mean of the highest 1 % of the map, ``(B,)``.
         cls (Tensor): Abnormal probability of the whole image: mean of the trained CLS token's (both branches) and the
             frozen CLIP's own, ``(B,)``.
+        distance (RelativeDistance | None): Distances to the references, ``None`` without references.
     """
 
     anomaly_map: Tensor
     top: Tensor
     cls: Tensor
+    distance: RelativeDistance | None = None
 
 
 class GenCLIPModel(nn.Module):
@@ -148,8 +150,9 @@ class GenCLIPModel(nn.Module):
         return InferenceBatch(pred_score=self.image_score(parts), anomaly_map=parts.anomaly_map)
 
     def image_score(self, parts: ScoreParts) -> Tensor:
-        """Combine the parts of the image score: ``(1 - w) top + w cls``, ``(B,)``."""
-        return torch.lerp(parts.top, parts.cls, self.score_weight.to(parts.top.dtype))
+        """Combine the parts of the image score: ``(1 - w) top + w cls``, joined with the references, ``(B,)``."""
+        score = torch.lerp(parts.top, parts.cls, self.score_weight.to(parts.top.dtype))
+        return score if parts.distance is None else join_score(score, parts.distance)
 
     def score_parts(
         self,
@@ -162,11 +165,13 @@ class GenCLIPModel(nn.Module):
         result = self.branch_maps(image, class_index)
         # Both branches have the same weight (ours). Averaging before upsampling is exact, because both are linear.
         grid = torch.stack(list(result.maps.values())).mean(dim=0)
-        grid = self.references.join(grid, image.patches, reference_index)
+        distance = self.references(image, reference_index)
+        if distance is not None:
+            grid = join_map(grid, distance)
         anomaly_map = self.smoothing(upsample(grid, self.image_size)).clamp(0, 1)
         trained = torch.stack(list(result.cls.values())).mean(dim=0)
         # Training degrades image-level scores; the frozen CLIP's own are not affected (ours).
-        return ScoreParts(anomaly_map, top_mean(anomaly_map), (trained + result.states) / 2)
+        return ScoreParts(anomaly_map, top_mean(anomaly_map), (trained + result.states) / 2, distance)
 
     def branch_maps(self, images: Tensor | ImageTokens, class_index: Tensor | None = None) -> BranchMaps:
         """Compute the maps and CLS scores of each branch.

@@ -154,15 +154,16 @@ class ReferenceImages(Callback):
 
     def _remember(self, model: GenCLIPModel, images: list[Tensor], hashes: list[str]) -> ReferenceMemory:
         """Compute a memory from preprocessed images, each ``(1, 3, H, W)``."""
-        features = torch.cat([_unit_features(model, image) for image in images], dim=1)
-        kept = self._coreset(features.flatten(1, 2))
-        memory, origin = features.flatten(1, 2)[:, kept], kept // features.shape[2]
-        if len(images) == 1:  # no other image to compare with, so the image itself, flipped
-            maps = [nearest_distance(_unit_features(model, images[0].flip(axes)), memory) for axes in _FLIPS]
+        patches, cls = _features(model, images)
+        kept = self._coreset(patches.flatten(1, 2))
+        memory, origin = patches.flatten(1, 2)[:, kept], kept // patches.shape[2]
+        if len(images) == 1:  # there is no other image to compare with, so the image itself is, flipped
+            views, views_cls = _features(model, [images[0].flip(axes) for axes in _FLIPS])
+            distances = nearest_distance(views, memory), nearest_distance(views_cls.unsqueeze(2), cls)
         else:
-            others = [(features[:, [i]], memory[:, origin != i]) for i in range(len(images))]
-            maps = [nearest_distance(own, other) for own, other in others if other.shape[1]]
-        return ReferenceMemory(memory, top_mean(torch.cat(maps)).mean(), hashes)
+            number = torch.arange(len(images), device=origin.device)
+            distances = _among_images(patches, memory, origin), _among_images(cls.unsqueeze(2), cls, number)
+        return ReferenceMemory(memory, cls, *(top_mean(maps).mean() for maps in distances), hashes)
 
     def _coreset(self, features: Tensor) -> Tensor:
         """Choose at most ``max_reference_patches`` patches of ``(M, P, d_v)``, the same in each layer."""
@@ -216,13 +217,27 @@ def _read(candidates: _Candidates, row: int, module: Any) -> Tensor:  # noqa: AN
     return image.to(module.device, module.model.projections[0].dtype)
 
 
-def _unit_features(model: GenCLIPModel, image: Tensor) -> Tensor:
-    """Compute the patch features of one image ``(1, 3, H, W)``: ``(M, 1, N, d_v)``, unit length.
+def _features(model: GenCLIPModel, images: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Compute the features of images, each ``(1, 3, H, W)``, one by one.
 
-    The values are rounded to half precision, in which they are saved.
+    Returns:
+        tuple[Tensor, Tensor]: Patches ``(M, k, N, d_v)`` and CLS tokens ``(1, k, d_v)``, unit length, rounded to half
+            precision, in which they are saved.
     """
-    features = torch.stack(model.clip.encode_image(image).patches)
-    return F.normalize(features.float(), dim=-1).half().float()
+    tokens = [model.clip.encode_image(image) for image in images]
+    patches = torch.cat([torch.stack(image.patches) for image in tokens], dim=1)
+    cls = torch.cat([image.pooled for image in tokens]).unsqueeze(0)
+    unit = (F.normalize(features.float(), dim=-1).half().float() for features in (patches, cls))
+    return next(unit), next(unit)
+
+
+def _among_images(features: Tensor, memory: Tensor, origin: Tensor) -> Tensor:
+    """Compute the distances ``(k, N)`` of each image's features ``(M, k, N, d_v)`` to the memory of the other images.
+
+    Images to which the coreset leaves nothing to compare with are left out.
+    """
+    others = [(number, origin != number) for number in range(features.shape[1])]
+    return torch.cat([nearest_distance(features[:, [i]], memory[:, other]) for i, other in others if other.any()])
 
 
 def _file_hash(file: str) -> str:

@@ -4,55 +4,83 @@
 """Few-shot references: normal images whose patches the patches of a test image are compared with (ours)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-EXPONENT = 2.0  # of the distance, as a factor of the odds (ours)
-UNNAMED = ""  # category of references that were drawn without knowing one
+from anomalib_genclip.clip.frozen_clip import ImageTokens
+
+ZERO_SHOT_WEIGHT = 0.5  # of the zero-shot map's log-odds in the joined map (ours)
 SMALLEST_DISTANCE = 1e-4  # smaller ones are float32's rounding
+UNNAMED = ""  # category of references that were drawn without knowing one
+
+
+class RelativeDistance(NamedTuple):
+    """Distances to the references as multiples of the usual ones, as logarithms.
+
+    Args:
+        patches (Tensor): ``log r`` of each patch, ``(B, N)``, float32.
+        image (Tensor): ``log r`` of the CLS token, ``(B,)``, float32.
+    """
+
+    patches: Tensor
+    image: Tensor
 
 
 class ReferenceMemory(nn.Module):
-    """Patch features of one category's reference images.
+    """Features of one category's reference images.
 
     Args:
         patches (Tensor): Each tapped layer's patch features, ``(M, P, d_v)``, unit length.
-        usual_distance (Tensor): Distance at which the odds of an anomaly stay as they are: that of the farthest 1 % of
-            a normal image's patches, ``()``.
+        cls (Tensor): The last tapped layer's CLS tokens, ``(1, k, d_v)``, unit length.
+        usual_patch_distance (Tensor): Distance between normal images: mean of the farthest 1 % of the patches, ``()``.
+        usual_cls_distance (Tensor): Distance of their CLS tokens, ``()``.
         images (Sequence[str]): Hash of each image's file.
     """
 
     patches: Tensor
-    usual_distance: Tensor
+    cls: Tensor
+    usual_patch_distance: Tensor
+    usual_cls_distance: Tensor
 
-    def __init__(self, patches: Tensor, usual_distance: Tensor, images: Sequence[str]) -> None:
+    def __init__(
+        self,
+        patches: Tensor,
+        cls: Tensor,
+        usual_patch_distance: Tensor,
+        usual_cls_distance: Tensor,
+        images: Sequence[str],
+    ) -> None:
         super().__init__()
         self.register_buffer("patches", patches.float())
-        self.register_buffer("usual_distance", usual_distance.float())
+        self.register_buffer("cls", cls.float())
+        self.register_buffer("usual_patch_distance", usual_patch_distance.float())
+        self.register_buffer("usual_cls_distance", usual_cls_distance.float())
         self.images = list(images)
 
-    def forward(self, layers: Sequence[Tensor]) -> Tensor:
-        """Compute the logarithm of the factor by which the references change the odds of an anomaly.
+    def forward(self, image: ImageTokens) -> RelativeDistance:
+        """Compare images with the references.
 
         Args:
-            layers (Sequence[Tensor]): Each tapped layer's patch features, ``(B, N, d_v)``, any length.
+            image (ImageTokens): Outputs of the vision tower for ``B`` images.
 
         Returns:
-            Tensor: ``2 log(distance / usual distance)``, ``(B, N)``, float32.
+            RelativeDistance: 0 at the usual distance.
         """
-        ratio = nearest_distance(layers, self.patches) / self.usual_distance.float().clamp(min=SMALLEST_DISTANCE)
-        return EXPONENT * ratio.log()
+        patches = nearest_distance(image.patches, self.patches) / self.usual_patch_distance
+        cls = nearest_distance([image.pooled.unsqueeze(1)], self.cls)[:, 0] / self.usual_cls_distance
+        return RelativeDistance(patches.log(), cls.log())
 
 
 class References(nn.Module):
     """The memories of all categories that have references.
 
-    The odds of an anomaly that the zero-shot map gives are multiplied by the squared distance to the references,
-    relative to the usual distance. Neither map needs the other's scale: where the prompts do not know, the odds are
-    about 1:1 everywhere and the distance decides; where the part varies, so does the usual distance.
+    In the map, the odds of an anomaly become ``sqrt(zero-shot odds) * r``, with the distance ``r`` to the nearest
+    reference patch in multiples of the usual one. The image score, computed from that map as without references, has
+    its odds multiplied by the ``r`` of the CLS token. Neither needs the other's scale: where the prompts say nothing,
+    the zero-shot odds are the same everywhere and the references decide.
     """
 
     def __init__(self) -> None:
@@ -96,32 +124,51 @@ class References(nn.Module):
         )
         raise ValueError(msg)
 
-    def join(self, grid: Tensor, layers: Sequence[Tensor], index: Tensor | None = None) -> Tensor:
-        """Join the zero-shot map with the comparison.
+    def forward(self, image: ImageTokens, index: Tensor | None = None) -> RelativeDistance | None:
+        """Compare images with the references of their categories.
 
         Args:
-            grid (Tensor): Zero-shot map on the patch grid, ``(B, 1, h, w)``, in [0, 1].
-            layers (Sequence[Tensor]): Each tapped layer's patch features, ``(B, N, d_v)``.
+            image (ImageTokens): Outputs of the vision tower for ``B`` images.
             index (Tensor | None): From :meth:`index`, ``(B,)``; ``None`` uses the default memory.
 
         Returns:
-            Tensor: Joined map, ``(B, 1, h, w)``, in [0, 1]; without references the zero-shot map.
+            RelativeDistance | None: ``None`` without references.
         """
         if not self.memories:
-            return grid
+            return None
         if index is None or len(self.memories) == 1:
-            factor = self.memories[self.default](layers)
-        else:
-            factor = torch.empty(layers[0].shape[:2], device=grid.device)
-            for number in index.unique().tolist():
-                images = (index == number).to(grid.device)
-                factor[images] = self.memories[number]([patches[images] for patches in layers])
-        return torch.sigmoid(torch.logit(grid, eps=1e-6) + factor.view_as(grid))
+            return self.memories[self.default](image)
+        index = index.to(image.pooled.device)
+        patches = torch.empty(image.patches[0].shape[:2], device=index.device)
+        result = RelativeDistance(patches, torch.empty(len(index), device=index.device))
+        for number in index.unique().tolist():
+            rows = index == number
+            own = ImageTokens(tuple(layer[rows] for layer in image.patches), *(part[rows] for part in image[1:]))
+            result.patches[rows], result.image[rows] = self.memories[number](own)
+        return result
 
     def describe(self) -> list[dict[str, Any]]:
         """Return category and file hashes of each memory, as plain data."""
         memories = zip(self.categories, self.memories, strict=True)
         return [{"category": category, "images": memory.images} for category, memory in memories]
+
+
+def join_map(grid: Tensor, distance: RelativeDistance) -> Tensor:
+    """Join the zero-shot map with the distances to the references.
+
+    Args:
+        grid (Tensor): Zero-shot map on the patch grid, ``(B, 1, h, w)``, in [0, 1].
+        distance (RelativeDistance): From :class:`References`.
+
+    Returns:
+        Tensor: Joined map, ``(B, 1, h, w)``, in [0, 1].
+    """
+    return torch.sigmoid(ZERO_SHOT_WEIGHT * torch.logit(grid, eps=1e-6) + distance.patches.view_as(grid))
+
+
+def join_score(score: Tensor, distance: RelativeDistance) -> Tensor:
+    """Join image scores, computed from the joined map, with the distance of the CLS token: ``(B,)``, in [0, 1]."""
+    return torch.sigmoid(torch.logit(score.float(), eps=1e-6) + distance.image)
 
 
 def nearest_distance(layers: Sequence[Tensor], memory: Tensor) -> Tensor:

@@ -162,12 +162,14 @@ class LearnedStateMixin(_Module):
         layers, width = len(self.model.layers), self.model.spec.vision_width
         memories = {}
         for number, entry in enumerate(description):
-            patches, distance = (tensors.get(f"{prefix}{number}.{name}") for name in ReferenceMemory.__annotations__)
-            fits = patches is not None and patches.ndim == 3 and (*patches.shape[::2],) == (layers, width)
-            if distance is None or distance.shape != () or not fits or patches.shape[1] == 0:
-                msg = f"{source}, references of {entry['category']!r}: the file has {_shape(patches)}."
-                raise ValueError(msg)
-            memories[entry["category"]] = ReferenceMemory(patches, distance, entry["images"])
+            parts = {name: tensors.get(f"{prefix}{number}.{name}") for name in ReferenceMemory.__annotations__}
+            count = 0 if parts["patches"] is None else parts["patches"].shape[-2]
+            shapes = {"patches": (layers, count, width), "cls": (1, len(entry["images"]), width)}
+            for name, part in parts.items():
+                if part is None or tuple(part.shape) != shapes.get(name, ()) or not part.numel():
+                    msg = f"{source}, {name} of the references of {entry['category']!r}: the file has {_shape(part)}."
+                    raise ValueError(msg)
+            memories[entry["category"]] = ReferenceMemory(**parts, images=entry["images"])
         self.model.references.set(memories)
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
@@ -185,8 +187,8 @@ class LearnedStateMixin(_Module):
 
 
 def in_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert the references' patches to half precision, which holds their values exactly."""
-    names = [key for key in state if REFERENCES in key and key.endswith(".patches")]
+    """Convert the references' features to half precision, which holds their values exactly."""
+    names = [key for key in state if REFERENCES in key and key.endswith((".patches", ".cls"))]
     return {**state, **{name: state[name].half() for name in names}}
 
 

@@ -7,78 +7,89 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_genclip.components.references import ReferenceMemory, References, nearest_distance
+from anomalib_genclip.clip.frozen_clip import ImageTokens
+from anomalib_genclip.components.references import (
+    ReferenceMemory,
+    References,
+    join_map,
+    join_score,
+    nearest_distance,
+)
 
 LAYERS, PATCHES, WIDTH = 2, 4, 8
 GRID = (2, 2)
 
 
-def features(images: int) -> list[torch.Tensor]:
-    """Make each layer's patch features of some images, of any length."""
-    return list(3 * torch.randn(LAYERS, images, PATCHES, WIDTH))
+def tokens(images: int) -> ImageTokens:
+    """Make what the tower says of some images, features of any length."""
+    patches = tuple(3 * torch.randn(LAYERS, images, PATCHES, WIDTH))
+    return ImageTokens(patches, torch.randn(images, LAYERS, WIDTH), 3 * torch.randn(images, WIDTH), torch.zeros(images))
 
 
-def memory(layers: list[torch.Tensor], usual_distance: float = 0.5) -> ReferenceMemory:
-    patches = F.normalize(torch.stack(layers).flatten(1, 2), dim=-1)
-    return ReferenceMemory(patches, torch.tensor(usual_distance), ["hash"] * layers[0].shape[0])
+def memory(known: ImageTokens, patch_distance: float = 0.5, cls_distance: float = 0.25) -> ReferenceMemory:
+    """Remember images as they are."""
+    patches, cls = torch.stack(known.patches).flatten(1, 2), known.pooled.unsqueeze(0)
+    usual = torch.tensor(patch_distance), torch.tensor(cls_distance)
+    return ReferenceMemory(F.normalize(patches, dim=-1), F.normalize(cls, dim=-1), *usual, ["hash"] * len(known.pooled))
 
 
 def test_distance_is_one_minus_the_highest_cosine_in_the_mean_of_the_layers():
-    layers, known = features(3), features(2)
+    layers, known = tokens(3).patches, tokens(2)
     expected = torch.zeros(3, PATCHES)
-    for own, theirs in zip(layers, known, strict=True):
+    for own, theirs in zip(layers, known.patches, strict=True):
         cosines = F.cosine_similarity(own[:, :, None], theirs.flatten(0, 1)[None, None], dim=-1)
         expected += (1 - cosines.amax(dim=-1)) / LAYERS
     torch.testing.assert_close(nearest_distance(layers, memory(known).patches), expected)
 
 
 def test_small_distances_survive_half_precision():
-    known = features(1)
-    layers = [layer + 0.05 * torch.randn_like(layer) for layer in known]
+    known = tokens(1)
+    layers = [layer + 0.05 * torch.randn_like(layer) for layer in known.patches]
     expected = nearest_distance(layers, memory(known).patches)
     half = nearest_distance([layer.bfloat16() for layer in layers], memory(known).patches)
     assert expected.max() < 0.01
     torch.testing.assert_close(half, expected, rtol=0.2, atol=1e-4)
 
 
-def test_without_references_the_zero_shot_map_is_returned_as_it_is():
-    grid = torch.rand(3, 1, *GRID)
+def test_without_references_there_is_nothing_to_join_or_to_save():
     references = References()
-    assert references.join(grid, features(3)) is grid
+    assert references(tokens(3)) is None
     assert references.index(["bottle"] * 3) is None
     assert not references.state_dict()
 
 
-def test_odds_are_multiplied_by_the_squared_relative_distance():
-    references, layers, known = References(), features(3), memory(features(2))
+def test_odds_are_multiplied_by_the_relative_distance():
+    references, images, known = References(), tokens(3), memory(tokens(2))
     references.set({"bottle": known})
-    grid = torch.rand(3, 1, *GRID)
-    joined = references.join(grid, layers).flatten(1)
-    ratio = nearest_distance(layers, known.patches) / 0.5
-    odds = grid.flatten(1) / (1 - grid.flatten(1)) * ratio**2
-    torch.testing.assert_close(joined, odds / (1 + odds))
+    distance = references(images)
+    grid, score = torch.rand(3, 1, *GRID), torch.rand(3)
+    odds = (grid / (1 - grid)).sqrt() * (nearest_distance(images.patches, known.patches) / 0.5).view_as(grid)
+    torch.testing.assert_close(join_map(grid, distance), odds / (1 + odds))
+    cosine = (F.normalize(images.pooled, dim=-1) @ known.cls[0].T).amax(dim=-1)
+    odds = score / (1 - score) * (1 - cosine) / 0.25
+    torch.testing.assert_close(join_score(score, distance), odds / (1 + odds))
 
 
 def test_what_the_references_show_too_is_normal():
-    layers = features(1)
-    references = References()
-    references.set({"bottle": memory(layers)})
-    assert references.join(torch.full((1, 1, *GRID), 0.9), layers).max() < 1e-3
+    images, references = tokens(1), References()
+    references.set({"bottle": memory(images)})
+    distance = references(images)
+    assert join_map(torch.full((1, 1, *GRID), 0.9), distance).max() < 1e-2
+    assert join_score(torch.tensor([0.9]), distance) < 1e-2
 
 
 def test_categories_do_not_leak_into_each_other():
-    references, layers = References(), features(3)
-    memories = {name: memory(features(2)) for name in ("bottle", "cable")}
-    grid = torch.rand(3, 1, *GRID)
-    expected = {}
+    references, images = References(), tokens(3)
+    memories = {name: memory(tokens(2)) for name in ("bottle", "cable")}
+    alone = {}
     for name in memories:
         references.set({name: memories[name]})
-        expected[name] = references.join(grid, layers)
+        alone[name] = references(images)
     references.set(memories)
-    index = references.index(["cable", "bottle", "cable"])
-    joined = references.join(grid, layers, index)
-    torch.testing.assert_close(joined[1], expected["bottle"][1])
-    torch.testing.assert_close(joined[[0, 2]], expected["cable"][[0, 2]])
+    joined = references(images, references.index(["cable", "bottle", "cable"]))
+    for part in range(2):
+        torch.testing.assert_close(joined[part][1], alone["bottle"][part][1])
+        torch.testing.assert_close(joined[part][[0, 2]], alone["cable"][part][[0, 2]])
 
 
 @pytest.mark.parametrize(
@@ -94,13 +105,13 @@ def test_categories_do_not_leak_into_each_other():
 )
 def test_references_are_found_by_category_then_by_class_name(known, category, class_name, expected):
     references = References()
-    references.set({name: memory(features(1)) for name in known})
+    references.set({name: memory(tokens(1)) for name in known})
     assert references.index([category], class_name).tolist() == [expected]
 
 
 @pytest.mark.parametrize(("category", "named"), [("wire", "'wire'"), (None, "unknown category")])
 def test_references_of_another_category_are_an_error_that_names_both(category, named):
     references = References()
-    references.set({name: memory(features(1)) for name in ("bottle", "cable")})
+    references.set({name: memory(tokens(1)) for name in ("bottle", "cable")})
     with pytest.raises(ValueError, match=rf"{named}.*'bottle', 'cable'.*class_name"):
         references.index([category])
