@@ -82,8 +82,8 @@ def test_categories_do_not_leak_into_each_other():
     references, images = References(), tokens(3)
     memories = {name: memory(tokens(2)) for name in ("bottle", "cable")}
     alone = {}
-    for name in memories:
-        references.set({name: memories[name]})
+    for name, known in memories.items():
+        references.set({name: known})
         alone[name] = references(images)
     references.set(memories)
     joined = references(images, references.index(["cable", "bottle", "cable"]))
