@@ -127,9 +127,12 @@ class LearnedStateMixin(_Module):
             ValueError: If the checkpoint is damaged, could run code, or belongs to another model.
         """
         # Lightning builds the model with the file's settings before any hook, so the file is read and checked first.
-        GenCLIPCheckpointIO(cls.checkpoint_safe_globals()).load_checkpoint(checkpoint_path, map_location="cpu")
+        reader = GenCLIPCheckpointIO(cls.checkpoint_safe_globals())
+        checkpoint = reader.load_checkpoint(checkpoint_path, map_location="cpu")
         # The file must not choose where this machine reads prompts and keeps features.
-        here = {"weights": None, "fine_tune": False, "feature_cache": None, "k_shot": 0, "few_shot_source": None}
+        here = {"weights": None, "fine_tune": False, "feature_cache": None, "few_shot_source": None}
+        if checkpoint["genclip"].get("references"):
+            here["k_shot"] = 0  # it needs no others
         return super().load_from_checkpoint(checkpoint_path, *args, **{**here, **kwargs})  # type: ignore[arg-type]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
