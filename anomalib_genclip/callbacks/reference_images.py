@@ -116,25 +116,30 @@ class ReferenceImages(Callback):
         """
         loader = running_loaders(trainer)[0]
         datamodule: Any = datamodule_of(trainer, loader)
-        parts = getattr(datamodule, "normal_parts", None)
+        parts = getattr(datamodule, "normal_images", None)  # CrossDataset's
+        if parts is None and datamodule is not None:
+            parts = [(category_of(datamodule), getattr(datamodule, "train_data", None))]
+        categories = [category for category, _ in parts or []]
         if self.source is not None:
-            if parts is not None and len(parts) > 1:
+            if len(categories) > 1:
                 msg = (
-                    f"few_shot_source={self.source} is one folder, and the test images are of {len(parts)} categories: "
-                    "leave it out to draw from each category's training images, or test the categories one by one."
+                    f"few_shot_source={self.source} is one folder, and the test images are of {len(categories)} "
+                    "categories: leave it out to draw from each category's training images, or test the categories one "
+                    "by one."
                 )
                 raise ValueError(msg)
-            category = parts[0].category if parts else origin_of(trainer, loader).category
+            category = next(iter(categories), None) or origin_of(trainer, loader).category
             return {category or module.class_name or UNNAMED: _folder(self.source)}
-        if parts is not None:
-            return {part.category: _normal_images(part.data) for part in parts}
-        if datamodule is None:
+        if not parts:
             msg = (
                 f"k_shot={self.k_shot} has nothing to draw from: this run has no datamodule with normal training "
                 "images. Give a folder of normal images as few_shot_source."
             )
             raise ValueError(msg)
-        return {category_of(datamodule): _normal_images(getattr(datamodule, "train_data", None))}
+        if len(set(categories)) < len(categories):
+            msg = f"k_shot={self.k_shot}: two target datasets share a category's name. Test them one by one."
+            raise ValueError(msg)
+        return {category: _normal_images(dataset) for category, dataset in parts}
 
     def _choose(self, category: str, count: int) -> list[int]:
         """Draw ``k_shot`` of ``count`` images.
@@ -163,7 +168,8 @@ class ReferenceImages(Callback):
         else:
             number = torch.arange(len(images), device=origin.device)
             distances = _among_images(patches, memory, origin), _among_images(cls.unsqueeze(2), cls, number)
-        return ReferenceMemory(memory, cls, *(top_mean(maps).mean() for maps in distances), hashes)
+        patch_distance, cls_distance = (top_mean(maps).mean() for maps in distances)
+        return ReferenceMemory(memory, cls, patch_distance, cls_distance, hashes)
 
     def _coreset(self, features: Tensor) -> Tensor:
         """Choose at most ``max_reference_patches`` patches of ``(M, P, d_v)``, the same in each layer."""

@@ -159,8 +159,7 @@ class CrossDataset(AnomalibDataModule):
         sides = [(expand(parts, categories, option), option) for parts, categories, option in self._sides()]
         source, target = (_load(parts, seed, option) for parts, option in sides)
         # Few-shot references are drawn from these, never from test images.
-        training = [(part, getattr(part, "train_data", None)) for part in sides[1][0]]
-        self.normal_parts = [CategoryPart(part.name, category_of(part), data) for part, data in training]
+        self.normal_images = [(category_of(part), getattr(part, "train_data", None)) for part in sides[1][0]]
         _require_anomalies(source)
         _warn_without_normal(source)
         _require_masks(source)

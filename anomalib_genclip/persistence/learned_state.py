@@ -130,7 +130,7 @@ class LearnedStateMixin(_Module):
         reader = GenCLIPCheckpointIO(cls.checkpoint_safe_globals())
         checkpoint = reader.load_checkpoint(checkpoint_path, map_location="cpu")
         # The file must not choose where this machine reads prompts and keeps features.
-        here = {"weights": None, "fine_tune": False, "feature_cache": None, "few_shot_source": None}
+        here: dict[str, Any] = {"weights": None, "fine_tune": False, "feature_cache": None, "few_shot_source": None}
         if checkpoint["genclip"].get("references"):
             here["k_shot"] = 0  # it needs no others
         return super().load_from_checkpoint(checkpoint_path, *args, **{**here, **kwargs})  # type: ignore[arg-type]

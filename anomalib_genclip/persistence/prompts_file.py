@@ -206,14 +206,12 @@ def check_references(references: Any, source: str) -> list[dict[str, Any]]:  # n
     Raises:
         ValueError: If it is not; names the source.
     """
-    entries = references if isinstance(references, list) else [None]
-    for entry in entries:
-        images = entry.get("images") if isinstance(entry, dict) else None
-        is_texts = isinstance(images, list) and all(isinstance(image, str) for image in images)
-        if not is_texts or not isinstance(entry.get("category"), str):
+    for entry in references if isinstance(references, list) else [None]:
+        category, images = (entry.get(key) if isinstance(entry, dict) else None for key in ("category", "images"))
+        if not isinstance(images, list) or not all(isinstance(text, str) for text in [category, *images]):
             msg = f"{source} has references without a category or images."
             raise ValueError(msg)
-    return entries
+    return references
 
 
 def _in_unit_interval(value: Tensor, name: str, source: str) -> Tensor:

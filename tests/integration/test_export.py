@@ -3,6 +3,7 @@
 
 """Exported models give what the model gives, in all formats and through anomalib's inferencers."""
 
+import copy
 import csv
 import os
 import subprocess
@@ -23,6 +24,7 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Res
 from torchvision.utils import save_image
 
 from anomalib_genclip import GenCLIP, predict
+from anomalib_genclip.components.references import ReferenceMemory
 from anomalib_genclip.persistence.export import ONNX_OPSET
 from anomalib_genclip.prediction.images import read_image
 from anomalib_genclip.processing.pre_processor import AntialiasedPreProcessor, MatrixResize
@@ -226,6 +228,48 @@ def test_export_without_a_class_name_says_so(exported, checkpoint, tmp_path, cap
     caplog.clear()
     exported.model.to_torch(tmp_path)
     assert "class_name" not in caplog.text
+
+
+# References
+
+
+@pytest.fixture(scope="module")
+def references(exported, tmp_path_factory):
+    """The same model with the memories of two categories, of which the class name chooses the second."""
+    model = copy.deepcopy(exported.model)
+    generator = torch.Generator().manual_seed(2)
+    memories = {}
+    for category in ("bolt", "screw"):
+        shapes = {"patches": (4, 50, 128), "cls": (1, 3, 128)}
+        unit = [F.normalize(torch.randn(shape, generator=generator), dim=-1) for shape in shapes.values()]
+        memories[category] = ReferenceMemory(*unit, torch.tensor(0.8), torch.tensor(0.7), ["hash"] * 3)
+    model.model.references.set(memories)
+    folder = tmp_path_factory.mktemp("references")
+    return SimpleNamespace(model=model, file=lambda kind: getattr(model, f"to_{kind}")(folder))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_file_has_the_references_of_its_class_name(exported, references, tmp_path, kind):
+    need(*FORMATS[kind])
+    results = run_file(references.file(kind), exported.inputs, tmp_path)
+    model = references.model
+    for name, images in exported.batches.items():
+        tokens = model.model.clip.encode_image(model.pre_processor(images))
+        parts = model.model.score_parts(tokens, None, model.model.references.index(["screw"] * len(images)))
+        np.testing.assert_allclose(results[f"{name}/anomaly_map"], parts.anomaly_map.detach(), atol=1e-4)
+        score = model.model.image_score(parts).detach()
+        np.testing.assert_allclose(results[f"{name}/pred_score"].squeeze(), score.squeeze(), atol=1e-4)
+        zero_shot = exported.model(images)
+        assert np.abs(results[f"{name}/anomaly_map"] - zero_shot.anomaly_map.numpy()).max() > 5e-3
+
+
+def test_export_needs_references_and_a_class_name_that_has_some(references, tmp_path):
+    with pytest.raises(ValueError, match=r"k_shot=2, and no references have been drawn"):
+        GenCLIP(weights="tiny-demo", k_shot=2).to_torch(tmp_path)
+    model = copy.deepcopy(references.model)
+    model.class_name = None
+    with pytest.raises(ValueError, match=r"unknown category, only for 'bolt', 'screw'.*class_name"):
+        model.to_torch(tmp_path)
 
 
 # anomalib's inferencers
