@@ -134,6 +134,41 @@ def predict(**settings: Any) -> int:  # noqa: ANN401  # those of RunSettings
     return min(_WITH_ERRORS + found.errors, _MOST_ERRORS) if found.errors else 0
 
 
+def calibrate(
+    weights: str,
+    normal: str,
+    out: str,
+    false_alarm_rate: float = 0.01,
+    k_shot: int = 0,
+    few_shot_source: str | None = None,
+    class_name: str | None = None,
+) -> int:
+    """Set thresholds from normal images alone, so that at most a chosen share of normal images raises an alarm.
+
+    For example: genclip calibrate --weights prompts.safetensors --normal line3/good --out line3.safetensors
+
+    Args:
+        weights: Trained model: a checkpoint (.ckpt), a prompts file (.safetensors), or tiny-demo.
+        normal: Folder of normal images of one product.
+        out: Prompts file (.safetensors) for the result, with the references if there are some.
+        false_alarm_rate: Share of the normal images that may raise a false alarm: at least 1 / (images + 1).
+        k_shot: Reference images to draw; 0 keeps those of the weights.
+        few_shot_source: Folder to draw them from, other images than the normal ones.
+        class_name: Class name of the product, such as "metal nut".
+
+    Returns:
+        0.
+    """
+    from .pipelines.ablated import load_trained
+
+    given = {"k_shot": k_shot, "few_shot_source": few_shot_source, "class_name": class_name}
+    model = load_trained(weights, **{name: value for name, value in given.items() if value})
+    thresholds = model.calibrate(normal, false_alarm_rate)
+    model.save_weights(out, references=bool(model.model.references.memories))
+    print(f"image_threshold {thresholds['image']:.4f}, pixel_threshold {thresholds['pixel']:.4f}: {out}")
+    return 0
+
+
 def config(name: str | None = None) -> int:
     """Print the path of a settings file of this package; without a name, list all names.
 
@@ -150,7 +185,7 @@ def config(name: str | None = None) -> int:
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    command.__name__: command for command in (predict, benchmark, ablation, explain, reproduce, config)
+    command.__name__: command for command in (predict, calibrate, benchmark, ablation, explain, reproduce, config)
 }
 
 

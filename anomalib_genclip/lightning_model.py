@@ -48,6 +48,7 @@ from .clip.frozen_clip import ImageTokens
 from .components.class_names import GENERIC, ClassNames, check_class_names
 from .components.loss import GenCLIPLoss
 from .evaluation import CategoryEvaluator
+from .evaluation.calibration import CalibrationMixin
 from .feature_cache.callback import FeatureCache
 from .feature_cache.dataset import FeatureBatch
 from .model_settings import AnomalySource, Branches, ModelSettings, ProductSettings, TrainingSettings
@@ -62,7 +63,7 @@ from .utils.loaders import origin_of, running_loaders
 from .utils.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat, checked, checked_path
 
 
-class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
+class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibModule):
     """GenCLIP: zero-shot anomaly detection with general prompts learned on another dataset.
 
     Args:
@@ -233,7 +234,11 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, AnomalibModule):
         self._ddp_params_and_buffers_to_ignore = [f"model.class_names.{name}" for name in ClassNames.__annotations__]
         if prompts is not None:
             self.load_prompts(prompts)
-        thresholds = {**(prompts.thresholds if prompts and self.is_zero_shot else {}), **self.product.thresholds}
+        thresholds: dict[str, Any] = {}
+        if prompts is not None and self.is_zero_shot:
+            thresholds = {**prompts.thresholds, "calibration": prompts.calibration}
+        if self.product.thresholds:
+            thresholds |= {"calibration": None, **self.product.thresholds}
         if thresholds and isinstance(self.post_processor, RawScorePostProcessor):
             self.post_processor.set_thresholds(**thresholds)
         if self.class_name is not None:

@@ -200,7 +200,7 @@ class ProductSettings:
             raise ValueError(msg)
 
     @property
-    def thresholds(self) -> dict[str, float]:
+    def thresholds(self) -> dict[str, Any]:
         """The thresholds that were given, as arguments of the post-processor's ``set_thresholds``."""
         values = {"image": self.image_threshold, "pixel": self.pixel_threshold}
         return {name: value for name, value in values.items() if value is not None}

@@ -3,16 +3,12 @@
 
 """Few-shot reference images: which images are drawn, and their features."""
 
-import copy
-import hashlib
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataset, ImageBatch, PredictDataset
-from anomalib.data.utils import LabelName
+from anomalib.data import ImageBatch
 from anomalib.models.components import KCenterGreedy
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -21,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_genclip.components.anomaly_map import top_mean
 from anomalib_genclip.components.references import UNNAMED, ReferenceMemory, nearest_distance
-from anomalib_genclip.data.categories import category_of
+from anomalib_genclip.data.normal_images import NormalImages, file_hash, images_of_datamodule, images_of_folder
 from anomalib_genclip.model_settings import ProductSettings
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 from anomalib_genclip.torch_model import GenCLIPModel
@@ -33,18 +29,6 @@ from .input_checks import check_images
 logger = logging.getLogger(__name__)
 
 _FLIPS = ([-1], [-2], [-2, -1])  # axes; the last is a rotation by 180 degrees
-
-
-class _Candidates(NamedTuple):
-    """Normal images of one category.
-
-    Args:
-        files (list[str]): Their paths.
-        read (Callable[[int], Tensor]): Reads the image of that index, ``(3, H, W)``.
-    """
-
-    files: list[str]
-    read: Callable[[int], Tensor]
 
 
 class ReferenceImages(Callback):
@@ -81,65 +65,71 @@ class ReferenceImages(Callback):
         """Draw the references."""
         self._draw(trainer, pl_module)
 
-    @torch.inference_mode(mode=False)
-    @torch.no_grad()
     def _draw(self, trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # GenCLIP
-        """Set the model's references, unless it has those of the same images."""
-        if not self.k_shot:
-            return
-        candidates = self._candidates(trainer, module)
-        rows = {category: self._choose(category, len(images.files)) for category, images in candidates.items()}
-        files = {category: [candidates[category].files[row] for row in rows[category]] for category in rows}
-        _warn_of_test_images(trainer, files)
-        hashes = {category: [_file_hash(file) for file in files[category]] for category in rows}
-        references = module.model.references
-        if {known["category"]: known["images"] for known in references.describe()} == hashes:
-            return
-        memories = {}
-        for category, images in candidates.items():
-            tensors = [_read(images, row, module) for row in rows[category]]
-            memories[category] = self._remember(module.model, tensors, hashes[category])
-            patches = memories[category].patches
-            text = "References%s: %d image(s), %d patches, %.1f MB."
-            name = f" of {category}" if category else ""
-            logger.info(text, name, self.k_shot, patches.shape[1], patches.nbytes / 1e6)
-        references.set(memories)
-        if isinstance(module.post_processor, RawScorePostProcessor):
-            # Those of the prompts file or of a validation were found on scores without references.
-            module.post_processor.set_thresholds(**self.thresholds)
-
-    def _candidates(self, trainer: Trainer, module: Any) -> dict[str, _Candidates]:  # noqa: ANN401
-        """Find the normal images of each category.
+        """Draw from the folder or the datamodule of the running stage.
 
         Raises:
-            ValueError: If there is nothing to draw from, or a folder for several categories.
+            ValueError: If there is nothing to draw from, or one folder for several categories.
         """
-        loader = running_loaders(trainer)[0]
-        datamodule: Any = datamodule_of(trainer, loader)
-        parts = getattr(datamodule, "normal_images", None)  # CrossDataset's
-        if parts is None and datamodule is not None:
-            parts = [(category_of(datamodule), getattr(datamodule, "train_data", None))]
-        categories = [category for category, _ in parts or []]
+        if not self.k_shot:
+            return
+        loaders = running_loaders(trainer)
+        found = images_of_datamodule(datamodule_of(trainer, loaders[0]))
         if self.source is not None:
-            if len(categories) > 1:
+            if len(found) > 1:
                 msg = (
-                    f"few_shot_source={self.source} is one folder, and the test images are of {len(categories)} "
-                    "categories: leave it out to draw from each category's training images, or test the categories one "
-                    "by one."
+                    f"few_shot_source={self.source} is one folder, and the test images are of {len(found)} categories: "
+                    "leave it out to draw from each category's training images, or test the categories one by one."
                 )
                 raise ValueError(msg)
-            category = next(iter(categories), None) or origin_of(trainer, loader).category
-            return {category or module.class_name or UNNAMED: _folder(self.source)}
-        if not parts:
+            category = found[0][0] if found else origin_of(trainer, loaders[0]).category
+            found = [(category or module.class_name or UNNAMED, images_of_folder(self.source, "few_shot_source"))]
+        images = dict(found)
+        if not images:
             msg = (
                 f"k_shot={self.k_shot} has nothing to draw from: this run has no datamodule with normal training "
                 "images. Give a folder of normal images as few_shot_source."
             )
             raise ValueError(msg)
-        if len(set(categories)) < len(categories):
+        if len(images) < len(found):
             msg = f"k_shot={self.k_shot}: two target datasets share a category's name. Test them one by one."
             raise ValueError(msg)
-        return {category: _normal_images(dataset) for category, dataset in parts}
+        _warn_of_test_images(loaders, self.draw(module, images))
+
+    @torch.inference_mode(mode=False)
+    @torch.no_grad()
+    def draw(self, module: Any, images: dict[str, NormalImages]) -> list[str]:  # noqa: ANN401  # GenCLIP
+        """Draw references and set those of the model, unless it has them already.
+
+        Args:
+            module (GenCLIP): The model.
+            images (dict[str, NormalImages]): What to draw from, for each category.
+
+        Returns:
+            list[str]: The files that were drawn.
+
+        Raises:
+            ValueError: If there are too few images, or one that cannot be used.
+        """
+        rows = {category: self._choose(category, len(found.files)) for category, found in images.items()}
+        files = {category: [found.files[row] for row in rows[category]] for category, found in images.items()}
+        hashes = {category: [file_hash(file) for file in drawn] for category, drawn in files.items()}
+        drawn = [file for category in files.values() for file in category]
+        references = module.model.references
+        if {known["category"]: known["images"] for known in references.describe()} == hashes:
+            return drawn
+        memories = {}
+        for category, found in images.items():
+            pixels = [preprocessed(found.read(row), found.files[row], module) for row in rows[category]]
+            memories[category] = self._remember(module.model, pixels, hashes[category])
+            patches, name = memories[category].patches, f" of {category}" if category else ""
+            text = "References%s: %d image(s), %d patches, %.1f MB."
+            logger.info(text, name, self.k_shot, patches.shape[1], patches.nbytes / 1e6)
+        references.set(memories)
+        if isinstance(module.post_processor, RawScorePostProcessor):
+            # Those of the prompts file or of a validation were found on scores without references.
+            module.post_processor.set_thresholds(**self.thresholds)
+        return drawn
 
     def _choose(self, category: str, count: int) -> list[int]:
         """Draw ``k_shot`` of ``count`` images.
@@ -181,43 +171,13 @@ class ReferenceImages(Callback):
         return torch.tensor(sorted(sampler.select_coreset_idxs()), device=features.device)
 
 
-def _normal_images(dataset: AnomalibDataset | None) -> _Candidates:
-    """Return the normal images of a training set; they are read without its augmentations."""
-    if dataset is None:
-        return _Candidates([], lambda _: torch.empty(0))
-    plain = copy.copy(dataset)
-    plain.augmentations = None
-    samples = dataset.samples.reset_index(drop=True)
-    rows = samples.index[samples.label_index == LabelName.NORMAL].tolist()
-    return _Candidates([str(samples.image_path[row]) for row in rows], lambda i: plain[rows[i]].image)
-
-
-def _folder(source: str) -> _Candidates:
-    """Return the images of a folder.
-
-    Raises:
-        ValueError: If there is no such folder, or no image in it.
-    """
-    try:
-        dataset = PredictDataset(source)
-    except (OSError, ValueError) as error:
-        msg = f"few_shot_source={source} has no images: {error}"
-        raise ValueError(msg) from error
-    return _Candidates([str(file) for file in dataset.image_filenames], lambda i: dataset[i].image)
-
-
-def _read(candidates: _Candidates, row: int, module: Any) -> Tensor:  # noqa: ANN401  # GenCLIP
-    """Read and preprocess a reference image: ``(1, 3, H, W)`` in the model's precision.
+def preprocessed(image: Tensor, file: str, module: Any) -> Tensor:  # noqa: ANN401  # GenCLIP
+    """Check and preprocess an image ``(3, H, W)``: ``(1, 3, H, W)`` in the model's precision.
 
     Raises:
         ValueError: If it cannot be used; names the file.
     """
-    file = candidates.files[row]
-    try:
-        image = candidates.read(row).unsqueeze(0)
-    except Exception as error:
-        msg = f"The reference image {file} cannot be read: {error}. Repair or remove the file."
-        raise ValueError(msg) from error
+    image = image.unsqueeze(0)
     check_images(ImageBatch(image=image, image_path=[file]), {file})
     image = module.pre_processor.transform(image) if module.pre_processor else image
     return image.to(module.device, module.model.projections[0].dtype)
@@ -246,28 +206,15 @@ def _among_images(features: Tensor, memory: Tensor, origin: Tensor) -> Tensor:
     return torch.cat([nearest_distance(features[:, [i]], memory[:, other]) for i, other in others if other.any()])
 
 
-def _file_hash(file: str) -> str:
-    """Hash a file's contents.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
-    try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    except OSError as error:
-        msg = f"The reference image {file} cannot be read: {error}. Repair or remove the file."
-        raise ValueError(msg) from error
-
-
-def _warn_of_test_images(trainer: Trainer, files: dict[str, list[str]]) -> None:
+def _warn_of_test_images(loaders: list, drawn: list[str]) -> None:
     """Warn if references are among the images of the run."""
-    drawn = {Path(file).resolve(): file for category in files.values() for file in category}
+    references = {Path(file).resolve(): file for file in drawn}
     tested: set[Path] = set()
-    for loader in running_loaders(trainer):
+    for loader in loaders:
         dataset = getattr(loader, "dataset", None)
         samples = getattr(dataset, "samples", None)
         paths = getattr(dataset, "image_filenames", []) if samples is None else samples.image_path
         tested |= {Path(path).resolve() for path in paths}
-    if shared := sorted(drawn[path] for path in drawn.keys() & tested):
+    if shared := sorted(references[path] for path in references.keys() & tested):
         text = "%d reference image(s) are also test images, and no defect will be found in them: %s."
         logger.warning(text, len(shared), summarize(shared))

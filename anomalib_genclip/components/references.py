@@ -87,11 +87,11 @@ class References(nn.Module):
         super().__init__()
         self.memories = nn.ModuleList()
         self.categories: list[str] = []
-        self.default = 0  # memory for images without an index, which includes all images of an exported model
+        self.default: int | None = None  # memory for images without an index, as all images of an exported model
 
     def set(self, memories: Mapping[str, ReferenceMemory]) -> None:
         """Replace the memories by others; by none, which makes the model zero-shot again."""
-        self.categories, self.default = list(memories), 0
+        self.categories, self.default = list(memories), None if len(memories) > 1 else 0
         self.memories = nn.ModuleList(memories.values())
 
     def index(self, categories: Sequence[str | None], class_name: str | None = None) -> Tensor | None:
@@ -136,6 +136,8 @@ class References(nn.Module):
         """
         if not self.memories:
             return None
+        if index is None and self.default is None:
+            self._lookup(None, None)  # raises
         if index is None or len(self.memories) == 1:
             return self.memories[self.default](image)
         index = index.to(image.pooled.device)

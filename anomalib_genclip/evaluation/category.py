@@ -5,12 +5,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from .exact import image_metrics, pixel_metrics
-from .result import IMAGE_METRICS, PIXEL_METRICS
+from .exact import image_metrics, miss_rates, pixel_metrics
+from .result import ERROR_RATES, IMAGE_METRICS, PIXEL_METRICS
 from .streaming import ScoreHistogram
 
 NO_SCORE, NO_LABEL, NO_MAP, NO_MASK = "no score", "no label", "no anomaly map", "no mask"
@@ -27,6 +28,7 @@ class ImageScores:
         label (bool | None): Whether the image is anomalous.
         anomaly_map (Tensor | None): Predicted map of shape (H, W), float32.
         mask (Tensor | None): Ground truth of shape (H, W), boolean.
+        alarm (bool | None): Whether the image is labelled as anomalous. Defaults to ``None``.
     """
 
     identity: str
@@ -34,6 +36,7 @@ class ImageScores:
     label: bool | None
     anomaly_map: Tensor | None
     mask: Tensor | None
+    alarm: bool | None = None
 
     def exclusion_reason(self) -> str | None:
         """Return why the image is excluded from the image metrics, ``None`` if it is not."""
@@ -58,6 +61,7 @@ class CategoryScores:
 
     Args:
         images (dict[str, tuple[float, bool]]): Score and label by image.
+        alarms (dict[str, bool]): Whether the image is labelled as anomalous, by image.
         maps (dict[str, tuple[Tensor, Tensor]]): Map and mask by image, each of shape (H, W).
         histogram (ScoreHistogram | None): Pixels of the images whose maps are not kept.
         folded (set[str]): Images in the histogram.
@@ -68,6 +72,7 @@ class CategoryScores:
     """
 
     images: dict[str, tuple[float, bool]] = field(default_factory=dict)
+    alarms: dict[str, bool] = field(default_factory=dict)
     maps: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     histogram: ScoreHistogram | None = None
     folded: set[str] = field(default_factory=set)
@@ -94,6 +99,8 @@ class CategoryScores:
             self.gaps.setdefault(gap, set()).add(image.identity)
         if image.score is not None and image.label is not None and exclusion_reason is None:
             self.images[image.identity] = (image.score, image.label)
+            if image.alarm is not None:
+                self.alarms[image.identity] = image.alarm
         if image.anomaly_map is not None and image.mask is not None and pixel_exclusion_reason is None:
             self.maps[image.identity] = (image.anomaly_map, image.mask)
             return image.mask.numel()
@@ -112,6 +119,7 @@ class CategoryScores:
         parts, whole = list(parts), cls()
         for part in parts:
             whole.images = part.images | whole.images
+            whole.alarms = part.alarms | whole.alarms
             whole.maps = part.maps | whole.maps
             whole.counted_twice += len(whole.folded & part.folded)
             whole.folded |= part.folded
@@ -144,6 +152,26 @@ class CategoryScores:
                 "or one process avoids this"
             )
         return image_values | pixel_values, notes
+
+    def compute_error_rates(self) -> dict[str, float]:
+        """Compute the category's error rates.
+
+        Returns:
+            dict[str, float]: Values by name of :data:`~.result.ERROR_RATES`; undefined ones are absent.
+        """
+        labels = {label for _, label in self.images.values()}
+        if BAD_SCORE in self.gaps or len(labels) < 2:
+            return {}
+        scores, labels_of = zip(*(self.images[identity] for identity in sorted(self.images)), strict=True)
+        rates = miss_rates(torch.tensor(scores), torch.tensor(labels_of), (0.01, 0.05))
+        named = dict(zip(ERROR_RATES[2:], rates, strict=True))
+        if self.alarms.keys() != self.images.keys():
+            return named
+        normal, anomalous = (
+            fmean(self.alarms[image] for image, (_, label) in self.images.items() if label == kind)
+            for kind in (False, True)
+        )
+        return {"false_alarm_rate": normal, "miss_rate": 1 - anomalous, **named}
 
     def _image_metrics(self) -> tuple[dict[str, float], list[str]]:
         kinds = {label for _, label in self.images.values()}

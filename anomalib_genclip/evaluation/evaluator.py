@@ -125,7 +125,7 @@ class CategoryEvaluator(Evaluator):
         """Return the scores of a batch's images on the CPU."""
         size = len(batch)
         scores = _flat(batch.pred_score, size)
-        labels = _flat(batch.gt_label, size)
+        labels, alarms = _flat(batch.gt_label, size), _flat(batch.pred_label, size)
         maps, masks = _planes(batch.anomaly_map), _planes(batch.gt_mask)
         if maps is not None and masks is not None and maps.shape != masks.shape:
             msg = f"anomaly_map and gt_mask must have one shape, got {tuple(maps.shape)} and {tuple(masks.shape)}"
@@ -137,6 +137,7 @@ class CategoryEvaluator(Evaluator):
                 label=None if labels is None else bool(labels[index]),
                 anomaly_map=None if maps is None else maps[index].float().clone(),
                 mask=None if masks is None else masks[index].bool().clone(),
+                alarm=None if alarms is None else bool(alarms[index]),
             )
             for index in range(size)
         ]
@@ -176,6 +177,8 @@ class CategoryEvaluator(Evaluator):
             if streaming:
                 category.to_histogram()
             result.categories[name], notes = category.compute_metrics()
+            if rates := category.compute_error_rates():
+                result.rates[name] = rates
             result.notes.extend(f"{name}: {note}" for note in notes)
         return others.broadcast(result)
 

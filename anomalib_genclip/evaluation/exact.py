@@ -3,12 +3,15 @@
 
 """anomalib's own metrics, computed from all scores."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from anomalib.metrics import AUPR, AUPRO, AUROC, AnomalibMetric, F1Max
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.functional.classification import binary_roc
 
 
 def _compute(metric_class: type[AnomalibMetric], scores: Tensor, targets: Tensor) -> float:
@@ -61,3 +64,18 @@ def pixel_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:
         dict[str, float]: Values by metric.
     """
     return image_metrics(maps, masks) | {"AUPRO": _compute(AUPRO, maps, masks)}
+
+
+def miss_rates(scores: Tensor, labels: Tensor, false_alarm_rates: Sequence[float]) -> list[float]:
+    """Compute the false negative rates at given false positive rates, interpolated linearly on the ROC curve.
+
+    Args:
+        scores (Tensor): Image scores, ``(n,)``, finite.
+        labels (Tensor): Boolean labels, ``(n,)``, with both values present.
+        false_alarm_rates (Sequence[float]): The false positive rates.
+
+    Returns:
+        list[float]: A false negative rate for each of them.
+    """
+    false_positive, true_positive, _ = binary_roc(_into_unit_range(scores), labels.int())
+    return (1 - np.interp(false_alarm_rates, false_positive, true_positive)).tolist()

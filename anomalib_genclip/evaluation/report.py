@@ -13,8 +13,8 @@ from rich.console import Console
 from anomalib_genclip.utils.files import atomic_write
 
 from .chart import draw_chart
-from .result import METRIC_NAMES, EvaluationResult
-from .tables import ResultTable
+from .result import ERROR_RATES, METRIC_NAMES, EvaluationResult
+from .tables import ResultTable, shown
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,16 @@ def table_of(result: EvaluationResult) -> ResultTable:
         "has more pixels than pixel_budget. Image metrics: exact.",
     }
     rows = [{"category": category, **{name: row.get(name) for name in METRIC_NAMES}} for category, row in result.rows]
-    return ResultTable("Test metrics in percent", rows, [how[result.mode], *result.notes])
+    remarks = [how[result.mode]]
+    if result.rates:
+        for row, rates in zip(rows, [*map(result.rates.get, result.categories), result.mean_rates], strict=True):
+            row |= {name: (rates or {}).get(name) for name in ERROR_RATES}
+        remarks.append(
+            "False alarms: normal images above the image threshold; misses: anomalous images below it. Misses at 1 % "
+            "and 5 % false alarms: interpolated on the ROC curve, at thresholds that are known from the test labels "
+            "only."
+        )
+    return ResultTable("Test metrics in percent", rows, [*remarks, *result.notes])
 
 
 def print_report(result: EvaluationResult, files: Sequence[Path] = (), console: Console | None = None) -> None:
@@ -39,7 +48,16 @@ def print_report(result: EvaluationResult, files: Sequence[Path] = (), console: 
         console (Console | None): Console to print to. Defaults to ``None``: the terminal.
     """
     console = console or Console()
-    table_of(result).print(console)
+    table = table_of(result)
+    if result.rates:
+        headers = ("false alarms", "misses", "misses at 1 %", "misses at 5 %")
+        names = dict(zip(headers, ERROR_RATES, strict=True))
+        rows = [
+            {"category": row["category"], **{header: shown(name, row[name]) for header, name in names.items()}}
+            for row in table.rows
+        ]
+        ResultTable("Error rates in percent", rows).print(console)
+    table.print(console)
     if files:
         names = ", ".join(path.name for path in files)
         console.print(f"Report: {names} in {files[0].parent}", markup=False, highlight=False, soft_wrap=True)

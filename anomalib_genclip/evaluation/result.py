@@ -10,6 +10,9 @@ from typing import Any
 IMAGE_METRICS = ("image_AUROC", "image_AP", "image_F1Max")
 PIXEL_METRICS = ("pixel_AUROC", "pixel_AUPRO", "pixel_AP", "pixel_F1Max")
 METRIC_NAMES = IMAGE_METRICS + PIXEL_METRICS
+# Of images: normal ones that are labelled as anomalous and anomalous ones that are not, by the threshold in use; and
+# the latter at thresholds with which 1 % and 5 % of the normal images are labelled as anomalous.
+ERROR_RATES = ("false_alarm_rate", "miss_rate", "miss_rate_at_1", "miss_rate_at_5")
 
 
 @dataclass
@@ -21,6 +24,7 @@ class EvaluationResult:
         mode (str): How the pixel metrics were computed, ``"exact"`` or ``"streaming"``. Image metrics are always
             exact. Defaults to ``"exact"``.
         notes (list[str]): Notes on undefined metrics and excluded images.
+        rates (dict[str, dict[str, float]]): Values in [0, 1] by error rate by category.
 
     Example:
         >>> result = EvaluationResult({"bottle": {"image_AUROC": 0.9}, "cable": {"image_AUROC": 0.7}, "screw": {}})
@@ -33,12 +37,17 @@ class EvaluationResult:
     categories: dict[str, dict[str, float]]
     mode: str = "exact"
     notes: list[str] = field(default_factory=list)
+    rates: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def mean(self) -> dict[str, float]:
         """Mean of each metric over the categories for which it is defined; absent if there are none."""
-        defined = {name: [row[name] for row in self.categories.values() if name in row] for name in METRIC_NAMES}
-        return {name: fmean(values) for name, values in defined.items() if values}
+        return _means(self.categories, METRIC_NAMES)
+
+    @property
+    def mean_rates(self) -> dict[str, float]:
+        """Mean of each error rate over the categories for which it is defined; absent if there are none."""
+        return _means(self.rates, ERROR_RATES)
 
     @property
     def rows(self) -> list[tuple[str, dict[str, float]]]:
@@ -58,4 +67,17 @@ class EvaluationResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as plain data, the content of ``metrics.json``."""
-        return {"mean": self.mean, "categories": self.categories, "mode": self.mode, "notes": self.notes}
+        rates = {"mean": self.mean_rates, "categories": self.rates}
+        return {
+            "mean": self.mean,
+            "categories": self.categories,
+            "error_rates": rates,
+            "mode": self.mode,
+            "notes": self.notes,
+        }
+
+
+def _means(categories: dict[str, dict[str, float]], names: tuple[str, ...]) -> dict[str, float]:
+    """Compute means over the categories that have a value."""
+    defined = {name: [row[name] for row in categories.values() if name in row] for name in names}
+    return {name: fmean(values) for name, values in defined.items() if values}

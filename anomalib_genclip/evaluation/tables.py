@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anomalib_genclip.evaluation.result import METRIC_NAMES
+from anomalib_genclip.evaluation.result import ERROR_RATES, METRIC_NAMES
 from anomalib_genclip.utils.files import atomic_write
 
 Row = dict[str, Any]
@@ -24,7 +24,7 @@ UNDEFINED = "-"
 NOTE = "note"
 STD = "_std"  # suffix of columns with standard deviations, which are shown with the mean, except in .csv and .json
 # Terminals may have only 80 columns.
-FILES_ONLY = {NOTE, "protocol", "images", "device", "seed"}
+FILES_ONLY = {NOTE, "protocol", "images", "device", "seed", *ERROR_RATES}
 HEADERS = {"images_per_second": "images\nper s", "peak_memory_mib": "peak\nMiB", "categories": "cate-\ngories"}
 
 
@@ -103,8 +103,10 @@ def shown(name: str, value: Any) -> str:  # noqa: ANN401
     """Format a value: metrics in percent, other numbers with three digits."""
     if value is None:
         return UNDEFINED
+    if isinstance(value, float) and name in METRIC_NAMES + ERROR_RATES:
+        return f"{100 * value:.1f}"
     if isinstance(value, float):
-        return f"{100 * value:.1f}" if name in METRIC_NAMES else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+        return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
     return str(value)
 
 

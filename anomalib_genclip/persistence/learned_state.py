@@ -70,9 +70,9 @@ class LearnedStateMixin(_Module):
             raise ValueError(msg)
         left_out = ("clip.",) if references else ("clip.", REFERENCES)
         tensors = {key: value for key, value in self.model.state_dict().items() if not key.startswith(left_out)}
-        thresholds = dict.fromkeys(("image", "pixel"), torch.tensor(float("nan")))
+        thresholds, calibration = dict.fromkeys(("image", "pixel"), torch.tensor(float("nan"))), None
         if isinstance(self.post_processor, RawScorePostProcessor) and references == bool(description):
-            thresholds = self.post_processor.raw_thresholds()
+            thresholds, calibration = self.post_processor.raw_thresholds(), self.post_processor.calibration
         path = Path(path)
         weights = LearnedWeights(
             signature=self.signature,
@@ -81,6 +81,7 @@ class LearnedStateMixin(_Module):
             trained_on=self.trained_on,
             tensors=in_half(tensors),
             thresholds=thresholds,
+            calibration=calibration,
             references=description if references else [],
         )
         return weights.save(path) if getattr(self._trainer, "is_global_zero", True) else path

@@ -87,6 +87,7 @@ class LearnedWeights:
         trained_on (str): Name of the training data, for information.
         tensors (dict[str, Tensor]): The learned tensors.
         thresholds (dict[str, Tensor]): Image and pixel threshold, NaN for none.
+        calibration (dict[str, Any] | None): What the thresholds were calibrated on, if they were.
         references (list[dict[str, Any]]): For each category with references its name and the hashes of the images.
         source (str): Where they come from, for messages.
     """
@@ -97,6 +98,7 @@ class LearnedWeights:
     trained_on: str
     tensors: dict[str, Tensor]
     thresholds: dict[str, Tensor]
+    calibration: dict[str, Any] | None = None
     references: list[dict[str, Any]] = field(default_factory=list)
     source: str = ""
 
@@ -125,8 +127,8 @@ class LearnedWeights:
             "image_size": list(self.image_size),
             "trained_on": self.trained_on,
         }
-        if self.references:
-            metadata["references"] = self.references
+        optional = {"calibration": self.calibration, "references": self.references}
+        metadata |= {key: value for key, value in optional.items() if value}
         tensors = {**self.tensors, **{f"threshold.{key}": value for key, value in self.thresholds.items()}}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         metadata["digest"] = digest(tensors, metadata)
@@ -192,6 +194,7 @@ def _parse(metadata: Any, tensors: dict[str, Tensor], source: str) -> LearnedWei
             thresholds={
                 key: _in_unit_interval(thresholds[key], f"{key} threshold", source) for key in ("image", "pixel")
             },
+            calibration=_mapping(metadata.get("calibration"), source),
             references=check_references(metadata.get("references", []), source),
             source=source,
         )
@@ -212,6 +215,14 @@ def check_references(references: Any, source: str) -> list[dict[str, Any]]:  # n
             msg = f"{source} has references without a category or images."
             raise ValueError(msg)
     return references
+
+
+def _mapping(calibration: Any, source: str) -> dict[str, Any] | None:  # noqa: ANN401  # whatever was in the file
+    """Return the description of a calibration if it is one."""
+    if calibration is None or isinstance(calibration, dict):
+        return calibration
+    msg = f"{source} has calibration={calibration!r}, which describes none."
+    raise ValueError(msg)
 
 
 def _in_unit_interval(value: Tensor, name: str, source: str) -> Tensor:

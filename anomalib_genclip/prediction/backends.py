@@ -119,7 +119,7 @@ class TorchBackend(Backend):
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
         ):
             tokens = model.clip.encode_image(images.to(self.device, non_blocking=True))
-            parts = model.score_parts(tokens, given)
+            parts = model.score_parts(tokens, given, model.references.index(class_names, own.class_name))
             score = model.image_score(parts).float().cpu().numpy()
             anomaly_map = parts.anomaly_map[:, 0].float().cpu().numpy()
             filtered = model.class_name_filter and model.branches != "query"
@@ -138,8 +138,9 @@ class TorchBackend(Backend):
         )
 
     def why_no_class_name(self, name: str) -> str:
-        """Say that a class name is empty, or has no or too many tokens."""
+        """Say that a class name is empty, has no or too many tokens, or no references."""
         try:
+            self.model.references.index([name], self.lightning_model.class_name)
             name = clean_class_name(self.lightning_model.class_names.get(name, name))
             suffix_ids(name, self.model.class_names.max_tokens)
         except ValueError as error:

@@ -4,6 +4,7 @@
 """Post-processor with thresholds on raw scores."""
 
 from math import nan
+from typing import Any
 
 import torch
 from anomalib.post_processing import PostProcessor
@@ -44,8 +45,14 @@ class RawScorePostProcessor(PostProcessor):
             pixel_sensitivity=pixel_sensitivity,
         )
         self.keep_thresholds = False
+        self.calibration: dict[str, Any] | None = None
 
-    def set_thresholds(self, image: Tensor | float = nan, pixel: Tensor | float = nan) -> None:
+    def set_thresholds(
+        self,
+        image: Tensor | float = nan,
+        pixel: Tensor | float = nan,
+        calibration: dict[str, Any] | None = None,
+    ) -> None:
         """Set thresholds, and keep them in later validations.
 
         anomalib validates zero-shot models before each test, by default on the test images.
@@ -53,10 +60,12 @@ class RawScorePostProcessor(PostProcessor):
         Args:
             image (Tensor | float): Image threshold, a scalar; NaN for none.
             pixel (Tensor | float): Pixel threshold, a scalar; NaN for none.
+            calibration (dict[str, Any] | None): What the thresholds were calibrated on, as plain data.
         """
         self._image_threshold.fill_(image)
         self._pixel_threshold.fill_(pixel)
         self.keep_thresholds = True
+        self.calibration = calibration
 
     def raw_thresholds(self) -> dict[str, Tensor]:
         """Return the thresholds found in validation as arguments of :meth:`set_thresholds`; NaN for none."""

@@ -15,7 +15,8 @@ from helpers.runs import build, engine
 from PIL import Image
 
 from anomalib_genclip import CrossDataset, GenCLIP
-from anomalib_genclip.callbacks.reference_images import ReferenceImages, _file_hash
+from anomalib_genclip.callbacks.reference_images import ReferenceImages
+from anomalib_genclip.data.normal_images import file_hash
 from anomalib_genclip.demo.synthetic import render
 from anomalib_genclip.model_settings import ProductSettings
 
@@ -32,7 +33,7 @@ def drawn(model: GenCLIP) -> dict[str, list[str]]:
 
 
 def hashes(folder) -> set[str]:
-    return {_file_hash(file) for file in folder.glob("*")}
+    return {file_hash(file) for file in folder.glob("*")}
 
 
 def test_datamodule_gives_normal_training_images(data, tmp_path):

@@ -1,0 +1,107 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Normal images for references and calibration: which there are, read one by one."""
+
+import copy
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from anomalib.data import AnomalibDataset, PredictDataset
+from anomalib.data.utils import LabelName
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from .categories import category_of
+
+
+class NormalImages(NamedTuple):
+    """Normal images of one category.
+
+    Args:
+        files (list[str]): Their paths.
+        read_row (Callable[[int], Tensor]): Reads one of them by its index, ``(3, H, W)``.
+    """
+
+    files: list[str]
+    read_row: Callable[[int], Tensor]
+
+    def read(self, row: int) -> Tensor:
+        """Read an image.
+
+        Args:
+            row (int): Index of the file.
+
+        Returns:
+            Tensor: ``(3, H, W)``, float32, in [0, 1].
+
+        Raises:
+            ValueError: If it cannot be read; names the file.
+        """
+        try:
+            return self.read_row(row)
+        except Exception as error:
+            msg = f"{self.files[row]} cannot be read: {error}. Repair or remove the file."
+            raise ValueError(msg) from error
+
+
+def images_of_folder(folder: str, setting: str) -> NormalImages:
+    """Return the images of a folder.
+
+    Args:
+        folder (str): The folder.
+        setting (str): Name of the setting, for the message.
+
+    Returns:
+        NormalImages: All images in it.
+
+    Raises:
+        ValueError: If there is no such folder, or no image in it.
+    """
+    try:
+        dataset = PredictDataset(folder)
+    except (OSError, ValueError) as error:
+        msg = f"{setting}={folder} has no images: {error}"
+        raise ValueError(msg) from error
+    return NormalImages([str(file) for file in dataset.image_filenames], lambda row: dataset[row].image)
+
+
+def images_of_datamodule(datamodule: LightningDataModule | None) -> list[tuple[str, NormalImages]]:
+    """Return a datamodule's normal training images, for ``CrossDataset`` the target's.
+
+    Args:
+        datamodule (LightningDataModule | None): The datamodule, after ``setup()``.
+
+    Returns:
+        list[tuple[str, NormalImages]]: Each category's name and images; none if there is no datamodule.
+    """
+    parts: Any = getattr(datamodule, "normal_images", None)  # CrossDataset's
+    if parts is None and datamodule is not None:
+        parts = [(category_of(datamodule), getattr(datamodule, "train_data", None))]
+    return [(category, _images_of_dataset(dataset)) for category, dataset in parts or []]
+
+
+def _images_of_dataset(dataset: AnomalibDataset | None) -> NormalImages:
+    """Return the normal images of a training set; they are read without its augmentations."""
+    plain = copy.copy(dataset)
+    if dataset is None or plain is None:
+        return NormalImages([], str)
+    plain.augmentations = None
+    samples = dataset.samples.reset_index(drop=True)
+    rows = samples.index[samples.label_index == LabelName.NORMAL].tolist()
+    return NormalImages([str(samples.image_path[row]) for row in rows], lambda row: plain[rows[row]].image)
+
+
+def file_hash(file: str) -> str:
+    """Hash a file's contents.
+
+    Raises:
+        ValueError: If it cannot be read; names it.
+    """
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError as error:
+        msg = f"{file} cannot be read: {error}. Repair or remove the file."
+        raise ValueError(msg) from error
