@@ -51,12 +51,12 @@ def print_report(result: EvaluationResult, files: Sequence[Path] = (), console: 
     table = table_of(result)
     if result.rates:
         headers = ("false alarms", "misses", "misses at 1 %", "misses at 5 %")
-        names = dict(zip(headers, ERROR_RATES, strict=True))
-        rows = [
-            {"category": row["category"], **{header: shown(name, row[name]) for header, name in names.items()}}
+        titles = dict(zip(headers, ERROR_RATES, strict=True))
+        rates = [
+            {"category": row["category"], **{header: shown(name, row[name]) for header, name in titles.items()}}
             for row in table.rows
         ]
-        ResultTable("Error rates in percent", rows).print(console)
+        ResultTable("Error rates in percent", rates).print(console)
     table.print(console)
     if files:
         names = ", ".join(path.name for path in files)

@@ -15,9 +15,10 @@ from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2 import Normalize
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.components.anomaly_map import abnormal_probability
+from anomalib_genclip.components.anomaly_map import abnormal_probability, top_mean, upsample
 from anomalib_genclip.components.class_names import ABNORMAL_STATES, NORMAL_STATES
 from anomalib_genclip.components.loss import GenCLIPLoss
+from anomalib_genclip.components.references import ReferenceMemory
 from anomalib_genclip.demo.synthetic import render
 from anomalib_genclip.torch_model import GenCLIPModel
 
@@ -185,6 +186,24 @@ def test_image_score_joins_top_of_the_map_and_cls(noisy, images):
     for weight in (0.0, 0.25, 0.5):
         noisy.score_weight.fill_(weight)
         torch.testing.assert_close(noisy(images).pred_score, (1 - weight) * parts.top + weight * parts.cls)
+
+
+def test_without_references_nothing_is_joined(noisy, images):
+    """k = 0 is the zero-shot model, bit for bit, also after references have been removed."""
+    parts = noisy.branch_maps(images)
+    grid = torch.stack(list(parts.maps.values())).mean(dim=0)
+    expected = upsample(grid, noisy.image_size).clamp(0, 1)
+    cls = (torch.stack(list(parts.cls.values())).mean(dim=0) + parts.states) / 2
+    score = torch.lerp(top_mean(expected), cls, noisy.score_weight)
+    result = noisy(images)
+    torch.testing.assert_close(result.anomaly_map, expected, rtol=0, atol=0)
+    torch.testing.assert_close(result.pred_score, score, rtol=0, atol=0)
+    tokens = noisy.clip.encode_image(images[:1])
+    known = (F.normalize(torch.stack(part), dim=-1) for part in ([x[0] for x in tokens.patches], [tokens.pooled]))
+    noisy.references.set({"cap": ReferenceMemory(*known, torch.tensor(0.5), torch.tensor(0.5), ["hash"])})
+    assert not torch.equal(noisy(images).anomaly_map, expected)
+    noisy.references.set({})
+    torch.testing.assert_close(noisy(images).pred_score, score, rtol=0, atol=0)
 
 
 def test_outputs_are_in_the_unit_interval_however_extreme_the_features(noisy, images):
