@@ -189,7 +189,7 @@ def test_image_score_joins_top_of_the_map_and_cls(noisy, images):
 
 
 def test_without_references_nothing_is_joined(noisy, images):
-    """k = 0 is the zero-shot model, bit for bit, also after references have been removed."""
+    """With k = 0 it is the zero-shot model, bit for bit, also after references have been removed."""
     parts = noisy.branch_maps(images)
     grid = torch.stack(list(parts.maps.values())).mean(dim=0)
     expected = upsample(grid, noisy.image_size).clamp(0, 1)
