@@ -87,7 +87,8 @@ class CalibrationMixin(_Module):
         conformal_threshold(torch.zeros(len(rows)), rate)  # raises before anything is computed
         scores, highest = self._scores(images, rows, category)
         thresholds = {"image": conformal_threshold(scores, rate), "pixel": conformal_threshold(highest, rate)}
-        note = {"false_alarm_rate": rate, "normal_images": len(rows), "source": source}
+        name = self.class_name or category or GENERIC
+        note = {"false_alarm_rate": rate, "normal_images": len(rows), "source": source, "class_name": name}
         post_processor.set_thresholds(**thresholds, calibration=note)
         return {name: float(threshold) for name, threshold in thresholds.items()}
 

@@ -71,7 +71,8 @@ def test_datamodule_gives_normal_training_images_that_are_no_references(tmp_path
     model.calibrate(data, 0.1)
     (references,) = model.model.references.describe()
     assert references["category"] == "bottle"
-    assert model.post_processor.calibration == {"false_alarm_rate": 0.1, "normal_images": 9, "source": "MVTecAD"}
+    made_from = {"false_alarm_rate": 0.1, "normal_images": 9, "source": "MVTecAD", "class_name": "bottle"}
+    assert model.post_processor.calibration == made_from
     with pytest.raises(ValueError, match="at least 19 normal images, and there are 9"):
         model.calibrate(data, 0.05)
 
@@ -115,13 +116,15 @@ def test_command_writes_what_the_thresholds_were_made_from(normal, tmp_path, cap
         data_trees.write_normal(few / f"{i}.png", seed=100 + i)
     out = tmp_path / "line3.safetensors"
     arguments = ["--weights", "tiny-demo", "--normal", str(normal), "--out", str(out), "--false_alarm_rate", "0.05"]
-    assert cli.main(["calibrate", *arguments, "--k_shot", "2", "--few_shot_source", str(few)]) == 0
+    product = ["--class_name", "leather"]
+    assert cli.main(["calibrate", *arguments, "--k_shot", "2", "--few_shot_source", str(few), *product]) == 0
     image, pixel = map(float, re.findall(r"_threshold (0\.\d+)", capsys.readouterr().out))
     with safe_open(out, "pt") as file:
         metadata = json.loads(file.metadata()["genclip"])
-    assert metadata["calibration"] == {"false_alarm_rate": 0.05, "normal_images": 19, "source": "normal"}
+    made_from = {"false_alarm_rate": 0.05, "normal_images": 19, "source": "normal", "class_name": "leather"}
+    assert metadata["calibration"] == made_from
     assert set(metadata["references"][0]["images"]) <= {file_hash(file) for file in few.glob("*")}
-    model = GenCLIP(weights=out, visualizer=False)
+    model = GenCLIP(weights=out, class_name="leather", visualizer=False)
     thresholds = model.post_processor.raw_thresholds()
     assert (float(thresholds["image"]), float(thresholds["pixel"])) == pytest.approx((image, pixel), abs=1e-4)
     results = engine(tmp_path).predict(model, dataset=PredictDataset(normal))

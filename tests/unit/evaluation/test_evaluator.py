@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from anomalib_genclip.data.batch import CategoryBatch
 from anomalib_genclip.evaluation import METRIC_NAMES, CategoryEvaluator, EvaluationResult
 from anomalib_genclip.evaluation.category import CategoryScores, ImageScores
+from anomalib_genclip.evaluation.result import ERROR_RATES
 
 SIZE = 24
 
@@ -423,6 +424,36 @@ def test_validation_metrics_are_anomalibs(data, tmp_path):
 def test_bad_budgets_are_refused(budget):
     with pytest.raises(ValueError, match="pixel_budget must be a whole number"):
         CategoryEvaluator(pixel_budget=budget)
+
+
+# Error rates
+
+
+def labelled(category: str, labels: list[bool], alarms: list[bool]) -> list[dict]:
+    """Scored images with labels and alarms of one's choice."""
+    items = Scored({category: len(labels)}).items
+    for item, label, alarm in zip(items, labels, alarms, strict=True):
+        item |= {"gt_label": torch.tensor(label), "pred_label": torch.tensor(alarm)}
+    return items
+
+
+def test_false_alarms_and_misses_are_those_of_the_labels_in_use(tmp_path):
+    first = labelled("a", [False] * 4 + [True] * 2, [True, False, False, False, True, False])
+    second = labelled("b", [False] * 2 + [True] * 2, [False, False, False, False])
+    result = evaluate(first + second, tmp_path)[1]
+    rates = {name: (row["false_alarm_rate"], row["miss_rate"]) for name, row in result.rates.items()}
+    assert rates == {"a": (0.25, 0.5), "b": (0.0, 1.0)}
+    assert result.mean_rates["false_alarm_rate"] == 0.125
+    assert result.mean_rates["miss_rate"] == 0.75
+    assert set(result.as_dict()["error_rates"]["categories"]["a"]) == set(ERROR_RATES)
+
+
+def test_without_predicted_labels_there_are_miss_rates_on_the_roc_curve_alone(result):
+    assert {frozenset(row) for row in result.rates.values()} == {frozenset(ERROR_RATES[2:])}
+
+
+def test_without_both_kinds_of_images_there_are_no_error_rates(tmp_path):
+    assert not evaluate(labelled("a", [False] * 4, [False] * 4), tmp_path)[1].rates
 
 
 # Several processes

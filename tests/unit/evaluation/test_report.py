@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 
 import matplotlib as mpl
@@ -17,6 +18,7 @@ from rich.console import Console
 from anomalib_genclip.evaluation import METRIC_NAMES, EvaluationResult, chart, write_report
 from anomalib_genclip.evaluation.chart import draw_chart
 from anomalib_genclip.evaluation.report import print_report, table_of
+from anomalib_genclip.evaluation.result import ERROR_RATES
 
 
 @pytest.fixture
@@ -49,6 +51,18 @@ def test_markdown(partial):
     assert "| plain | 50.0 | 50.0 | 50.0 | - | - | - | - |" in lines
     assert "| mean | 68.8 | 68.8 | 68.8 | 87.5 | 87.5 | 87.5 | 87.5 |" in lines
     assert "- plain: no mask" in lines
+
+
+def test_error_rates_are_a_table_of_their_own_and_columns_of_the_files(partial):
+    partial.rates = {"plain": dict(zip(ERROR_RATES, (0.125, 0.5, 0.75, 0.625), strict=True))}
+    console = Console(file=io.StringIO(), width=80)
+    print_report(partial, console=console)
+    table = console.file.getvalue().partition("Test metrics")[0]
+    assert re.search(r"plain +12\.5 +50\.0 +75\.0 +62\.5", table)
+    assert re.search(r"mean +12\.5 +50\.0 +75\.0 +62\.5", table)
+    assert "interpolated on the ROC curve" in console.file.getvalue()
+    rows = list(csv.DictReader(io.StringIO(table_of(partial).as_csv())))
+    assert [row["miss_rate_at_5"] for row in rows] == ["", "0.625", "0.625"]
 
 
 def test_table_fits_a_narrow_terminal(partial):
