@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from anomalib_genclip.callbacks.reference_images import ReferenceImages, preprocessed
@@ -153,7 +154,7 @@ def _normal_images(normal: LightningDataModule | str | Path, class_name: str | N
     if not isinstance(normal, LightningDataModule):
         return class_name or UNNAMED, images_of_folder(str(normal), "normal"), Path(normal).name
     normal.prepare_data()
-    normal.setup("fit")
+    normal.setup(TrainerFn.FITTING)  # with the trainer's own stage, so that a later test does not split again
     found, source = images_of_datamodule(normal), str(getattr(normal, "name", ""))
     if len(found) > 1:
         names = summarize(category for category, _ in found)

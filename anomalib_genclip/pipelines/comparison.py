@@ -4,7 +4,7 @@
 """Comparison of models with different protocols, on the same images and with the same metrics."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from anomalib.data import AnomalibDataModule, UnknownDatamoduleError, get_datamodule
@@ -20,7 +20,7 @@ from .task import Settings
 REQUIRED = {"target", "models"}
 OPTIONAL = {"results_dir", "accelerator", "isolate", "jobs_dir", "seed", "target_categories"}
 ENTRY_REQUIRED = {"name", "protocol", "model"}
-ENTRY_OPTIONAL = {"trainer", "source", "source_categories", "data", "seeds"}
+ENTRY_OPTIONAL = {"trainer", "source", "source_categories", "data", "seeds", "k_shot"}
 
 
 class TargetPart(NamedTuple):
@@ -86,7 +86,9 @@ def compare(settings: Settings) -> ComparisonTables:
 
     ``trainer`` has arguments of Lightning's trainer, such as ``max_epochs``. ``seeds`` of a model is a list that
     replaces the comparison's ``seed``: the model is trained and tested once per seed, and tables have mean and standard
-    deviation.
+    deviation. ``k_shot`` of a model is a list of numbers of normal training images, drawn with the seed: the model is
+    tested once for each number, GenCLIP and WinClip with these images as references and a ``one_class`` model after
+    training on them. With the same seed the images are the same for every model.
 
     Every job runs in a process of its own unless ``isolate`` is false. Results are stored in ``<jobs_dir>/jobs``
     (``jobs_dir`` defaults to ``results_dir``), and finished jobs are not repeated. Failed jobs are rows with the
@@ -158,6 +160,7 @@ def test_jobs(settings: Settings, trained: dict[tuple[str, int], Row]) -> list[J
                 "checkpoint": training.get("checkpoint"),
                 "target": part.target,
                 "category": part.category,
+                "k_shot": entry["k_shot"],
                 "seed": seed,
                 "accelerator": settings["accelerator"],
             }
@@ -177,7 +180,8 @@ def complete_settings(settings: Settings) -> Settings:
         msg = f"models must be a list, got {settings['models']!r}."
         raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
     defaults = {"accelerator": "auto", "isolate": True, "seed": 42}
-    entries = [_complete_entry(entry, settings.get("seed", defaults["seed"])) for entry in settings["models"]]
+    seed = settings.get("seed", defaults["seed"])
+    entries = [shot for entry in settings["models"] for shot in _complete_entry(entry, seed)]
     names = [entry["name"] for entry in entries]
     if not names or len(set(names)) < len(names):
         msg = f"models must have at least one entry, each with a unique name, got: {', '.join(names) or 'none'}."
@@ -194,8 +198,8 @@ def complete_settings(settings: Settings) -> Settings:
     }
 
 
-def _complete_entry(entry: Settings, seed: int) -> Settings:
-    """Check the settings of one model and fill in the defaults."""
+def _complete_entry(entry: Settings, seed: int) -> list[Settings]:
+    """Check the settings of one model and fill in the defaults: an entry for each number of ``k_shot``."""
     what = f"Model {entry.get('name', '') if isinstance(entry, dict) else entry!r}"
     check_names(entry, ENTRY_REQUIRED, ENTRY_OPTIONAL, what)
     if entry["protocol"] not in PROTOCOLS:
@@ -204,11 +208,21 @@ def _complete_entry(entry: Settings, seed: int) -> Settings:
     if ("source" in entry) != (entry["protocol"] == "cross_dataset"):
         msg = f"{what}: protocol 'cross_dataset' needs a source, and no other protocol takes one."
         raise ValueError(msg)
-    seeds = entry.get("seeds", [seed])
-    if not isinstance(seeds, list) or not seeds or not all(type(number) is int and number >= 0 for number in seeds):
-        msg = f"{what}: seeds={seeds!r} must be a list of whole numbers, such as [0, 1, 2]."
+    seeds = _whole_numbers(entry.get("seeds", [seed]), f"{what}: seeds", 0)
+    complete = {"trainer": {}, "source_categories": None, "data": {}, **entry, "seeds": seeds}
+    if "k_shot" not in entry:
+        return [{**complete, "k_shot": 0}]
+    # Without a number a one-class model is trained on all images.
+    shots = _whole_numbers(entry["k_shot"], f"{what}: k_shot", int(entry["protocol"] == "one_class"))
+    return [{**complete, "name": f"{entry['name']}, k = {k}", "k_shot": k} for k in shots]
+
+
+def _whole_numbers(numbers: Any, what: str, smallest: int) -> list[int]:  # noqa: ANN401  # whatever was in the file
+    """Return the numbers of a list, each once."""
+    if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= smallest for n in numbers):
+        msg = f"{what}={numbers!r} must be a list of whole numbers of at least {smallest}, such as [1, 2, 4]."
         raise ValueError(msg)
-    return {"trainer": {}, "source_categories": None, "data": {}, **entry, "seeds": list(dict.fromkeys(seeds))}
+    return list(dict.fromkeys(numbers))
 
 
 def read_settings(path: str | Path) -> Settings:

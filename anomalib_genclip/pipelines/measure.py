@@ -8,11 +8,13 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+import torch
 from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.data.utils import TestSplitMode, ValSplitMode
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, UnknownModelError, get_model
 from lightning import seed_everything
+from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_genclip.evaluation import CategoryEvaluator
 
@@ -91,7 +93,7 @@ def make_engine(
     return Engine(default_root_dir=folder, accelerator=accelerator, devices=1, callbacks=callbacks or [], **settings)
 
 
-def build_model(settings: dict[str, Any]) -> AnomalibModule:
+def build_model(settings: dict[str, Any], **more: Any) -> AnomalibModule:  # noqa: ANN401  # the model's arguments
     """Build a model of anomalib, or :class:`.WrittenPrompts`, from ``{"class_path": name, "init_args": {...}}``.
 
     By name and keywords: given a dictionary, anomalib passes OmegaConf's containers to the model, and checkpoints with
@@ -101,7 +103,7 @@ def build_model(settings: dict[str, Any]) -> AnomalibModule:
         ValueError: If anomalib has no such model.
     """
     name = settings["class_path"].split(".")[-1]
-    init_args = settings.get("init_args") or {}
+    init_args = {**(settings.get("init_args") or {}), **more}
     if name == WrittenPrompts.__name__:
         return WrittenPrompts(**init_args)
     try:
@@ -130,3 +132,19 @@ def build_target(settings: dict[str, Any], category: str | None, seed: int) -> A
     # Some datamodules default to a mode that drops the normal test images.
     datamodule.test_split_mode = TestSplitMode.FROM_DIR
     return datamodule
+
+
+def keep_normal_images(datamodule: AnomalibDataModule, k_shot: int, seed: int) -> None:
+    """Reduce a training set to ``k_shot`` of its images, the same for every model.
+
+    Raises:
+        ValueError: If it has fewer.
+    """
+    datamodule.prepare_data()
+    datamodule.setup(TrainerFn.FITTING)  # with the trainer's own stage, so that the engine does not repeat it
+    count = len(datamodule.train_data)
+    if count < k_shot:
+        msg = f"k_shot={k_shot}, but there are only {count} training images."
+        raise ValueError(msg)
+    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:k_shot].tolist()
+    datamodule.train_data.subsample(drawn, inplace=True)

@@ -21,7 +21,7 @@ from lightning import seed_everything
 from anomalib_genclip.utils.files import atomic_write
 
 from .ablated import ablated
-from .measure import build_model, build_target, make_engine, measure
+from .measure import build_model, build_target, keep_normal_images, make_engine, measure
 
 Settings = dict[str, Any]
 _LONGEST_REASON = 300
@@ -31,8 +31,12 @@ def test_on_category(settings: Settings) -> dict[str, Any]:
     """Test a model on one category; settings from :func:`.comparison.test_jobs`."""
     # Before the model is built, because its weights may be random.
     seed_everything(settings["seed"], workers=True)
-    model = build_model(settings["model"])
+    k_shot = settings["k_shot"]
+    references = {"k_shot": k_shot} if k_shot and settings["protocol"] != "one_class" else {}
+    model = build_model(settings["model"], **references)
     target = build_target(settings["target"], settings["category"], settings["seed"])
+    if k_shot:
+        keep_normal_images(target, k_shot, settings["seed"])
     options = {name: settings[name] for name in ("seed", "protocol", "accelerator", "trainer", "checkpoint")}
     return measure(model, target, **options)
 

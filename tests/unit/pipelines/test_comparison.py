@@ -16,9 +16,12 @@ from helpers.comparisons import LOADING, SMALL, rows_of, settings_for
 from PIL import Image
 
 from anomalib_genclip import GenCLIP
+from anomalib_genclip.data.normal_images import file_hash
 from anomalib_genclip.evaluation import CategoryEvaluator
 from anomalib_genclip.evaluation.result import METRIC_NAMES
+from anomalib_genclip.pipelines import task
 from anomalib_genclip.pipelines.comparison import compare, target_parts
+from anomalib_genclip.pipelines.measure import measure
 
 
 def test_every_model_is_tested_on_every_category_with_the_same_images_and_metrics(compared):
@@ -97,6 +100,8 @@ def test_columns_start_with_what_names_the_row(compared):
         ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}, "epochs": 1}]}, "unknown settings epochs"),
         ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}}] * 2}, "unique name"),
         ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}, "seeds": 3}]}, "must be a list"),
+        ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}, "k_shot": 4}]}, "k_shot=4 must be a list"),
+        ({"models": [{"name": "a", "protocol": "one_class", "model": {}, "k_shot": [0, 1]}]}, "at least 1"),
         ({"target_categories": ["spoon"]}, "spoon"),
         ({"target": {"class_path": "MVTecADD"}}, "no datamodule 'MVTecADD'"),
         ({"target": {"init_args": {}}}, "The target lacks class_path"),
@@ -120,6 +125,37 @@ def test_seeds_are_trained_and_tested_one_by_one_and_shown_as_mean_and_spread(co
     assert summary["pixel_AUROC_std"] == pytest.approx(stdev(means)) != 0
     assert summary["categories"] == "2 of 2"
     assert f"{100 * fmean(means):.1f} ± {100 * stdev(means):.1f}" in tables.models.as_markdown()
+
+
+def test_shots_are_rows_and_every_model_gets_the_same_images(comparison_data, tmp_path, monkeypatch):
+    given = {}
+
+    def measured(model, target, **options):
+        result = measure(model, target, **options)
+        files = target.train_data.samples.image_path
+        given[options["protocol"], options["seed"], len(files)] = set(files)
+        if options["protocol"] == "zero_shot":
+            (references,) = model.model.references.describe() or [{"images": []}]
+            assert set(references["images"]) == {file_hash(file) for file in files}.intersection(references["images"])
+            assert len(references["images"]) == model.product.k_shot
+        return result
+
+    monkeypatch.setattr(task, "measure", measured)
+    settings = settings_for(comparison_data, tmp_path) | {"target_categories": ["wood"]}
+    genclip = {"class_path": "GenCLIP", "init_args": SMALL}
+    patchcore = settings["models"][2]["model"]
+    settings["models"] = [
+        {"name": "GenCLIP", "protocol": "zero_shot", "model": genclip, "k_shot": [0, 2], "seeds": [0, 1]},
+        {"name": "PatchCore", "protocol": "one_class", "model": patchcore, "k_shot": [2], "seeds": [0, 1]},
+    ]
+    tables = compare(settings)
+    names = ["GenCLIP, k = 0", "GenCLIP, k = 2", "PatchCore, k = 2"]
+    assert [row["model"] for row in tables.models.rows] == names
+    assert not any("error" in row for row in tables.rows)
+    for seed in (0, 1):
+        assert given["zero_shot", seed, 2] == given["one_class", seed, 2]
+    assert given["zero_shot", 0, 2] != given["zero_shot", 1, 2]
+    assert "pixel_AUROC_std" in tables.models.rows[1]
 
 
 def test_categories_are_shared_out_among_targets(tmp_path):
