@@ -86,12 +86,12 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
             datamodule's category (for ``Folder`` its name), else ``"object"``.
         class_names (dict[str, str] | None): Class names for categories without a meaningful name, such as
             ``{"01": "cable"}``. Defaults to ``None``.
-        branches (str): Branches that compute map and score: ``"both"``, ``"vision"`` (vision-enhanced) or ``"query"``
-            (query-only). Defaults to ``"both"``.
-        class_name_filter (bool): Class Name Filtering: replace the class name by "object" for images that it does
-            not fit. Defaults to ``True``.
-        smoothing_sigma (float): Standard deviation of a Gaussian filter on the anomaly map, in input pixels; 0 for
-            none. Defaults to ``0.0``.
+        branches (str | None): Branches that compute map and score: ``"both"``, ``"vision"`` (vision-enhanced) or
+            ``"query"`` (query-only). Defaults to ``None``: that of ``weights``, else ``"both"``.
+        class_name_filter (bool | None): Class Name Filtering: replace the class name by "object" for images that it
+            does not fit. Defaults to ``None``: that of ``weights``, else ``True``.
+        smoothing_sigma (float | None): Standard deviation of a Gaussian filter on the anomaly map, in input pixels; 0
+            for none. Defaults to ``None``: that of ``weights``, else 0.
         weights (str | Path | None): A prompts file written by :meth:`save_weights`, or ``"tiny-demo"``. The model is
             then zero-shot and not trained, unless ``fine_tune`` is set. Defaults to ``None``.
         fine_tune (bool): Train, starting from ``weights``. Defaults to ``False``.
@@ -153,9 +153,9 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
         query_length: PositiveInt | None = None,
         class_name: str | None = None,
         class_names: dict[str, str] | None = None,
-        branches: Branches = "both",
-        class_name_filter: bool = True,
-        smoothing_sigma: NonNegativeFloat = 0.0,
+        branches: Branches | None = None,
+        class_name_filter: bool | None = None,
+        smoothing_sigma: NonNegativeFloat | None = None,
         weights: str | Path | None = None,
         fine_tune: bool = False,
         learning_rate: NonNegativeFloat = 1e-3,

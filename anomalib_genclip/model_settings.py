@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Branches = Literal["both", "vision", "query"]
 AnomalySource = Literal["auto", "labels", "synthetic"]
 PROMPT_LENGTH = 4  # n and q (ours)
+INFERENCE = {"branches": "both", "class_name_filter": True, "smoothing_sigma": 0.0}
 SHORTEST_SUFFIX = 3  # "damaged", "object", [EOS]
 
 
@@ -68,9 +69,9 @@ class ModelSettings:
         layers: Sequence[int] | None = None,
         state_length: int | None = None,
         query_length: int | None = None,
-        branches: str = "both",
-        class_name_filter: bool = True,
-        smoothing_sigma: float = 0.0,
+        branches: str | None = None,
+        class_name_filter: bool | None = None,
+        smoothing_sigma: float | None = None,
         *,
         prompts: LearnedWeights | None = None,
     ) -> ModelSettings:
@@ -85,9 +86,9 @@ class ModelSettings:
             layers (Sequence[int] | None): Feature layers.
             state_length (int | None): ``n``.
             query_length (int | None): ``q``.
-            branches (str): "both", "vision" or "query".
-            class_name_filter (bool): Whether CNF is on.
-            smoothing_sigma (float): In pixels.
+            branches (str | None): "both", "vision" or "query".
+            class_name_filter (bool | None): Whether CNF is on.
+            smoothing_sigma (float | None): In pixels.
             prompts (LearnedWeights | None): Contents of the prompts file that the model will use.
 
         Returns:
@@ -103,6 +104,9 @@ class ModelSettings:
             layers = prompts.signature.layers if layers is None else layers
             state_length = prompts.signature.state_length if state_length is None else state_length
             query_length = prompts.signature.query_length if query_length is None else query_length
+        given = {"branches": branches, "class_name_filter": class_name_filter, "smoothing_sigma": smoothing_sigma}
+        inference = INFERENCE | (prompts.inference if prompts else {})
+        inference |= {name: value for name, value in given.items() if value is not None}
         backbone = DEFAULT_BACKBONE if backbone is None else backbone
         spec = backbone_spec(backbone)
         try:
@@ -122,9 +126,9 @@ class ModelSettings:
             layers=tuple(resolve_layers(spec, layers)),
             state_length=lengths[0],
             query_length=lengths[1],
-            branches=checked("branches", branches, Branches),
-            class_name_filter=checked("class_name_filter", class_name_filter, bool),
-            smoothing_sigma=_sigma(size, smoothing_sigma),
+            branches=checked("branches", inference["branches"], Branches),
+            class_name_filter=checked("class_name_filter", inference["class_name_filter"], bool),
+            smoothing_sigma=_sigma(size, inference["smoothing_sigma"]),
         )
 
     @property

@@ -81,6 +81,11 @@ class LearnedStateMixin(_Module):
             trained_on=self.trained_on,
             tensors=in_half(tensors),
             thresholds=thresholds,
+            inference={
+                "branches": self.model.branches,
+                "class_name_filter": self.model.class_name_filter,
+                "smoothing_sigma": self.hparams["smoothing_sigma"],
+            },
             calibration=calibration,
             references=description if references else [],
         )

@@ -87,6 +87,8 @@ class LearnedWeights:
         trained_on (str): Name of the training data, for information.
         tensors (dict[str, Tensor]): The learned tensors.
         thresholds (dict[str, Tensor]): Image and pixel threshold, NaN for none.
+        inference (dict[str, Any]): Settings that the thresholds depend on: ``branches``, ``class_name_filter``,
+            ``smoothing_sigma``; empty for the defaults.
         calibration (dict[str, Any] | None): What the thresholds were calibrated on, if they were.
         references (list[dict[str, Any]]): For each category with references its name and the hashes of the images.
         source (str): Where they come from, for messages.
@@ -98,6 +100,7 @@ class LearnedWeights:
     trained_on: str
     tensors: dict[str, Tensor]
     thresholds: dict[str, Tensor]
+    inference: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] | None = None
     references: list[dict[str, Any]] = field(default_factory=list)
     source: str = ""
@@ -127,7 +130,7 @@ class LearnedWeights:
             "image_size": list(self.image_size),
             "trained_on": self.trained_on,
         }
-        optional = {"calibration": self.calibration, "references": self.references}
+        optional = {"inference": self.inference, "calibration": self.calibration, "references": self.references}
         metadata |= {key: value for key, value in optional.items() if value}
         tensors = {**self.tensors, **{f"threshold.{key}": value for key, value in self.thresholds.items()}}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
@@ -194,6 +197,7 @@ def _parse(metadata: Any, tensors: dict[str, Tensor], source: str) -> LearnedWei
             thresholds={
                 key: _in_unit_interval(thresholds[key], f"{key} threshold", source) for key in ("image", "pixel")
             },
+            inference=_inference(metadata.get("inference", {}), source),
             calibration=_mapping(metadata.get("calibration"), source),
             references=check_references(metadata.get("references", []), source),
             source=source,
@@ -215,6 +219,14 @@ def check_references(references: Any, source: str) -> list[dict[str, Any]]:  # n
             msg = f"{source} has references without a category or images."
             raise ValueError(msg)
     return references
+
+
+def _inference(inference: Any, source: str) -> dict[str, Any]:  # noqa: ANN401  # whatever was in the file
+    """Return the settings of inference if they are known ones; their values are checked with the other settings."""
+    if isinstance(inference, dict) and inference.keys() <= {"branches", "class_name_filter", "smoothing_sigma"}:
+        return inference
+    msg = f"{source} has inference={inference!r}, which are no settings of this version."
+    raise ValueError(msg)
 
 
 def _mapping(calibration: Any, source: str) -> dict[str, Any] | None:  # noqa: ANN401  # whatever was in the file

@@ -24,6 +24,21 @@ def test_prompts_file_restores_model_and_settings(trained):
     assert model.trained_on == "MVTecAD_to_MVTecAD"
 
 
+def test_prompts_file_brings_the_settings_that_its_thresholds_belong_to(trained, tmp_path):
+    settings = {"branches": "query", "class_name_filter": False, "smoothing_sigma": 2.0}
+    path = GenCLIP(weights=trained.prompts, **settings).save_weights(tmp_path / "query.safetensors")
+    model = GenCLIP(weights=path)
+    assert {name: model.hparams[name] for name in settings} == settings
+    images = torch.randn(2, 3, 64, 64)
+    expected = GenCLIP(weights=trained.prompts, **settings).eval().model(images)
+    torch.testing.assert_close(model.eval().model(images).anomaly_map, expected.anomaly_map)
+    assert GenCLIP(weights=path, branches="both", class_name_filter=True).hparams["smoothing_sigma"] == 2.0
+    assert GenCLIP(weights=path, smoothing_sigma=0.0).hparams["smoothing_sigma"] == 0.0
+    other = rewritten(path, tmp_path / "other.safetensors", description=lambda d: d | {"inference": {"turns": 4}})
+    with pytest.raises(ValueError, match=r"other\.safetensors has inference=\{'turns': 4\}"):
+        GenCLIP(weights=other)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
