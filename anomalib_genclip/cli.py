@@ -142,6 +142,7 @@ def calibrate(
     k_shot: int = 0,
     few_shot_source: str | None = None,
     class_name: str | None = None,
+    pretrained: str | None = None,
 ) -> int:
     """Set thresholds from normal images alone, so that at most a chosen share of normal images raises an alarm.
 
@@ -155,14 +156,15 @@ def calibrate(
         k_shot: Reference images to draw; 0 keeps those of the weights.
         few_shot_source: Folder to draw them from, other images than the normal ones.
         class_name: Class name of the product, such as "metal nut".
+        pretrained: CLIP weights; needed if the model was trained with a file that is not here.
 
     Returns:
         0.
     """
-    from .pipelines.ablated import load_trained
+    from .trained_model import load_trained
 
-    given = {"k_shot": k_shot, "few_shot_source": few_shot_source, "class_name": class_name}
-    model = load_trained(weights, **{name: value for name, value in given.items() if value})
+    given: dict[str, Any] = {"k_shot": k_shot, "few_shot_source": few_shot_source, "class_name": class_name}
+    model = load_trained(weights, pretrained, **{name: value for name, value in given.items() if value})
     thresholds = model.calibrate(normal, false_alarm_rate)
     model.save_weights(out, references=bool(model.model.references.memories))
     print(f"image_threshold {thresholds['image']:.4f}, pixel_threshold {thresholds['pixel']:.4f}: {out}")

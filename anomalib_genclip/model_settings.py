@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Branches = Literal["both", "vision", "query"]
 AnomalySource = Literal["auto", "labels", "synthetic"]
 PROMPT_LENGTH = 4  # n and q (ours)
-INFERENCE = {"branches": "both", "class_name_filter": True, "smoothing_sigma": 0.0}
+INFERENCE: dict[str, Any] = {"branches": "both", "class_name_filter": True, "smoothing_sigma": 0.0}
 SHORTEST_SUFFIX = 3  # "damaged", "object", [EOS]
 
 

@@ -17,14 +17,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_genclip.components.anomaly_map import top_mean
 from anomalib_genclip.components.references import UNNAMED, ReferenceMemory, nearest_distance
+from anomalib_genclip.data.image_checks import check_images
 from anomalib_genclip.data.normal_images import NormalImages, file_hash, images_of_datamodule, images_of_folder
 from anomalib_genclip.model_settings import ProductSettings
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 from anomalib_genclip.torch_model import GenCLIPModel
 from anomalib_genclip.utils.loaders import datamodule_of, origin_of, running_loaders
 from anomalib_genclip.utils.text import summarize
-
-from .input_checks import check_images
 
 logger = logging.getLogger(__name__)
 
