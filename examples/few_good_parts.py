@@ -3,8 +3,8 @@
 
 """From a few good parts to alarms, on rendered images: ``python examples/few_good_parts.py leather``.
 
-Renders good and damaged parts of one product, draws references, sets the alarm level, tests, and draws one damaged part's
-map with 0, 1 and 4 references.
+Renders good and damaged parts of one product, draws references, sets the alarm level, tests, and draws the maps of some
+damaged parts with 0, 1 and 4 references.
 """
 
 import sys

@@ -115,7 +115,9 @@ class ReferenceImages(Callback):
         hashes = {category: [file_hash(file) for file in drawn] for category, drawn in files.items()}
         drawn = [file for category in files.values() for file in category]
         references = module.model.references
-        if {known["category"]: known["images"] for known in references.describe()} == hashes:
+        if [known["images"] for known in references.describe()] == list(hashes.values()):
+            # Calibration on a folder may not have known the name of the category.
+            references.set(dict(zip(hashes, references.memories, strict=True)))
             return drawn
         memories = {}
         for category, found in images.items():

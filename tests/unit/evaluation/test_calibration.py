@@ -77,6 +77,21 @@ def test_datamodule_gives_normal_training_images_that_are_no_references(tmp_path
         model.calibrate(data, 0.05)
 
 
+def test_a_test_keeps_thresholds_and_references_of_a_calibration_on_folders(normal, tmp_path):
+    data = data_trees.mvtec_ad(tmp_path / "data", normal=2)
+    few = tmp_path / "few"
+    for i in range(2):
+        data_trees.write_normal(few / f"{i}.png", seed=100 + i)
+    model = build(k_shot=2, few_shot_source=few, seed=0)
+    thresholds = model.calibrate(normal, 0.1)
+    (before,) = model.model.references.memories
+    engine(tmp_path).test(model, datamodule=data)
+    assert list(model.model.references.memories) == [before]
+    assert model.model.references.categories == ["bottle"]
+    kept = {name: float(value) for name, value in model.post_processor.raw_thresholds().items()}
+    assert kept == thresholds
+
+
 def test_references_among_the_images_are_an_error_that_names_them(normal, tmp_path):
     few = tmp_path / "few"
     few.mkdir()
