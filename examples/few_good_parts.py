@@ -73,7 +73,8 @@ def main(category: str = "leather", folder: Path = Path("results/few_good_parts"
     weights = model.save_weights(folder / "line.safetensors", references=True)
 
     data = {"normal_dir": references.name, "normal_test_dir": good.name, "abnormal_dir": damaged.name}
-    test = Folder(name=category, root=folder, mask_dir="damaged_masks", num_workers=0, val_split_mode="none", **data)
+    options = {"mask_dir": "damaged_masks", "val_split_mode": "same_as_test", "num_workers": 0}
+    test = Folder(name=category, root=folder, **data, **options)
     Engine(default_root_dir=folder / "results", logger=False).test(GenCLIP(weights=weights), datamodule=test)
     draw(category, folder, references, write(folder / "shown", category, defects[:3], 1, rng), folder / "shots.png")
 
