@@ -3,6 +3,6 @@
 
 """Scoring of any number of images: ``genclip predict``.
 
-Which images (sources), decoded (images), scored by a model (backends), made rows of (records), kept on disk while the
-run goes on (parts) and joined to tables in the end (tables).
+The stages: find images (sources), read them (images), run the model (backends), make rows (records), write the rows to
+disk during the run (parts), and join them to tables at the end (tables).
 """

@@ -1,12 +1,12 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What runs the model: torch, ONNX Runtime or OpenVINO, behind one call."""
+"""Run the model with torch, ONNX Runtime or OpenVINO, behind one interface."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,15 +33,15 @@ _TO_FLOAT = ToDtype(torch.float32, scale=True)
 
 
 class Prediction(NamedTuple):
-    """What a model finds in a batch.
+    """Output of a model for a batch.
 
     Args:
         anomaly_map (np.ndarray): ``(B, H, W)``, float32, in [0, 1].
         score (np.ndarray): ``(B,)``, in [0, 1].
         mask (np.ndarray): ``(B, H, W)``, bool.
         anomalous (np.ndarray): ``(B,)``, bool.
-        class_names (list[str | None]): Class names that the prompts used, ``None`` where that is not known.
-        class_name_filter (list[str | None]): "kept" or "replaced", ``None`` where there was nothing to filter.
+        class_names (list[str | None]): Class names in the prompts, ``None`` if unknown.
+        class_name_filter (list[str | None]): "kept" or "replaced", ``None`` if no name was filtered.
     """
 
     anomaly_map: np.ndarray
@@ -53,13 +53,14 @@ class Prediction(NamedTuple):
 
 
 class Backend(ABC):
-    """Runs a model.
+    """A model and its runtime.
 
     Attributes:
-        transform (Transform): What is done to an image, ``(3, H, W)``, uint8, before it comes into a batch.
-        image_threshold (float | None): Images of a higher score are anomalous; ``None`` where the model itself knows.
+        transform (Transform): Applied to each image, ``(3, H, W)``, uint8, before images are stacked to a batch.
+        image_threshold (float | None): Images with a higher score are anomalous; ``None`` if the threshold is inside
+            the model.
         pixel_threshold (float | None): The same for pixels.
-        on_gpu (bool): Whether images go to a GPU.
+        on_gpu (bool): Whether batches are copied to a GPU.
     """
 
     transform: Transform
@@ -69,18 +70,18 @@ class Backend(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor, class_names: Sequence[str | None]) -> Prediction:
-        """Find anomalies.
+        """Predict a batch.
 
         Args:
             images (Tensor): Transformed images of one size, ``(B, 3, H, W)``.
-            class_names (Sequence[str | None]): What each shows; ``None`` for what the model was built with.
+            class_names (Sequence[str | None]): Class name of each image; ``None`` for the model's own.
 
         Returns:
-            Prediction: What was found.
+            Prediction: Scores, maps and masks.
         """
 
     def why_no_class_name(self, name: str) -> str:
-        """Say why the model cannot use a class name, ``""`` if it can."""
+        """Return why the model cannot use a class name, ``""`` if it can."""
         del name
         return ""
 
@@ -98,7 +99,7 @@ class TorchBackend(Backend):
 
     def __init__(self, model: GenCLIP, settings: ScoringSettings) -> None:
         self.device = choose_device(settings.accelerator)
-        self.precision = choose_precision(settings.precision, self.device)
+        self.precision = model_precision(settings, self.device)
         self.on_gpu = self.device.type != "cpu"
         self.lightning_model = model.eval().to(self.device)
         self.model = model.model
@@ -110,7 +111,7 @@ class TorchBackend(Backend):
         )
 
     def __call__(self, images: Tensor, class_names: Sequence[str | None]) -> Prediction:
-        """Find anomalies, and note which class names Class Name Filtering has left."""
+        """Predict a batch, and report the decisions of Class Name Filtering."""
         model, own = self.model, self.lightning_model
         names = [name or own.class_name or GENERIC for name in class_names]
         given = model.class_index([own.class_names.get(name, name) for name in names])
@@ -138,7 +139,7 @@ class TorchBackend(Backend):
         )
 
     def why_no_class_name(self, name: str) -> str:
-        """Say that a class name is empty, has no or too many tokens, or no references."""
+        """Return an error if a class name is empty, has no or too many tokens, or has no references."""
         try:
             self.model.references.index([name], self.lightning_model.class_name)
             name = clean_class_name(self.lightning_model.class_names.get(name, name))
@@ -149,15 +150,15 @@ class TorchBackend(Backend):
 
 
 class ExportedBackend(Backend):
-    """An exported model, which resizes and normalises by itself and whose class name is fixed.
+    """An exported model. Resizing and normalization are part of its graph, and its class name is fixed.
 
     Args:
         settings (ScoringSettings): The settings.
-        load (Callable): Opens the file: returns the shape of its input (names or ``None`` for what is free), the names
-            of its outputs, and a function from ``(B, 3, H, W)``, float32, in [0, 1], to the outputs by name.
+        load (Callable): Opens the file. Returns the shape of its input (names or ``None`` for dynamic sizes), the names
+            of its outputs, and a function that maps images ``(B, 3, H, W)``, float32, in [0, 1], to outputs by name.
 
     Raises:
-        ValueError: If the file cannot be opened, is no exported anomaly model, or does not fit the settings.
+        ValueError: If the file cannot be opened, is not an exported anomaly model, or does not fit the settings.
         FileNotFoundError: If there is no such file.
     """
 
@@ -177,7 +178,7 @@ class ExportedBackend(Backend):
             msg = f"{path} needs a package that is not installed: {error}. {_INSTALL}"
             raise ValueError(msg) from error
         except Exception as error:
-            # The runtimes have exceptions of their own for everything.
+            # Each runtime has exception types of its own, without a common base.
             msg = f"{path} cannot be opened as a model: {str(error).strip().splitlines()[-1]}"
             raise ValueError(msg) from error
         missing = [name for name in _OUTPUTS if name not in outputs]
@@ -197,7 +198,7 @@ class ExportedBackend(Backend):
         self.image_threshold, self.pixel_threshold = settings.image_threshold, settings.pixel_threshold
 
     def __call__(self, images: Tensor, class_names: Sequence[str | None]) -> Prediction:
-        """Find anomalies, with the model's own labels and masks unless thresholds were given."""
+        """Predict a batch, with the model's own labels and masks unless thresholds were given."""
         del class_names
         values = _TO_FLOAT(images).numpy()
         short = 0 if self.batch_size is None else self.batch_size - len(values)
@@ -218,7 +219,7 @@ def load_backend(settings: ScoringSettings) -> Backend:
         settings (ScoringSettings): The settings.
 
     Returns:
-        Backend: What runs it.
+        Backend: The model and its runtime.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -235,10 +236,10 @@ def load_backend(settings: ScoringSettings) -> Backend:
 
 
 def backend_name(settings: ScoringSettings) -> str:
-    """Return which backend runs the weights.
+    """Return the name of the backend for the weights.
 
     Raises:
-        ValueError: If it cannot, or not in the precision that was asked for.
+        ValueError: If the backend cannot run these weights, or not in the requested precision.
     """
     ending = Path(settings.weights).suffix
     name = _BACKENDS.get(ending, "torch") if settings.backend == "auto" else settings.backend
@@ -252,11 +253,27 @@ def backend_name(settings: ScoringSettings) -> str:
     return name
 
 
+def model_precision(settings: ScoringSettings, device: torch.device) -> Literal["float32", "bf16"]:
+    """Resolve precision "auto" for a backend.
+
+    Args:
+        settings (ScoringSettings): The settings.
+        device (torch.device): Device of the model.
+
+    Returns:
+        Literal["float32", "bf16"]: Precision of the computation.
+    """
+    name = backend_name(settings)
+    if name == "onnx":
+        return "float32"  # ONNX Runtime computes as the file says
+    return choose_precision(settings.precision, torch.device("cpu") if name == "openvino" else device)
+
+
 def weights_files(weights: str) -> list[Path]:
-    """Return the files that a model is read from.
+    """Return the files of a model.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there are none.
     """
     path = prompts_path(weights)
     if not is_file(path):
@@ -267,7 +284,7 @@ def weights_files(weights: str) -> list[Path]:
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """Return the device that a setting stands for.
+    """Return the device for a setting.
 
     Raises:
         ValueError: If there is no such device.
@@ -280,7 +297,7 @@ def choose_device(accelerator: str) -> torch.device:
 
 
 def _transform_of(pre_processor: PreProcessor | None) -> Transform:
-    """Return what the pre-processor does, as a step of reading: it does the same to one image as to a batch."""
+    """Return the pre-processor's transform, which gives the same result for one image as for a batch."""
     own = None if pre_processor is None else pre_processor.transform
     return Compose([_TO_FLOAT] if own is None else [_TO_FLOAT, own])
 
@@ -290,7 +307,7 @@ def _as_it_is(image: Tensor) -> Tensor:
 
 
 def _decided(values: np.ndarray, threshold: float | None, own: np.ndarray | None) -> np.ndarray:
-    """Compare values with a threshold; without one take what the model says itself."""
+    """Compare values with a threshold; without one, take the model's own decisions."""
     if threshold is None and own is not None:
         return own.astype(bool)
     return values > np.float32(NATURAL_THRESHOLD if threshold is None else threshold)
@@ -313,8 +330,8 @@ def _open_openvino(path: str, settings: ScoringSettings) -> tuple[list[Any], lis
     """Open a file with OpenVINO; anomalib's inferencer would leave a cache in the current folder."""
     import openvino
 
-    # Left alone, OpenVINO computes in bfloat16 where the processor can.
-    hint = {"float32": "f32", "bf16": "bf16"}[choose_precision(settings.precision, torch.device("cpu"))]
+    # By default OpenVINO computes in bfloat16 if the processor supports it.
+    hint = {"float32": "f32", "bf16": "bf16"}[model_precision(settings, torch.device("cpu"))]
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     device = {"auto": "CPU", "cpu": "CPU", "gpu": "GPU"}[settings.accelerator]
     model = openvino.Core().compile_model(path, device, options)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images read in batches, by processes of their own, in the order in which they were found."""
+"""Read images in batches, in worker processes, in the order in which they were found."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -22,13 +22,13 @@ MOST_WORKERS = 4
 
 
 class Item(NamedTuple):
-    """An image that is to be scored.
+    """An image to be scored.
 
     Args:
-        number (int): Its place among all images, from 0.
-        path (str): Its path or address.
-        name (str): What its result files are called.
-        class_name (str | None): What it shows, as far as the settings say.
+        number (int): Index among all images, from 0.
+        path (str): Path or address.
+        name (str): Name of its result files.
+        class_name (str | None): Class name, ``None`` if the settings give none.
     """
 
     number: int
@@ -38,14 +38,14 @@ class Item(NamedTuple):
 
 
 class ImageBatch(NamedTuple):
-    """Images that were read.
+    """A batch of images after reading.
 
     Args:
-        items (list[Item]): Which.
-        stacks (list[tuple[list[int], Tensor]]): Those of one size together: their positions in ``items``, and
-            ``(B, 3, H, W)``, transformed.
+        items (list[Item]): The images.
+        stacks (list[tuple[list[int], Tensor]]): One per image size: positions in ``items``, and the transformed images
+            ``(B, 3, H, W)``.
         sizes (list[tuple[int, int]]): Height and width of each file, ``(0, 0)`` if it could not be read.
-        errors (list[str]): What is wrong with each file, ``""`` for nothing.
+        errors (list[str]): Error of each file, ``""`` for none.
     """
 
     items: list[Item]
@@ -55,7 +55,7 @@ class ImageBatch(NamedTuple):
 
 
 def read_image(path: str) -> Tensor:
-    """Read an image as anomalib does, from an address too.
+    """Read an image as anomalib does, from a path or an address.
 
     Args:
         path (str): Path or address.
@@ -65,7 +65,7 @@ def read_image(path: str) -> Tensor:
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it has more than 8 bits per pixel.
+        ValueError: If it has more than 8 bits per channel.
     """
     with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file, Image.open(file) as image:  # noqa: PTH123
         check_depth(image.mode, path)
@@ -73,14 +73,14 @@ def read_image(path: str) -> Tensor:
 
 
 def read_batch(items: list[Item], transform: Transform) -> ImageBatch:
-    """Read images; those that cannot be read are named, not raised.
+    """Read images. Errors are returned, not raised.
 
     Args:
-        items (list[Item]): Which.
-        transform (Transform): What the model wants done to ``(3, H, W)``, uint8.
+        items (list[Item]): The images.
+        transform (Transform): The backend's transform, applied to ``(3, H, W)``, uint8.
 
     Returns:
-        ImageBatch: The images.
+        ImageBatch: The images, and the errors of files that cannot be read.
     """
     sizes, errors = [(0, 0)] * len(items), [""] * len(items)
     by_shape: dict[torch.Size, list[tuple[int, Tensor]]] = {}
@@ -88,7 +88,7 @@ def read_batch(items: list[Item], transform: Transform) -> ImageBatch:
         try:
             pixels = read_image(item.path)
             image = transform(pixels)
-        except Exception as error:  # noqa: BLE001  # a broken file can make its reader trip over anything
+        except Exception as error:  # noqa: BLE001  # decoders raise many types for a broken file
             errors[position] = f"{item.path} cannot be read: {why_unreadable(error)}"
             continue
         sizes[position] = (pixels.shape[1], pixels.shape[2])
@@ -102,24 +102,25 @@ def read_batch(items: list[Item], transform: Transform) -> ImageBatch:
 def read_batches(
     batches: Iterable[list[Item]], transform: Transform, num_workers: int | None, *, pin_memory: bool = False
 ) -> Iterator[ImageBatch]:
-    """Read batches ahead of whoever consumes them, in their order.
+    """Read batches in worker processes, a few batches ahead of the consumer, in their order.
 
     Args:
-        batches (Iterable[list[Item]]): Which images; asked for one by one, a few batches ahead.
+        batches (Iterable[list[Item]]): The images of each batch; consumed a few batches ahead.
         transform (Transform): As in :func:`read_batch`; runs in the workers.
-        num_workers (int | None): Processes that read; 0 for none, ``None`` for as many as suit the machine.
-        pin_memory (bool): Whether the images go to a GPU. Defaults to ``False``.
+        num_workers (int | None): Number of worker processes; 0 reads in this process, ``None`` chooses by the number
+            of cores.
+        pin_memory (bool): Whether batches are copied to a GPU. Defaults to ``False``.
 
     Yields:
         ImageBatch: One per batch.
 
     Raises:
-        OSError: If a process that reads was killed, which happens when memory runs out.
+        OSError: If a worker process was killed, usually because memory ran out.
     """
     workers = default_workers() if num_workers is None else num_workers
     loader: DataLoader = DataLoader(
         _Reader(transform),
-        batch_sampler=batches,  # any iterable of lists will do
+        batch_sampler=batches,  # the loader accepts any iterable of lists
         collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin_memory,
@@ -129,18 +130,21 @@ def read_batches(
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        msg = f"A process that reads images has died, probably because memory ran out: {error}"
+        msg = (
+            f"A worker process that reads images was killed, usually because memory ran out: {error}. Give a smaller "
+            "--batch_size or fewer --num_workers, and start the command again."
+        )
         raise OSError(msg) from error
 
 
 def default_workers() -> int:
-    """Return how many processes read images unless told otherwise: the model needs a core, too."""
+    """Return the default number of worker processes, which leaves one core to the model."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(MOST_WORKERS, cores - 1))
 
 
 class _Reader(Dataset):
-    """Reads whole batches where a data set would read one sample after the other."""
+    """Reads a whole batch at once, so that one broken file does not end the loader."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform

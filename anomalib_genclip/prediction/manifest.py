@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a folder of results was made with, so that no two runs mix in it."""
+"""The manifest of a results folder: settings, weights and versions, so that results of two runs are never mixed."""
 
 import hashlib
 import json
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from anomalib_genclip import __version__
-from anomalib_genclip.utils.precision import choose_precision
 
 from .backends import backend_name, weights_files
 from .settings import RunSettings
@@ -23,7 +22,7 @@ FORMAT = "anomalib-genclip predictions"
 MANIFEST = "manifest.json"
 RUNNING, COMPLETE, REMOVING = "running", "complete", "removing"
 _RESULTS = ("parts", "pictures", "maps", "scores.csv", "scores.parquet", "regions.csv", "regions.parquet")
-_PACKAGES = {  # what decodes and computes
+_PACKAGES = {  # those whose version can change a score
     "torch": ("anomalib", "torch", "torchvision", "open_clip_torch", "pillow"),
     "onnx": ("onnxruntime", "torchvision", "pillow"),
     "openvino": ("openvino", "torchvision", "pillow"),
@@ -31,11 +30,11 @@ _PACKAGES = {  # what decodes and computes
 
 
 def describe(settings: RunSettings, device: torch.device) -> dict[str, Any]:
-    """Describe what the results depend on, apart from the images.
+    """Collect everything except the images that the results depend on.
 
     Args:
-        settings (RunSettings): The settings.
-        device (torch.device): What the model runs on.
+        settings (RunSettings): The settings, with the precision resolved.
+        device (torch.device): Device of the model.
 
     Returns:
         dict[str, Any]: Weights, settings and versions, as plain data.
@@ -51,27 +50,26 @@ def describe(settings: RunSettings, device: torch.device) -> dict[str, Any]:
         with file.open("rb") as content:
             while block := content.read(1 << 20):
                 digest.update(block)
-    found = {"backend": backend, "accelerator": device.type, "precision": choose_precision(settings.precision, device)}
     return {
         "weights": {"file": files[0].name, "sha256": digest.hexdigest()},
-        "settings": settings.as_manifest() | found,
+        "settings": settings.as_manifest() | {"backend": backend, "accelerator": device.type},
         "versions": {"anomalib-genclip": __version__, **dict(_versions(backend))},
     }
 
 
 def claim(folder: ResultFolder, description: dict[str, Any], *, overwrite: bool) -> dict[str, int] | None:
-    """Check that a folder is new or belongs to the run that is described. Nothing is written but for ``overwrite``.
+    """Check that a folder is new or belongs to this run. Nothing is written unless ``overwrite`` is set.
 
     Args:
         folder (ResultFolder): The folder.
         description (dict[str, Any]): From :func:`describe`.
-        overwrite (bool): Whether results of another run are removed.
+        overwrite (bool): Whether to remove the results of an earlier run.
 
     Returns:
-        dict[str, int] | None: The counts of a run that is complete, ``None`` if there is something left to do.
+        dict[str, int] | None: The counts of a complete run, ``None`` if images are left to score.
 
     Raises:
-        ValueError: If the folder belongs to another run, or to something else; says how they differ.
+        ValueError: If the folder belongs to another run (the message lists the differences), or holds other files.
     """
     found = read_manifest(folder)
     if found is None:
@@ -80,7 +78,7 @@ def claim(folder: ResultFolder, description: dict[str, Any], *, overwrite: bool)
             raise ValueError(msg)
         return None
     if overwrite or found.get("status") == REMOVING:
-        # The manifest goes last: should this be interrupted, it tells the next run to go on.
+        # The manifest is removed last: after an interruption its status tells the next run to continue.
         write_manifest(folder, {**found, "status": REMOVING})
         folder.remove(*_RESULTS)
         folder.remove(MANIFEST)
@@ -124,7 +122,7 @@ def write_manifest(folder: ResultFolder, content: dict[str, Any]) -> None:
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]:
-    """Say where two descriptions differ."""
+    """Yield the differences between two descriptions."""
     for group in ("settings", "weights", "versions"):
         theirs, ours = found.get(group, {}), wanted[group]
         for name in sorted({*theirs, *ours}):
@@ -135,5 +133,5 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]
 
 def _versions(backend: str) -> Iterator[tuple[str, str]]:
     for name in _PACKAGES[backend]:
-        with suppress(PackageNotFoundError):  # built or vendored by the user: nothing is known of it
+        with suppress(PackageNotFoundError):  # without metadata, as when a user vendors it
             yield name, version(name)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is written for an image: its row, its picture and its anomaly map."""
+"""Results of an image: its row, result image and anomaly map."""
 
 import hashlib
 import io
@@ -20,13 +20,13 @@ from .records import Record, Row
 from .settings import RunSettings
 from .storage import ResultFolder
 
-REGIONS = "region_rows"  # key of the regions in a row that is not in a table yet
-_LONGEST_NAME = 255  # bytes that a file system takes
+REGIONS = "region_rows"  # key of the regions in a row that is not yet in a table
+_LONGEST_NAME = 255  # bytes, the limit of common file systems
 _ENDINGS = {"png16": ".png", "npy": ".npy"}
 
 
 def as_rows(records: Iterable[Record], settings: RunSettings, folder: ResultFolder) -> list[Row]:
-    """Write the files of images, and make rows of them; arguments as in :func:`write_files`."""
+    """Write the files of images and return their rows; arguments as in :func:`write_files`."""
     rows = []
     for record in records:
         write_files(record, settings, folder)
@@ -35,15 +35,15 @@ def as_rows(records: Iterable[Record], settings: RunSettings, folder: ResultFold
 
 
 def write_files(record: Record, settings: RunSettings, folder: ResultFolder) -> None:
-    """Write the picture and the map of an image, as far as the settings ask for them.
+    """Write the result image and the anomaly map of an image, if the settings request them.
 
     Args:
-        record (Record): What was found in the image.
+        record (Record): Prediction of the image.
         settings (RunSettings): The settings.
-        folder (ResultFolder): Where to: ``pictures/`` and ``maps/`` below it.
+        folder (ResultFolder): The results folder; files are written to ``pictures/`` and ``maps/`` in it.
 
     Raises:
-        OSError: If a file cannot be written, or the image has gone since it was scored.
+        OSError: If a file cannot be written, or the image was removed after it was scored.
     """
     if record.anomaly_map is None or record.mask is None:
         return
@@ -59,16 +59,17 @@ def write_files(record: Record, settings: RunSettings, folder: ResultFolder) -> 
 
 
 def draw(record: Record, anomaly_map: np.ndarray, mask: np.ndarray, *, original_size: bool = False) -> bytes:
-    """Draw an image beside its heat map and mask, as anomalib does.
+    """Draw an image, its heat map and its mask with anomalib's visualizer.
 
     Args:
         record (Record): The image.
         anomaly_map (np.ndarray): ``(H, W)``, in [0, 1].
         mask (np.ndarray): ``(H, W)``, bool.
-        original_size (bool): Each panel in the size of the image, not of anomalib's pictures. Defaults to ``False``.
+        original_size (bool): Whether each panel has the size of the image, not anomalib's default size. Defaults to
+            ``False``.
 
     Returns:
-        bytes: A PNG picture.
+        bytes: PNG file.
     """
     height, width = record.size
     visualizer = ImageVisualizer(field_size=(width, height)) if original_size else ImageVisualizer()
@@ -90,11 +91,11 @@ def encode_map(anomaly_map: np.ndarray, kind: str) -> bytes:
 
 
 def file_name(name: str, ending: str) -> str:
-    """Add an ending to a name that has one already: "a.jpg" and "a.png" are two images."""
+    """Append a suffix to a whole file name, because "a.jpg" and "a.png" are two images."""
     folder, last = os.path.split(name)
     if len(os.fsencode(last + ending)) > _LONGEST_NAME:
         last = hashlib.sha256(os.fsencode(last)).hexdigest()
-    return os.path.join(folder, last + ending)  # noqa: PTH118  # names are texts
+    return os.path.join(folder, last + ending)  # noqa: PTH118  # a name is a string
 
 
 def _resized(values: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rows on disk while a run goes on: in parts of some hundred images, from which it goes on after an interruption."""
+"""Rows on disk during a run, in parts of a few hundred images, from which an interrupted run resumes."""
 
 import hashlib
 import json
@@ -20,17 +20,17 @@ from .settings import RunSettings
 from .storage import ResultFolder
 from .tables import WRITERS
 
-_SECONDS = 30  # between two writes of a part
+_SECONDS = 30  # longest time between two writes of a part
 
 
 @dataclass
 class Counts:
-    """What has been found so far.
+    """Numbers of images and regions so far.
 
     Args:
-        images (int): Images that have a row.
-        anomalous (int): Those labelled anomalous.
-        errors (int): Those that could not be used.
+        images (int): Images with a row.
+        anomalous (int): Images labelled anomalous.
+        errors (int): Images with an error.
         regions (int): Connected anomalous regions.
     """
 
@@ -50,7 +50,7 @@ class Counts:
 
 @dataclass
 class _Part:
-    """A part that is not complete: how many images it has, and the rows of the first of them."""
+    """An incomplete part: its number of images, and the rows of the first ones."""
 
     length: int
     rows: list[Row]
@@ -59,14 +59,14 @@ class _Part:
 
 
 class Parts:
-    """The rows of a run, or of a share of one.
+    """The rows of a run or of one of its shards.
 
-    A part is a file of JSON lines, one per image, and holds the first images of its place in the list: all of them
-    when it is complete. Batches never reach beyond a part, and a part goes on at the start of a batch, so that the
-    model sees the same batches however often a run was interrupted.
+    A part is a file of JSON lines, one per image. It covers a fixed range of the images and holds the rows of the first
+    ones, or of all when it is complete. A batch never crosses the end of a part, and a resumed part starts at the
+    beginning of a batch, so that the model sees the same batches however often a run was interrupted.
 
     Args:
-        folder (ResultFolder): The folder of the results.
+        folder (ResultFolder): The results folder.
         settings (RunSettings): The settings.
     """
 
@@ -79,16 +79,16 @@ class Parts:
         self._open: dict[int, _Part] = {}
 
     def pending(self, items: Iterable[Item]) -> Iterator[list[Item]]:
-        """Yield the batches that are left to do; rows that are there are counted.
+        """Yield the batches that are not scored yet, and count the rows on disk.
 
         Args:
-            items (Iterable[Item]): All images, from the first to the last, whatever the share.
+            items (Iterable[Item]): All images, of all shards.
 
         Yields:
             list[Item]: A batch.
 
         Raises:
-            ValueError: If other images were listed when a part was written; names it.
+            ValueError: If a part on disk has rows of other images; names the part.
         """
         items = iter(items)
         size, (number, count) = self.settings.part_size, self.settings.share
@@ -107,7 +107,7 @@ class Parts:
             yield from in_batches(part[len(rows) :], self.settings.batch_size)
 
     def add(self, items: Sequence[Item], rows: list[Row]) -> None:
-        """Add the rows of a batch, or of its first images; they are on disk after half a minute at the latest.
+        """Add the rows of a batch or of its first images, and write the part if it is complete or half a minute old.
 
         Args:
             items (Sequence[Item]): The images.
@@ -128,19 +128,19 @@ class Parts:
             del self._open[place]
 
     def flush(self) -> None:
-        """Write all rows that are not on disk yet."""
+        """Write all rows that are not yet on disk."""
         for place, part in self._open.items():
             if len(part.rows) > part.written:
                 self._write(place, part)
 
     def finish(self) -> Counts | None:
-        """Note that this share is complete, and write the tables if all are.
+        """Record that this shard is complete, and write the tables if all shards are.
 
         Returns:
-            Counts | None: What was found in all images, ``None`` if other shares are not complete.
+            Counts | None: Counts over all images, ``None`` if other shards are not complete.
 
         Raises:
-            ValueError: If the shares have listed different images.
+            ValueError: If the shards have found different images.
         """
         number, count = self.settings.share
         own = {"listed": self.listed, "digest": self._digest.hexdigest(), "counts": vars(self.counts)}
@@ -151,8 +151,8 @@ class Parts:
             return None
         if len({share["digest"] for share in shares}) > 1:
             msg = (
-                f"The shares have found different images in {self.settings.data}: "
-                f"{', '.join(str(share['listed']) for share in shares)}. Start anew in another folder."
+                f"The shards have found different images in {self.settings.data}: "
+                f"{', '.join(str(share['listed']) for share in shares)}. Start again in another folder."
             )
             raise ValueError(msg)
         kind = self.settings.table
@@ -169,18 +169,18 @@ class Parts:
             yield _parsed(self.folder.read(_part_name(place)) or b"")
 
     def _load(self, place: int, items: list[Item]) -> list[Row]:
-        """Return the rows of a part, as far as there are any.
+        """Return the rows of a part that are on disk.
 
         Raises:
-            ValueError: If they are of other images; names the part.
+            ValueError: If they belong to other images; names the part.
         """
         content = self.folder.read(_part_name(place))
         rows = [] if content is None else _parsed(content)
         if [row["path"] for row in rows] != [printable(item.path) for item in items[: len(rows)]]:
             msg = (
-                f"{self.folder.path}/{_part_name(place)} is of other images than {self.settings.data} holds now: some "
-                "were added, removed or renamed. Restore them to go on, or start anew with --overwrite or in another "
-                "folder."
+                f"{self.folder.path}/{_part_name(place)} has rows of other images than {self.settings.data} holds now: "
+                "images were added, removed or renamed. Restore them to resume, or start again with --overwrite or in "
+                "another folder."
             )
             raise ValueError(msg)
         return rows

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Scores of images, one record after the other."""
+"""Score images, one record per image."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -18,21 +18,21 @@ from .sources import Source, find_images
 
 
 def predict(weights: str, data: str | Iterable[str | os.PathLike], **options: Any) -> Iterator[Record]:  # noqa: ANN401
-    """Score images. Nothing is written, and no more than a few batches are in memory.
+    """Score images. Writes no files, and keeps only a few batches in memory.
 
     Args:
         weights (str): A prompts file, a checkpoint, ``"tiny-demo"``, or an exported model.
-        data (str | Iterable[str | os.PathLike]): A folder, an image, a pattern, a list, an address of one of these; or
-            paths.
+        data (str | Iterable[str | os.PathLike]): A folder, an image, a pattern, a text file with a path per line, an
+            address of one of these, or an iterable of paths.
         **options (Any): Other settings of :class:`~anomalib_genclip.prediction.settings.ScoringSettings`.
 
     Yields:
-        Record: What was found in each image, in their order, with its anomaly map.
+        Record: Scores, regions and anomaly map of each image, in their order.
 
     Raises:
         FileNotFoundError: If there are no such weights or images.
         ValueError: If a setting is wrong, or there is no image.
-        OSError: If an image cannot be used and ``on_error`` is "stop", as it is by default; names it.
+        OSError: If an image cannot be used and ``on_error`` is "stop" (the default); names the image.
 
     Example:
         >>> from anomalib_genclip import predict
@@ -51,7 +51,7 @@ def predict(weights: str, data: str | Iterable[str | os.PathLike], **options: An
 def score_batches(
     batches: Iterable[list[Item]], backend: Backend, settings: ScoringSettings
 ) -> Iterator[tuple[list[Item], list[Record]]]:
-    """Read and score batches of images, in their order; reading is ahead of the model."""
+    """Read and score batches in their order. Worker processes read ahead of the model."""
     for batch in read_batches(batches, backend.transform, settings.num_workers, pin_memory=backend.on_gpu):
         yield batch.items, score_batch(batch, backend)
 
@@ -60,8 +60,8 @@ def score_batch(batch: ImageBatch, backend: Backend) -> list[Record]:
     """Score the images of a batch.
 
     Args:
-        batch (ImageBatch): The images, of which some may have been unreadable.
-        backend (Backend): What runs the model.
+        batch (ImageBatch): The images; some may have been unreadable.
+        backend (Backend): The model and its runtime.
 
     Returns:
         list[Record]: One per image, in their order.
@@ -72,7 +72,7 @@ def score_batch(batch: ImageBatch, backend: Backend) -> list[Record]:
         for item, error, size in zip(batch.items, errors, batch.sizes, strict=True)
     ]
     for positions, images in batch.stacks:
-        # A wrong name costs the image its place, as a broken file does.
+        # An image whose class name cannot be used is left out of the batch, like a broken file.
         rows = [row for row, position in enumerate(positions) if not errors[position]]
         used = [positions[row] for row in rows]
         if not used:
@@ -97,7 +97,7 @@ def score_batch(batch: ImageBatch, backend: Backend) -> list[Record]:
 
 
 def as_items(sources: Iterable[Source], settings: ScoringSettings) -> Iterator[Item]:
-    """Number images, and say what they show as far as the settings say."""
+    """Number the images and give them their class names."""
     for number, source in enumerate(sources):
         class_name = settings.class_name
         if settings.class_from == "parent":
@@ -107,13 +107,13 @@ def as_items(sources: Iterable[Source], settings: ScoringSettings) -> Iterator[I
 
 
 def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Cut items into lists of a size; the last one may be shorter."""
+    """Split items into lists of a given size; the last one may be shorter."""
     items = iter(items)
     while batch := list(islice(items, size)):
         yield batch
 
 
 def _wrong_name(item: Item, backend: Backend) -> str:
-    """Say what is wrong with an image's class name, ``""`` for nothing."""
+    """Return the error of an image's class name, ``""`` for none."""
     reason = "" if item.class_name is None else backend.why_no_class_name(item.class_name)
     return f"{item.path}: {reason}" if reason else ""

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A progress bar with rate and time left."""
+"""Progress bar with rate and remaining time."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,14 +17,14 @@ from .sources import find_images
 
 @contextmanager
 def showing_progress(settings: RunSettings, console: Console | None = None) -> Iterator[Callable[[int], None]]:
-    """Show how far a run is, if somebody is looking.
+    """Show the progress of a run if the output is a terminal.
 
     Args:
         settings (RunSettings): The settings.
-        console (Console | None): Where to. Defaults to ``None``: standard error.
+        console (Console | None): The output. Defaults to ``None``: standard error.
 
     Yields:
-        Callable[[int], None]: Takes the number of images that are done.
+        Callable[[int], None]: To be called with the number of images done.
     """
     console = console or Console(stderr=True)
     if not console.is_terminal:
@@ -37,13 +37,13 @@ def showing_progress(settings: RunSettings, console: Console | None = None) -> I
             if progress.tasks:
                 progress.update(progress.tasks[0].id, completed=done)
                 return
-            # Only now: what an earlier run has done is no part of the rate, and processes that read images have
-            # started, which do not go well with threads.
+            # The task starts at the first call: images of an earlier run must not count into the rate, and the thread
+            # must start after the worker processes, because forking a process that has threads can deadlock.
             task = progress.add_task("images", total=None, completed=done)
             Thread(target=count, args=[task], daemon=True).start()
 
         def count(task) -> None:  # noqa: ANN001  # rich's number of a task
-            with suppress(OSError, ValueError):  # for the run itself to say
+            with suppress(OSError, ValueError):  # the run reports these itself
                 total = sum(1 for _ in find_images(settings.data, leave_out=settings.out))
                 progress.update(task, total=total // settings.share[1])
 

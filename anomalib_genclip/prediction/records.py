@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is found in an image, and the rows that are made of it."""
+"""Prediction of an image, and the rows of the tables."""
 
 import os
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 Row = dict[str, Any]
-_DECIMALS = 6  # of scores: float32 has no more, and whole batches of another size differ in the seventh
+_DECIMALS = 6  # of scores: the seventh decimal of float32 depends on the batch size
 COLUMNS: dict[str, type] = {
     "path": str,
     "class_name": str,
@@ -42,14 +42,14 @@ class Region(NamedTuple):
     """A connected region of anomalous pixels, in pixels of the image file.
 
     Args:
-        x (int): Left edge of its box.
-        y (int): Upper edge of its box.
-        width (int): Width of its box.
-        height (int): Height of its box.
-        area (int): Its pixels.
-        score (float): Highest value of the anomaly map in it.
-        centre_x (float): Its centre of mass; 0 is the centre of the first pixel.
-        centre_y (float): Likewise.
+        x (int): Left edge of the bounding box.
+        y (int): Upper edge of the bounding box.
+        width (int): Width of the bounding box.
+        height (int): Height of the bounding box.
+        area (int): Number of pixels.
+        score (float): Highest value of the anomaly map in the region.
+        centre_x (float): Horizontal centre of mass; 0 is the centre of the first pixel.
+        centre_y (float): Vertical centre of mass.
     """
 
     x: int
@@ -64,23 +64,23 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """What was found in an image.
+    """Prediction of an image.
 
     Args:
-        path (str): The image's path or address.
-        name (str): What its result files are called.
-        error (str): Why there is nothing else, ``""`` for a scored image.
+        path (str): Path or address of the image.
+        name (str): Name of its result files.
+        error (str): Reason why the image has no score, ``""`` for a scored image.
         size (tuple[int, int]): Height and width of the file.
-        class_name (str | None): Class name that the prompts used; ``None`` where an exported model does not tell.
-        class_name_filter (str | None): What Class Name Filtering did with the name that was given: "kept" or
-            "replaced"; ``None`` where there was nothing to filter.
+        class_name (str | None): Class name in the prompts; ``None`` for an exported model.
+        class_name_filter (str | None): Decision of Class Name Filtering on the given name: "kept" or "replaced";
+            ``None`` if no name was given.
         score (float | None): Image score in [0, 1].
-        anomalous (bool | None): Whether the score is above its threshold.
-        image_threshold (float | None): Threshold of the image score; ``None`` where an exported model does not tell.
-        pixel_threshold (float | None): Threshold of the anomaly map, likewise.
-        anomaly_map (np.ndarray | None): ``(H, W)`` in the size of the model, float32, in [0, 1].
-        mask (np.ndarray | None): Where the map is above its threshold, ``(H, W)``, bool.
-        regions (list[Region]): The mask's connected regions, the highest score first.
+        anomalous (bool | None): Whether the score is above the threshold.
+        image_threshold (float | None): Threshold of the image score; ``None`` for an exported model.
+        pixel_threshold (float | None): Threshold of the anomaly map; ``None`` for an exported model.
+        anomaly_map (np.ndarray | None): ``(H, W)`` in the model's resolution, float32, in [0, 1].
+        mask (np.ndarray | None): Pixels above the threshold, ``(H, W)``, bool.
+        regions (list[Region]): Connected regions of the mask, the highest score first.
     """
 
     path: str
@@ -122,12 +122,12 @@ class Record:
 
 
 def find_regions(mask: np.ndarray, anomaly_map: np.ndarray, size: tuple[int, int]) -> list[Region]:
-    """Find the connected regions of a mask; pixels that touch at a corner are connected.
+    """Find the connected regions of a mask (8-connectivity) with OpenCV.
 
     Args:
         mask (np.ndarray): ``(H, W)``, bool.
         anomaly_map (np.ndarray): ``(H, W)``.
-        size (tuple[int, int]): Height and width of the image, whose pixels the regions are given in.
+        size (tuple[int, int]): Height and width of the image; regions are given in its pixels.
 
     Returns:
         list[Region]: The regions, the highest score first.
@@ -150,7 +150,7 @@ def find_regions(mask: np.ndarray, anomaly_map: np.ndarray, size: tuple[int, int
 
 
 def printable(path: str) -> str:
-    """Write a path so that any file of text takes it, whatever bytes are in it."""
+    """Return a path as valid UTF-8 text, with escapes for all other bytes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

@@ -1,18 +1,19 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A prediction whose results go to a folder, and that goes on where it was interrupted."""
+"""Prediction that writes its results to a folder and resumes after an interruption."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
-from .backends import Backend, choose_device, load_backend
+from .backends import Backend, choose_device, load_backend, model_precision
 from .images import Item
 from .manifest import COMPLETE, RUNNING, claim, describe, write_manifest
 from .outputs import as_rows
@@ -34,12 +35,12 @@ Scorer = Callable[[Iterable[list[Item]]], Scored]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run has ended.
+    """Result of a run.
 
     Args:
-        counts (Counts): What was found; of a share that is not the last one to end, in its own images.
-        table (str | None): The table of scores, ``None`` if other shares are not complete.
-        was_complete (bool): Whether there was nothing left to do.
+        counts (Counts): Numbers of images and regions; those of this shard alone if other shards are not complete.
+        table (str | None): Path of the table of scores, ``None`` if other shards are not complete.
+        was_complete (bool): Whether the run had been complete before.
     """
 
     counts: Counts
@@ -52,47 +53,53 @@ def run(settings: RunSettings, load: Callable[[RunSettings], Backend] | None = N
 
     Args:
         settings (RunSettings): The settings.
-        load (Callable[[RunSettings], Backend] | None): Loads the model, unless Ray's workers do. Defaults to ``None``:
-            from the settings' weights.
+        load (Callable[[RunSettings], Backend] | None): Loads the model; not used with Ray. Defaults to ``None``: loads
+            the weights of the settings.
 
     Returns:
-        Outcome: What was found.
+        Outcome: Counts and the path of the table.
 
     Raises:
         FileNotFoundError: If there are no such weights or images.
-        ValueError: If settings do not fit each other, the weights, or the folder's earlier results.
-        OSError: If an image cannot be used and ``on_error`` is "stop", or a file cannot be written. What was done
-            before is on disk, and the run goes on from there when it is started again.
+        ValueError: If settings do not fit each other, the weights, or earlier results in the folder.
+        OSError: If an image cannot be used and ``on_error`` is "stop", or a file cannot be written. All earlier rows
+            are on disk, and the run resumes there when it is started again.
     """
     if settings.table == "parquet":
         import_pyarrow()
     if settings.engine == "local":
         return _run(settings, choose_device(settings.accelerator), partial(_scorer, load or load_backend))
     with ray_engine(settings) as ray:
-        return _run(settings, ray.device, lambda *_: ray.score)
+        return _run(settings, ray.device, lambda resolved, _: partial(ray.score, resolved))
 
 
 def _run(settings: RunSettings, device: torch.device, load: Callable[[RunSettings, ResultFolder], Scorer]) -> Outcome:
-    """Do what is left to do.
+    """Score the images that have no rows yet, and write the tables.
 
     Args:
         settings (RunSettings): The settings.
-        device (torch.device): What the model runs on.
+        device (torch.device): Device of the model.
         load (Callable[[RunSettings, ResultFolder], Scorer]): Loads the model.
 
     Returns:
-        Outcome: What was found.
+        Outcome: Counts and the path of the table.
     """
+    # Resolved once, so that all of Ray's machines compute in the same precision.
+    asked, settings = settings.precision, replace(settings, precision=model_precision(settings, device))
     folder = ResultFolder(settings.out)
     table = f"{folder.path}/scores.{settings.table}"
     description = describe(settings, device)
     if (counts := claim(folder, description, overwrite=settings.overwrite)) is not None:
-        folder.remove("parts")  # left by a process that was killed in its last moment
+        folder.remove("parts")  # remain if the earlier process was killed at the very end
         return Outcome(Counts(**counts), table, was_complete=True)
     images = find_images(settings.data, leave_out=settings.out)
-    items = as_items(chain([next(images)], images), settings)  # without images nothing is written
+    items = as_items(chain([next(images)], images), settings)  # raises here if there are none
     parts = Parts(folder, settings)
     score = load(settings, folder)
+    if (asked, settings.precision) == ("auto", "bf16"):
+        rank_zero_info(
+            "Precision: bf16, which is fast here. --precision float32 gives the scores of `anomalib predict`."
+        )
     write_manifest(folder, {"status": RUNNING, **description})
     with showing_progress(settings) as show:
         _collect(score(parts.pending(items)), parts, settings, show)
@@ -106,7 +113,7 @@ def _run(settings: RunSettings, device: torch.device, load: Callable[[RunSetting
 
 @contextmanager
 def ray_engine(settings: RunSettings) -> Iterator["RayEngine"]:
-    """Start Ray, and stop it in the end.
+    """Start Ray, and stop it at the end.
 
     Raises:
         ValueError: If Ray is not installed; says how to install it.
@@ -124,7 +131,7 @@ def ray_engine(settings: RunSettings) -> Iterator["RayEngine"]:
 
 
 def _scorer(load: Callable[[RunSettings], Backend], settings: RunSettings, folder: ResultFolder) -> Scorer:
-    """Load the model, and return what scores batches with it."""
+    """Load the model, and return a function that scores batches."""
     backend = load(settings)
 
     def score(batches: Iterable[list[Item]]) -> Scored:
@@ -135,7 +142,7 @@ def _scorer(load: Callable[[RunSettings], Backend], settings: RunSettings, folde
 
 
 def _collect(scored: Scored, parts: Parts, settings: RunSettings, show: Callable[[int], None]) -> None:
-    """Put rows on disk until they end, or the first image that cannot be used."""
+    """Write rows to disk, up to the last one or to the first image that stops the run."""
     try:
         for items, rows in scored:
             errors = [place for place, row in enumerate(rows) if row["error"]] if settings.on_error == "stop" else []
@@ -144,11 +151,11 @@ def _collect(scored: Scored, parts: Parts, settings: RunSettings, show: Callable
             show(parts.counts.images)
             if errors:
                 msg = (
-                    f"{rows[usable]['error']}. {parts.counts.images} images are done. Mend the file, or give "
-                    "--on_error record, and start again to go on."
+                    f"{rows[usable]['error']}. {parts.counts.images} images are done. Repair the file, or give "
+                    "--on_error record, and start the command again to resume."
                 )
-                raise OSError(msg)  # noqa: TRY301  # what is done is written as for any other error
+                raise OSError(msg)  # noqa: TRY301  # rows are flushed as for any other error
     except BaseException:
-        with suppress(OSError):  # the disk may be what has failed
+        with suppress(OSError):  # a full disk may be the error
             parts.flush()
         raise

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The settings of a prediction: the options of ``genclip predict``. Imports nothing heavy."""
+"""Settings of a prediction, which are the options of ``genclip predict``. Imports no heavy module."""
 
 import re
 from dataclasses import dataclass, fields
@@ -18,30 +18,30 @@ Pictures = Literal["none", "anomalous", "all"]
 Precision = Literal["auto", "float32", "bf16"]
 TableFormat = Literal["csv", "parquet"]
 
-_PART_IMAGES = 256  # images of a part, where the batch size divides it
+_PART_IMAGES = 256  # images in a part, rounded down to whole batches
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringSettings:
-    """What scores an image depends on, and how it is computed.
+    """Settings of the model and of reading images.
 
     Args:
         weights (str): A prompts file (.safetensors), a checkpoint (.ckpt), tiny-demo, or an exported model (.onnx,
             .xml).
-        pretrained (str | None): CLIP's weights, if they are others than the prompts file says: a tag of open_clip, or
-            a local file.
-        class_name (str | None): What the images show, such as "metal nut". Left out, it is "object".
+        pretrained (str | None): CLIP weights instead of those named in the prompts file: a tag of open_clip, or a local
+            file.
+        class_name (str | None): Class name of all images, such as "metal nut". Default: "object".
         class_from (str | None): "parent" takes the name of each image's folder as its class name.
-        batch_size (int): Images that the model sees at once.
-        num_workers (int | None): Processes that read and resize images. Left out, it is the number of cores less one,
-            at most 4; 0 reads in the main process.
-        precision (str): float32, bf16, or auto: bf16 where the device is fast at it.
-        backend (str): What runs the model. "auto" goes by the ending of the weights.
+        batch_size (int): Images per batch.
+        num_workers (int | None): Processes that read and resize images; 0 reads in the main process. Default: the
+            number of cores minus one, at most 4.
+        precision (str): float32, bf16, or auto: bf16 on devices with instructions for it. bf16 changes scores in the
+            third decimal.
+        backend (str): Runtime of the model. "auto" chooses by the suffix of the weights.
         accelerator (str): auto, cpu or gpu.
-        image_threshold (float | None): Images of a higher score are anomalous. Left out, it is the one that the
-            weights hold.
+        image_threshold (float | None): Images with a higher score are anomalous. Default: the threshold in the weights.
         pixel_threshold (float | None): The same for the pixels of the anomaly map.
-        on_error (str): An image that cannot be used stops the run, or is recorded as a row that says why.
+        on_error (str): Whether an image that cannot be used stops the run, or becomes a row with an error.
 
     Raises:
         ValueError: If a setting is wrong; names it.
@@ -53,7 +53,7 @@ class ScoringSettings:
     class_from: Literal["parent"] | None = None
     batch_size: PositiveInt = 8
     num_workers: NonNegativeInt | None = None
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     backend: BackendName = "auto"
     accelerator: Accelerator = "auto"
     image_threshold: UnitFloat | None = None
@@ -86,31 +86,31 @@ class ScoringSettings:
 
     @property
     def part_size(self) -> int:
-        """Images of a part: whole batches, so that no batch depends on where a run was interrupted."""
+        """Images in a part: whole batches, so that batches do not depend on interruptions."""
         return self.batch_size * max(1, _PART_IMAGES // self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(ScoringSettings):
-    """What is scored, and what is written of it.
+    """Settings of a run: images and results, in addition to those of the model.
 
     Args:
         data (str): A folder with its subfolders, an image, a pattern in quotes such as "images/*/test/*.png", or a
-            text file with a path per line. An address such as s3://bucket/folder, too, where its fsspec package is
-            installed.
-        out (str): Folder of the results, new or of the run that goes on; an address, too.
-        table (str): Format of the table of scores.
-        pictures (str): Which images get a picture of their heat map.
-        maps (str): Whether the anomaly maps are written: none, as PNG of 16 bits (0 to 65535 for 0 to 1), or as NumPy
-            arrays of float32.
-        original_size (bool): Maps and pictures in the size of the image, not of the model.
+            text file with a path per line; or the address of one of these, such as s3://bucket/folder, if its fsspec
+            package is installed.
+        out (str): Folder or address of the results: new, or of the run to resume.
+        table (str): Format of the tables.
+        pictures (str): Images for which a result image with the heat map is written.
+        maps (str): Format of the anomaly maps: none, PNG with 16 bits (0 to 65535 for 0 to 1), or NumPy arrays of
+            float32.
+        original_size (bool): Write maps and pictures in the size of the image, not of the model.
         regions (bool): Write regions.csv, a row per connected anomalous region, in pixels of the image.
-        shard (str): "2/8" does the second of eight shares. All shares are given the same folder, and the last one to
-            end joins them.
+        shard (str): "2/8" scores the second of eight shards. All shards have the same results folder, and the last one
+            to finish writes the tables.
         overwrite (bool): Remove the results of an earlier run from the folder.
         engine (str): local, or ray: Ray Data, on this machine or a cluster.
-        ray_address (str | None): Address of a Ray cluster. Left out, Ray is started on this machine.
-        ray_actors (int | None): Models that Ray runs at once. Left out: one per GPU, else one per four cores.
+        ray_address (str | None): Address of a Ray cluster. Default: Ray is started on this machine.
+        ray_actors (int | None): Number of models that Ray runs at once. Default: one per GPU, else one per four cores.
 
     Raises:
         ValueError: If a setting is wrong; names it.
@@ -144,10 +144,10 @@ class RunSettings(ScoringSettings):
         self._check(kinds | ({"ray_actors": PositiveInt} if self.ray_actors is not None else {}))
         number, count = self.share
         if not 1 <= number <= count:
-            msg = f"shard={self.shard!r} is no share: give its number and how many there are, such as 2/8."
+            msg = f"shard={self.shard!r} is not valid: give the shard's number and the number of shards, such as 2/8."
             raise ValueError(msg)
         if self.overwrite and count > 1:
-            msg = "overwrite would remove what other shares have written: empty the folder before they start."
+            msg = "overwrite would remove the results of other shards: empty the folder before they start."
             raise ValueError(msg)
         if self.engine == "local" and (self.ray_address or self.ray_actors):
             msg = "ray_address and ray_actors need engine=ray."
@@ -155,12 +155,12 @@ class RunSettings(ScoringSettings):
 
     @property
     def share(self) -> tuple[int, int]:
-        """Number of this share, from 1, and how many there are; ``(0, 0)`` if the setting says no such thing."""
+        """Number of this shard, from 1, and the number of shards; ``(0, 0)`` if the setting is not valid."""
         match = re.fullmatch(r"(\d+)/(\d+)", str(self.shard))
         return (int(match[1]), int(match[2])) if match else (0, 0)
 
     def as_manifest(self) -> dict[str, Any]:
-        """Return what the results depend on, by name; the files' contents and what is found on the machine apart."""
+        """Return by name the settings that the results depend on."""
         others = {"weights", "out", "num_workers", "on_error", "shard", "overwrite", "engine"}
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         chosen = {name: value for name, value in values.items() if name not in others and not name.startswith("ray_")}

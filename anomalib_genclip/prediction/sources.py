@@ -1,9 +1,9 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which images there are: found one by one, in an order that does not depend on the file system.
+"""Find images, one by one, in an order that does not depend on the file system.
 
-No list of them is ever in memory, so that their number does not matter.
+The list of images is never in memory, so that their number is not limited by it.
 """
 
 import glob
@@ -27,8 +27,8 @@ class Source(NamedTuple):
     """An image.
 
     Args:
-        path (str): Its path or address, as the user would write it.
-        name (str): What its result files are called, below their folder: its path below the folder that was given.
+        path (str): Path or address, as a user would write it.
+        name (str): Name of its result files, relative to their folder: the path relative to the given folder.
     """
 
     path: str
@@ -36,22 +36,22 @@ class Source(NamedTuple):
 
 
 def is_address(path: str) -> bool:
-    """Tell whether a path is an address such as ``s3://bucket/folder``."""
+    """Return whether a path is an address such as ``s3://bucket/folder``."""
     return "://" in path
 
 
 def find_images(data: str | Iterable[str | os.PathLike], leave_out: str = "") -> Iterator[Source]:
     """Find images.
 
-    Files and folders whose names start with a dot are passed over, and links to folders are not followed.
+    Files and folders whose names start with a dot are skipped, and links to folders are not followed.
 
     Args:
-        data (str | Iterable[str | os.PathLike]): A folder, whose subfolders count; an image; a pattern; a text file
-            with a path per line; an address of one of these; or paths.
-        leave_out (str): A folder that is not looked into. Defaults to ``""``.
+        data (str | Iterable[str | os.PathLike]): A folder with its subfolders, an image, a pattern, a text file with a
+            path per line, an address of one of these, or an iterable of paths.
+        leave_out (str): A folder that is skipped. Defaults to ``""``.
 
     Yields:
-        Source: The images of a folder or a pattern sorted by name, folder by folder; others in their own order.
+        Source: Images of a folder or pattern sorted by name, folder by folder; images of a list in its order.
 
     Raises:
         FileNotFoundError: If there is no such file or folder.
@@ -72,7 +72,7 @@ def _sources(data: str | Iterable[str | os.PathLike], leave_out: str) -> Iterato
         data = os.fspath(data)
     if not isinstance(data, str):
         return (_named(os.fspath(path)) for path in data)
-    data = os.path.expanduser(data)  # noqa: PTH111  # a pattern in quotes comes as it is; a Path is spelt otherwise
+    data = os.path.expanduser(data)  # noqa: PTH111  # the shell does not expand ~ in quotes; Path would drop "./"
     storage, place = _storage(data)
     if storage.isdir(place):
         return _walk(data, storage, leave_out)
@@ -99,12 +99,12 @@ def _storage(path: str) -> tuple[AbstractFileSystem, str]:
 
 
 def _match(pattern: str, storage: AbstractFileSystem, leave_out: str) -> Iterator[Source]:
-    """Yield the images that a pattern matches, below its last folder without wildcards."""
+    """Yield the images that match a pattern, from the folder before its first wildcard on."""
     parts = pattern.split("/")
     first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     root = "/".join(parts[:first]) or ("/" if first else ".")
     if not storage.isdir(_storage(root)[1]):
-        msg = f"There is no folder {root}, in which {pattern} could match."
+        msg = f"There is no folder {root} for the pattern {pattern}."
         raise FileNotFoundError(msg)
     matches = re.compile(glob_translate("/".join(parts[first:]))).match
     for source in _walk(root, storage, leave_out):
@@ -113,7 +113,7 @@ def _match(pattern: str, storage: AbstractFileSystem, leave_out: str) -> Iterato
 
 
 def _read_list(path: str, storage: AbstractFileSystem) -> Iterator[Source]:
-    """Yield the paths of a text file."""
+    """Yield the images listed in a text file."""
     with storage.open(_storage(path)[1], "rb") as file:
         for line in file:
             if _BINARY in line:
@@ -124,9 +124,9 @@ def _read_list(path: str, storage: AbstractFileSystem) -> Iterator[Source]:
 
 
 def _named(path: str) -> Source:
-    """Name an image of a list by its whole path: there is no folder that all of them are in."""
+    """Name an image of a list by its absolute path, because the images may have no common folder."""
     whole = path if is_address(path) else os.path.abspath(path)  # noqa: PTH100  # resolve() would follow links
-    # Nothing of it may lead out of the results.
+    # Without "..", so that no result file is written outside the results folder.
     parts = [part for part in whole.replace("://", "/").split("/") if part not in {"", ".", ".."}]
     return Source(path, "/".join(parts))
 
@@ -147,7 +147,7 @@ def _walk(root: str, storage: AbstractFileSystem, leave_out: str) -> Iterator[So
                     below = list_folder(path)
                 except PermissionError:
                     below = iter(())
-                    yield Source(path, path.removeprefix(prefix))  # fails when it is read, as a broken image does
+                    yield Source(path, path.removeprefix(prefix))  # an error when it is read
                 yield from images(f"{path}/", below)
             elif not is_folder and is_image_file(name):
                 yield Source(path, path.removeprefix(prefix))
@@ -156,9 +156,9 @@ def _walk(root: str, storage: AbstractFileSystem, leave_out: str) -> Iterator[So
 
 
 def _list_local(folder: str) -> Iterator[tuple[str, bool]]:
-    """List name and "is a folder" of a folder's entries, sorted by name.
+    """List the entries of a folder, sorted by name: name, and whether it is a folder.
 
-    SQLite sorts in a temporary file of its own if there are many.
+    SQLite sorts them, because it uses a temporary file when there are many.
     """
     table = sqlite3.connect("")
     table.execute("CREATE TABLE entries (name BLOB, is_folder INTEGER)")
@@ -175,7 +175,7 @@ def _list_local(folder: str) -> Iterator[tuple[str, bool]]:
 
 
 def _list_remote(storage: AbstractFileSystem):  # noqa: ANN202  # as _list_local
-    """List folders of a file system of fsspec: one folder at a time is in memory."""
+    """Return a function like :func:`_list_local` for a file system of fsspec; one folder at a time is in memory."""
 
     def list_folder(folder: str) -> Iterator[tuple[str, bool]]:
         entries = storage.ls(_storage(folder)[1], detail=True)

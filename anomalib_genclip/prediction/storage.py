@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The folder that results are written to: on a disk, or wherever fsspec reaches."""
+"""The results folder, on a disk or on any file system of fsspec."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ from anomalib_genclip.utils.files import atomic_open
 
 
 class ResultFolder:
-    """Files that appear whole or not at all, by their names below a folder.
+    """A folder whose files are written atomically.
 
     Args:
-        path (str): The folder, or its address. It is made when the first file is written.
+        path (str): Path or address of the folder. It is created when the first file is written.
 
     Raises:
-        ValueError: If the address needs a package that is not installed, or a file stands in the folder's place.
+        ValueError: If the address needs a package that is not installed, or the path is a file.
     """
 
     def __init__(self, path: str) -> None:
@@ -34,7 +34,7 @@ class ResultFolder:
         if self.storage.isfile(self.root):
             msg = f"{path} is a file: the results need a folder."
             raise ValueError(msg)
-        # On a disk a file is written beside its place and then moved; object stores show no file before it is whole.
+        # On a disk, files are written under another name and then renamed. Object stores show only complete files.
         self.is_local = isinstance(self.storage, LocalFileSystem)
 
     @contextmanager
@@ -42,14 +42,14 @@ class ResultFolder:
         """Open a file for writing.
 
         Args:
-            name (str): Its name below the folder. Folders are made.
-            sync (bool): Whether to wait for the disk. Defaults to ``True``.
+            name (str): Path relative to the folder. Missing folders are created.
+            sync (bool): Whether to call fsync. Defaults to ``True``.
 
         Yields:
-            BinaryIO: The file, which takes its place if nothing is raised.
+            BinaryIO: The file, which appears under its name if nothing is raised.
 
         Raises:
-            OSError: If it cannot be written; names it.
+            OSError: If the file cannot be written; names it.
         """
         place = self._place(name)
         self.storage.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
@@ -66,20 +66,20 @@ class ResultFolder:
             file.write(content)
 
     def read(self, name: str) -> bytes | None:
-        """Read a file, ``None`` if there is none."""
+        """Read a file; ``None`` if there is none."""
         try:
             return self.storage.cat_file(self._place(name))
         except FileNotFoundError:
             return None
 
     def remove(self, *names: str) -> None:
-        """Remove files and folders, as far as they are there."""
+        """Remove files and folders, if they exist."""
         for name in names:
             if self.storage.exists(self._place(name)):
                 self.storage.rm(self._place(name), recursive=True)
 
     def is_empty(self) -> bool:
-        """Tell whether there is nothing in the folder."""
+        """Return whether the folder is empty or does not exist."""
         return not self.storage.isdir(self.root) or not self.storage.ls(self.root, detail=False)
 
     def _place(self, name: str) -> str:

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tables that are written row by row, whatever their length."""
+"""Tables of any length, written part by part."""
 
 import csv
 import io
@@ -12,19 +12,19 @@ _PARQUET_TYPES = {str: "string", int: "int64", float: "float64"}
 
 
 def write_csv(file: BinaryIO, columns: Mapping[str, type], parts: Iterable[Sequence[Sequence[Any]]]) -> None:
-    """Write comma-separated values in UTF-8; what is ``None`` is empty.
+    """Write comma-separated values in UTF-8; ``None`` becomes an empty field.
 
     Args:
-        file (BinaryIO): Where to.
+        file (BinaryIO): The file.
         columns (Mapping[str, type]): Names and types.
-        parts (Iterable[Sequence[Sequence[Any]]]): Some rows at a time.
+        parts (Iterable[Sequence[Sequence[Any]]]): Lists of rows.
     """
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for rows in parts:
         writer.writerows(rows)
-    text.detach()  # the file is closed by whoever opened it
+    text.detach()  # the caller closes the file
 
 
 def write_parquet(file: BinaryIO, columns: Mapping[str, type], parts: Iterable[Sequence[Sequence[Any]]]) -> None:

@@ -12,7 +12,13 @@ from helpers.runs import engine
 
 import anomalib_genclip
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.prediction.backends import backend_name, choose_device, load_backend, weights_files
+from anomalib_genclip.prediction.backends import (
+    backend_name,
+    choose_device,
+    load_backend,
+    model_precision,
+    weights_files,
+)
 from anomalib_genclip.prediction.settings import ScoringSettings
 
 
@@ -34,7 +40,8 @@ def test_records_are_what_the_engine_predicts(images, tmp_path, options):
     model = GenCLIP(weights="tiny-demo", class_name=options.get("class_name"))
     batches = engine(tmp_path).predict(model, data_path=images)
     expected = {batch.image_path[0]: batch for batch in batches}
-    records = list(anomalib_genclip.predict("tiny-demo", images, num_workers=0, accelerator="cpu", **options))
+    exact = {"num_workers": 0, "accelerator": "cpu", "precision": "float32"}
+    records = list(anomalib_genclip.predict("tiny-demo", images, **exact, **options))
     assert [record.path for record in records] == sorted(expected)
     for record in records:
         batch = expected[record.path]
@@ -80,6 +87,14 @@ def test_precision_is_that_of_the_settings():
     assert maps["bf16"].dtype == np.float32
     difference = np.abs(maps["bf16"] - maps["float32"]).max()
     assert 0 < difference < 0.1
+
+
+def test_precision_of_an_exported_model_is_that_of_its_runtime(monkeypatch):
+    monkeypatch.setattr("anomalib_genclip.utils.precision.bf16_is_fast", lambda device: device.type == "cpu")
+    cuda = torch.device("cuda")
+    chosen = [model_precision(settings(name), cuda) for name in ("tiny-demo", "a.onnx", "a.xml")]
+    assert chosen == ["float32", "float32", "bf16"]  # OpenVINO runs on the processor
+    assert model_precision(settings("a.xml", precision="float32"), cuda) == "float32"
 
 
 def test_a_class_name_that_cannot_be_used_is_an_error_of_its_image(images):

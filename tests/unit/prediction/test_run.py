@@ -191,7 +191,7 @@ def test_images_that_have_changed_places_are_refused(tmp_path, model):
     with pytest.raises(KeyboardInterrupt):
         run(settings_for(tmp_path))
     write_images(tmp_path / "images" / "0" / "0", 1)
-    with pytest.raises(ValueError, match=r"00000000\.jsonl is of other images .*added, removed or renamed"):
+    with pytest.raises(ValueError, match=r"00000000\.jsonl has rows of other images .*added, removed or renamed"):
         run(settings_for(tmp_path))
 
 
@@ -225,6 +225,22 @@ def test_other_weights_and_versions_are_refused_by_name(tmp_path):
         with pytest.raises(ValueError, match=message):
             run(settings_for(tmp_path))
         path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(("fast", "chosen"), [(True, "bf16"), (False, "float32")])
+def test_precision_is_chosen_once_and_belongs_to_the_run(tmp_path, monkeypatch, fast, chosen):
+    write_images(tmp_path / "images", 3)
+    monkeypatch.setattr("anomalib_genclip.utils.precision.bf16_is_fast", lambda _: fast)
+    lines = []
+    monkeypatch.setattr(run_module, "rank_zero_info", lines.append)
+    run(settings_for(tmp_path))
+    assert len(lines) == fast
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]["precision"] == chosen
+    assert run(settings_for(tmp_path, precision=chosen)).was_complete
+    assert len(lines) == fast
+    monkeypatch.setattr("anomalib_genclip.utils.precision.bf16_is_fast", lambda _: not fast)  # another machine
+    with pytest.raises(ValueError, match=f"precision '{chosen}'"):
+        run(settings_for(tmp_path))
 
 
 def test_overwrite_removes_the_results_of_a_run_and_nothing_else(tmp_path, model, monkeypatch):

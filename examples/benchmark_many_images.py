@@ -1,0 +1,142 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rate and memory of `genclip predict` on many small images, of which one in a hundred is broken.
+
+    python examples/benchmark_many_images.py --images 20000
+    python examples/benchmark_many_images.py --images 1000000 --links
+
+With --links the images are hard links to one file, and the model is trivial (mean brightness), so that file names, rows
+and tables remain.
+"""
+
+import argparse
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import Resize
+
+from anomalib_genclip.prediction import run as run_module
+from anomalib_genclip.prediction.backends import Backend, Prediction, load_backend
+from anomalib_genclip.prediction.settings import RunSettings
+
+FORMATS = ("png", "jpg", "bmp", "tiff", "webp")
+MODES = ("RGB", "L", "RGBA", "P")
+FOLDERS = 10
+BROKEN = 100  # every hundredth
+
+
+class Brightness(Backend):
+    """A trivial model: the brighter, the more anomalous."""
+
+    def __init__(self) -> None:
+        self.transform = Resize([8, 8])
+        self.image_threshold = self.pixel_threshold = 0.5
+
+    def __call__(self, images: torch.Tensor, class_names: list) -> Prediction:
+        """Use the brightness as anomaly map."""
+        del class_names
+        maps = images.float().mean(dim=1).numpy() / 255
+        scores = maps.mean(axis=(1, 2))
+        return Prediction(maps, scores, maps > 0.5, scores > 0.5, [None] * len(maps), [None] * len(maps))
+
+
+def write_images(root: Path, count: int) -> None:
+    """Write images of 32 to 320 px in several formats and modes; the broken ones are empty, cut off, or text."""
+    draws = random.Random(0)  # noqa: S311  # no secret
+    for number in range(count):
+        path = root / f"{number % FOLDERS}" / f"{number:07}.{FORMATS[number % len(FORMATS)]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        width, height = draws.randint(32, 320), draws.randint(32, 320)
+        seed = np.frombuffer(draws.randbytes(8 * 8 * 3), np.uint8).reshape(8, 8, 3)
+        image = Image.fromarray(seed).resize((width, height), Image.Resampling.BICUBIC)
+        mode = draws.choice(MODES)
+        image.convert("RGB" if path.suffix in {".jpg", ".webp"} and mode != "L" else mode).save(path)
+        if number % BROKEN == BROKEN - 1:
+            content = path.read_bytes()
+            path.write_bytes(draws.choice((b"", b"no image", content[: len(content) // 3])))
+
+
+def link_images(root: Path, count: int) -> None:
+    """Link one file under many names, in one folder."""
+    root.mkdir()
+    original = root.parent / "image.bmp"
+    Image.new("RGB", (8, 8), "white").save(original)
+    for number in range(count):
+        os.link(original, root / f"{number:07}.bmp")
+
+
+@contextmanager
+def watch(every: int) -> Iterator[None]:
+    """Print rate and memory of this process and of its workers after each so many images."""
+    start, process = time.perf_counter(), psutil.Process()
+
+    @contextmanager
+    def showing(_settings: RunSettings) -> Iterator[Callable[[int], None]]:
+        shown = 0
+
+        def show(done: int) -> None:
+            nonlocal shown
+            if done - shown >= every:
+                shown = done // every * every
+                own, workers = process.memory_info().rss, sum(c.memory_info().rss for c in process.children())
+                seconds = time.perf_counter() - start
+                print(
+                    f"{done:8} images {seconds:6.0f} s  {own / 1e6:6.0f} MB, workers {workers / 1e6:6.0f} MB",
+                    flush=True,
+                )
+
+        yield show
+
+    original, run_module.showing_progress = run_module.showing_progress, showing
+    try:
+        yield
+    finally:
+        run_module.showing_progress = original
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--weights", default="tiny-demo")
+    parser.add_argument("--links", action="store_true")
+    parser.add_argument("--num-workers", type=int)
+    parser.add_argument("--ray-actors", type=int, help="use Ray with so many actors")
+    parser.add_argument(
+        "--folder", type=Path, help="folder of images and results, which stay; default: a temporary one"
+    )
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = args.folder or Path(name)
+        if not (folder / "images").exists():
+            (link_images if args.links else write_images)(folder / "images", args.images)
+        settings = RunSettings(
+            weights=args.weights,
+            data=str(folder / "images"),
+            out=str(folder / "out"),
+            num_workers=args.num_workers,
+            on_error="record",
+            regions=True,
+            engine="ray" if args.ray_actors else "local",
+            ray_actors=args.ray_actors,
+        )
+        start = time.perf_counter()
+        with watch(max(1000, args.images // 20)):
+            outcome = run_module.run(settings, load=(lambda _: Brightness()) if args.links else load_backend)
+        seconds = time.perf_counter() - start
+    counts = outcome.counts
+    print(f"{counts.images} images, {counts.errors} errors, {seconds:.0f} s, {counts.images / seconds:.1f} images/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""``genclip predict --engine ray``: Ray is started on this machine, and each of its workers loads the model."""
+
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+from helpers.predictions import results, settings_for, write_images
+
+from anomalib_genclip.prediction.run import run
+
+ray = pytest.importorskip("ray", reason="ray comes with the extra: pip install anomalib-genclip[scale]")
+pytestmark = pytest.mark.slow
+OPTIONS = {"on_error": "record", "regions": True, "pictures": "anomalous", "image_threshold": 0.4}
+
+
+def scorers():
+    """Return the processes of the models that are loaded."""
+    import psutil  # comes with Ray's dashboard and with anomalib
+
+    def is_scorer(process):
+        with suppress(psutil.Error):  # the process has ended
+            return any("MapWorker" in word and "__init__" not in word for word in process.cmdline())
+
+    return [process for process in psutil.Process().children(recursive=True) if is_scorer(process)]
+
+
+@pytest.mark.parametrize("kills", [0, 1])
+def test_results_are_those_of_one_process_even_if_a_worker_is_killed(tmp_path, monkeypatch, kills):
+    monkeypatch.setattr("anomalib_genclip.prediction.settings._PART_IMAGES", 8)
+    write_images(tmp_path / "images", 300 if kills else 30, broken=(5, 17))
+    run(settings_for(tmp_path, **OPTIONS, out=str(tmp_path / "whole")))
+    killed = []
+
+    def kill():
+        while len(killed) < kills:
+            time.sleep(0.1)
+            if any((tmp_path / "out").glob("parts/*.jsonl")) and (running := scorers()):
+                running[0].kill()
+                killed.append(running[0].pid)
+
+    threading.Thread(target=kill, daemon=True).start()
+    outcome = run(settings_for(tmp_path, **OPTIONS, engine="ray", ray_actors=2))
+    assert len(killed) == kills
+    assert outcome.counts.errors == 2
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+    assert not ray.is_initialized()
+
+
+def test_a_run_begun_by_one_process_is_finished_by_ray(tmp_path):
+    write_images(tmp_path / "images", 40, broken=(39,))
+    with pytest.raises(OSError, match="00039"):
+        run(settings_for(tmp_path))
+    write_images(tmp_path / "images", 40)
+    assert run(settings_for(tmp_path, engine="ray")).counts.images == 40
+    run(settings_for(tmp_path, out=str(tmp_path / "whole")))
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+def test_a_broken_image_stops_a_run_of_ray_too(tmp_path):
+    write_images(tmp_path / "images", 20, broken=(19,))
+    with pytest.raises(OSError, match=r"00019.jpg cannot be read.*13 images are done"):
+        run(settings_for(tmp_path, engine="ray"))
+    assert not ray.is_initialized()
+
+
+def test_an_address_without_a_cluster_is_named(tmp_path):
+    write_images(tmp_path / "images", 1)
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1"):
+        run(settings_for(tmp_path, engine="ray", ray_address="127.0.0.1:1"))
+    assert not (tmp_path / "out").exists()
