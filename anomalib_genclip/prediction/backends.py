@@ -28,7 +28,7 @@ from .settings import ScoringSettings
 _BACKENDS = {".onnx": "onnx", ".xml": "openvino"}
 _READABLE = {"onnx": {".onnx"}, "openvino": {".xml", ".onnx"}}
 _OUTPUTS = ("anomaly_map", "pred_score")
-_INSTALL = 'It comes with: pip install "anomalib-genclip[export]".'
+_INSTALL = "Install it with: pip install onnxruntime openvino."
 _TO_FLOAT = ToDtype(torch.float32, scale=True)
 
 
@@ -184,7 +184,7 @@ class ExportedBackend(Backend):
         missing = [name for name in _OUTPUTS if name not in outputs]
         if missing or len(shape) != 4 or shape[1] != 3:
             what = f"has no output {' and '.join(missing)}" if missing else f"takes {shape} instead of (N, 3, H, W)"
-            msg = f"{path} is no exported model for anomaly detection: it {what}."
+            msg = f"{path} is not an exported model for anomaly detection: it {what}."
             raise ValueError(msg)
         if isinstance(shape[0], int) and shape[0] != settings.batch_size:
             msg = f"{path} was exported for batches of {shape[0]}: give batch_size={shape[0]}."

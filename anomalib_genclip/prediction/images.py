@@ -26,7 +26,7 @@ class Item(NamedTuple):
 
     Args:
         number (int): Index among all images, from 0.
-        path (str): Path or address.
+        path (str): Path or URL.
         name (str): Name of its result files.
         class_name (str | None): Class name, ``None`` if the settings give none.
     """
@@ -55,10 +55,10 @@ class ImageBatch(NamedTuple):
 
 
 def read_image(path: str) -> Tensor:
-    """Read an image as anomalib does, from a path or an address.
+    """Read an image as anomalib does, from a path or a URL.
 
     Args:
-        path (str): Path or address.
+        path (str): Path or URL.
 
     Returns:
         Tensor: ``(3, H, W)``, uint8, RGB.
@@ -144,7 +144,7 @@ def default_workers() -> int:
 
 
 class _Reader(Dataset):
-    """Reads a whole batch at once, so that one broken file does not end the loader."""
+    """A dataset that reads a whole batch at once, so that one broken file does not end the loader."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from anomalib.data import ImageItem
-from anomalib.visualization import ImageVisualizer
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
+
+from anomalib_genclip.processing.visualizer import CategoryVisualizer
 
 from .images import read_image
 from .records import Record, Row
@@ -59,7 +60,7 @@ def write_files(record: Record, settings: RunSettings, folder: ResultFolder) -> 
 
 
 def draw(record: Record, anomaly_map: np.ndarray, mask: np.ndarray, *, original_size: bool = False) -> bytes:
-    """Draw an image, its heat map and its mask with anomalib's visualizer.
+    """Draw an image, its heat map and its mask as in `anomalib predict`.
 
     Args:
         record (Record): The image.
@@ -72,7 +73,7 @@ def draw(record: Record, anomaly_map: np.ndarray, mask: np.ndarray, *, original_
         bytes: PNG file.
     """
     height, width = record.size
-    visualizer = ImageVisualizer(field_size=(width, height)) if original_size else ImageVisualizer()
+    visualizer = CategoryVisualizer(field_size=(width, height)) if original_size else CategoryVisualizer()
     item = ImageItem(
         image=read_image(record.path).float() / 255,
         anomaly_map=torch.from_numpy(np.ascontiguousarray(anomaly_map)),

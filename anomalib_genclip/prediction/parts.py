@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rows on disk during a run, in parts of a few hundred images, from which an interrupted run resumes."""
+"""Rows of an unfinished run, stored in files of about 256 images, from which it resumes."""
 
 import hashlib
 import json
@@ -91,7 +91,7 @@ class Parts:
             ValueError: If a part on disk has rows of other images; names the part.
         """
         items = iter(items)
-        size, (number, count) = self.settings.part_size, self.settings.share
+        size, (number, count) = self.settings.part_size, self.settings.shard_and_count
         while part := list(islice(items, size)):
             place = self.listed // size
             self.listed += len(part)
@@ -142,17 +142,17 @@ class Parts:
         Raises:
             ValueError: If the shards have found different images.
         """
-        number, count = self.settings.share
+        number, count = self.settings.shard_and_count
         own = {"listed": self.listed, "digest": self._digest.hexdigest(), "counts": vars(self.counts)}
-        self.folder.write(_share_name(number, count), json.dumps(own).encode())
-        found = [self.folder.read(_share_name(other, count)) for other in range(1, count + 1)]
-        shares = [json.loads(content) for content in found if content is not None]
-        if len(shares) < count:
+        self.folder.write(_shard_name(number, count), json.dumps(own).encode())
+        found = [self.folder.read(_shard_name(other, count)) for other in range(1, count + 1)]
+        shards = [json.loads(content) for content in found if content is not None]
+        if len(shards) < count:
             return None
-        if len({share["digest"] for share in shares}) > 1:
+        if len({shard["digest"] for shard in shards}) > 1:
             msg = (
                 f"The shards have found different images in {self.settings.data}: "
-                f"{', '.join(str(share['listed']) for share in shares)}. Start again in another folder."
+                f"{', '.join(str(shard['listed']) for shard in shards)}. Start again in another folder."
             )
             raise ValueError(msg)
         kind = self.settings.table
@@ -161,7 +161,7 @@ class Parts:
         if self.settings.regions:
             with self.folder.open(f"regions.{kind}") as file:
                 WRITERS[kind](file, REGION_COLUMNS, (_region_rows(rows) for rows in self._rows()))
-        return Counts(**{name: sum(share["counts"][name] for share in shares) for name in vars(self.counts)})
+        return Counts(**{name: sum(shard["counts"][name] for shard in shards) for name in vars(self.counts)})
 
     def _rows(self) -> Iterator[list[Row]]:
         """Yield the rows of all parts."""
@@ -203,5 +203,5 @@ def _part_name(place: int) -> str:
     return f"parts/{place:08}.jsonl"
 
 
-def _share_name(number: int, count: int) -> str:
-    return f"parts/share-{number}-of-{count}.json"
+def _shard_name(number: int, count: int) -> str:
+    return f"parts/shard-{number}-of-{count}.json"

@@ -22,8 +22,8 @@ def predict(weights: str, data: str | Iterable[str | os.PathLike], **options: An
 
     Args:
         weights (str): A prompts file, a checkpoint, ``"tiny-demo"``, or an exported model.
-        data (str | Iterable[str | os.PathLike]): A folder, an image, a pattern, a text file with a path per line, an
-            address of one of these, or an iterable of paths.
+        data (str | Iterable[str | os.PathLike]): A folder, an image, a pattern, a text file with a path per line, a
+            URL of one of these, or an iterable of paths.
         **options (Any): Other settings of :class:`~anomalib_genclip.prediction.settings.ScoringSettings`.
 
     Yields:
@@ -97,7 +97,7 @@ def score_batch(batch: ImageBatch, backend: Backend) -> list[Record]:
 
 
 def as_items(sources: Iterable[Source], settings: ScoringSettings) -> Iterator[Item]:
-    """Number the images and give them their class names."""
+    """Number the images and assign class names by the settings."""
     for number, source in enumerate(sources):
         class_name = settings.class_name
         if settings.class_from == "parent":

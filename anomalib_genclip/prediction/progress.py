@@ -45,7 +45,7 @@ def showing_progress(settings: RunSettings, console: Console | None = None) -> I
         def count(task) -> None:  # noqa: ANN001  # rich's number of a task
             with suppress(OSError, ValueError):  # the run reports these itself
                 total = sum(1 for _ in find_images(settings.data, leave_out=settings.out))
-                progress.update(task, total=total // settings.share[1])
+                progress.update(task, total=total // settings.shard_and_count[1])
 
         yield show
 

@@ -99,7 +99,7 @@ class RayEngine:
         """Build the pipeline, from the image with index ``start``. It runs when its rows are iterated."""
         cpus = self.resources["CPU"]
         count = settings.ray_actors or self.gpus or max(1, int(cpus) // _CORES_PER_MODEL)
-        share = 1 if self.gpus else cpus * _MODELS_SHARE / count
+        cores = 1 if self.gpus else cpus * _MODELS_SHARE / count
         threads = max(1, int(cpus / count))
         # Loaded here, too: errors in the weights are raised at once, and the readers need the transform.
         transform = load_backend(replace(settings, accelerator="cpu")).transform
@@ -111,7 +111,7 @@ class RayEngine:
             fn_constructor_args=(replace(settings, accelerator="gpu" if self.gpus else "cpu"), threads),
             batch_size=1,
             compute=ActorPoolStrategy(size=count),
-            num_cpus=int(share) if share > 1 else share,
+            num_cpus=int(cores) if cores > 1 else cores,
             num_gpus=self.gpus / count if self.gpus else None,
         )
 
@@ -156,7 +156,7 @@ class _Batches(Datasource):
 def _find(settings: RunSettings, start: int) -> Iterator[pa.Table]:
     """Yield blocks of one row, which holds a batch of images as JSON."""
     items = as_items(find_images(settings.data, leave_out=settings.out), settings)
-    number, count = settings.share
+    number, count = settings.shard_and_count
     for place, part in enumerate(in_batches(items, settings.part_size)):
         if place % count == number - 1:
             for batch in in_batches((item for item in part if item.number >= start), settings.batch_size):

@@ -67,7 +67,7 @@ class Record:
     """Prediction of an image.
 
     Args:
-        path (str): Path or address of the image.
+        path (str): Path or URL of the image.
         name (str): Name of its result files.
         error (str): Reason why the image has no score, ``""`` for a scored image.
         size (tuple[int, int]): Height and width of the file.

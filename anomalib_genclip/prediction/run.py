@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Prediction that writes its results to a folder and resumes after an interruption."""
+"""A prediction that writes to a folder and resumes after an interruption."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -121,7 +121,7 @@ def ray_engine(settings: RunSettings) -> Iterator["RayEngine"]:
     try:
         from .ray_engine import RayEngine
     except ImportError as error:
-        msg = f'engine=ray needs Ray ({error}): pip install "anomalib-genclip[scale]".'
+        msg = f"engine=ray needs Ray ({error}): pip install 'ray[data]' pyarrow."
         raise ValueError(msg) from error
     engine = RayEngine(settings)
     try:
@@ -151,8 +151,8 @@ def _collect(scored: Scored, parts: Parts, settings: RunSettings, show: Callable
             show(parts.counts.images)
             if errors:
                 msg = (
-                    f"{rows[usable]['error']}. {parts.counts.images} images are done. Repair the file, or give "
-                    "--on_error record, and start the command again to resume."
+                    f"{rows[usable]['error']}. {parts.counts.images} images are done. Repair the file, or use "
+                    "--on_error record, and run the command again to resume."
                 )
                 raise OSError(msg)  # noqa: TRY301  # rows are flushed as for any other error
     except BaseException:

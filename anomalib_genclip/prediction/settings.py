@@ -96,17 +96,16 @@ class RunSettings(ScoringSettings):
 
     Args:
         data (str): A folder with its subfolders, an image, a pattern in quotes such as "images/*/test/*.png", or a
-            text file with a path per line; or the address of one of these, such as s3://bucket/folder, if its fsspec
-            package is installed.
-        out (str): Folder or address of the results: new, or of the run to resume.
+            text file with a path per line. May be a URL such as s3://bucket/folder, if its fsspec package is installed.
+        out (str): Results folder: a new one, or that of the run to resume. May be a URL.
         table (str): Format of the tables.
         pictures (str): Images for which a result image with the heat map is written.
         maps (str): Format of the anomaly maps: none, PNG with 16 bits (0 to 65535 for 0 to 1), or NumPy arrays of
             float32.
         original_size (bool): Write maps and pictures in the size of the image, not of the model.
         regions (bool): Write regions.csv, a row per connected anomalous region, in pixels of the image.
-        shard (str): "2/8" scores the second of eight shards. All shards have the same results folder, and the last one
-            to finish writes the tables.
+        shard (str): "2/8" processes the second of eight shards. Give all shards the same folder; the last one to finish
+            writes the tables.
         overwrite (bool): Remove the results of an earlier run from the folder.
         engine (str): local, or ray: Ray Data, on this machine or a cluster.
         ray_address (str | None): Address of a Ray cluster. Default: Ray is started on this machine.
@@ -142,9 +141,9 @@ class RunSettings(ScoringSettings):
             "engine": Engine,
         }
         self._check(kinds | ({"ray_actors": PositiveInt} if self.ray_actors is not None else {}))
-        number, count = self.share
+        number, count = self.shard_and_count
         if not 1 <= number <= count:
-            msg = f"shard={self.shard!r} is not valid: give the shard's number and the number of shards, such as 2/8."
+            msg = f"shard={self.shard!r} must be number/count, such as 2/8."
             raise ValueError(msg)
         if self.overwrite and count > 1:
             msg = "overwrite would remove the results of other shards: empty the folder before they start."
@@ -154,7 +153,7 @@ class RunSettings(ScoringSettings):
             raise ValueError(msg)
 
     @property
-    def share(self) -> tuple[int, int]:
+    def shard_and_count(self) -> tuple[int, int]:
         """Number of this shard, from 1, and the number of shards; ``(0, 0)`` if the setting is not valid."""
         match = re.fullmatch(r"(\d+)/(\d+)", str(self.shard))
         return (int(match[1]), int(match[2])) if match else (0, 0)
@@ -164,4 +163,4 @@ class RunSettings(ScoringSettings):
         others = {"weights", "out", "num_workers", "on_error", "shard", "overwrite", "engine"}
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         chosen = {name: value for name, value in values.items() if name not in others and not name.startswith("ray_")}
-        return chosen | {"shards": self.share[1]}
+        return chosen | {"shards": self.shard_and_count[1]}

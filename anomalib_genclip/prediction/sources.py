@@ -27,7 +27,7 @@ class Source(NamedTuple):
     """An image.
 
     Args:
-        path (str): Path or address, as a user would write it.
+        path (str): Path or URL, as a user would write it.
         name (str): Name of its result files, relative to their folder: the path relative to the given folder.
     """
 
@@ -35,8 +35,8 @@ class Source(NamedTuple):
     name: str
 
 
-def is_address(path: str) -> bool:
-    """Return whether a path is an address such as ``s3://bucket/folder``."""
+def is_url(path: str) -> bool:
+    """Return whether a path is a URL such as ``s3://bucket/folder``."""
     return "://" in path
 
 
@@ -47,7 +47,7 @@ def find_images(data: str | Iterable[str | os.PathLike], leave_out: str = "") ->
 
     Args:
         data (str | Iterable[str | os.PathLike]): A folder with its subfolders, an image, a pattern, a text file with a
-            path per line, an address of one of these, or an iterable of paths.
+            path per line, a URL of one of these, or an iterable of paths.
         leave_out (str): A folder that is skipped. Defaults to ``""``.
 
     Yields:
@@ -86,10 +86,10 @@ def _sources(data: str | Iterable[str | os.PathLike], leave_out: str) -> Iterato
 
 
 def _storage(path: str) -> tuple[AbstractFileSystem, str]:
-    """Return the file system of a path or an address, and the path in it.
+    """Return the file system of a path or a URL, and the path in it.
 
     Raises:
-        ValueError: If the address needs a package that is not installed; names it.
+        ValueError: If the URL needs a package that is not installed; names it.
     """
     try:
         return url_to_fs(path)
@@ -125,7 +125,7 @@ def _read_list(path: str, storage: AbstractFileSystem) -> Iterator[Source]:
 
 def _named(path: str) -> Source:
     """Name an image of a list by its absolute path, because the images may have no common folder."""
-    whole = path if is_address(path) else os.path.abspath(path)  # noqa: PTH100  # resolve() would follow links
+    whole = path if is_url(path) else os.path.abspath(path)  # noqa: PTH100  # resolve() would follow links
     # Without "..", so that no result file is written outside the results folder.
     parts = [part for part in whole.replace("://", "/").split("/") if part not in {"", ".", ".."}]
     return Source(path, "/".join(parts))
@@ -133,16 +133,16 @@ def _named(path: str) -> Source:
 
 def _walk(root: str, storage: AbstractFileSystem, leave_out: str) -> Iterator[Source]:
     """Yield the images of a folder and its subfolders, sorted by name, folder by folder."""
-    list_folder = _list_remote(storage) if is_address(root) else _list_local
+    list_folder = _list_remote(storage) if is_url(root) else _list_local
     prefix = root.rstrip("/") + "/"
-    leave_out = leave_out if is_address(leave_out) else os.path.realpath(leave_out)
+    leave_out = leave_out if is_url(leave_out) else os.path.realpath(leave_out)
 
     def images(folder: str, entries: Iterator[tuple[str, bool]]) -> Iterator[Source]:
         for name, is_folder in entries:
             path = f"{folder}{name}"
             if name.startswith("."):
                 continue
-            if is_folder and (path if is_address(path) else os.path.realpath(path)) != leave_out:
+            if is_folder and (path if is_url(path) else os.path.realpath(path)) != leave_out:
                 try:
                     below = list_folder(path)
                 except PermissionError:

@@ -15,13 +15,13 @@ from anomalib_genclip.utils.files import atomic_open
 
 
 class ResultFolder:
-    """A folder whose files are written atomically.
+    """Files of a results folder, written atomically.
 
     Args:
-        path (str): Path or address of the folder. It is created when the first file is written.
+        path (str): Path or URL of the folder. It is created when the first file is written.
 
     Raises:
-        ValueError: If the address needs a package that is not installed, or the path is a file.
+        ValueError: If the URL needs a package that is not installed, or the path is a file.
     """
 
     def __init__(self, path: str) -> None:

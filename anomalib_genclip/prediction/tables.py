@@ -51,7 +51,7 @@ def import_pyarrow() -> tuple[Any, Any]:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
-        msg = 'Parquet needs pyarrow: pip install "anomalib-genclip[scale]".'
+        msg = "Parquet needs pyarrow: pip install pyarrow."
         raise ValueError(msg) from error
     return pa, parquet
 

@@ -38,7 +38,7 @@ BOTH_OUTCOMES = "both"  # the batch in which CNF keeps one name and drops anothe
 def need(*packages):
     """Skip where a package of the extra "export" is missing."""
     for package in packages:
-        pytest.importorskip(package, reason=f"{package} comes with the extra: pip install anomalib-genclip[export]")
+        pytest.importorskip(package, reason=f"{package} comes with the extra: pip install .[export]")
 
 
 def fill_with_noise(model):

@@ -12,7 +12,7 @@ from helpers.predictions import results, settings_for, write_images
 
 from anomalib_genclip.prediction.run import run
 
-ray = pytest.importorskip("ray", reason="ray comes with the extra: pip install anomalib-genclip[scale]")
+ray = pytest.importorskip("ray", reason="ray comes with the extra: pip install .[scale]")
 pytestmark = pytest.mark.slow
 OPTIONS = {"on_error": "record", "regions": True, "pictures": "anomalous", "image_threshold": 0.4}
 

@@ -6,6 +6,7 @@
 import os
 import signal
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -54,6 +55,9 @@ def test_images_of_one_size_come_together(tmp_path):
 
 
 def test_deep_images_are_refused_and_missing_ones_named(tmp_path):
+    cv2.imwrite(str(tmp_path / "colour.png"), np.full((4, 4, 3), 40_000, np.uint16))
+    assert read_image(str(tmp_path / "colour.png")).unique().tolist() == [40_000 // 256]
+    (tmp_path / "colour.png").unlink()
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
     items = [*items_of(tmp_path), Item(1, str(tmp_path / "gone.png"), "gone.png", None)]
     deep, gone = read_batch(items, lambda image: image).errors

@@ -51,6 +51,9 @@ def test_pictures_show_image_map_and_mask(record, tmp_path):
     assert files(record, tmp_path, pictures="anomalous") == ["pictures/parts/a.png.png"]
     with Image.open(tmp_path / "out/pictures/parts/a.png.png") as picture:
         assert picture.size == (3 * 256, 256)
+        white = np.asarray(picture.convert("L").crop((2 * 256, 0, 3 * 256, 40))) > 250
+    assert white.any()
+    assert not white[:, -5:].any()  # the caption ends before its panel does
     files(record, tmp_path, pictures="all", original_size=True)
     with Image.open(tmp_path / "out/pictures/parts/a.png.png") as picture:
         assert picture.size == (3 * 40, 20)
