@@ -141,6 +141,10 @@ class RunSettings(ScoringSettings):
             "engine": Engine,
         }
         self._check(kinds | ({"ray_actors": PositiveInt} if self.ray_actors is not None else {}))
+        for name in ("data", "out"):
+            if not getattr(self, name):
+                msg = f"{name} is empty: give a path or a URL."
+                raise ValueError(msg)
         number, count = self.shard_and_count
         if not 1 <= number <= count:
             msg = f"shard={self.shard!r} must be number/count, such as 2/8."

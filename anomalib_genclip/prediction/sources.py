@@ -89,11 +89,11 @@ def _storage(path: str) -> tuple[AbstractFileSystem, str]:
     """Return the file system of a path or a URL, and the path in it.
 
     Raises:
-        ValueError: If the URL needs a package that is not installed; names it.
+        ValueError: If the URL has an unknown protocol, or needs a package that is not installed; names it.
     """
     try:
         return url_to_fs(path)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         msg = f"{path} cannot be opened: {error}"
         raise ValueError(msg) from error
 

@@ -21,14 +21,14 @@ class ResultFolder:
         path (str): Path or URL of the folder. It is created when the first file is written.
 
     Raises:
-        ValueError: If the URL needs a package that is not installed, or the path is a file.
+        ValueError: If the URL cannot be opened, or the path is a file.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path.rstrip("/") or "/"
         try:
             self.storage, self.root = url_to_fs(self.path)
-        except ImportError as error:
+        except (ImportError, ValueError) as error:
             msg = f"{path} cannot be opened: {error}"
             raise ValueError(msg) from error
         if self.storage.isfile(self.root):

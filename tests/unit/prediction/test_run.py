@@ -275,6 +275,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, overwrite):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file"):
         run(settings_for(tmp_path, out=str(tmp_path / "file")))
+    for name in ("data", "out"):
+        with pytest.raises(ValueError, match="none://x cannot be opened: Protocol not known"):
+            run(settings_for(tmp_path, **{name: "none://x"}))
 
 
 def test_nothing_is_written_before_there_is_something_to_do(tmp_path, monkeypatch):

@@ -29,13 +29,15 @@ GIVEN = {"weights": "tiny-demo", "data": "images", "out": "out"}
         ({"shard": "3/2"}, "shard"),
         ({"shard": "half"}, "shard"),
         ({"shard": "1/2", "overwrite": True}, "empty the folder"),
+        ({"data": ""}, "data is empty"),
+        ({"out": ""}, "out is empty"),
         ({"ray_actors": 2}, "engine=ray"),
         ({"ray_address": "auto"}, "engine=ray"),
     ],
 )
 def test_wrong_settings_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
-        RunSettings(**GIVEN, **wrong)
+        RunSettings(**{**GIVEN, **wrong})
 
 
 def test_parts_are_of_whole_batches():
