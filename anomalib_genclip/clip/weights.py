@@ -4,10 +4,8 @@
 """Download and reading of CLIP weights; only tensors are read."""
 
 import io
-import logging
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from anomalib_genclip.utils.files import check_archive, why_unreadable
+from anomalib_genclip.utils.logs import quiet
 
 
 def download_weights(backbone: str, pretrained: str, config: dict[str, Any]) -> str:
@@ -34,7 +33,7 @@ def download_weights(backbone: str, pretrained: str, config: dict[str, Any]) -> 
     """
     source = config.get("hf_hub") or config.get("url") or "unknown address"
     try:
-        with _quiet("huggingface_hub"):
+        with quiet("huggingface_hub"):
             return open_clip.download_pretrained(config)
     except Exception as error:  # noqa: BLE001  # hub clients and their versions raise different types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -47,18 +46,6 @@ def download_weights(backbone: str, pretrained: str, config: dict[str, Any]) -> 
         )
         # The hub client's traceback has nothing that the user can act on.
         raise ConnectionError(msg) from None
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Suppress a logger's warnings: the hub client prints four lines for each of its dozen retries."""
-    client = logging.getLogger(name)
-    level = client.level
-    client.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        client.setLevel(level)
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:

@@ -16,6 +16,8 @@ from torch import Tensor
 from anomalib_genclip.utils.files import atomic_write
 from anomalib_genclip.utils.tensors import check_finite, digest
 
+from .hub import SCHEME, download_prompts
+
 FORMAT = "anomalib-genclip"
 FORMAT_VERSION = 1
 BUNDLED = {"tiny-demo": "demo/assets/tiny_demo.safetensors"}
@@ -140,21 +142,25 @@ class LearnedWeights:
 
 
 def prompts_path(path: str | Path) -> Path:
-    """Return the file for a path or the name of bundled prompts."""
-    return Path(str(files("anomalib_genclip") / BUNDLED[str(path)])) if str(path) in BUNDLED else Path(path)
+    """Return the file for a path, the name of bundled prompts, or a URL of the Hugging Face Hub."""
+    if str(path) in BUNDLED:
+        return Path(str(files("anomalib_genclip") / BUNDLED[str(path)]))
+    return download_prompts(path) if isinstance(path, str) and path.startswith(SCHEME) else Path(path)
 
 
 def load_weights(path: str | Path) -> LearnedWeights:
     """Read a prompts file. It contains only tensors and plain text, no code.
 
     Args:
-        path (str | Path): A file written by :meth:`LearnedWeights.save`, or the name of bundled prompts.
+        path (str | Path): A file written by :meth:`LearnedWeights.save`, the name of bundled prompts, or
+            ``"hf://owner/name[@revision]/file.safetensors"``.
 
     Returns:
         LearnedWeights: Its contents.
 
     Raises:
         FileNotFoundError: If there is no such file.
+        ConnectionError: If it cannot be downloaded.
         ValueError: If it is not a prompts file, is damaged, or has values that are not finite.
     """
     source = str(path)

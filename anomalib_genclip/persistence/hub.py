@@ -1,0 +1,66 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Prompts files on the Hugging Face Hub: ``hf://owner/name[@revision]/file.safetensors``."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from anomalib_genclip.utils.logs import quiet
+
+SCHEME = "hf://"
+_URL = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?/(?P<file>.+\.safetensors)")
+_REASONS = {  # subclasses first
+    LocalEntryNotFoundError: "the hub cannot be reached, and the file is not in the cache",
+    GatedRepoError: "the repository is gated: request access on its page, and log in with `hf auth login`",
+    RepositoryNotFoundError: "there is no such repository, or it is private: log in with `hf auth login`",
+    RevisionNotFoundError: "the repository has no such revision",
+    EntryNotFoundError: "the repository has no such file",
+}
+
+
+def download_prompts(url: str) -> Path:
+    """Download a prompts file, or return it from the hub's cache if it is there.
+
+    Without network access, or with ``HF_HUB_OFFLINE=1``, the cached file is used.
+
+    Args:
+        url (str): ``hf://owner/name/file.safetensors``, with ``@revision`` after the name for a branch, tag or commit
+            other than ``main``; a slash in the revision is written ``%2F``.
+
+    Returns:
+        Path: The file in the cache.
+
+    Raises:
+        ValueError: If the URL has another form.
+        ConnectionError: If the file cannot be downloaded; says why, and how to work without network access.
+    """
+    match = _URL.fullmatch(url)
+    if match is None:
+        msg = f"{url} is not of the form hf://owner/name/file.safetensors or hf://owner/name@revision/file.safetensors."
+        raise ValueError(msg)
+    revision = match["revision"] and unquote(match["revision"])
+    try:
+        with quiet("huggingface_hub"):
+            return Path(hf_hub_download(match["repo"], match["file"], revision=revision))
+    except Exception as error:  # noqa: BLE001  # versions of the client raise different types
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), first)
+        msg = (
+            f"The prompts file {url} could not be downloaded: {reason}.\n"
+            "Alternatives:\n"
+            "  - weights=<file>: a local copy;\n"
+            "  - fill the cache on a machine with network access and copy it: ~/.cache/huggingface."
+        )
+        # The client's traceback has nothing that the user can act on.
+        raise ConnectionError(msg) from None
