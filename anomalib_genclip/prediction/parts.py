@@ -20,7 +20,7 @@ from .settings import RunSettings
 from .storage import ResultFolder
 from .tables import WRITERS
 
-_SECONDS = 30  # longest time between two writes of a part
+_SECONDS = 5  # longest time between two writes of a part
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Parts:
             yield from in_batches(part[len(rows) :], self.settings.batch_size)
 
     def add(self, items: Sequence[Item], rows: list[Row]) -> None:
-        """Add the rows of a batch or of its first images, and write the part if it is complete or half a minute old.
+        """Add the rows of a batch or of its first images, and write the part if it is complete or a few seconds old.
 
         Args:
             items (Sequence[Item]): The images.
