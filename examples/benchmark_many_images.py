@@ -33,6 +33,7 @@ FORMATS = ("png", "jpg", "bmp", "tiff", "webp")
 MODES = ("RGB", "L", "RGBA", "P")
 FOLDERS = 10
 BROKEN = 100  # every hundredth
+MOST_LINKS = 50_000  # to one file; ext4 allows 65,000
 
 
 class Brightness(Backend):
@@ -67,11 +68,12 @@ def write_images(root: Path, count: int) -> None:
 
 
 def link_images(root: Path, count: int) -> None:
-    """Link one file under many names, in one folder."""
+    """Link a file under many names, in one folder."""
     root.mkdir()
-    original = root.parent / "image.bmp"
-    Image.new("RGB", (8, 8), "white").save(original)
     for number in range(count):
+        if number % MOST_LINKS == 0:
+            original = root.parent / f"image{number}.bmp"
+            Image.new("RGB", (8, 8), "white").save(original)
         os.link(original, root / f"{number:07}.bmp")
 
 
