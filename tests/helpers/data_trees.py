@@ -16,6 +16,8 @@ from anomalib.data import MPDD, AnomalibDataModule, BTech, Folder, Kolektor, MVT
 from anomalib.data.datamodules.image.visa import VISA_CATEGORIES
 from PIL import Image
 
+from anomalib_genclip import CrossDataset
+
 SIZE = 32
 LOADING = {"train_batch_size": 4, "eval_batch_size": 4, "num_workers": 0}
 
@@ -134,6 +136,11 @@ def folder(
         mask_dir="mask" if masks and anomalous else None,
         **LOADING,
     )
+
+
+def cross(source: AnomalibDataModule, target: AnomalibDataModule, **settings) -> CrossDataset:
+    """Train on one data set and test on another."""
+    return CrossDataset(source=source, target=target, **{**LOADING, "train_batch_size": 2, **settings})
 
 
 LAYOUTS = {"MVTecAD": mvtec_ad, "MPDD": mpdd, "BTech": btech, "Visa": visa, "Kolektor": kolektor, "Folder": folder}

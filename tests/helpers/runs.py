@@ -13,6 +13,7 @@ from anomalib.engine import Engine
 from anomalib_genclip import CrossDataset, GenCLIP
 from helpers import data_trees
 
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 SETTINGS = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}
 
 
@@ -23,8 +24,7 @@ def build(**settings) -> GenCLIP:
 
 def engine(folder: Path, **settings) -> Engine:
     """Build a quiet engine on the CPU."""
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    return Engine(**{"default_root_dir": folder, "accelerator": "cpu", "devices": 1, **quiet, **settings})
+    return Engine(**{"default_root_dir": folder, "accelerator": "cpu", "devices": 1, **QUIET, **settings})
 
 
 def save_checkpoint(model: GenCLIP, path: Path) -> None:

@@ -16,15 +16,12 @@ import torch
 import yaml
 from anomalib.data import ImageBatch
 from helpers import data_trees
+from helpers.runs import QUIET, SETTINGS
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from anomalib_genclip import CrossDataset, GenCLIP
-
-SETTINGS = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}
-QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -22,6 +22,7 @@ from anomalib.deploy import CompressionType, ExportType
 from anomalib.engine import Engine
 from anomalib.models import get_model
 from helpers import data_trees
+from helpers.runs import engine
 from PIL import Image
 
 from anomalib_genclip import GenCLIP
@@ -45,17 +46,15 @@ def data(root: Path) -> MVTecAD:
 
 def objects(root: Path, folder: Path, epochs: int = 1) -> tuple[GenCLIP, AnomalibDataModule, Engine]:
     """Make new objects, as anomalib's test does: the model by its short name."""
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    engine = Engine(logger=False, default_root_dir=folder, max_epochs=epochs, devices=1, **quiet)
-    return get_model("genclip", backbone="tiny"), data(root), engine
+    return get_model("genclip", backbone="tiny"), data(root), engine(folder, max_epochs=epochs)
 
 
 @pytest.fixture(scope="module")
 def fitted(root, tmp_path_factory) -> Path:
     """Fit, and return the checkpoint from where anomalib's test expects it."""
     folder = tmp_path_factory.mktemp("project")
-    model, datamodule, engine = objects(root, folder)
-    engine.fit(model=model, datamodule=datamodule)
+    model, datamodule, run = objects(root, folder)
+    run.fit(model=model, datamodule=datamodule)
     return folder / model.name / datamodule.name / CATEGORY / "v0/weights/lightning/model.ckpt"
 
 
@@ -90,8 +89,8 @@ def has_thresholds(model: GenCLIP) -> bool:
 
 @pytest.mark.parametrize("call", ["test", "train"])
 def test_call_from_the_checkpoint_gives_metrics(root, fitted, tmp_path, call):
-    model, datamodule, engine = objects(root, tmp_path, epochs=2)
-    (figures,) = getattr(engine, call)(model=model, datamodule=datamodule, ckpt_path=fitted)
+    model, datamodule, run = objects(root, tmp_path, epochs=2)
+    (figures,) = getattr(run, call)(model=model, datamodule=datamodule, ckpt_path=fitted)
     assert all(0 <= figures[name] <= 1 for name in ("image_AUROC", "image_F1Max", "pixel_AUROC", "pixel_F1Max"))
     # Training goes on where it was, and writes another checkpoint; anomalib then tests the one that it was given.
     assert is_as_fitted(model, fitted)
@@ -99,16 +98,16 @@ def test_call_from_the_checkpoint_gives_metrics(root, fitted, tmp_path, call):
 
 
 def test_validation_of_the_checkpoint_finds_thresholds(root, fitted, tmp_path):
-    model, datamodule, engine = objects(root, tmp_path)
+    model, datamodule, run = objects(root, tmp_path)
     assert not has_thresholds(model)
-    engine.validate(model=model, datamodule=datamodule, ckpt_path=fitted)
+    run.validate(model=model, datamodule=datamodule, ckpt_path=fitted)
     assert has_thresholds(model)
     assert is_as_fitted(model, fitted)
 
 
 def test_prediction_from_the_checkpoint_covers_the_test_images(root, fitted, tmp_path):
-    model, datamodule, engine = objects(root, tmp_path)
-    batches = engine.predict(model=model, datamodule=datamodule, ckpt_path=fitted)
+    model, datamodule, run = objects(root, tmp_path)
+    batches = run.predict(model=model, datamodule=datamodule, ckpt_path=fitted)
     assert sum(len(batch) for batch in batches) == 10
     for batch in batches:
         assert batch.anomaly_map.shape[-2:] == batch.pred_mask.shape[-2:]
@@ -123,8 +122,8 @@ def test_these_are_all_kinds_of_export():
 @pytest.mark.parametrize("kind", KINDS)
 def test_export_from_the_checkpoint_writes_a_file(root, fitted, tmp_path, kind):
     need(kind)
-    model, _, engine = objects(root, tmp_path)
-    path = engine.export(model=model, export_type=kind, export_root=tmp_path, ckpt_path=str(fitted))
+    model, _, run = objects(root, tmp_path)
+    path = run.export(model=model, export_type=kind, export_root=tmp_path, ckpt_path=str(fitted))
     assert path == tmp_path / "weights" / kind.value / FILES[kind]
     assert path.stat().st_size > 0
 
@@ -133,9 +132,9 @@ def test_export_from_the_checkpoint_writes_a_file(root, fitted, tmp_path, kind):
 @pytest.mark.parametrize("compression", [CompressionType.FP16, CompressionType.INT8])
 def test_compressed_export_writes_a_file(root, fitted, tmp_path, compression):
     pytest.importorskip("nncf")
-    model, _, engine = objects(root, tmp_path)
+    model, _, run = objects(root, tmp_path)
     kind = ExportType.OPENVINO
-    path = engine.export(
+    path = run.export(
         model=model, export_type=kind, export_root=tmp_path, ckpt_path=str(fitted), compression_type=compression
     )
     assert path.with_suffix(".bin").stat().st_size < 8e6  # float32 takes 10

@@ -9,7 +9,7 @@ any training. Here ψ starts at random instead: whatever the model then finds, i
 
 import pytest
 import torch
-from anomalib.engine import Engine
+from helpers.runs import engine
 
 from anomalib_genclip import CrossDataset, GenCLIP, SyntheticDefects
 
@@ -30,12 +30,6 @@ def data(tmp_path_factory) -> CrossDataset:
         eval_batch_size=30,
         num_workers=0,
     )
-
-
-def engine(folder, **settings) -> Engine:
-    """Build a quiet engine on the CPU."""
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    return Engine(default_root_dir=folder, accelerator="cpu", devices=1, **quiet, **settings)
 
 
 def from_nothing(seed: int = 0) -> GenCLIP:

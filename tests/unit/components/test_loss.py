@@ -43,11 +43,24 @@ def test_loss_sums_over_layers_and_takes_masks_of_any_size():
     torch.testing.assert_close(with_image, 2 * F.cross_entropy(cls, torch.tensor([1, 0])))
 
 
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-@pytest.mark.parametrize("filled", [0.0, 1.0])
-def test_loss_is_finite_on_extreme_logits_and_masks(scale, filled):
-    maps = (torch.randn(2, 2, 2, 4, 4) * scale).requires_grad_()
-    loss = GenCLIPLoss(0.5)(maps, torch.randn(2, 2) * scale, torch.full((2, 16, 16), filled))
+def test_an_anomalous_image_with_an_empty_mask_stays_anomalous():
+    loss = GenCLIPLoss(image_weight=1.0)
+    maps, empty = torch.zeros(1, 1, 2, 4, 4), torch.zeros(1, 8, 8)
+    says_normal, says_abnormal = torch.tensor([[9.0, -9.0]]), torch.tensor([[-9.0, 9.0]])
+    label = torch.tensor([1])
+    assert loss(maps, says_abnormal, empty, label) < loss(maps, says_normal, empty, label)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 60_000.0])
+@pytest.mark.parametrize("anomalous", [0.0, 0.5, 1.0])
+def test_loss_and_gradient_are_finite_on_extreme_logits(dtype, scale, anomalous):
+    maps = (torch.randn(2, 4, 2, 4, 4).sign() * scale).to(dtype).requires_grad_()
+    cls = (torch.randn(4, 2).sign() * scale).to(dtype).requires_grad_()
+    mask = torch.zeros(4, 8, 8)
+    mask[: int(4 * anomalous)] = 1
+    loss = GenCLIPLoss(image_weight=0.5)(maps, cls, mask)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(maps.grad).all()
+    assert torch.isfinite(cls.grad).all()

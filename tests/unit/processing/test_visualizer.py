@@ -12,14 +12,13 @@ import pytest
 import torch
 from anomalib import LearningType
 from anomalib.data import ImageBatch, InferenceBatch, PredictDataset
-from anomalib.engine import Engine
 from anomalib.models import AnomalibModule
 from anomalib.visualization import ImageVisualizer
 from helpers.data_trees import folder, mpdd, mvtec_ad, write_normal
+from helpers.runs import build, engine
 from pandas import DataFrame
 from torch.utils.data import DataLoader
 
-from anomalib_genclip import GenCLIP
 from anomalib_genclip.data import CategoryBatch, CrossDataset
 from anomalib_genclip.processing.visualizer import CategoryVisualizer
 
@@ -194,17 +193,12 @@ class Brightness(AnomalibModule):
         return {}
 
 
-def engine_of(root: Path) -> Engine:
-    """Make a quiet engine."""
-    return Engine(default_root_dir=root, accelerator="cpu", logger=False, enable_progress_bar=False)
-
-
 def test_through_the_engine_every_test_image_has_its_picture(tmp_path: Path) -> None:
     targets = [mvtec_ad(tmp_path / "t", ["bottle", "cable"]), folder(tmp_path / "f", name="bottle")]
     datamodule = CrossDataset(
         mpdd(tmp_path / "s"), targets, target_categories=["bottle", "cable"], num_workers=0, eval_batch_size=5
     )
-    engine_of(tmp_path / "results").test(Brightness(CategoryVisualizer(field_size=(8, 8))), datamodule=datamodule)
+    engine(tmp_path / "results").test(Brightness(CategoryVisualizer(field_size=(8, 8))), datamodule=datamodule)
     root = tmp_path / "results" / "Brightness" / "MPDD_to_MVTecAD+bottle"
     (images,) = root.rglob("images")
     assert len(pictures(images)) == len(datamodule.test_data) == 24
@@ -221,7 +215,7 @@ def test_through_the_engine_predict_on_a_plain_folder(tmp_path: Path) -> None:
         write_normal(tmp_path / "input" / name)
     dataset = PredictDataset(tmp_path / "input")
     loader = DataLoader(dataset, batch_size=3, collate_fn=dataset.collate_fn)
-    engine_of(tmp_path / "results").predict(Brightness(CategoryVisualizer(field_size=(8, 8))), dataloaders=loader)
+    engine(tmp_path / "results").predict(Brightness(CategoryVisualizer(field_size=(8, 8))), dataloaders=loader)
     (images,) = (tmp_path / "results").rglob("images")
     assert pictures(images) == ["input/top.png", "left/0.png", "left/1.png", "right/0.png"]
 
@@ -248,12 +242,11 @@ def test_a_folder_is_predicted_beside_the_pictures_of_an_earlier_test(tmp_path: 
     """Lightning keeps the datamodule of the test, to which the folder does not belong."""
     data = mvtec_ad(tmp_path / "data", ("bottle",), normal=2, anomalous=2)
     other = mvtec_ad(tmp_path / "other", ("wood",), normal=2, anomalous=2)
-    model = GenCLIP(backbone="ViT-S-32-alt", pretrained=None, image_size=64)
-    quiet = {"enable_progress_bar": False, "logger": False}
-    engine = Engine(default_root_dir=tmp_path / "results", accelerator="cpu", devices=1, **quiet)
-    engine.test(model, datamodule=data)
+    model = build(visualizer=True)
+    run = engine(tmp_path / "results")
+    run.test(model, datamodule=data)
     before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.png")}
-    engine.predict(model, data_path=Path(other.root) / "wood" / "test")
+    run.predict(model, data_path=Path(other.root) / "wood" / "test")
     assert all(path.read_bytes() == content for path, content in before.items())
     assert len([path for path in (tmp_path / "results").rglob("*.png") if path not in before]) == 4
     assert "wood" not in model.model.class_names.names

@@ -1,0 +1,84 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Categories of a datamodule; through CrossDataset in ``test_cross_dataset.py``."""
+
+import logging
+
+import pytest
+from helpers import data_trees
+
+from anomalib_genclip.data.categories import (
+    categories_on_disk,
+    category_of,
+    check_categories,
+    describe,
+    expand,
+    expand_each,
+    folders_on_disk,
+    known_categories,
+    to_download,
+    warn_about_missing,
+)
+
+
+def test_a_datamodule_without_categories_is_one_of_its_own_name(tmp_path):
+    screws, bottle = data_trees.folder(tmp_path / "folder"), data_trees.mvtec_ad(tmp_path / "mvtec")
+    assert (category_of(screws), category_of(bottle)) == ("screws", "bottle")
+    assert known_categories(screws) == ()
+    assert {"bottle", "zipper"} <= set(known_categories(bottle))
+    assert describe(screws) == f"screws (root {tmp_path / 'folder'})"
+    assert describe(bottle) == f"MVTecAD category 'bottle' (root {tmp_path / 'mvtec'})"
+
+
+def test_categories_on_disk_have_a_file_in_one_of_two_places(tmp_path):
+    data = data_trees.mvtec_ad(tmp_path, ("bottle",))
+    (tmp_path / "cable").mkdir()  # empty
+    data_trees.write_normal(tmp_path / "1cls" / "tile" / "train" / "good" / "0.png")  # as in VisA's split tree
+    assert categories_on_disk(data, ["tile", "cable", "wood", "bottle"]) == ["tile", "bottle"]
+    assert folders_on_disk(data) == ["1cls", "bottle", "cable"]
+
+
+def test_expanding_leaves_the_datamodules_alone(tmp_path):
+    mvtec = data_trees.mvtec_ad(tmp_path / "mvtec", ("bottle", "cable"))
+    screws = data_trees.folder(tmp_path / "folder")
+    for categories, expected in (
+        (None, [["bottle"], ["screws"]]),
+        ("all", [["bottle", "cable"], ["screws"]]),
+        (["screws", "cable", "cable"], [["cable"], ["screws"]]),
+    ):
+        parts = expand_each([mvtec, screws], categories, "source_categories")
+        assert [[category_of(part) for part in own] for own in parts] == expected
+        assert not {id(mvtec), id(screws)} & {id(part) for own in parts for part in own}
+    assert mvtec.category == "bottle"
+
+
+def test_a_list_of_names_is_checked_and_copied():
+    names = ("bottle", "cable")
+    assert check_categories(names, "target_categories") == ["bottle", "cable"]
+    with pytest.raises(TypeError, match=r"target_categories.*Write \['bottle'\]"):
+        check_categories("bottle", "target_categories")
+
+
+def test_only_a_root_without_folders_is_downloaded_category_by_category(tmp_path):
+    here = data_trees.mvtec_ad(tmp_path / "here")
+    absent = data_trees.MVTecAD(root=tmp_path / "absent")
+    parts = to_download([here, absent, data_trees.folder(tmp_path / "folder")])
+    assert [part.category for part in parts] == list(known_categories(absent))
+
+
+def test_known_categories_that_are_not_there_are_named(tmp_path, caplog):
+    data = data_trees.mvtec_ad(tmp_path, ("bottle", "cable"))
+    with caplog.at_level(logging.WARNING):
+        warn_about_missing([data], "source_categories")
+    assert "source_categories='all': 13 of 15 categories of MVTecAD" in caplog.text
+    assert "zipper" in caplog.text
+    assert "cable" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "..", "/etc", "bottle/../../elsewhere", "bottle/."])
+def test_category_is_a_folder_of_its_data_set(tmp_path, name):
+    data_trees.mvtec_ad(tmp_path / "elsewhere" / "x")
+    data = data_trees.mvtec_ad(tmp_path / "mvtec")
+    with pytest.raises(ValueError, match=r"target_categories.*not found"):
+        expand([data], [name], "target_categories")

@@ -1,0 +1,95 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Samples of several data sets as one; through CrossDataset in ``test_cross_dataset.py``."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib import TaskType
+from helpers import data_trees
+from helpers.data_trees import cross
+from PIL import Image
+from torchvision.transforms.v2 import Resize
+
+from anomalib_genclip import GenCLIP
+from anomalib_genclip.data import CategoryBatch
+from anomalib_genclip.data.category_dataset import CategoryDataset, CategoryPart
+
+
+@pytest.fixture
+def parts(tmp_path) -> list[CategoryPart]:
+    """Two data sets, the paths of the second before those of the first."""
+    one, other = data_trees.mvtec_ad(tmp_path / "z"), data_trees.folder(tmp_path / "a", normal=2)
+    for data in (one, other):
+        data.setup()
+    return [CategoryPart("MVTecAD", "bottle", one.test_data), CategoryPart("screws", "nut", other.test_data)]
+
+
+def test_items_are_those_of_their_rows_in_any_order(parts):
+    data = CategoryDataset(parts, TaskType.SEGMENTATION, "test")
+    assert len(data) == sum(len(part.data) for part in parts)
+    data.samples = data.samples.sample(frac=1, random_state=0)
+    subset = data.subsample([5, 0, 3])
+    for row, item in zip(subset.samples.itertuples(), subset, strict=True):
+        original = parts[row.part].data[row.row]
+        assert (item.category, item.dataset) == (parts[row.part].category, parts[row.part].dataset)
+        assert item.image_path == row.image_path == original.image_path
+        assert torch.equal(item.image, original.image)
+        assert torch.equal(item.gt_mask, original.gt_mask)
+    assert isinstance(subset.collate_fn([subset[0], subset[2]]), CategoryBatch)
+    assert set(data.samples.split) == {"test"}
+
+
+def test_classification_has_no_masks(parts):
+    data = CategoryDataset(parts, TaskType.CLASSIFICATION, "test")
+    assert data.task == TaskType.CLASSIFICATION
+    assert {bool(item.gt_label) for item in data} == {False, True}
+    assert all(item.gt_mask is None for item in data)
+
+
+def test_augmentations_given_later_are_used_for_image_and_mask(parts):
+    data = CategoryDataset(parts, TaskType.SEGMENTATION, "test")
+    assert data[0].image.shape[-1] == data_trees.SIZE
+    data.augmentations = Resize((8, 8))
+    assert data[0].image.shape[1:] == data[0].gt_mask.shape == (8, 8)
+
+
+def _rewrite(mask: Path, how: str) -> None:
+    pixels = np.asarray(Image.open(mask))
+    pictures = {
+        "0 and 1": Image.fromarray((pixels > 0).astype(np.uint8)),
+        "RGB": Image.fromarray(pixels).convert("RGB"),
+        "1 bit": Image.fromarray(pixels > 0),
+        "16 bit": Image.fromarray((pixels > 0).astype(np.uint16)),
+        "larger": Image.fromarray(pixels.repeat(2, axis=0).repeat(2, axis=1)),
+    }
+    pictures[how].save(mask)
+
+
+@pytest.mark.parametrize("how", ["0 and 1", "RGB", "1 bit", "16 bit", "larger"])
+def test_masks_of_every_kind_are_the_same_mask(tmp_path, how):
+    resize = GenCLIP.configure_pre_processor((64, 64)).transform.transforms[0]
+
+    def masks(folder: Path) -> torch.Tensor:
+        data = data_trees.mvtec_ad(folder, normal=1, anomalous=2)
+        if folder.name == "other":
+            for mask in folder.rglob("*_mask.png"):
+                _rewrite(mask, how)
+        both = cross(data, data, augmentations=resize)
+        both.setup()
+        return torch.stack([item.gt_mask for item in both.test_data])
+
+    assert torch.equal(masks(tmp_path / "plain"), masks(tmp_path / "other"))
+
+
+def test_a_mask_of_another_shape_is_an_error(tmp_path):
+    data = data_trees.mvtec_ad(tmp_path / "data", normal=1, anomalous=2)
+    mask = next((tmp_path / "data").rglob("001_mask.png"))
+    Image.new("L", (32, 20), 255).save(mask)
+    both = cross(data, data)
+    both.setup()
+    with pytest.raises(ValueError, match=rf"The mask {mask} \(32 x 20 pixels\) does not have the shape of its image"):
+        list(both.test_data)
