@@ -9,8 +9,10 @@ import pytest
 import torch
 from helpers import data_trees
 from helpers.runs import build, engine, learned
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, seed_everything
 from torchvision.transforms.v2 import Resize
+
+from anomalib_genclip.callbacks.synthetic_anomalies import PerlinAnomalies
 
 
 def test_one_class_datamodule_trains_on_synthetic_anomalies(tmp_path, caplog):
@@ -53,3 +55,13 @@ def test_synthetic_anomalies_are_put_into_normal_images_alone(cross, tmp_path, c
         assert new_label[real].all()
         made += int(new_label[~real].sum())
     assert made > 0
+
+
+def test_made_up_anomalies_do_not_depend_on_what_was_drawn_before_training():
+    made = []
+    for drawn_before in (1, 2):
+        torch.manual_seed(drawn_before)
+        generator = PerlinAnomalies("synthetic").generator
+        seed_everything(0)
+        made.append(generator(torch.full((16, 3, 64, 64), 0.5))[0])
+    assert torch.equal(*made)

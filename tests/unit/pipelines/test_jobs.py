@@ -3,10 +3,11 @@
 
 """Jobs are done once, whatever else changes."""
 
+import pytest
 from helpers.comparisons import rows_of
 
 from anomalib_genclip.pipelines.comparison import compare
-from anomalib_genclip.pipelines.jobs import Job
+from anomalib_genclip.pipelines.jobs import Job, read_result, write_result
 
 
 def test_finished_jobs_are_not_run_again_and_failed_ones_are(compared, monkeypatch):
@@ -59,3 +60,27 @@ def test_key_depends_on_the_contents_of_named_files(tmp_path):
         keys.append(Job(settings, {}).key)
     assert len(set(keys)) == 3
     assert Job(settings, {}).key == keys[-1]
+
+
+def test_kept_result_does_not_name_a_checkpoint_elsewhere(tmp_path):
+    job = Job({"action": "train"}, {"model": "x"})
+    checkpoint = tmp_path / "checkpoints" / f"{job.key}.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    write_result(tmp_path / "jobs" / f"{job.key}.json", {"checkpoint": "/somewhere/else.ckpt", "epochs": 1})
+    row = job.run(tmp_path, isolate=False)
+    assert row == {"model": "x", "checkpoint": str(checkpoint), "epochs": 1}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b"{", b"\xff\xfe", b"[" * 100_000, b'{"result": {"epochs": 9}, "digest": "1"}']
+)
+def test_kept_result_that_is_none_is_made_again(tmp_path, monkeypatch, caplog, content):
+    monkeypatch.setattr("anomalib_genclip.pipelines.jobs.run_here", lambda *_: {"epochs": 1})
+    job = Job({"action": "test"}, {"model": "x"})
+    kept = tmp_path / "jobs" / f"{job.key}.json"
+    kept.parent.mkdir()
+    kept.write_bytes(content)
+    assert job.run(tmp_path, isolate=False) == {"model": "x", "epochs": 1}
+    assert kept.name in caplog.text
+    assert read_result(kept) == {"epochs": 1}

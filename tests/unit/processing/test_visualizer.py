@@ -3,6 +3,8 @@
 
 """CategoryVisualizer: one picture per image, where one expects it."""
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from anomalib.visualization import ImageVisualizer
 from helpers.data_trees import folder, mpdd, mvtec_ad, write_normal
 from helpers.runs import build, engine
 from pandas import DataFrame
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from anomalib_genclip.data import CategoryBatch, CrossDataset
@@ -251,3 +254,31 @@ def test_a_folder_is_predicted_beside_the_pictures_of_an_earlier_test(tmp_path: 
     assert len([path for path in (tmp_path / "results").rglob("*.png") if path not in before]) == 4
     assert "wood" not in model.model.class_names.names
     assert model.model.class_names.names.count("bottle") == 1
+
+
+def test_a_picture_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    write_normal(tmp_path / "images" / "a.png")
+
+    def save(_, file, **__):
+        file.write(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    model = Brightness(CategoryVisualizer(field_size=(8, 8)))
+    with pytest.raises(OSError, match="No space left"):
+        engine(tmp_path / "results").predict(model, data_path=tmp_path / "images")
+    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/elsewhere", "..", "a/b"])  # noqa: S108  # no file is made
+def test_pictures_stay_in_their_folder_whatever_a_category_is_called(tmp_path, monkeypatch, name):
+    root = tmp_path / "a" / "b" / "images"
+    visualizer = CategoryVisualizer(output_dir=root)
+    monkeypatch.setattr(visualizer, "visualize", lambda _: Image.new("RGB", (4, 4)))
+    batch = CategoryBatch(image=torch.zeros(1, 3, 4, 4), image_path=["x/0.png"], category=[name], dataset=[name])
+    loader = DataLoader([batch], batch_size=None)
+    trainer = SimpleNamespace(datamodule=None, default_root_dir=tmp_path, test_dataloaders=[loader])
+    visualizer.on_test_start(trainer, None)
+    visualizer.on_test_batch_end(trainer, None, None, batch, 0)
+    (picture,) = tmp_path.rglob("*.png")
+    assert picture.is_relative_to(root)

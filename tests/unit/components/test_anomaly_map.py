@@ -1,0 +1,52 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Similarities, maps and scores from features; in the model in ``test_torch_model.py``."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_genclip.components.anomaly_map import abnormal_probability, similarity_logits, top_mean, upsample
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_logits_are_cosines_over_the_temperature(shared):
+    features, text = torch.randn(3, 5, 8) * 100, F.normalize(torch.randn(3, 2, 8), dim=-1)
+    text = text[0] if shared else text
+    logits = similarity_logits(features, text)
+    expected = F.cosine_similarity(features.unsqueeze(2), text.expand(3, 2, 8).unsqueeze(1), dim=-1) / 0.07
+    torch.testing.assert_close(logits, expected)
+
+
+def test_norms_do_not_overflow_half_precision():
+    features = torch.full((1, 1, 4), 60_000.0, dtype=torch.float16)
+    text = torch.full((2, 4), 0.5, dtype=torch.float16)
+    logits = similarity_logits(features, text)
+    assert logits.dtype == torch.float16
+    torch.testing.assert_close(logits.float(), torch.full((1, 1, 2), 1 / 0.07), atol=0.02, rtol=0)
+
+
+def test_probability_is_the_abnormal_channel_in_full_precision():
+    logits = torch.tensor([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0], [-60_000.0, 60_000.0]], dtype=torch.float16)
+    probability = abnormal_probability(logits)
+    assert probability.dtype == torch.float32
+    torch.testing.assert_close(probability, torch.tensor([0.5, 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2)), 1.0]))
+
+
+def test_upsampling_and_averaging_commute():
+    """So the maps of the layers are averaged on the grid of patches."""
+    maps = torch.rand(2, 4, 3, 5)
+    large = upsample(maps, (48, 70))
+    assert large.shape == (2, 4, 48, 70)
+    torch.testing.assert_close(large.mean(dim=1, keepdim=True), upsample(maps.mean(dim=1, keepdim=True), (48, 70)))
+    torch.testing.assert_close(upsample(torch.full((1, 1, 2, 2), 0.3), (9, 7)), torch.full((1, 1, 9, 7), 0.3))
+
+
+@pytest.mark.parametrize(("side", "count"), [(1, 1), (10, 1), (11, 2), (40, 16)])
+def test_score_is_the_mean_of_the_highest_hundredth(side, count):
+    maps = torch.arange(2 * side**2).float()[torch.randperm(2 * side**2)].view(2, 1, side, side)
+    expected = maps.flatten(1).sort(dim=1, descending=True).values[:, :count].mean(dim=1)
+    torch.testing.assert_close(top_mean(maps), expected)
