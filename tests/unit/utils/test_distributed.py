@@ -4,27 +4,14 @@
 """Exchange between processes; whole runs of two are in ``tests/integration/test_ddp.py``."""
 
 import json
-import subprocess
-import sys
+import multiprocessing
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from torch import distributed
 
 from anomalib_genclip.utils.distributed import Processes, processes
-
-# Each process calls every operation with a value of its own.
-PROGRAM = """
-import json, sys
-from datetime import timedelta
-from torch import distributed
-from anomalib_genclip.utils.distributed import processes
-
-store, rank = sys.argv[1], int(sys.argv[2])
-distributed.init_process_group("gloo", f"file://{store}", timedelta(seconds=60), 2, rank)
-with processes() as both:
-    value = {"from": both.rank}
-    print(json.dumps([both.number, both.all_gather(value), both.gather(value), both.broadcast(value)]))
-distributed.destroy_process_group()
-"""
 
 
 @pytest.mark.parametrize("value", [None, [1], {"a": (1, 2)}])
@@ -36,10 +23,23 @@ def test_a_process_alone_hears_itself(value):
         assert alone.broadcast(value) is value
 
 
+def exchange(folder: Path, rank: int) -> None:
+    """Call every operation with a value of one's own, and write down what is heard."""
+    distributed.init_process_group("gloo", f"file://{folder / 'store'}", timedelta(seconds=60), 2, rank)
+    with processes() as both:
+        value = {"from": both.rank}
+        heard = [both.number, both.all_gather(value), both.gather(value), both.broadcast(value)]
+    (folder / f"{rank}.json").write_text(json.dumps(heard))
+    distributed.destroy_process_group()
+
+
 def test_two_processes_hear_each_other(tmp_path):
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "store")]
-    started = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(2)]
-    first, second = (json.loads(process.communicate(timeout=100)[0]) for process in started)
-    both = [{"from": 0}, {"from": 1}]
-    assert first == [2, both, both, both[0]]
-    assert second == [2, both, [], both[0]]
+    context = multiprocessing.get_context("fork")  # a new interpreter would import torch for seconds
+    both = [context.Process(target=exchange, args=(tmp_path, rank)) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(100)
+    heard = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    values = [{"from": 0}, {"from": 1}]
+    assert heard == [[2, values, values, values[0]], [2, values, [], values[0]]]

@@ -24,7 +24,7 @@ from anomalib_genclip.utils.settings import (
 )
 
 CASES = [  # kind, values that are of it, values that are not
-    (NonNegativeFloat, [0, 1.5, 10**300], [-1e-9, math.inf, math.nan, "1", None, [1]]),
+    (NonNegativeFloat, [0, 1.5, 1e300], [-1e-9, math.inf, math.nan, "1", None, [1]]),
     (OpenUnitFloat, [0.1, 0.999], [0, 1, -0.1, math.nan]),
     (UnitFloat, [0, 0.5, 1], [-0.1, 1.1]),
     (NonNegativeInt, [0, 3], [-1, 0.5, "0", None]),

@@ -1,0 +1,117 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Features in place of images, and never damaged ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import data_trees
+from helpers.damage import cut, flip
+from helpers.feature_caches import entries, fit
+from safetensors.torch import save_file
+
+from anomalib_genclip.data import CategoryBatch
+from anomalib_genclip.feature_cache.dataset import (
+    METADATA,
+    FeatureBatch,
+    FeatureDataset,
+    FeatureItem,
+    read_features,
+    read_header,
+)
+from anomalib_genclip.utils.tensors import digest
+
+SHAPES = {"patches": (2, 4, 6), "cls": (2, 6), "pooled": (6,), "embedding": (5,)}
+
+
+def write_features(path: Path, *, mask: bool = True, **description) -> dict[str, torch.Tensor]:
+    """Write a file of a cache and return what is in it."""
+    tensors = {name: torch.rand(shape) for name, shape in SHAPES.items()}
+    tensors["patches"] = tensors["patches"].half()
+    if mask:
+        tensors["mask"] = torch.rand(8, 8) > 0.5
+    header = {"checksum": digest(tensors, {}), **description}
+    save_file(tensors, path, {METADATA: json.dumps(header)})
+    return tensors
+
+
+@pytest.fixture
+def dataset(tmp_path) -> tuple[FeatureDataset, list[dict[str, torch.Tensor]]]:
+    """Features of two normal and two anomalous images, and what they are; there are no images any more."""
+    data = data_trees.mvtec_ad(tmp_path / "data", normal=2, anomalous=2)
+    data.setup()
+    files = [tmp_path / f"{index}.safetensors" for index in range(len(data.test_data))]
+    written = [write_features(file) for file in files]
+    for image in (tmp_path / "data").rglob("*.png"):
+        image.unlink()
+    return FeatureDataset(data.test_data, files), written
+
+
+def test_items_hold_what_is_in_their_files(dataset):
+    features, written = dataset
+    assert (features.name, features.category) == ("MVTecADDataset", "bottle")
+    for item, tensors, row in zip(features, written, features.samples.itertuples(), strict=True):
+        assert isinstance(item, FeatureItem)
+        assert item.image is None
+        assert (item.image_path, int(item.gt_label)) == (row.image_path, row.label_index)
+        assert torch.equal(item.gt_mask, tensors["mask"])
+        assert all(torch.equal(getattr(item, name), tensors[name]) for name in SHAPES)
+
+
+def test_a_batch_gives_the_tokens_of_its_images(dataset):
+    features, written = dataset
+    batch = features.collate_fn([features[0], features[3]])
+    assert isinstance(batch, FeatureBatch)
+    assert isinstance(batch, CategoryBatch)
+    assert len(batch) == batch.batch_size == 2
+    assert batch.image is None
+    assert batch.category is None  # a data set of one category has none
+    assert batch.gt_label.tolist() == [features[0].gt_label, features[3].gt_label]
+    tokens = batch.tokens(torch.float32)
+    assert len(tokens.patches) == 2  # a tensor per layer
+    for layer, patches in enumerate(tokens.patches):
+        assert patches.dtype == torch.float32
+        torch.testing.assert_close(patches[1], written[3]["patches"][layer].float())
+    for name in ("cls", "pooled", "embedding"):
+        torch.testing.assert_close(getattr(tokens, name)[1], written[3][name])
+
+
+def test_images_without_masks_have_features_without_masks(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_features(path, mask=False)
+    assert "mask" not in read_features(path)
+
+
+def test_a_header_tells_what_a_file_is_and_nothing_where_there_is_none(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_features(path, key="k")
+    assert read_header(path)["key"] == "k"
+    for content in ("[1]", "[" * 100_000, "{"):
+        save_file({"a": torch.zeros(1)}, path, {METADATA: content})
+        assert read_header(path) == {}
+    save_file({"a": torch.zeros(1)}, path)
+    assert read_header(path) == {}
+    path.write_text("not a cache")
+    assert read_header(path) == read_header(tmp_path / "absent.safetensors") == {}
+
+
+@pytest.mark.parametrize("damage", [cut, lambda path: flip(path, -1), Path.unlink])
+def test_damaged_tensors_are_refused_by_name(tmp_path, damage):
+    path = tmp_path / "a.safetensors"
+    write_features(path)
+    damage(path)
+    with pytest.raises(ValueError, match=rf"{path} of the feature cache is damaged\. Delete it"):
+        read_features(path)
+
+
+def test_damaged_tensor_is_noticed_when_it_is_read(filled, tmp_path):
+    victim = next(iter(entries(filled.cache)))
+    flip(victim, -1000)
+    with pytest.raises(ValueError, match=rf"{victim} of the feature cache is damaged\. Delete it"):
+        fit(filled.data, tmp_path / "results", epochs=1, feature_cache=filled.cache)
+    victim.unlink()
+    _, record = fit(filled.data, tmp_path / "again", epochs=1, feature_cache=filled.cache)
+    assert record.losses == pytest.approx(filled.losses, rel=1e-5)  # matrix products round by where they lie in memory

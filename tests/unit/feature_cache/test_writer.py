@@ -1,0 +1,220 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is written to a cache, when it is written anew, and what happens if it cannot be."""
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from anomalib.pre_processing import PreProcessor
+from helpers.damage import cut, flip
+from helpers.feature_caches import cross, entries, fit
+from helpers.runs import build
+from PIL import Image
+from safetensors import safe_open
+from torchvision.transforms import v2
+
+from anomalib_genclip.feature_cache import callback, writer
+
+
+def test_second_run_writes_nothing(filled, tmp_path, tower_images):
+    """Though the data have moved to another folder."""
+    before = {path: path.stat().st_mtime_ns for path in entries(filled.cache)}
+    _, record = fit(filled.data, tmp_path / "results", epochs=1, feature_cache=filled.cache)
+    assert tower_images == []
+    assert len(before) == len(filled.data.train_data) + len(filled.data.val_data) == 14
+    assert {path: path.stat().st_mtime_ns for path in entries(filled.cache)} == before
+    assert record.losses == pytest.approx(filled.losses, rel=1e-5)  # matrix products round by where they lie in memory
+
+
+def test_files_hold_half_precision(filled):
+    with safe_open(next(iter(entries(filled.cache))), "pt") as file:
+        assert file.get_slice("patches").get_dtype() == "F16"
+        assert file.get_slice("patches").get_shape() == [4, 4, 384]
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _flip_header(path: Path) -> None:
+    flip(path, 40)
+
+
+def _swap(path: Path) -> None:
+    other = next(entry for entry in path.parent.iterdir() if entry != path)
+    path.write_bytes(other.read_bytes())
+
+
+def _foreign(path: Path) -> None:
+    path.write_text("not a cache")
+
+
+@pytest.mark.parametrize("damage", [cut, _empty, _flip_header, _swap, _foreign])
+def test_damaged_file_is_noticed_and_made_anew(filled, tmp_path, tower_images, caplog, damage):
+    good = entries(filled.cache)
+    victim = next(iter(good))
+    damage(victim)
+    assert victim.read_bytes() != good[victim]
+    with caplog.at_level(logging.WARNING):
+        _, record = fit(filled.data, tmp_path / "results", epochs=1, feature_cache=filled.cache)
+    assert sum(tower_images) == 1
+    assert "1 files of the feature cache are damaged" in caplog.text
+    assert victim.name in caplog.text
+    with safe_open(victim, "pt") as file:
+        assert json.loads(file.metadata()["feature_cache"])["key"].startswith(victim.stem)
+    assert record.losses == pytest.approx(filled.losses, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"backbone": "ViT-S-16-alt"},
+        {"backbone": "ViT-S-32-alt-quickgelu"},
+        {"layers": [3, 12]},
+        {"image_size": 96},
+        {"pre_processor": PreProcessor(v2.Compose([v2.Resize((64, 64)), v2.Normalize([0.5] * 3, [0.5] * 3)]))},
+    ],
+)
+def test_another_models_cache_is_not_used(filled, tmp_path, tower_images, other):
+    before = entries(filled.cache)
+    fit(filled.data, tmp_path / "results", epochs=1, feature_cache=filled.cache, **other)
+    assert sum(tower_images) == len(before)
+    assert len(entries(filled.cache)) == 2 * len(before)
+
+
+def test_other_weights_of_one_architecture_are_told_apart(filled, tmp_path, tower_images):
+    """Even where only one block of the vision tower differs."""
+    model = build()
+    clip = model.model.clip.model
+    clip.visual.transformer.resblocks[0].mlp.c_fc.weight.data += 0.1
+    torch.save(clip.state_dict(), tmp_path / "tuned.pt")
+    tuned = {"pretrained": str(tmp_path / "tuned.pt")}
+    fit(filled.data, tmp_path / "results", epochs=1, feature_cache=filled.cache, **tuned)
+    assert sum(tower_images) == 14
+
+
+@pytest.mark.parametrize("what", ["test", "ground_truth"])
+def test_edited_image_or_mask_is_noticed(filled, tmp_path, tower_images, what):
+    path = next((tmp_path / "data" / "cable" / what / "crack").iterdir())
+    stat = path.stat()
+    with Image.open(path) as image:
+        edited = image.transpose(Image.Transpose.ROTATE_180)
+    edited.save(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the date does not tell
+    _, got = fit(filled.data, tmp_path / "cached", epochs=1, feature_cache=filled.cache)
+    assert sum(tower_images) == 1
+    _, expected = fit(filled.data, tmp_path / "plain", epochs=1)
+    assert got.losses == pytest.approx(expected.losses, rel=2e-3)
+
+
+def test_no_room_is_one_error_before_anything_is_written(tmp_path, monkeypatch):
+    data = cross(tmp_path / "data")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
+    with pytest.raises(OSError, match=r"needs \d\.\d\d GB for \d+ of \d+ images.*has 0\.00 GB left.*Nothing has been"):
+        fit(data, tmp_path / "results", feature_cache=tmp_path / "cache")
+    assert entries(tmp_path / "cache") == {}
+    monkeypatch.undo()
+    fit(data, tmp_path / "results", epochs=1, feature_cache=tmp_path / "cache")  # the datamodule is as before
+
+
+def test_size_is_announced_before_it_is_written(tmp_path, monkeypatch):
+    notes = []
+    monkeypatch.setattr(writer, "rank_zero_info", notes.append)
+    written = []
+    monkeypatch.setattr(writer, "atomic_write", lambda *_, **__: written.append(len(notes)))
+    monkeypatch.setattr(callback, "FeatureDataset", lambda dataset, _: dataset)
+    fit(cross(tmp_path / "data"), tmp_path / "results", epochs=1, feature_cache=tmp_path / "cache")
+    assert "Feature cache: writing 0.00 GB for 14 of 14 images to" in notes[0]
+    assert written == [1] * 14
+
+
+def test_estimate_is_close_to_the_files(filled, tmp_path):
+    trainer = SimpleNamespace(precision="32-true")
+    estimate = writer.FeatureWriter(trainer, build(), None, tmp_path)._bytes_per_image()
+    for content in entries(filled.cache).values():
+        assert len(content) <= estimate < len(content) + 2048
+
+
+def test_disk_that_fills_up_is_one_clear_error(tmp_path, monkeypatch):
+    def full(path, content, **_):
+        del path, content
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "atomic_write", full)
+    with pytest.raises(OSError, match=r"feature cache cannot be written to .*No space left.*another folder"):
+        fit(cross(tmp_path / "data"), tmp_path / "results", feature_cache=tmp_path / "cache")
+
+
+def test_interruption_leaves_whole_files_that_are_used_again(tmp_path, tower_images, monkeypatch):
+    data, cache = cross(tmp_path / "data"), tmp_path / "cache"
+    write, count = writer.atomic_write, []
+
+    def interrupted(path, content, **kwargs):
+        count.append(path)
+        if len(count) == 6:
+            raise RuntimeError
+        return write(path, content, **kwargs)
+
+    monkeypatch.setattr(writer, "atomic_write", interrupted)
+    with pytest.raises(RuntimeError):
+        fit(data, tmp_path / "first", feature_cache=cache)
+    assert sorted(path for path in cache.rglob("*") if path.is_file()) == list(entries(cache))
+    assert len(entries(cache)) == 5
+    monkeypatch.setattr(writer, "atomic_write", write)
+    tower_images.clear()
+    fit(data, tmp_path / "second", epochs=1, feature_cache=cache)
+    assert sum(tower_images) == 14 - 5
+
+
+def test_broken_image_is_named(tmp_path):
+    data = cross(tmp_path / "data")
+    path = tmp_path / "data" / "tile" / "test" / "good" / "001.png"
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(OSError, match=r"tile/test/good/001\.png cannot be read: .*truncated"):
+        fit(data, tmp_path / "results", feature_cache=tmp_path / "cache")
+
+
+def test_copies_of_an_image_share_a_file(tmp_path, tower_images):
+    data, cache = cross(tmp_path / "data"), tmp_path / "cache"
+    good = tmp_path / "data" / "cable" / "test" / "good"
+    for copy in range(3):
+        shutil.copy(good / "000.png", good / f"copy{copy}.png")
+    fit(data, tmp_path / "results", epochs=1, feature_cache=cache)
+    assert sum(tower_images) == len(entries(cache)) == 14
+
+
+def _train_in_a_process(root: str) -> None:
+    """Train on a data set that is there, with the common cache."""
+    torch.set_num_threads(1)
+    fit(cross(Path(root) / "data"), Path(root) / f"results{os.getpid()}", epochs=1, feature_cache=Path(root) / "cache")
+
+
+def test_two_runs_at_once_leave_one_good_cache(tmp_path, tower_images):
+    data = cross(tmp_path / "data")
+    context = multiprocessing.get_context("spawn")
+    runs = [context.Process(target=_train_in_a_process, args=(str(tmp_path),)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0, 0]
+    assert len(entries(tmp_path / "cache")) == 14
+    assert not list((tmp_path / "cache").rglob("*.part"))
+    fit(data, tmp_path / "results", epochs=1, feature_cache=tmp_path / "cache")
+    assert tower_images == []
+
+
+def test_fixed_augmentations_are_part_of_the_key(filled, tmp_path, tower_images):
+    data = cross(tmp_path / "data", train_augmentations=v2.CenterCrop(24))
+    _, got = fit(data, tmp_path / "cached", epochs=1, feature_cache=filled.cache)
+    assert sum(tower_images) == len(data.train_data)
+    _, expected = fit(data, tmp_path / "plain", epochs=1)
+    assert got.losses == pytest.approx(expected.losses, rel=2e-3)
