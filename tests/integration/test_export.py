@@ -17,17 +17,14 @@ import torch
 from anomalib.data import PredictDataset
 from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
-from anomalib.pre_processing import PreProcessor
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
-from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 from torchvision.utils import save_image
 
 from anomalib_genclip import GenCLIP, predict
 from anomalib_genclip.components.references import ReferenceMemory
 from anomalib_genclip.persistence.export import ONNX_OPSET
 from anomalib_genclip.prediction.images import read_image
-from anomalib_genclip.processing.pre_processor import AntialiasedPreProcessor, MatrixResize
 
 FORMATS = {"torch": [], "onnx": ["onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO computes in bfloat16 where the processor can
@@ -353,42 +350,6 @@ def test_example_scores_a_folder_without_torch(exported, photos, engine_results,
         assert rows[name]["anomalous"] == str(int(expected.pred_label))
         with Image.open(tmp_path / "out" / "heat_maps" / f"{name}.png") as picture:
             assert picture.size == (420, 310)
-
-
-# Resizing
-
-
-@pytest.mark.parametrize("old", [(310, 420), (40, 50), (112, 126), (113, 112), (1, 3), (2000, 30)])
-def test_matrix_resize_is_torchvisions_antialiased_resize(old):
-    size = (112, 126)
-    images = torch.rand(2, 3, *old)
-    expected = Resize(size, InterpolationMode.BICUBIC, antialias=True)(images)
-    torch.testing.assert_close(MatrixResize(size)(images), expected, atol=2e-5, rtol=0)
-
-
-def test_exported_transform_is_the_engines(photos):
-    transform = GenCLIP.configure_pre_processor((112, 126)).transform
-    with Image.open(photos / "a.png") as file:
-        image = torch.from_numpy(np.array(file)).permute(2, 0, 1)[None] / 255
-    expected = transform(image)
-    torch.testing.assert_close(AntialiasedPreProcessor(transform)(image), expected, atol=1e-4, rtol=0)
-    assert (PreProcessor(transform)(image) - expected).abs().max() > 0.1  # anomalib's own: no antialiasing
-
-
-def test_exported_transform_survives_a_checkpoint():
-    before = GenCLIP.configure_pre_processor((112, 126))
-    after = AntialiasedPreProcessor()
-    after.load_checkpoint_config(before.checkpoint_config())
-    images = torch.rand(1, 3, 200, 300)
-    torch.testing.assert_close(after(images), before(images))
-
-
-def test_other_transforms_are_exported_as_anomalib_does():
-    resize = Resize((8, 8), InterpolationMode.BILINEAR, antialias=True)
-    exported_form = AntialiasedPreProcessor(Compose([resize, Normalize([0.0], [1.0])])).export_transform
-    assert not exported_form.transforms[0].antialias
-    assert resize.antialias
-    assert AntialiasedPreProcessor()(torch.ones(1)) == 1
 
 
 # Prediction

@@ -218,3 +218,13 @@ def test_fixed_augmentations_are_part_of_the_key(filled, tmp_path, tower_images)
     assert sum(tower_images) == len(data.train_data)
     _, expected = fit(data, tmp_path / "plain", epochs=1)
     assert got.losses == pytest.approx(expected.losses, rel=2e-3)
+
+
+def test_damaged_tensor_is_noticed_when_it_is_read(filled, tmp_path):
+    victim = next(iter(entries(filled.cache)))
+    flip(victim, -1000)
+    with pytest.raises(ValueError, match=rf"{victim} of the feature cache is damaged\. Delete it"):
+        fit(filled.data, tmp_path / "results", epochs=1, feature_cache=filled.cache)
+    victim.unlink()
+    _, record = fit(filled.data, tmp_path / "again", epochs=1, feature_cache=filled.cache)
+    assert record.losses == pytest.approx(filled.losses, rel=1e-5)  # matrix products round by where they lie in memory

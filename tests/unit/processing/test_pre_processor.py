@@ -1,0 +1,46 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The resize is the same in the engine and in exported models, which ``integration/test_export.py`` runs."""
+
+import pytest
+import torch
+from anomalib.pre_processing import PreProcessor
+from torch.nn import functional as F  # noqa: N812
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
+
+from anomalib_genclip import GenCLIP
+from anomalib_genclip.processing.pre_processor import AntialiasedPreProcessor, MatrixResize
+
+
+@pytest.mark.parametrize("old", [(310, 420), (40, 50), (112, 126), (113, 112), (1, 3), (2000, 30)])
+def test_matrix_resize_is_torchvisions_antialiased_resize(old):
+    size = (112, 126)
+    images = torch.rand(2, 3, *old)
+    expected = Resize(size, InterpolationMode.BICUBIC, antialias=True)(images)
+    torch.testing.assert_close(MatrixResize(size)(images), expected, atol=2e-5, rtol=0)
+
+
+def test_exported_transform_is_the_engines():
+    transform = GenCLIP.configure_pre_processor((112, 126)).transform
+    smooth = F.interpolate(torch.rand(1, 3, 5, 7), (310, 420), mode="bicubic")
+    image = (smooth + 0.2 * torch.randn_like(smooth)).clamp(0, 1)  # fine grain shows antialiasing
+    expected = transform(image)
+    torch.testing.assert_close(AntialiasedPreProcessor(transform)(image), expected, atol=1e-4, rtol=0)
+    assert (PreProcessor(transform)(image) - expected).abs().max() > 0.1  # anomalib's own: no antialiasing
+
+
+def test_exported_transform_survives_a_checkpoint():
+    before = GenCLIP.configure_pre_processor((112, 126))
+    after = AntialiasedPreProcessor()
+    after.load_checkpoint_config(before.checkpoint_config())
+    images = torch.rand(1, 3, 200, 300)
+    torch.testing.assert_close(after(images), before(images))
+
+
+def test_other_transforms_are_exported_as_anomalib_does():
+    resize = Resize((8, 8), InterpolationMode.BILINEAR, antialias=True)
+    exported_form = AntialiasedPreProcessor(Compose([resize, Normalize([0.0], [1.0])])).export_transform
+    assert not exported_form.transforms[0].antialias
+    assert resize.antialias
+    assert AntialiasedPreProcessor()(torch.ones(1)) == 1
