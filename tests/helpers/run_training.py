@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 import torch
-from anomalib.engine import Engine
 from lightning.pytorch import Callback, seed_everything
 
 from anomalib_genclip import CrossDataset, GenCLIP
 from helpers import data_trees
+from helpers.runs import engine
 
 
 class StopAt(Callback):
@@ -73,18 +73,9 @@ def train(
     model = GenCLIP(backbone="tiny", image_size=32, visualizer=False)
     if ckpt:
         torch.rand(7)  # a run that goes on need not have drawn the same numbers before
-    engine = Engine(
-        default_root_dir=root / out,
-        accelerator="cpu",
-        devices=1,
-        deterministic=True,
-        callbacks=[] if stop is None else [StopAt(stop, how)],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        logger=False,
-        **{"max_epochs": 3, **limits},
-    )
-    engine.fit(model, datamodule=datamodule, ckpt_path=ckpt)
+    callbacks = [] if stop is None else [StopAt(stop, how)]
+    run = engine(root / out, deterministic=True, callbacks=callbacks, **{"max_epochs": 3, **limits})
+    run.fit(model, datamodule=datamodule, ckpt_path=ckpt)
     model.save_weights(root / out / "prompts.safetensors")
     return {key: value for key, value in model.state_dict().items() if not key.startswith("model.clip.")}
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from anomalib.data import PredictDataset
 from anomalib.deploy import OpenVINOInferencer, TorchInferencer
-from anomalib.engine import Engine
+from helpers.runs import engine, save_checkpoint
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 from torchvision.utils import save_image
@@ -174,18 +174,9 @@ def test_onnx_file_has_free_sizes_and_the_default_opset(exported):
 @pytest.fixture(scope="module")
 def checkpoint(exported, tmp_path_factory):
     """A checkpoint, which holds no CLIP."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    engine = quiet_engine(folder)
-    engine._setup_trainer(exported.model)
-    engine.trainer.strategy.connect(exported.model)
-    engine.trainer.save_checkpoint(folder / "model.ckpt")
-    return folder / "model.ckpt"
-
-
-def quiet_engine(folder):
-    """Build an engine on the CPU."""
-    settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    return Engine(default_root_dir=folder, accelerator="cpu", devices=1, **settings)
+    path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
+    save_checkpoint(exported.model, path)
+    return path
 
 
 def check_against_checkpoint(path, checkpoint, exported, folder):
@@ -198,7 +189,7 @@ def check_against_checkpoint(path, checkpoint, exported, folder):
 
 
 def test_engine_exports_a_checkpoint(exported, checkpoint, tmp_path):
-    path = quiet_engine(tmp_path).export(GenCLIP(backbone="tiny"), "torch", tmp_path, ckpt_path=checkpoint)
+    path = engine(tmp_path).export(GenCLIP(backbone="tiny"), "torch", tmp_path, ckpt_path=checkpoint)
     check_against_checkpoint(path, checkpoint, exported, tmp_path)
 
 
@@ -288,8 +279,7 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def engine_results(exported, photos, tmp_path_factory):
     """What the engine says about the photos, by file name."""
-    engine = quiet_engine(tmp_path_factory.mktemp("engine"))
-    batches = engine.predict(model=exported.model, dataset=PredictDataset(photos))
+    batches = engine(tmp_path_factory.mktemp("engine")).predict(model=exported.model, dataset=PredictDataset(photos))
     exported.model.eval()
     return {Path(item.image_path).name: item for batch in batches for item in batch.items}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from anomalib.engine import Engine
+from helpers.runs import engine
 from lightning.pytorch import Callback
 from PIL import Image
 
@@ -65,19 +65,12 @@ def test_memory_does_not_grow_and_no_image_is_skipped(tmp_path):
     files = write_folder(tmp_path / "images")
     assert len(files) == IMAGES
     watch = Watch()
-    engine = Engine(
-        default_root_dir=tmp_path / "results",
-        accelerator="cpu",
-        devices=1,
-        callbacks=[watch],
-        enable_progress_bar=False,
-        logger=False,
-    )
+    run = engine(tmp_path / "results", callbacks=[watch])
     model = GenCLIP(weights="tiny-demo", image_size=32, visualizer=CategoryVisualizer(field_size=(64, 64)))
-    assert engine.predict(model, data_path=tmp_path / "images", return_predictions=False) is None
+    assert run.predict(model, data_path=tmp_path / "images", return_predictions=False) is None
     print("MB:", {count: memory // 2**20 for count, memory in watch.memory.items()})
     assert len(watch.paths) == IMAGES
     assert set(watch.paths) == files
-    pictures = [path for path in Path(engine.trainer.default_root_dir).rglob("*") if path.is_file()]
+    pictures = [path for path in Path(run.trainer.default_root_dir).rglob("*") if path.is_file()]
     assert len(pictures) == IMAGES
     assert max(watch.memory.values()) - watch.memory[WARM] < ALLOWED

@@ -8,9 +8,9 @@ from itertools import product
 from statistics import fmean, stdev
 
 import pytest
-from anomalib.engine import Engine
 from helpers import data_trees
 from helpers.comparisons import LOADING, SMALL, rows_of, settings_for
+from helpers.runs import engine
 from PIL import Image
 
 from anomalib_genclip import GenCLIP
@@ -47,9 +47,8 @@ def test_model_that_fails_is_a_row_that_says_why(compared):
 def test_figures_are_those_of_testing_the_checkpoint_by_hand(compared, comparison_data, tmp_path):
     (checkpoint,) = (compared.folder / "checkpoints").glob("*.ckpt")
     model = GenCLIP(**SMALL, visualizer=False, evaluator=CategoryEvaluator(report=False))
-    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
     target = data_trees.MVTecAD(root=comparison_data / "target", category="wood", **LOADING)
-    (result,) = engine.test(model, datamodule=target, ckpt_path=checkpoint)
+    (result,) = engine(tmp_path).test(model, datamodule=target, ckpt_path=checkpoint)
     row = rows_of(compared.tables, "GenCLIP")[1]
     assert {name: row[name] for name in METRIC_NAMES} == pytest.approx(result, abs=1e-6)
 

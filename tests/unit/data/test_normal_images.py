@@ -1,0 +1,72 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Normal images of folders and datamodules; drawn as references in ``callbacks/test_reference_images.py``."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import data_trees
+from helpers.data_trees import cross
+from torchvision.transforms.v2 import Resize
+
+from anomalib_genclip.data.normal_images import file_hash, images_of_datamodule, images_of_folder
+
+
+def test_a_folder_gives_all_its_images(tmp_path):
+    for number in range(3):
+        data_trees.write_normal(tmp_path / f"{number}.png", seed=number)
+    (tmp_path / "notes.txt").touch()
+    images = images_of_folder(str(tmp_path), "references")
+    assert [Path(file).name for file in images.files] == ["0.png", "1.png", "2.png"]
+    image = images.read(1)
+    assert (image.shape, image.dtype) == ((3, data_trees.SIZE, data_trees.SIZE), torch.float32)
+    assert 0 <= image.min() < image.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["absent", "empty"])
+def test_a_folder_without_images_is_named_with_its_setting(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=rf"^references={tmp_path / name} has no images: "):
+        images_of_folder(str(tmp_path / name), "references")
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    data_trees.write_normal(tmp_path / "0.png")
+    images = images_of_folder(str(tmp_path), "references")
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"0\.png cannot be read: .*Repair or remove the file"):
+        images.read(0)
+
+
+def test_a_datamodule_gives_its_normal_training_images_as_they_are_on_disk(tmp_path):
+    data = data_trees.mvtec_ad(tmp_path, normal=3, anomalous=2)
+    data.setup()
+    data.train_data.augmentations = Resize((8, 8))
+    data.train_data.samples.loc[1, "label_index"] = 1
+    ((category, images),) = images_of_datamodule(data)
+    assert category == "bottle"
+    assert [Path(file).name for file in images.files] == ["000.png", "002.png"]
+    data.train_data.augmentations = None
+    assert torch.equal(images.read(1), data.train_data[2].image)
+
+
+def test_a_cross_dataset_gives_those_of_its_target_by_category(tmp_path):
+    source = data_trees.mvtec_ad(tmp_path / "source", ("cable",))
+    target = data_trees.mvtec_ad(tmp_path / "target", ("bottle", "wood"), normal=2)
+    data = cross(source, target, target_categories=["bottle", "wood"])
+    data.setup()
+    found = dict(images_of_datamodule(data))
+    assert found.keys() == {"bottle", "wood"}
+    assert all(f"/target/{category}/train/good/" in file for category in found for file in found[category].files)
+    assert images_of_datamodule(None) == []
+
+
+def test_hash_is_that_of_the_contents(tmp_path):
+    for name, content in {"a": b"1", "b": b"1", "c": b"2"}.items():
+        (tmp_path / name).write_bytes(content)
+    hashes = [file_hash(str(tmp_path / name)) for name in "abc"]
+    assert hashes[0] == hashes[1] != hashes[2]
+    with pytest.raises(ValueError, match=r"absent cannot be read: .*Repair or remove the file"):
+        file_hash(str(tmp_path / "absent"))
