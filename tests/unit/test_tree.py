@@ -46,8 +46,8 @@ TESTED_IN = {
     "pipelines.published": "unit/pipelines/test_reproduce.py",
     "prediction.manifest": "unit/prediction/test_run.py",
     "prediction.parts": "robustness/test_killed_predictions.py",
-    "prediction.predict": "unit/prediction/test_run.py",
-    "prediction.ray_engine": "unit/prediction/test_run.py",
+    "prediction.predict": "unit/prediction/test_backends.py",
+    "prediction.ray_engine": "integration/test_ray.py",
     "prediction.storage": "unit/prediction/test_run.py",
     "prediction.tables": "unit/prediction/test_run.py",
 }
