@@ -14,7 +14,7 @@ from anomalib_genclip.utils.logs import quiet
 def test_warnings_are_suppressed_until_the_end_even_of_an_error(caplog, level):
     logger = logging.getLogger("other.package")
     logger.setLevel(level)
-    with pytest.raises(KeyError), quiet("other"):
+    with pytest.raises(KeyError), quiet("other"):  # noqa: PT012
         logging.getLogger("other.client").warning("retrying")
         raise KeyError
     logging.getLogger("other.client").warning("after")
