@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from . import __version__
 from .prediction.settings import RunSettings
 from .utils.configs import find_config, list_configs
+from .utils.settings import PositiveInt
 
 _RESUMED = {"predict", "benchmark", "ablation", "reproduce"}
 _WITH_ERRORS, _MOST_ERRORS = 10, 125  # exit statuses; those above stand for signals
@@ -171,6 +172,31 @@ def calibrate(
     return 0
 
 
+def app(
+    weights: str = "tiny-demo", pretrained: str | None = None, host: str = "127.0.0.1", port: PositiveInt = 7860
+) -> int:
+    """Show a page in the browser that scores images and explains the scores, until Ctrl+C.
+
+    Args:
+        weights: Trained model: a checkpoint (.ckpt), a prompts file (.safetensors), or tiny-demo.
+        pretrained: CLIP weights; needed if the model was trained with a file that is not here.
+        host: Address to listen on. 0.0.0.0 lets other machines use the page; it has no login.
+        port: Port to listen on.
+
+    Returns:
+        0.
+    """
+    try:
+        from .app.server import serve
+    except ImportError as error:
+        if error.name != "gradio":
+            raise
+        msg = 'The page needs gradio: pip install "anomalib-genclip[app]".'
+        raise ValueError(msg) from error
+    serve(weights, pretrained, host, port)
+    return 0
+
+
 def config(name: str | None = None) -> int:
     """Print the path of a settings file of this package; without a name, list all names.
 
@@ -187,7 +213,7 @@ def config(name: str | None = None) -> int:
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    command.__name__: command for command in (predict, calibrate, benchmark, ablation, explain, reproduce, config)
+    command.__name__: command for command in (predict, calibrate, benchmark, ablation, explain, app, reproduce, config)
 }
 
 

@@ -32,12 +32,14 @@ class BranchMaps(NamedTuple):
         cls (dict[str, Tensor]): Abnormal probability of the CLS token for the same branches, ``(B,)``.
         states (Tensor): Abnormal probability of the image from the frozen CLIP and written states only, ``(B,)``.
         class_index (Tensor): Indices of the class names after CNF, ``(B,)``.
+        layers (dict[str, Tensor]): The layer-wise maps of each branch on the patch grid, ``(M, B, 1, h, w)``.
     """
 
     maps: dict[str, Tensor]
     cls: dict[str, Tensor]
     states: Tensor
     class_index: Tensor
+    layers: dict[str, Tensor]
 
 
 class ScoreParts(NamedTuple):
@@ -191,19 +193,20 @@ class GenCLIPModel(nn.Module):
             class_index = self.class_names.filter(image.embedding, class_index)
         features = self._project(image)
         cls = (image.pooled @ self.projections[-1]).unsqueeze(1)
-        maps, scores = {}, {}
+        layers, scores = {}, {}
         for branch, text in self._branch_text(image, class_index).items():
-            layers = [
+            own = [
                 abnormal_probability(similarity_logits(patches, text[i]))
                 for i, patches in enumerate(features)
                 if self.layers[i] in self.map_layers
             ]
-            maps[branch] = torch.stack(layers).mean(dim=0).unflatten(-1, self.clip.grid_size).unsqueeze(1)
+            layers[branch] = torch.stack(own).unflatten(-1, self.clip.grid_size).unsqueeze(2)
             scores[branch] = abnormal_probability(similarity_logits(cls, text[-1]))[:, 0]
         # CLIP's own temperature, because nothing here has been trained with τ.
         scale = self.clip.model.logit_scale.exp()
         states = abnormal_probability(self.class_names.state_cosines(image.embedding, class_index) * scale)
-        return BranchMaps(maps, scores, states, class_index)
+        maps = {branch: own.mean(dim=0) for branch, own in layers.items()}
+        return BranchMaps(maps, scores, states, class_index, layers)
 
     def training_logits(
         self, images: Tensor | ImageTokens, class_index: Tensor | None, query_only: Tensor | None = None

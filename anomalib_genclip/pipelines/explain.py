@@ -35,6 +35,11 @@ class Decision(NamedTuple):
     Args:
         image (Tensor): Image at the model's size, ``(3, H, W)``, in [0, 1].
         maps (dict[str, Tensor]): Map of each active branch by its title, ``(H, W)``, in [0, 1].
+        layers (dict[str, dict[int, Tensor]]): Layer-wise maps of the same branches on the patch grid, ``(h, w)``,
+            in [0, 1].
+        top (float): Mean of the highest 1 % of the anomaly map.
+        cls (dict[str, float]): Abnormal probability of the CLS token for the same branches.
+        states (float): Abnormal probability of the image from the frozen CLIP and written states.
         anomaly_map (Tensor): Anomaly map, ``(H, W)``, in [0, 1].
         score (float): Image score.
         threshold (float | None): Threshold of the image score, if the model has one.
@@ -46,6 +51,10 @@ class Decision(NamedTuple):
 
     image: Tensor
     maps: dict[str, Tensor]
+    layers: dict[str, dict[int, Tensor]]
+    top: float
+    cls: dict[str, float]
+    states: float
     anomaly_map: Tensor
     score: float
     threshold: float | None
@@ -65,7 +74,7 @@ def decide(model: GenCLIP, image: Tensor, class_name: str | None = None) -> Deci
         class_name (str | None): Class name of the image. Defaults to ``None``: the model's, else ``"object"``.
 
     Returns:
-        Decision: The score and what it is based on.
+        Decision: The score and what it is based on; its tensors are on the CPU.
     """
     model.eval()
     torch_model = model.model
@@ -83,8 +92,17 @@ def decide(model: GenCLIP, image: Tensor, class_name: str | None = None) -> Deci
     threshold = float(labels.normalized_image_threshold) if isinstance(labels, RawScorePostProcessor) else None
     return Decision(
         image=F.interpolate(image[None], size=torch_model.image_size, mode="bilinear", antialias=True)[0].clamp(0, 1),
-        maps={BRANCH_TITLES[name]: upsample(grid, torch_model.image_size)[0, 0] for name, grid in parts.maps.items()},
-        anomaly_map=result.anomaly_map[0, 0],
+        maps={
+            BRANCH_TITLES[name]: upsample(grid, torch_model.image_size)[0, 0].cpu() for name, grid in parts.maps.items()
+        },
+        layers={
+            BRANCH_TITLES[name]: dict(zip(torch_model.map_layers, grids[:, 0, 0].cpu(), strict=True))
+            for name, grids in parts.layers.items()
+        },
+        top=float(result.top),
+        cls={BRANCH_TITLES[name]: float(value) for name, value in parts.cls.items()},
+        states=float(parts.states),
+        anomaly_map=result.anomaly_map[0, 0].cpu(),
         score=float(torch_model.image_score(result)),
         threshold=threshold,
         class_name=names.names[int(given)],

@@ -1,0 +1,145 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The model behind the page."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+
+from anomalib_genclip.components.class_names import GENERIC
+from anomalib_genclip.pipelines.explain import Decision, decide
+from anomalib_genclip.prediction.backends import TorchBackend, load_backend
+from anomalib_genclip.prediction.records import Record, find_regions
+from anomalib_genclip.prediction.settings import ScoringSettings
+
+from .uploads import read_upload
+
+_PICTURE_SIDE = 960  # of a picture on the page, the longer one
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found in an image.
+
+    Args:
+        record (Record): Score and anomaly map.
+        decision (Decision): What they are based on, without the parts in the size of the model.
+        picture (Image.Image): The image as the page shows it.
+    """
+
+    record: Record
+    decision: Decision
+    picture: Image.Image
+
+    def judged(self, image_threshold: float, pixel_threshold: float) -> Record:
+        """Apply thresholds.
+
+        Args:
+            image_threshold (float): Threshold of the image score.
+            pixel_threshold (float): Threshold of the anomaly map.
+
+        Returns:
+            Record: With label, mask and regions.
+        """
+        record = self.record
+        assert record.score is not None
+        assert record.anomaly_map is not None
+        mask = record.anomaly_map > np.float32(pixel_threshold)
+        return replace(
+            record,
+            anomalous=record.score > image_threshold,
+            image_threshold=image_threshold,
+            pixel_threshold=pixel_threshold,
+            mask=mask,
+            regions=find_regions(mask, record.anomaly_map, record.size),
+        )
+
+
+class Detector:
+    """Scores images one by one, whoever asks.
+
+    Args:
+        weights (str): A prompts file, a checkpoint, or ``"tiny-demo"``.
+        pretrained (str | None): CLIP's weights, if they are others than the prompts file says.
+
+    Raises:
+        FileNotFoundError: If there are no such weights.
+        ValueError: If they cannot be used, as those of an exported model.
+    """
+
+    def __init__(self, weights: str, pretrained: str | None = None) -> None:
+        backend = load_backend(ScoringSettings(weights=weights, pretrained=pretrained, backend="torch"))
+        assert isinstance(backend, TorchBackend)
+        self.weights = weights
+        self.backend = backend
+        self.model = backend.lightning_model
+        self._lock = Lock()  # the table of class names grows
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """Thresholds of the image score and of the anomaly map."""
+        image, pixel = self.backend.image_threshold, self.backend.pixel_threshold
+        assert image is not None
+        assert pixel is not None
+        return image, pixel
+
+    @property
+    def class_name(self) -> str:
+        """Class name that the model was built with."""
+        return self.model.class_name or GENERIC
+
+    @property
+    def filters_class_names(self) -> bool:
+        """Whether Class Name Filtering is on."""
+        return self.model.model.class_name_filter and self.model.model.branches != "query"
+
+    def examine(self, path: str, class_name: str) -> Finding:
+        """Score an image.
+
+        Args:
+            path (str): The image file.
+            class_name (str): What it shows; ``""`` for :attr:`class_name`.
+
+        Returns:
+            Finding: What was found.
+
+        Raises:
+            ValueError: If image or class name cannot be used; says why.
+        """
+        class_name = class_name or self.class_name
+        if reason := self.backend.why_no_class_name(class_name):
+            raise ValueError(reason)
+        pixels = read_upload(path)
+        with self._lock:
+            decision = decide(self.model, pixels.float() / 255, class_name)
+        record = Record(
+            path=Path(path).name,
+            name=Path(path).name,
+            size=(pixels.shape[1], pixels.shape[2]),
+            class_name=decision.used_name,
+            class_name_filter=self._filtering(decision),
+            score=decision.score,
+            anomaly_map=decision.anomaly_map.float().numpy(),
+        )
+        # The page draws the branches from the layers, which are small.
+        return Finding(record, decision._replace(image=torch.empty(0), maps={}), _picture(pixels))
+
+    def _filtering(self, decision: Decision) -> str | None:
+        """Say what Class Name Filtering did, as in the tables of `genclip predict`."""
+        if not self.filters_class_names or decision.class_name == GENERIC:
+            return None
+        return "kept" if decision.used_name == decision.class_name else "replaced"
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    """Scale an image to what the page shows."""
+    picture = to_pil_image(pixels)
+    scale = _PICTURE_SIDE / max(picture.size)
+    return picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)

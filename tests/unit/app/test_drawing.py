@@ -1,0 +1,62 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Heat maps and outlines."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomalib_genclip.app.drawing import heat_map, outlined
+from anomalib_genclip.prediction.records import Record, find_regions
+
+GREY = Image.new("RGB", (160, 80), (120, 120, 120))
+
+
+def record_of(anomaly_map, size=(80, 160), threshold=0.5):
+    """Return what is found in a map."""
+    mask = anomaly_map > threshold
+    regions = find_regions(mask, anomaly_map, size)
+    return Record("a", "a", "", size, pixel_threshold=threshold, anomaly_map=anomaly_map, mask=mask, regions=regions)
+
+
+def spot():
+    """Return a map that is high in its left upper quarter."""
+    anomaly_map = np.zeros((20, 40), np.float32)
+    anomaly_map[2:8, 4:16] = 0.9
+    return anomaly_map
+
+
+def test_image_shines_through_where_the_map_is_low():
+    picture = np.asarray(heat_map(GREY, spot(), 1.0)).astype(int)
+    assert (picture[60, 120] == 120).all()
+    red, _, blue = picture[20, 40]
+    assert red > 200
+    assert blue < 100
+
+
+@pytest.mark.parametrize("opacity", [0.0, 1.0])
+def test_opacity_goes_from_the_image_to_the_map(opacity):
+    picture = np.asarray(heat_map(GREY, np.ones((4, 8), np.float32), opacity))
+    assert (picture == 120).all() == (opacity == 0)
+    assert picture.shape == (80, 160, 3)
+
+
+def test_maps_out_of_range_and_thin_images_are_drawn():
+    thin = Image.new("RGB", (1, 900))
+    record = record_of(np.full((8, 8), 1.0, np.float32), size=(9000, 10))
+    assert outlined(heat_map(thin, record.anomaly_map * 1.5, 0.5), record).size == (1, 900)
+
+
+def test_regions_are_outlined_in_black_and_white_and_the_image_stays():
+    picture = np.asarray(outlined(GREY, record_of(spot()))).astype(int)
+    changed = (picture != 120).any(axis=2)
+    assert {0, 255} <= set(picture[changed].ravel())
+    assert changed[14:26, 12:20].any(axis=1).all()  # the left edge
+    assert not changed[20, 40]  # inside
+    assert not changed[50:].any()
+    assert (np.asarray(GREY) == 120).all()
+
+
+def test_nothing_is_outlined_below_the_threshold():
+    assert outlined(GREY, record_of(spot(), threshold=0.95)).tobytes() == GREY.tobytes()

@@ -1,0 +1,107 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the page says."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_genclip.app import tables, texts
+from anomalib_genclip.pipelines.explain import Decision
+from anomalib_genclip.prediction.records import COLUMNS, REGION_COLUMNS, Record, Region
+
+DECISION = Decision(
+    image=torch.empty(0),
+    maps={},
+    layers={},
+    top=0.4,
+    cls={"vision-enhanced branch": 0.6, "query-only branch": 0.8},
+    states=0.5,
+    anomaly_map=torch.zeros(4, 4),
+    score=0.5,
+    threshold=0.3,
+    class_name="bolt",
+    used_name="bolt",
+    similarity=0.31,
+    generic_similarity=0.25,
+)
+RECORD = Record(
+    path="bolt.png",
+    name="bolt.png",
+    size=(40, 30),
+    class_name="bolt",
+    class_name_filter="kept",
+    score=0.5,
+    anomalous=True,
+    image_threshold=0.3,
+    pixel_threshold=0.45,
+    mask=np.ones((4, 4), bool),
+    regions=[Region(1, 2, 3, 4, 5, 0.61234, 1.5, 2.5), Region(7, 8, 1, 1, 1, 0.5, 7.0, 8.0)],
+)
+
+
+def plain(html):
+    """Return a page's text."""
+    return " ".join(re.sub(r"<[^>]*>|&\w+;|&#\d+;", " ", html).split())
+
+
+@pytest.mark.parametrize(("anomalous", "label"), [(True, "anomalous"), (False, "normal")])
+def test_verdict_compares_the_score_with_the_threshold(anomalous, label):
+    html = texts.verdict(replace(RECORD, anomalous=anomalous))
+    assert plain(html).startswith(f"{label} bolt.png Image score 0.500 , threshold 0.300 2 regions")
+    assert "left: 30.0%" in html
+    assert "1 region above" in plain(texts.verdict(replace(RECORD, regions=RECORD.regions[:1])))
+    assert "no region above" in plain(texts.verdict(replace(RECORD, regions=[])))
+
+
+def test_names_of_users_are_text_not_html():
+    evil = "<img src=x onerror=alert(1)>"
+    pages = [
+        texts.verdict(replace(RECORD, name=evil)),
+        texts.problems([f"{evil} cannot be used"]),
+        texts.class_name(DECISION._replace(class_name=evil, used_name=evil), filtering=True),
+        texts.class_name(DECISION._replace(class_name=evil, used_name="object"), filtering=True),
+        texts.header(evil, "ViT"),
+    ]
+    assert not [page for page in pages if "<img" in page]
+    assert texts.problems([]) == ""
+
+
+def test_filtering_is_explained_with_its_margin():
+    kept = plain(texts.class_name(DECISION, filtering=True))
+    assert "kept bolt" in kept
+    assert kept.endswith("margin +0.060).")
+    replaced = DECISION._replace(used_name="object", similarity=0.2)
+    assert "replaced bolt by object" in plain(texts.class_name(replaced, filtering=True))
+    assert "margin -0.050" in texts.class_name(replaced, filtering=True)
+    assert "is off" in texts.class_name(DECISION, filtering=False)
+    nothing = DECISION._replace(class_name="object", used_name="object")
+    assert "No class name was given" in texts.class_name(nothing, filtering=True)
+
+
+def test_parts_add_up_to_the_score():
+    rows = re.findall(r"<td>([^<]*)</td><td>([\d.]+)</td><td>([^<]*)</td>", texts.score_parts(DECISION, 0.25))
+    shares = [(float(value), float(share.split()[-1])) for _, value, share in rows if share]
+    assert shares == [(0.4, 0.75), (0.6, 0.25)]  # CLS token: ((0.6 + 0.8) / 2 + 0.5) / 2
+    assert rows[-1][:2] == ("Image score", "0.500")
+
+
+def test_header_names_the_file_and_warns_of_the_demonstration():
+    assert "a demonstration" in texts.header("tiny-demo", "tiny")
+    header = texts.header("/home/someone/line 3.safetensors", "ViT-L-14-336")
+    assert "<b>line 3.safetensors</b>" in header
+    assert "demonstration" not in header
+
+
+def test_tables_are_those_of_predict():
+    assert tables.image_rows([RECORD]) == [["bolt.png", 0.5, "anomalous", 2, "bolt"]]
+    assert tables.region_rows(RECORD) == [[1, 0.612, 1, 2, 3, 4, 5], [2, 0.5, 7, 8, 1, 1, 1]]
+    scores = tables.scores_csv([RECORD]).decode().splitlines()
+    assert scores == [",".join(COLUMNS), "bolt.png,bolt,kept,0.5,anomalous,0.3,0.45,1.0,2,"]
+    regions = tables.regions_csv([RECORD]).decode().splitlines()
+    assert regions[0] == ",".join(REGION_COLUMNS)
+    assert regions[1] == "bolt.png,1,1,2,3,4,5,0.61234,1.5,2.5"
