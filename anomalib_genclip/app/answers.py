@@ -18,7 +18,7 @@ from PIL import Image
 from . import drawing, tables, texts
 from .detector import Detector, Finding
 from .examples import Example
-from .uploads import MAX_IMAGES
+from .uploads import MAX_IMAGES, MAX_REFERENCES
 
 OPACITY = 0.8  # to start with
 _PANEL_SIDE, _THUMBNAIL_SIDE = 480, 240
@@ -81,17 +81,20 @@ class Answers:
         self,
         images: list[str] | None,
         class_name: str | None,
+        references: list[str] | None,
         image_threshold: float,
         pixel_threshold: float,
         opacity: float,
     ) -> tuple[Any, ...]:
         """Score images."""
-        images = images or []
-        found = [self._examine(path, (class_name or "").strip()) for path in images[:MAX_IMAGES]]
+        images, references, name = images or [], references or [], (class_name or "").strip()
+        found = [self._examine(path, name, references[:MAX_REFERENCES]) for path in images[:MAX_IMAGES]]
         session = Session(tuple(one for one in found if isinstance(one, Finding)))
         messages = [one for one in found if isinstance(one, str)]
         if len(images) > MAX_IMAGES:
             messages.append(f"Only the first {MAX_IMAGES} of {len(images)} images are scored. Use `genclip predict`.")
+        if len(references) > MAX_REFERENCES:
+            messages.append(f"Only the first {MAX_REFERENCES} of {len(references)} good parts are used.")
         problems = gr.HTML(texts.problems(list(dict.fromkeys(messages))), visible=bool(messages))
         strip = [(_scaled(found.picture, _THUMBNAIL_SIDE), _caption(found)) for found in session.findings]
         several = len(strip) > 1
@@ -99,10 +102,10 @@ class Answers:
         view = self.view(session, image_threshold, pixel_threshold, opacity)
         return session, problems, gallery, *view, *self.explain(session)
 
-    def _examine(self, path: str, class_name: str) -> Finding | str:
+    def _examine(self, path: str, class_name: str, references: list[str]) -> Finding | str:
         """Score an image, or say why it cannot be scored."""
         try:
-            return self.detector.examine(path, class_name)
+            return self.detector.examine(path, class_name, references)
         except ValueError as error:
             return str(error)
 
@@ -110,6 +113,11 @@ class Answers:
         """Give an example to the page's inputs."""
         example = self.examples[event.index]
         return [example.path], example.class_name, True
+
+    def reset(self, references: list[str] | None) -> tuple[float, float]:
+        """Return the thresholds to start with."""
+        image, pixel = self.detector.thresholds(references=bool(references))
+        return round(image, 3), round(pixel, 3)  # what the sliders can show
 
     def rename(self, class_name: str, is_example: bool) -> tuple[str, bool]:
         """Replace the class name of an example: it does not fit the visitor's own images."""
@@ -150,6 +158,8 @@ class Answers:
         finding, model = session.findings[session.selected], self.detector.model.model
         layers = finding.decision.layers
         maps = {title: np.mean([grid.numpy() for grid in own.values()], axis=0) for title, own in layers.items()}
+        if finding.decision.distance is not None:
+            maps["distance to the references"] = finding.decision.distance.numpy()
         maps["anomaly map"] = finding.decision.anomaly_map.numpy()
         return Details(
             texts.class_name(finding.decision, filtering=self.detector.filters_class_names),

@@ -3,6 +3,7 @@
 
 """The model behind the page."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -13,11 +14,15 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from anomalib_genclip.callbacks.reference_images import ReferenceImages
 from anomalib_genclip.components.class_names import GENERIC
+from anomalib_genclip.components.references import UNNAMED
+from anomalib_genclip.data.normal_images import NormalImages
 from anomalib_genclip.pipelines.explain import Decision, decide
 from anomalib_genclip.prediction.backends import TorchBackend, load_backend
 from anomalib_genclip.prediction.records import Record, find_regions
 from anomalib_genclip.prediction.settings import ScoringSettings
+from anomalib_genclip.processing.post_processor import NATURAL_THRESHOLD
 
 from .uploads import read_upload
 
@@ -80,15 +85,9 @@ class Detector:
         self.weights = weights
         self.backend = backend
         self.model = backend.lightning_model
-        self._lock = Lock()  # the table of class names grows
-
-    @property
-    def thresholds(self) -> tuple[float, float]:
-        """Thresholds of the image score and of the anomaly map."""
-        image, pixel = self.backend.image_threshold, self.backend.pixel_threshold
-        assert image is not None
-        assert pixel is not None
-        return image, pixel
+        own = self.model.model.references
+        self._own_references = dict(zip(own.categories, own.memories, strict=True))
+        self._lock = Lock()  # the table of class names grows, and the references are replaced
 
     @property
     def class_name(self) -> str:
@@ -100,24 +99,36 @@ class Detector:
         """Whether Class Name Filtering is on."""
         return self.model.model.class_name_filter and self.model.model.branches != "query"
 
-    def examine(self, path: str, class_name: str) -> Finding:
+    def thresholds(self, *, references: bool) -> tuple[float, float]:
+        """Return the thresholds of the image score and of the anomaly map, which differ with a visitor's references."""
+        if references:
+            return NATURAL_THRESHOLD, NATURAL_THRESHOLD
+        image, pixel = self.backend.image_threshold, self.backend.pixel_threshold
+        assert image is not None
+        assert pixel is not None
+        return image, pixel
+
+    def examine(self, path: str, class_name: str, references: Sequence[str] = ()) -> Finding:
         """Score an image.
 
         Args:
             path (str): The image file.
             class_name (str): What it shows; ``""`` for :attr:`class_name`.
+            references (Sequence[str]): Image files of good parts to compare it with. Defaults to ``()``: those of the
+                weights, if they have some.
 
         Returns:
             Finding: What was found.
 
         Raises:
-            ValueError: If image or class name cannot be used; says why.
+            ValueError: If image, class name or references cannot be used; says why.
         """
         class_name = class_name or self.class_name
-        if reason := self.backend.why_no_class_name(class_name):
-            raise ValueError(reason)
         pixels = read_upload(path)
         with self._lock:
+            self._set_references(references)
+            if reason := self.backend.why_no_class_name(class_name):
+                raise ValueError(reason)
             decision = decide(self.model, pixels.float() / 255, class_name)
         record = Record(
             path=Path(path).name,
@@ -130,6 +141,19 @@ class Detector:
         )
         # The page draws the branches from the layers, which are small.
         return Finding(record, decision._replace(image=torch.empty(0), maps={}), _picture(pixels))
+
+    def _set_references(self, files: Sequence[str]) -> None:
+        """Compare images with a visitor's references, or with those of the weights."""
+        if not files:
+            self.model.model.references.set(self._own_references)
+            return
+        product = replace(self.model.product, k_shot=len(files), few_shot_source=None)  # all are drawn
+        images = NormalImages(list(files), lambda row: read_upload(files[row]).float() / 255)
+        try:
+            ReferenceImages(product, seed=0).draw(self.model, {UNNAMED: images})
+        except ValueError as error:
+            msg = f"Good part {error.__cause__ or error}"  # the cause names the file without its folder
+            raise ValueError(msg) from error
 
     def _filtering(self, decision: Decision) -> str | None:
         """Say what Class Name Filtering did, as in the tables of `genclip predict`."""

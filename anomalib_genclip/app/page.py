@@ -3,7 +3,7 @@
 
 """The page: what is where, and what is asked when."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gradio as gr
 from anomalib.data.utils.image import IMG_EXTENSIONS
@@ -21,6 +21,7 @@ class _Inputs(NamedTuple):
 
     images: gr.File
     class_name: gr.Dropdown
+    references: gr.File
     examples: gr.Gallery
 
 
@@ -51,7 +52,7 @@ def build_page(answers: Answers) -> gr.Blocks:
     Returns:
         gr.Blocks: The page.
     """
-    thresholds = [round(threshold, 3) for threshold in answers.detector.thresholds]  # what the sliders can show
+    thresholds = answers.reset([])
     blocks = gr.Blocks(title="GenCLIP", analytics_enabled=False, delete_cache=(_CHECK_HOURLY, _KEEP_A_DAY))
     with blocks:
         session = gr.State(answers.first)
@@ -69,37 +70,32 @@ def build_page(answers: Answers) -> gr.Blocks:
 
 def _build_inputs(answers: Answers) -> _Inputs:
     """Build what a visitor gives."""
-    names = [answers.detector.class_name, *dict.fromkeys(example.class_name for example in answers.examples)]
-    return _Inputs(
-        gr.File(
-            label="Images",
-            file_count="multiple",
-            file_types=sorted(IMG_EXTENSIONS),
-            height=150,
-            elem_id="upload",
-        ),
-        gr.Dropdown(
-            names,
-            value=answers.examples[0].class_name,
-            allow_custom_value=True,
-            label="Class name",
-            info='What the images show: choose or type, such as "metal nut".',
-            elem_id="class-name",
-        ),
-        gr.Gallery(
-            [(example.path, example.title) for example in answers.examples],
-            label="Examples (rendered)",
-            columns=3,
-            allow_preview=False,
-            interactive=False,
-            elem_id="examples",
-            elem_classes=_GALLERY,
-            buttons=[],
-        ),
+    files: dict[str, Any] = {"file_count": "multiple", "file_types": sorted(IMG_EXTENSIONS)}
+    images = gr.File(label="Images", height=150, elem_id="upload", **files)
+    class_name = gr.Dropdown(
+        [answers.detector.class_name, *dict.fromkeys(example.class_name for example in answers.examples)],
+        value=answers.examples[0].class_name,
+        allow_custom_value=True,
+        label="Class name",
+        info='What the images show: choose or type, such as "metal nut".',
+        elem_id="class-name",
     )
+    with gr.Accordion("Good parts to compare with (optional)", open=False, elem_id="good-parts"):
+        references = gr.File(label="A few images without defects", height=120, elem_id="references", **files)
+    examples = gr.Gallery(
+        [(example.path, example.title) for example in answers.examples],
+        label="Examples (rendered)",
+        columns=3,
+        allow_preview=False,
+        interactive=False,
+        elem_id="examples",
+        elem_classes=_GALLERY,
+        buttons=[],
+    )
+    return _Inputs(images, class_name, references, examples)
 
 
-def _build_results(view: View, details: Details, thresholds: list[float]) -> tuple[_Sliders, _Results]:
+def _build_results(view: View, details: Details, thresholds: tuple[float, float]) -> tuple[_Sliders, _Results]:
     """Build what a visitor sees, with its first values."""
     problems = gr.HTML(visible=False, elem_id="problems")
     verdict = gr.HTML(view.verdict, elem_id="verdict")
@@ -164,7 +160,7 @@ def _connect(
 ) -> None:
     """Say what is asked when."""
     picture = results.view[1]
-    given = [inputs.images, inputs.class_name, *sliders]
+    given = [inputs.images, inputs.class_name, inputs.references, *sliders]
     scored = [session, results.problems, results.images, *results.view, *results.details]
     score = {"fn": answers.score, "inputs": given, "outputs": scored, "show_progress_on": picture, **_ONE_BY_ONE}
     changed = [inputs.images.delete, inputs.images.clear, inputs.class_name.input]
@@ -173,6 +169,15 @@ def _connect(
     inputs.class_name.input(lambda: False, None, is_example, api_visibility="private", show_progress="hidden")
     uploaded = inputs.images.upload(answers.rename, named, named, api_visibility="private", show_progress="hidden")
     uploaded.then(api_visibility="private", **score)
+    compared = gr.on(
+        [inputs.references.upload, inputs.references.delete, inputs.references.clear],
+        answers.reset,
+        inputs.references,
+        [sliders.image_threshold, sliders.pixel_threshold],
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    compared.then(api_visibility="private", **score)
     chosen = inputs.examples.select(
         answers.choose, None, [inputs.images, *named], api_visibility="private", show_progress="hidden"
     )

@@ -92,6 +92,12 @@ def score_parts(decision: Decision, cls_weight: float) -> str:
         *((f"&emsp;{title}", value, "") for title, value in decision.cls.items()),
         ("&emsp;frozen CLIP with written states", decision.states, ""),
     ]
+    if decision.cls_distance is not None:
+        rows.append((
+            "Distance to the references, in multiples of the usual one",
+            decision.cls_distance,
+            "&times; odds",
+        ))
     body = "".join(f"<tr><td>{title}</td><td>{value:.3f}</td><td>{share}</td></tr>" for title, value, share in rows)
     return (
         f'<table class="genclip-parts">{body}<tr class="genclip-sum"><td>Image score</td>'

@@ -13,6 +13,7 @@ from anomalib_genclip.prediction.images import read_image
 from anomalib_genclip.utils.files import why_unreadable
 
 MAX_IMAGES = 32  # at a time
+MAX_REFERENCES = 16
 MAX_FILE_SIZE = "64mb"
 MAX_PIXELS = 50_000_000
 # Formats are decoded by Pillow itself. Of others, EPS would start Ghostscript, whatever the file is called.

@@ -47,6 +47,9 @@ class Decision(NamedTuple):
         used_name (str): Class name in the prompts, after CNF.
         similarity (float): Cosine of the image and "a photo of a {class_name}".
         generic_similarity (float): Cosine of the image and "a photo of an object".
+        distance (Tensor | None): ``r / (1 + r)`` with the distance ``r`` of each patch to the references, ``(h, w)``;
+            ``None`` without references.
+        cls_distance (float | None): ``r`` of the CLS token, likewise.
     """
 
     image: Tensor
@@ -62,6 +65,8 @@ class Decision(NamedTuple):
     used_name: str
     similarity: float
     generic_similarity: float
+    distance: Tensor | None = None
+    cls_distance: float | None = None
 
 
 @torch.no_grad()
@@ -89,6 +94,7 @@ def decide(model: GenCLIP, image: Tensor, class_name: str | None = None) -> Deci
     names = torch_model.class_names
     similarities = (names.features[[int(given), 0]] @ tokens.embedding[0]).tolist()
     labels = model.post_processor
+    distance = result.distance
     threshold = float(labels.normalized_image_threshold) if isinstance(labels, RawScorePostProcessor) else None
     return Decision(
         image=F.interpolate(image[None], size=torch_model.image_size, mode="bilinear", antialias=True)[0].clamp(0, 1),
@@ -109,6 +115,8 @@ def decide(model: GenCLIP, image: Tensor, class_name: str | None = None) -> Deci
         used_name=names.names[int(parts.class_index)],
         similarity=similarities[0],
         generic_similarity=similarities[1],
+        distance=None if distance is None else distance.patches.sigmoid().view(torch_model.clip.grid_size).cpu(),
+        cls_distance=None if distance is None else float(distance.image.exp()),
     )
 
 

@@ -4,10 +4,13 @@
 """The model behind the page."""
 
 import pytest
+from PIL import Image
 
-from anomalib_genclip import predict
+from anomalib_genclip import GenCLIP, predict
 from anomalib_genclip.app.detector import Detector
 from anomalib_genclip.app.examples import write_examples
+from anomalib_genclip.callbacks.reference_images import ReferenceImages
+from anomalib_genclip.data.normal_images import images_of_folder
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def example(tmp_path_factory):
 
 def test_scores_are_those_of_predict(detector, example):
     (expected,) = predict("tiny-demo", example.path, class_name=example.class_name, num_workers=0)
-    record = detector.examine(example.path, example.class_name).judged(*detector.thresholds)
+    record = detector.examine(example.path, example.class_name).judged(*detector.thresholds(references=False))
     row, wanted = record.as_row(), expected.as_row()
     assert row.pop("path") == "corrugated_cardboard_crack.png"
     assert wanted.pop("path") == example.path
@@ -58,6 +61,21 @@ def test_class_name_is_the_given_one_or_that_of_the_model(detector, example):
     detector.model.class_name = "corrugated_cardboard"
     assert detector.examine(example.path, "").record.class_name == "corrugated cardboard"
     detector.model.class_name = None
+
+
+def test_references_of_a_visitor_replace_those_of_the_weights_for_one_image(detector, example, tmp_path):
+    model = GenCLIP(weights="tiny-demo", class_name="bolt", k_shot=1, few_shot_source=str(tmp_path))
+    Image.new("RGB", (112, 112)).save(tmp_path / "black.png")
+    ReferenceImages(model.product, seed=0).draw(model, {"bolt": images_of_folder(str(tmp_path), "few_shot_source")})
+    own = Detector(str(model.save_weights(tmp_path / "prompts.safetensors", references=True)))
+    before = own.examine(example.path, "bolt")
+    with pytest.raises(ValueError, match="no references for images of category 'gear'"):
+        own.examine(example.path, "gear")
+    found = own.examine(example.path, "gear", [example.path])
+    assert found.decision.cls_distance < before.decision.cls_distance
+    assert found.record.score == pytest.approx(detector.examine(example.path, "gear", [example.path]).record.score)
+    assert own.examine(example.path, "bolt").record.score == before.record.score
+    assert own.thresholds(references=True) == (0.5, 0.5)
 
 
 def test_weights_that_do_not_explain_themselves_are_refused(tmp_path):

@@ -53,9 +53,10 @@ def visitor(page, tmp_path):
     return Client(page.local_url, verbose=False, download_files=str(tmp_path), analytics_enabled=False)
 
 
-def score(visitor, *paths, class_name="object", thresholds=THRESHOLDS):
+def score(visitor, *paths, class_name="object", references=()):
     """Drop images on the page: problems, strip of images, and the rest by name."""
-    answer = visitor.predict([handle_file(str(path)) for path in paths], class_name, *thresholds, api_name="/score")
+    files, good = ([handle_file(str(path)) for path in group] for group in (paths, references))
+    answer = visitor.predict(files, class_name, good, *THRESHOLDS, api_name="/score")
     problems, strip, *others = answer
     return problems, strip, dict(zip(VIEW + DETAILS, others, strict=True))
 
@@ -115,14 +116,32 @@ def test_broken_files_are_named_and_the_others_scored(visitor, images, tmp_path)
     assert (found["picture"], found["images"]["data"]) == (None, [])
 
 
+def test_good_parts_are_compared_with(visitor, images, tmp_path):
+    good = images["leather: good"]
+    _, _, alone = score(visitor, good)
+    _, _, found = score(visitor, good, references=[good])
+    assert "distance to the references" in found["branches"][2]["caption"]
+    assert "Distance to the references" in found["parts"]
+    assert found["images"]["data"][0][1] < alone["images"]["data"][0][1]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    problems, _, _ = score(visitor, good, references=[good, broken])
+    assert problems["value"].count("broken.png cannot be used") == 1
+    assert str(tmp_path) not in problems["value"]
+    assert score(visitor, good)[2]["images"] == alone["images"]  # nothing is left of them
+
+
 def test_bad_class_names_and_too_many_images_are_messages(visitor, images, monkeypatch):
     problems, _, _ = score(visitor, images["coin: stain"], class_name="coin " * 99)
     assert "Give a shorter name" in problems["value"]
-    monkeypatch.setattr("anomalib_genclip.app.answers.MAX_IMAGES", 1)
-    problems, strip, _ = score(visitor, images["coin: stain"], images["gear: missing"])
-    assert "Only the first 1 of 2" in problems["value"]
+    for name in ("MAX_IMAGES", "MAX_REFERENCES"):
+        monkeypatch.setattr(f"anomalib_genclip.app.answers.{name}", 1)
+    both = [images["coin: stain"], images["gear: missing"]]
+    problems, strip, _ = score(visitor, *both, references=both)
+    assert "Only the first 1 of 2 images" in problems["value"]
+    assert "Only the first 1 of 2 good parts" in problems["value"]
     assert not strip["visible"]
-    assert visitor.predict([], "object", *THRESHOLDS, api_name="/score")[2].count("Drop an image") == 1
+    assert visitor.predict([], "object", [], *THRESHOLDS, api_name="/score")[2].count("Drop an image") == 1
 
 
 def test_visitors_see_their_own_images(page, images):
@@ -142,7 +161,7 @@ def test_files_of_the_server_and_large_files_are_refused(page, tmp_path):
     secret = tmp_path / "secret.png"
     Image.new("RGB", (8, 8)).save(secret)
     api = f"{page.local_url}gradio_api"
-    given = [[{"path": str(secret), "meta": {"_type": "gradio.FileData"}}], "object", *THRESHOLDS]
+    given = [[{"path": str(secret), "meta": {"_type": "gradio.FileData"}}], "object", [], *THRESHOLDS]
     event = httpx.post(f"{api}/call/score", json={"data": given}).json()["event_id"]
     assert "event: error" in httpx.get(f"{api}/call/score/{event}").text
     assert httpx.get(f"{api}/file={secret}").status_code == 403
