@@ -1,0 +1,159 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The page in a real browser: needs Chromium, which `apt-get install chromium` brings."""
+
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from anomalib_genclip.app.examples import write_examples
+from anomalib_genclip.app.server import running
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PATIENCE = 30_000  # milliseconds
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
+
+
+@pytest.fixture(scope="module")
+def address():
+    """Where the page is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", "")  # restored in the end
+        with running("tiny-demo", None, "127.0.0.1", None) as page:
+            yield page.local_url
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(address, browser: Browser):
+    """The opened page; nothing that it asks for may be on another host, and nothing may go wrong in it."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    hosts, errors = set(), []
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    expect(page.locator("#picture img")).to_be_visible(timeout=PATIENCE)
+    yield page
+    page.close()
+    assert hosts - {None} == {"127.0.0.1"}
+    assert not errors
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Paths of the examples by their titles, and a broken file."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "broken.png").write_bytes(b"no image")
+    return {example.title: example.path for example in write_examples(folder)} | {"broken": str(folder / "broken.png")}
+
+
+def picture(page: Page) -> str:
+    """Return the address of the picture that is shown."""
+    return page.locator("#picture img").get_attribute("src") or ""
+
+
+def drop(page: Page, *files: str, where: str = "#upload") -> None:
+    """Drop files on the page, from outside of the browser."""
+    transfer = page.evaluate_handle("new DataTransfer()")
+    for file in files:
+        content = list(Path(file).read_bytes())
+        page.evaluate(
+            "([to, name, bytes]) => to.items.add(new File([new Uint8Array(bytes)], name, {type: 'image/png'}))",
+            [transfer, Path(file).name, content],
+        )
+    page.dispatch_event(f"{where} button", "drop", {"dataTransfer": transfer})
+
+
+def test_page_opens_with_the_map_of_an_example(page):
+    expect(page.locator("#verdict")).to_contain_text("anomalous")
+    expect(page.locator("#verdict")).to_contain_text("corrugated_cardboard_crack.png")
+    assert page.title() == "GenCLIP"
+
+
+def test_dropped_image_is_scored_without_the_name_of_the_example(page, images):
+    before = picture(page)
+    drop(page, images["leather: hole"])
+    expect(page.locator("#verdict")).to_contain_text("leather_hole.png", timeout=PATIENCE)
+    expect(page.locator("#filtering")).to_contain_text("No class name was given")
+    assert picture(page) != before
+    assert page.locator("#picture img").evaluate("image => image.naturalWidth") == 960
+
+
+def test_threshold_is_moved(page):
+    before = picture(page)
+    page.locator("#image-threshold input[type=range]").fill("0.95")
+    expect(page.locator("#verdict")).to_contain_text("normal", timeout=PATIENCE)
+    page.locator("#pixel-threshold input[type=range]").fill("0.99")
+    expect(page.locator("#verdict")).to_contain_text("no region", timeout=PATIENCE)
+    assert picture(page) != before
+
+
+def test_broken_file_is_a_message_and_the_page_goes_on(page, images):
+    drop(page, images["broken"])
+    expect(page.locator("#problems")).to_contain_text("broken.png cannot be used", timeout=PATIENCE)
+    expect(page.locator("#verdict")).to_contain_text("Drop an image")
+    page.locator("#examples button").nth(3).click()
+    expect(page.locator("#verdict")).to_contain_text("coin_stain.png", timeout=PATIENCE)
+    expect(page.locator("#filtering")).to_contain_text("kept “coin”")
+    expect(page.locator("#problems")).to_be_hidden()
+
+
+def test_several_images_are_chosen_from(page, images):
+    drop(page, images["coin: stain"], images["gear: missing"])
+    expect(page.locator("#strip button")).to_have_count(2, timeout=PATIENCE)
+    page.locator("#strip button").nth(1).click()
+    expect(page.locator("#verdict")).to_contain_text("gear_missing.png", timeout=PATIENCE)
+
+
+def test_class_name_is_typed(page):
+    name = page.locator("#class-name input")
+    name.fill("metal nut")
+    name.press("Enter")
+    page.locator("#examples button").nth(0).click()
+    expect(page.locator("#filtering")).to_contain_text("corrugated cardboard", timeout=PATIENCE)
+    name.fill("metal nut")
+    name.press("Enter")
+    expect(page.locator("#filtering")).to_contain_text("metal nut", timeout=PATIENCE)
+
+
+def test_good_parts_change_map_and_thresholds(page, images):
+    page.locator("#good-parts button").first.click()
+    drop(page, images["leather: good"], where="#references")
+    page.locator("#examples button").nth(5).click()
+    expect(page.locator("#branches")).to_contain_text("distance to the references", timeout=PATIENCE)
+    expect(page.locator("#image-threshold input[type=number]")).to_have_value("0.5")
+    expect(page.locator("#verdict")).to_contain_text("normal")
+
+
+def test_layers_and_downloads(page):
+    page.get_by_role("tab", name="Layers").click()
+    page.locator("#show-layers").click()
+    expect(page.locator("#layers .gallery-item")).to_have_count(8, timeout=PATIENCE)
+    for button, name in (("Save picture", r"_anomaly_map\.jpg"), ("Save scores", r"scores\.csv")):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=button).or_(page.get_by_role("link", name=button)).first.click()
+        assert re.search(name, download.value.suggested_filename)
+
+
+def test_page_fits_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    box = page.locator("#picture img").bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
