@@ -18,7 +18,7 @@ from anomalib_genclip import cli
 from anomalib_genclip.app.examples import write_examples
 from anomalib_genclip.app.server import running
 
-THRESHOLDS = (0.3, 0.45, 0.8)  # image, pixel, opacity
+SLIDERS = {"image_threshold": 0.3, "pixel_threshold": 0.45, "opacity": 0.8}
 VIEW = ("verdict", "picture", "images", "regions", "saved_picture", "saved_scores", "saved_regions")
 DETAILS = ("filtering", "parts", "branches", "layers")
 
@@ -56,7 +56,8 @@ def visitor(page, tmp_path):
 def score(visitor, *paths, class_name="object", references=()):
     """Drop images on the page: problems, strip of images, and the rest by name."""
     files, good = ([handle_file(str(path)) for path in group] for group in (paths, references))
-    answer = visitor.predict(files, class_name, good, *THRESHOLDS, api_name="/score")
+    given = {"images": files, "class_name": class_name, "references": good, **SLIDERS}
+    answer = visitor.predict(**given, api_name="/score")
     problems, strip, *others = answer
     return problems, strip, dict(zip(VIEW + DETAILS, others, strict=True))
 
@@ -141,14 +142,14 @@ def test_bad_class_names_and_too_many_images_are_messages(visitor, images, monke
     assert "Only the first 1 of 2 images" in problems["value"]
     assert "Only the first 1 of 2 good parts" in problems["value"]
     assert not strip["visible"]
-    assert visitor.predict([], "object", [], *THRESHOLDS, api_name="/score")[2].count("Drop an image") == 1
+    assert visitor.predict([], "object", [], *SLIDERS.values(), api_name="/score")[2].count("Drop an image") == 1
 
 
 def test_visitors_see_their_own_images(page, images):
     def visit(title):
         client = Client(page.local_url, verbose=False, analytics_enabled=False)
         _, _, found = score(client, images[title])
-        view = client.predict(*THRESHOLDS, api_name="/view")
+        view = client.predict(**SLIDERS, api_name="/view")
         return found["images"]["data"][0][0], view[2]["data"][0][0]
 
     titles = ["carpet: stain", "coin: stain", "gear: missing"]
@@ -161,7 +162,7 @@ def test_files_of_the_server_and_large_files_are_refused(page, tmp_path):
     secret = tmp_path / "secret.png"
     Image.new("RGB", (8, 8)).save(secret)
     api = f"{page.local_url}gradio_api"
-    given = [[{"path": str(secret), "meta": {"_type": "gradio.FileData"}}], "object", [], *THRESHOLDS]
+    given = [[{"path": str(secret), "meta": {"_type": "gradio.FileData"}}], "object", [], *SLIDERS.values()]
     event = httpx.post(f"{api}/call/score", json={"data": given}).json()["event_id"]
     assert "event: error" in httpx.get(f"{api}/call/score/{event}").text
     assert httpx.get(f"{api}/file={secret}").status_code == 403
