@@ -80,7 +80,9 @@ class Detector:
     """
 
     def __init__(self, weights: str, pretrained: str | None = None) -> None:
-        backend = load_backend(ScoringSettings(weights=weights, pretrained=pretrained, backend="torch"))
+        backend = load_backend(
+            ScoringSettings(weights=weights, pretrained=pretrained, backend="torch", precision="float32")
+        )
         assert isinstance(backend, TorchBackend)
         self.weights = weights
         self.backend = backend

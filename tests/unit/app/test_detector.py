@@ -26,7 +26,7 @@ def example(tmp_path_factory):
 
 
 def test_scores_are_those_of_predict(detector, example):
-    (expected,) = predict("tiny-demo", example.path, class_name=example.class_name, num_workers=0)
+    (expected,) = predict("tiny-demo", example.path, class_name=example.class_name, precision="float32", num_workers=0)
     record = detector.examine(example.path, example.class_name).judged(*detector.thresholds(references=False))
     row, wanted = record.as_row(), expected.as_row()
     assert row.pop("path") == "corrugated_cardboard_crack.png"

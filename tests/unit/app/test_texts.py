@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_genclip.app import tables, texts
+from anomalib_genclip.app import texts
 from anomalib_genclip.pipelines.explain import Decision
-from anomalib_genclip.prediction.records import COLUMNS, REGION_COLUMNS, Record, Region
+from anomalib_genclip.prediction.records import Record, Region
 
 DECISION = Decision(
     image=torch.empty(0),
@@ -97,13 +97,3 @@ def test_header_names_the_file_and_warns_of_the_demonstration():
     header = texts.header("/home/someone/line 3.safetensors", "ViT-L-14-336")
     assert "<b>line 3.safetensors</b>" in header
     assert "demonstration" not in header
-
-
-def test_tables_are_those_of_predict():
-    assert tables.image_rows([RECORD]) == [["bolt.png", 0.5, "anomalous", 2, "bolt"]]
-    assert tables.region_rows(RECORD) == [[1, 0.612, 1, 2, 3, 4, 5], [2, 0.5, 7, 8, 1, 1, 1]]
-    scores = tables.scores_csv([RECORD]).decode().splitlines()
-    assert scores == [",".join(COLUMNS), "bolt.png,bolt,kept,0.5,anomalous,0.3,0.45,1.0,2,"]
-    regions = tables.regions_csv([RECORD]).decode().splitlines()
-    assert regions[0] == ",".join(REGION_COLUMNS)
-    assert regions[1] == "bolt.png,1,1,2,3,4,5,0.61234,1.5,2.5"
