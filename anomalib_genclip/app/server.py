@@ -4,6 +4,7 @@
 """The server of the page."""
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,15 @@ def running(weights: str, pretrained: str | None, host: str, port: int | None) -
 
 
 def serve(weights: str, pretrained: str | None, host: str, port: int) -> None:
-    """Run the page until it is interrupted; arguments and errors as in :func:`running`."""
+    """Run the page until it is interrupted or terminated; arguments and errors as in :func:`running`."""
     with running(weights, pretrained, host, port) as page:
         print(f"GenCLIP with {weights} is at {page.local_url} (Ctrl+C ends it).", flush=True)
-        page.block_thread()
+        before = signal.signal(signal.SIGTERM, _leave)  # which would leave the visitors' files behind
+        try:
+            page.block_thread()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit

@@ -4,6 +4,8 @@
 """The page over HTTP."""
 
 import csv
+import os
+import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -179,18 +181,26 @@ def test_port_that_is_taken_is_one_line(page, capsys):
     assert str(page.server_port) in capsys.readouterr().err
 
 
-def test_command_shows_the_address_and_closes(monkeypatch, capsys):
-    addresses = []
-    monkeypatch.setattr("gradio.Blocks.block_thread", lambda page: addresses.append(page.local_url))
+def test_command_shows_the_address_and_leaves_nothing_behind(monkeypatch, capsys):
+    seen = []
+
+    def terminate(page):
+        seen.extend([page.local_url, Path(os.environ["GRADIO_TEMP_DIR"])])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("gradio.Blocks.block_thread", terminate)
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    assert cli.main(["app", "--port", str(port)]) == 0
-    assert addresses == [f"http://127.0.0.1:{port}/"]
-    assert addresses[0] in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["app", "--port", str(port)])
+    address, folder = seen
+    assert address == f"http://127.0.0.1:{port}/"
+    assert address in capsys.readouterr().out
+    assert not folder.exists()
     with pytest.raises(httpx.ConnectError):
-        httpx.get(addresses[0])
+        httpx.get(address)
 
 
 def test_missing_gradio_is_one_line(monkeypatch, capsys):
