@@ -49,13 +49,13 @@ def draw(category: str, folder: Path, references: Path, images: Path, picture: P
         batches = engine.predict(model, dataset=PredictDataset(images))
         maps = [(255 * one).byte().numpy() for batch in batches for one in batch.anomaly_map.squeeze(1)]
         columns.append([cv2.applyColorMap(one, cv2.COLORMAP_TURBO) for one in maps])
-    gap = np.full((SIZE, 6, 3), 255, np.uint8)
-    rows = [np.hstack([piece for part in row for piece in (part, gap)][:-1]) for row in zip(*columns, strict=True)]
-    head = np.full((18, rows[0].shape[1], 3), 255, np.uint8)
-    for number, title in enumerate(("image", "k = 0", "k = 1", "k = 4")):
-        at = (number * (SIZE + 6) + 2, 12)
-        cv2.putText(head, title, at, cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
-    cv2.imwrite(str(picture), np.vstack([head, *rows]))
+    strips = []
+    for title, column in zip(("image", "k = 0", "k = 1", "k = 4"), columns, strict=True):
+        framed = [cv2.copyMakeBorder(one, 3, 3, 3, 3, cv2.BORDER_CONSTANT, value=(255, 255, 255)) for one in column]
+        head = np.full((16, framed[0].shape[1], 3), 255, np.uint8)
+        cv2.putText(head, title, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+        strips.append(np.vstack([head, *framed]))
+    cv2.imwrite(str(picture), np.hstack(strips))
 
 
 def main(category: str = "leather", folder: Path = Path("results/few_good_parts")) -> None:
