@@ -63,6 +63,7 @@ def main(category: str = "leather", folder: Path = Path("results/few_good_parts"
     rng = np.random.default_rng(0)
     defects = list(DEFECTS_OF[category])
     references = write(folder / "references", category, [None], 4, rng)
+    shown = write(folder / "shown", category, defects[:3], 1, rng)
     calibration = write(folder / "calibration", category, [None], 99, rng)
     good = write(folder / "good", category, [None], 100, rng)
     damaged = write(folder / "damaged", category, defects, 10, rng)
@@ -76,7 +77,7 @@ def main(category: str = "leather", folder: Path = Path("results/few_good_parts"
     options = {"mask_dir": "damaged_masks", "val_split_mode": "same_as_test", "num_workers": 0}
     test = Folder(name=category, root=folder, **data, **options)
     Engine(default_root_dir=folder / "results", logger=False).test(GenCLIP(weights=weights), datamodule=test)
-    draw(category, folder, references, write(folder / "shown", category, defects[:3], 1, rng), folder / "shots.png")
+    draw(category, folder, references, shown, folder / "shots.png")
 
 
 if __name__ == "__main__":
