@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from . import __version__
 from .prediction.settings import RunSettings
 from .utils.configs import find_config, list_configs
+from .utils.logs import quiet_screen
 from .utils.settings import PositiveInt
 
 _RESUMED = {"predict", "benchmark", "ablation", "reproduce"}
@@ -129,6 +130,8 @@ def predict(**settings: Any) -> int:  # noqa: ANN401  # those of RunSettings
     found = outcome.counts
     result = outcome.table or "the last shard will write the table"
     print(f"{found.images} images, {found.anomalous} anomalous, {found.errors} with errors: {result}")
+    if settings.get("pictures", "none") != "none":
+        print(f"Result images: {settings['out']}/pictures")
     if outcome.was_complete:
         print("The run was complete: there was nothing left to do.")
         return 0
@@ -197,6 +200,49 @@ def app(
     return 0
 
 
+def publish(
+    weights: str,
+    repo: str,
+    report: str | None = None,
+    license: str | None = None,  # noqa: A002  # the option's name
+    output: str | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Publish a prompts file on the Hugging Face Hub, with a model card.
+
+    For example: genclip publish prompts.safetensors --repo owner/name --dry_run
+
+    Args:
+        weights: Prompts file.
+        repo: Repository as owner/name; created if it does not exist.
+        report: File metrics.json of a test run, whose figures are put into the card.
+        license: Identifier of the license, such as apache-2.0.
+        output: Folder for prompts and card. Default: results/publish/<name>.
+        dry_run: Only write the folder.
+
+    Returns:
+        0.
+    """
+    from .pipelines.publish import publish as write
+
+    folder = output or f"results/publish/{repo.rpartition('/')[2]}"
+    print(write(weights, repo, folder, report, license, upload=not dry_run))  # the command's result
+    return 0
+
+
+def doctor() -> int:
+    """Check the installation: versions, devices, CLIP weights, precision, and a self-test.
+
+    Returns:
+        0, or 1 if a check failed.
+    """
+    from .pipelines.doctor import examine, print_checks
+
+    checks = examine()
+    print_checks(checks)
+    return 0 if all(check.passed for check in checks) else 1
+
+
 def config(name: str | None = None) -> int:
     """Print the path of a settings file of this package; without a name, list all names.
 
@@ -213,7 +259,8 @@ def config(name: str | None = None) -> int:
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    command.__name__: command for command in (predict, calibrate, benchmark, ablation, explain, app, reproduce, config)
+    command.__name__: command
+    for command in (predict, calibrate, benchmark, ablation, explain, app, reproduce, publish, doctor, config)
 }
 
 
@@ -229,11 +276,14 @@ def get_parser() -> ArgumentParser:
             own.add_argument("name", nargs="?", help="Name of a settings file.")
         elif command is predict:
             own.add_class_arguments(RunSettings, as_group=False)
-            for action in own._actions:  # noqa: SLF001  # jsonargparse has no plain flags: --regions is --regions true
-                if getattr(action, "_typehint", None) is bool:
-                    action.nargs, action.const = "?", True
+        elif command is publish:
+            own.add_argument("weights", help="Prompts file.")
+            own.add_function_arguments(command, as_group=False, skip={"weights"})
         else:
             own.add_function_arguments(command, as_group=False)
+        for action in own._actions:  # noqa: SLF001  # jsonargparse has no plain flags: --regions is --regions true
+            if getattr(action, "_typehint", None) is bool:
+                action.nargs, action.const = "?", True
         subcommands.add_subcommand(name, own, help=summary.partition("\n")[0])
     return parser
 
@@ -248,6 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         int: The exit status.
     """
     args = get_parser().parse_args(arguments)
+    quiet_screen()
     try:
         return COMMANDS[args.command](**args[args.command].as_dict())
     except (ValueError, OSError) as error:

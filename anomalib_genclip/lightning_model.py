@@ -92,8 +92,9 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
             does not fit. Defaults to ``None``: that of ``weights``, else ``True``.
         smoothing_sigma (float | None): Standard deviation of a Gaussian filter on the anomaly map, in input pixels; 0
             for none. Defaults to ``None``: that of ``weights``, else 0.
-        weights (str | Path | None): A prompts file written by :meth:`save_weights`, or ``"tiny-demo"``. The model is
-            then zero-shot and not trained, unless ``fine_tune`` is set. Defaults to ``None``.
+        weights (str | Path | None): A prompts file written by :meth:`save_weights`, ``"tiny-demo"``, or
+            ``"hf://owner/name[@revision]/file.safetensors"``. The model is then zero-shot and not trained, unless
+            ``fine_tune`` is set. Defaults to ``None``.
         fine_tune (bool): Train, starting from ``weights``. Defaults to ``False``.
         learning_rate (float): Adam's initial learning rate for prompts and ``φ``; it decays linearly to zero.
             Defaults to ``1e-3``.

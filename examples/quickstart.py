@@ -8,6 +8,7 @@ python examples/quickstart.py --seeds 3  # mean and standard deviation of three
 """
 
 import argparse
+from pathlib import Path
 
 import pandas as pd
 from anomalib.data import SyntheticDefects
@@ -15,6 +16,7 @@ from anomalib.engine import Engine
 
 from anomalib_genclip import CrossDataset, GenCLIP
 from anomalib_genclip.demo.synthetic import SOURCE, TARGET
+from anomalib_genclip.utils.logs import quiet_screen
 
 
 def run(seed: int, pretrained: str) -> dict[str, float]:
@@ -28,9 +30,12 @@ def run(seed: int, pretrained: str) -> dict[str, float]:
         num_workers=0,
     )
     model = GenCLIP(backbone="tiny", pretrained=pretrained, seed=seed)
-    # Prints the metrics per category and says where the report is.
-    Engine(max_epochs=5).train(model=model, datamodule=data)
-    print(f"What was learned: {model.save_weights(f'prompts_{seed}.safetensors')}")
+    engine = Engine(max_epochs=5)
+    engine.train(model=model, datamodule=data)  # prints the metrics per category
+    folder = Path(engine.trainer.default_root_dir)
+    print(f"Prompts: {model.save_weights(f'prompts_{seed}.safetensors')}")
+    print(f"Report: {folder / 'metrics.md'}")
+    print(f"Result images: {folder / 'images'}")
     return {name: 100 * value for name, value in model.evaluator.result.mean.items()}
 
 
@@ -41,5 +46,7 @@ if __name__ == "__main__":
         "--pretrained", default="openai", help="CLIP weights for the backbone tiny; bundled if left out"
     )
     args = parser.parse_args()
+    quiet_screen()
     table = pd.DataFrame([run(seed, args.pretrained) for seed in range(args.seeds)])
-    print(table.agg(["mean", "std"]).round(1).to_string())
+    if args.seeds > 1:
+        print(table.agg(["mean", "std"]).round(1).to_string())

@@ -18,6 +18,7 @@ from anomalib_genclip.clip.backbone import TINY
 from anomalib_genclip.components.class_names import GENERIC
 from anomalib_genclip.persistence.checkpoint_io import GenCLIPCheckpointIO
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
+from anomalib_genclip.utils.logs import hide_notes_on_runs
 from anomalib_genclip.utils.precision import bf16_is_fast
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class RunSetup(Callback):
         Raises:
             ValueError: If the model would be trained in pure float16.
         """
+        hide_notes_on_runs()
         _share_results_folder(trainer)
         if trainer.is_global_zero:
             _version_results_folder(Path(trainer.default_root_dir))

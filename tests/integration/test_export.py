@@ -352,7 +352,7 @@ def test_folders_are_scored_with_an_exported_file(exported, tmp_path, kind, back
         for number, image in enumerate(images):
             (tmp_path / "images").mkdir(exist_ok=True)
             save_image(image, tmp_path / "images" / f"{name}{number}.png")
-    options = {"num_workers": 0, "backend": backend, "accelerator": "cpu", "batch_size": 5}
+    options = {"num_workers": 0, "backend": backend, "accelerator": "cpu", "batch_size": 5, "precision": "float32"}
     records = {record.name: record for record in predict(exported.file(kind), tmp_path / "images", **options)}
     assert len(records) == sum(map(len, exported.batches.values()))
     for name, record in records.items():

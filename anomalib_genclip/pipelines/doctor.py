@@ -1,0 +1,147 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checks of an installation: versions, devices, weights, and a self-test."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import open_clip
+import torch
+from huggingface_hub import constants
+from rich.console import Console
+from rich.table import Table
+
+from anomalib_genclip import GenCLIP, __version__
+from anomalib_genclip.clip.backbone import DEFAULT_BACKBONE, DEFAULT_PRETRAINED
+from anomalib_genclip.demo.synthetic import render
+from anomalib_genclip.utils.files import why_unreadable
+from anomalib_genclip.utils.precision import bf16_is_fast
+
+_REQUIRED = ("anomalib", "torch", "torchvision", "open_clip_torch", "lightning")
+_EXTRAS = {"export": ("onnxruntime", "openvino"), "scale": ("pyarrow", "ray"), "app": ("gradio",)}
+_SCENE = ("leather", "hole", 320, 9)  # category, defect, size, seed
+_EXPECTED_SCORE, _TOLERANCE = (
+    0.8916,
+    0.01,
+)  # versions of the packages that render and resize differ in the third decimal
+
+
+class Check(NamedTuple):
+    """Result of a check.
+
+    Args:
+        name (str): What was checked.
+        passed (bool): Whether it works.
+        text (str): What was found, in one line.
+    """
+
+    name: str
+    passed: bool
+    text: str
+
+
+def examine() -> list[Check]:
+    """Run all checks. An exception fails its check and not the others.
+
+    Returns:
+        list[Check]: Their results.
+    """
+    return [_guarded(name, check) for name, check in _CHECKS.items()]
+
+
+def print_checks(checks: list[Check], console: Console | None = None) -> None:
+    """Print results as a table."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for check in checks:
+        table.add_row(check.name, "ok" if check.passed else "FAILED", check.text)
+    (console or Console()).print(table, markup=False, highlight=False)
+
+
+def _guarded(name: str, check: Callable[[], str]) -> Check:
+    try:
+        return Check(name, passed=True, text=check())
+    except Exception as error:  # noqa: BLE001  # whatever is broken must be shown as one line
+        return Check(name, passed=False, text=f"{type(error).__name__}: {why_unreadable(error)}")
+
+
+def _system() -> str:
+    return f"anomalib-genclip {__version__}, Python {platform.python_version()}, {platform.platform(terse=True)}"
+
+
+def _packages() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in _REQUIRED)
+
+
+def _extras() -> str:
+    return "; ".join(f"{extra}: {', '.join(map(_version, names))}" for extra, names in _EXTRAS.items())
+
+
+def _version(name: str) -> str:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"{name} not installed"
+
+
+def _registration() -> str:
+    from anomalib.models import get_model
+
+    return f"anomalib finds {type(get_model('GenCLIP', backbone='tiny')).__name__} by its name"
+
+
+def _devices() -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return f"{cores} CPU cores, {torch.get_num_threads()} threads; {', '.join(gpus) or 'no CUDA GPU'}"
+
+
+def _precision() -> str:
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    chosen = "bf16, which is fast" if bf16_is_fast(device) else "float32, because bf16 is not fast"
+    return f"`genclip predict` computes in {chosen} on this {device.type}"
+
+
+def _clip_weights() -> str:
+    config = open_clip.get_pretrained_cfg(DEFAULT_BACKBONE, DEFAULT_PRETRAINED)
+    repo = "--".join(["models", *config.get("hf_hub", "").split("/")[:2]])
+    cached = [
+        *Path(constants.HF_HUB_CACHE, repo).glob("snapshots/*/*"),
+        *Path("~/.cache/clip").expanduser().glob(Path(config.get("url", "none")).name),
+    ]
+    where = f"in the cache: {cached[0]}" if cached else "not in the cache; they are downloaded when first used"
+    return f"{DEFAULT_BACKBONE} {DEFAULT_PRETRAINED}: {where}"
+
+
+@torch.inference_mode()
+def _self_test() -> str:
+    category, defect, size, seed = _SCENE
+    pixels, _ = render(category, defect, size, np.random.default_rng(seed))
+    model = GenCLIP(weights="tiny-demo", class_name=category).eval()
+    start = time.perf_counter()
+    score = model(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255).pred_score.item()
+    milliseconds = 1000 * (time.perf_counter() - start)
+    if abs(score - _EXPECTED_SCORE) > _TOLERANCE:
+        msg = f"score {score:.4f} of a rendered image, expected {_EXPECTED_SCORE:.4f}"
+        raise ValueError(msg)
+    return (
+        f"score {score:.4f} of a rendered image, expected {_EXPECTED_SCORE:.4f}; {milliseconds:.0f} ms with tiny-demo"
+    )
+
+
+_CHECKS = {
+    "system": _system,
+    "packages": _packages,
+    "extras": _extras,
+    "anomalib": _registration,
+    "devices": _devices,
+    "precision": _precision,
+    "CLIP weights": _clip_weights,
+    "self-test": _self_test,
+}
