@@ -214,8 +214,8 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
         resize = self.configure_pre_processor(settings.image_size)
         super().__init__(resize if pre_processor is True else pre_processor, post_processor, evaluator, visualizer)
         # A checkpoint has the resolved settings, so that loading it needs no prompts file.
-        resolved = {**settings.as_hparams(), **training.as_hparams(), "weights": None, "fine_tune": False}
-        self.save_hyperparameters(resolved)
+        resolved = {**settings.as_hparams(), **training.as_hparams(), **self.product.as_hparams()}
+        self.save_hyperparameters(resolved | {"weights": None, "fine_tune": False})
         self._build(settings, training, prompts)
 
     def _build(self, settings: ModelSettings, training: TrainingSettings, prompts: LearnedWeights | None) -> None:

@@ -203,6 +203,10 @@ class ProductSettings:
             msg = "few_shot_source needs k_shot, the number of reference images that are drawn from it."
             raise ValueError(msg)
 
+    def as_hparams(self) -> dict[str, Any]:
+        """Return the settings under the names of the model's arguments, as plain data for checkpoints."""
+        return asdict(self)
+
     @property
     def thresholds(self) -> dict[str, Any]:
         """The thresholds that were given, as arguments of the post-processor's ``set_thresholds``."""
