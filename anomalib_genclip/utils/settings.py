@@ -23,7 +23,7 @@ else:
     NonNegativeFloat = typing.restricted_number_type("NonNegativeFiniteFloat", float, [(">=", 0), ("<", inf)])
     OpenUnitFloat, UnitFloat = typing.OpenUnitInterval, typing.ClosedUnitInterval
     NonNegativeInt, PositiveInt = typing.NonNegativeInt, typing.PositiveInt
-    RenderSize = typing.restricted_number_type("RenderSize", int, [(">=", 32), ("<=", 512)])
+    RenderSize = typing.restricted_number_type("RenderSize", int, [(">=", 32), ("<=", 2048)])
 
 
 def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # any user input

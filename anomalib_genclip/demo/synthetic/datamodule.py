@@ -63,7 +63,8 @@ def render_category(root: Path | str, category: str, recipe: dict[str, Any]) -> 
     Args:
         root: Folder of the dataset.
         category: One of ``CATEGORIES``.
-        recipe: ``seed``, ``size`` (pixels), ``train_good``, ``test_good``, ``test_per_defect`` and ``version``.
+        recipe: ``seed``, ``size`` (pixels), ``train_good``, ``test_good``, ``test_per_defect``, ``version``, and
+            ``defect_size`` (pixels) where it differs from ``size``.
     """
     cv2.setNumThreads(1)
     root = Path(root)
@@ -74,7 +75,7 @@ def render_category(root: Path | str, category: str, recipe: dict[str, Any]) -> 
         for part, (folder, kind, count) in enumerate(_split_plan(category, recipe)):
             for k in range(count):
                 rng = np.random.default_rng([recipe["seed"], number, part, k])
-                image, mask = render(category, kind, recipe["size"], rng)
+                image, mask = render(category, kind, recipe["size"], rng, recipe.get("defect_size"))
                 _write(work / folder / f"{k:03}.png", image)
                 if kind:
                     _write(work / "ground_truth" / kind / f"{k:03}_mask.png", mask)
@@ -142,6 +143,9 @@ class SyntheticDefects(AnomalibDataModule):
             Defaults to ``"wood"``.
         render_size (int): Side of the images in pixels.
             Defaults to ``128``.
+        defect_size (int | None): Side of an image in which the defects would have their usual share, in pixels:
+            ``render_size=1024, defect_size=128`` gives large images with small defects.
+            Defaults to ``None``: ``render_size``.
         train_good (int): Normal training images per category.
             Defaults to ``40``.
         test_good (int): Normal test images per category.
@@ -188,6 +192,7 @@ class SyntheticDefects(AnomalibDataModule):
         root: Path | str | None = "./datasets/SyntheticDefects",
         category: str = "wood",
         render_size: int = 128,
+        defect_size: int | None = None,
         train_good: int = 40,
         test_good: int = 30,
         test_per_defect: int = 8,
@@ -206,6 +211,9 @@ class SyntheticDefects(AnomalibDataModule):
         seed: int | None = None,
     ) -> None:
         checked("render_size", render_size, RenderSize)
+        if defect_size is not None and checked("defect_size", defect_size, RenderSize) > render_size:
+            msg = f"defect_size={defect_size} is larger than the images, whose render_size is {render_size}."
+            raise ValueError(msg)
         for name, value in (("train_good", train_good), ("test_good", test_good), ("test_per_defect", test_per_defect)):
             checked(name, value, PositiveInt)
         checked("render_seed", render_seed, NonNegativeInt)
@@ -239,6 +247,8 @@ class SyntheticDefects(AnomalibDataModule):
             "test_good": int(test_good),
             "test_per_defect": int(test_per_defect),
         }
+        if defect_size is not None:
+            self.recipe["defect_size"] = int(defect_size)
 
     def prepare_data(self) -> None:
         """Render all categories that are missing.

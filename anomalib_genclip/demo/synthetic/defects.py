@@ -8,6 +8,7 @@ Every function takes a :class:`Canvas` and returns the damaged image ``(S, S, 3)
 """
 
 from collections.abc import Callable
+from copy import copy
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from .canvas import Canvas, blend, hsv, perlin, relief
 Damage = tuple[np.ndarray, np.ndarray]
 # A defect is drawn again until it changes the image by this mean difference and covers this share of it.
 LEAST_CHANGE, LEAST_AREA, GREATEST_AREA = 0.06, 0.0015, 0.25
+_FADE = 8  # pixels from the border of a window over which a defect fades
 _SUBPIXEL = 4  # bits of the fixed-point coordinates that OpenCV draws with
 
 
@@ -28,6 +30,11 @@ def _site(c: Canvas) -> tuple[float, float]:
         rows, cols = np.nonzero(c.region > 0.5)
     k = c.rng.integers(len(rows))
     return float(cols[k]), float(rows[k])
+
+
+def _edge(c: Canvas) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and columns of the pixels of the object's edge, none on a sheet."""
+    return np.nonzero(c.region - cv2.erode(c.region, np.ones((3, 3), np.uint8)) > 0.5)
 
 
 def _offsets(c: Canvas, site: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -169,8 +176,7 @@ def missing(c: Canvas) -> Damage:
 def chip(c: Canvas) -> Damage:
     """A bite out of the object's edge; on a sheet, a flake off its surface."""
     rng = c.rng
-    edge = c.region - cv2.erode(c.region, np.ones((3, 3), np.uint8))
-    rows, cols = np.nonzero(edge > 0.5)
+    rows, cols = _edge(c)
     if not len(rows):
         alpha = _blob(c, (0.03, 0.09), 0.9, 1.2 / c.size) * c.region
         return blend(c.image, alpha, _contrast(c, alpha, 0.15, 0.4)), alpha
@@ -311,3 +317,33 @@ def damage(c: Canvas, name: str) -> np.ndarray:
         return damage(c, "stain")
     c.image = best[0]
     return best[1]
+
+
+def damage_window(c: Canvas, name: str, side: int) -> np.ndarray:
+    """Damage a square window of the scene as if it were an image of its own: a small defect in a large image.
+
+    Args:
+        c: The scene; it is damaged in place.
+        name: One of ``DEFECTS``.
+        side: Side of the window in pixels, at most that of the image.
+
+    Returns:
+        Binary mask ``(S, S)`` uint8.
+    """
+    rows, cols = _edge(c) if name in {"chip", "missing"} else ([], [])
+    k = c.rng.integers(len(rows)) if len(rows) else 0
+    centre = (cols[k], rows[k]) if len(rows) else _site(c)
+    left, top = (int(np.clip(at - side / 2, 0, c.size - side)) for at in centre)
+    place = np.s_[top : top + side, left : left + side]
+    line = np.clip((np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5) / _FADE, 0, 1).astype(np.float32)
+    fade = line[:, None] * line
+    window = copy(c)
+    window.size, window.image, window.background = side, c.image[place], c.background[place]
+    window.region = c.region[place] * fade
+    window.parts = [(part[place], under[place]) for part, under in c.parts if part[place].sum() == part.sum()]
+    window.prints = [(ink[place] * fade, clean[place]) for ink, clean in c.prints]
+    mask = np.zeros((c.size, c.size), np.uint8)
+    mask[place] = damage(window, name)
+    c.image = c.image.copy()  # scenes keep views of earlier states
+    c.image[place] = window.image
+    return mask

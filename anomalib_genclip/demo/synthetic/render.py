@@ -8,16 +8,17 @@ import numpy as np
 
 from .canvas import Canvas, fractal
 from .categories import CATEGORIES, DEFECTS_OF, PAINTERS, TEXTURES
-from .defects import damage
+from .defects import damage, damage_window
 from .textures import ZOOM
 
 
-def light_and_camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def light_and_camera(image: np.ndarray, rng: np.random.Generator, sharp_at: int | None = None) -> np.ndarray:
     """Apply effects of lighting and camera: uneven light, tint, gamma, blur and noise.
 
     Args:
         image: ``(S, S, 3)`` float32 in ``[0, 1]``.
         rng: Source of randomness.
+        sharp_at: Side of an image that would be blurred by as many pixels; ``None`` for ``S``.
 
     Returns:
         ``(S, S, 3)`` uint8.
@@ -31,7 +32,7 @@ def light_and_camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     light = rng.uniform(0.75, 1.2) * (1 + slope - vignette + clouds)
     image = image * light[..., None] * rng.uniform(0.93, 1.07, 3).astype(np.float32)
     image = np.clip(image, 0, 1) ** rng.uniform(0.8, 1.25)
-    sigma = rng.uniform(0, 0.8) * size / 128
+    sigma = rng.uniform(0, 0.8) * (sharp_at or size) / 128
     if sigma > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), sigma)
     noise = rng.standard_normal((size, size, 3), dtype=np.float32) * rng.uniform(0.003, 0.03)
@@ -49,7 +50,9 @@ def scene(category: str, size: int, rng: np.random.Generator) -> Canvas:
     return canvas
 
 
-def render(category: str, defect: str | None, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def render(
+    category: str, defect: str | None, size: int, rng: np.random.Generator, defect_size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Render one image.
 
     Args:
@@ -57,13 +60,17 @@ def render(category: str, defect: str | None, size: int, rng: np.random.Generato
         defect: One of ``DEFECTS``, or ``None`` for a normal image.
         size: Side ``S`` in pixels.
         rng: Source of all randomness; equal generators give equal images.
+        defect_size: Side of an image in which the defect would have its usual share, in pixels, at most ``size``;
+            ``None`` for ``size``.
 
     Returns:
         The image ``(S, S, 3)`` uint8 RGB and the mask ``(S, S)`` uint8, 255 where it is anomalous.
     """
     canvas = scene(category, size, rng)
-    mask = np.zeros((size, size), np.uint8) if defect is None else damage(canvas, defect) * np.uint8(255)
-    return light_and_camera(canvas.image, rng), mask
+    mask = np.zeros((size, size), np.uint8)
+    if defect is not None:
+        mask = damage(canvas, defect) if defect_size is None else damage_window(canvas, defect, defect_size)
+    return light_and_camera(canvas.image, rng, defect_size), mask * np.uint8(255)
 
 
 __all__ = ["DEFECTS_OF", "light_and_camera", "render", "scene"]

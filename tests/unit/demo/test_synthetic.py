@@ -31,6 +31,8 @@ from anomalib_genclip.demo.synthetic import (
     render,
 )
 from anomalib_genclip.demo.synthetic.anonymous import render_anonymous
+from anomalib_genclip.demo.synthetic.defects import damage_window
+from anomalib_genclip.demo.synthetic.render import scene
 
 SMALL = {
     "version": datamodule.RENDER_VERSION,
@@ -89,6 +91,31 @@ def test_sizes_scale_and_unknown_names_are_refused() -> None:
         SyntheticDefects(category="nonsense")
     with pytest.raises(ValueError, match="render_size"):
         SyntheticDefects(render_size=8)
+
+
+@pytest.mark.parametrize("kind", DEFECTS)
+def test_large_image_may_have_a_defect_of_a_small_one(kind: str) -> None:
+    """A defect drawn for 64 pixels fits into as many, and nothing else of the large image is touched."""
+    category = next(name for name in CATEGORIES if kind in DEFECTS_OF[name])
+    rng = np.random.default_rng(2)
+    canvas = scene(category, 256, rng)
+    before, views = canvas.image.copy(), [under.copy() for _, under in canvas.parts]
+    mask = damage_window(canvas, kind, 64)
+    rows, cols = np.nonzero(mask)
+    assert 0 < np.ptp(rows) < 64
+    assert 0 < np.ptp(cols) < 64
+    assert (canvas.image != before).any(-1)[mask > 0].mean() > 0.5
+    rows, cols = np.nonzero((canvas.image != before).any(-1))
+    assert max(np.ptp(rows), np.ptp(cols)) < 64
+    assert all(np.array_equal(old, new) for old, (_, new) in zip(views, canvas.parts, strict=True))
+
+
+def test_size_of_defects_belongs_to_the_recipe(tmp_path: Path) -> None:
+    """Folders of large defects are not taken for folders of small ones."""
+    large, small = (SyntheticDefects(tmp_path, render_size=256, defect_size=size) for size in (None, 64))
+    assert large.recipe.items() < small.recipe.items()
+    with pytest.raises(ValueError, match=r"defect_size=300.*render_size is 256"):
+        SyntheticDefects(tmp_path, render_size=256, defect_size=300)
 
 
 def test_difference_to_the_mean_picture_finds_nothing() -> None:
@@ -173,7 +200,8 @@ def test_pictures_of_another_recipe_are_not_taken_for_ones_own(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("render_size", ["64", None, 64.5, 8, 1000]),
+        ("render_size", ["64", None, 64.5, 8, 5000]),
+        ("defect_size", ["64", 0, 8, 64.5]),
         ("train_good", [-1, 0, 1.5, "x"]),
         ("test_good", [0, None]),
         ("test_per_defect", [0, True]),
