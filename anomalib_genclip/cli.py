@@ -146,6 +146,9 @@ def calibrate(
     k_shot: int = 0,
     few_shot_source: str | None = None,
     class_name: str | None = None,
+    tile_size: int | None = None,
+    tile_stride: int | None = None,
+    working_size: int | None = None,
     pretrained: str | None = None,
 ) -> int:
     """Set thresholds from normal images alone, so that at most a chosen share of normal images raises an alarm.
@@ -160,6 +163,9 @@ def calibrate(
         k_shot: Reference images to draw; 0 keeps those of the weights.
         few_shot_source: Folder to draw them from, other images than the normal ones.
         class_name: Class name of the product, such as "metal nut".
+        tile_size: Side of the tiles that large images are cut into, as in the later predictions.
+        tile_stride: Maximum distance from one tile to the next.
+        working_size: Longer side that images are scaled to before they are cut.
         pretrained: CLIP weights; needed if the model was trained with a file that is not here.
 
     Returns:
@@ -168,6 +174,7 @@ def calibrate(
     from .trained_model import load_trained
 
     given: dict[str, Any] = {"k_shot": k_shot, "few_shot_source": few_shot_source, "class_name": class_name}
+    given |= {"tile_size": tile_size, "tile_stride": tile_stride, "working_size": working_size}
     model = load_trained(weights, pretrained, **{name: value for name, value in given.items() if value})
     thresholds = model.calibrate(normal, false_alarm_rate)
     model.save_weights(out, references=bool(model.model.references.memories))

@@ -19,6 +19,7 @@ Example:
     >>> Engine().train(model=GenCLIP(), datamodule=datamodule)  # doctest: +SKIP
 """
 
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
@@ -43,15 +44,15 @@ from .callbacks.reference_images import ReferenceImages
 from .callbacks.run_setup import RunSetup
 from .callbacks.score_weight import ScoreWeight
 from .callbacks.synthetic_anomalies import PerlinAnomalies
+from .callbacks.tile_setup import TileSetup
 from .clip.backbone import DEFAULT_BACKBONE, DEFAULT_PRETRAINED, backbone_spec, load_clip, resolve_image_size
-from .clip.frozen_clip import ImageTokens
 from .components.class_names import GENERIC, ClassNames, check_class_names
 from .components.loss import GenCLIPLoss
 from .evaluation import CategoryEvaluator
 from .evaluation.calibration import CalibrationMixin
 from .feature_cache.callback import FeatureCache
-from .feature_cache.dataset import FeatureBatch
-from .model_settings import AnomalySource, Branches, ModelSettings, ProductSettings, TrainingSettings
+from .feature_cache.dataset import images_of
+from .model_settings import AnomalySource, Branches, ModelSettings, ProductSettings, TileSettings, TrainingSettings
 from .persistence.export import AtomicExportMixin
 from .persistence.learned_state import LearnedStateMixin
 from .persistence.prompts_file import LearnedWeights, load_weights
@@ -59,7 +60,7 @@ from .processing.post_processor import RawScorePostProcessor
 from .processing.pre_processor import AntialiasedPreProcessor
 from .processing.visualizer import CategoryVisualizer
 from .torch_model import GenCLIPModel
-from .utils.loaders import origin_of, running_loaders
+from .utils.loaders import categories_of
 from .utils.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat, checked, checked_path
 
 
@@ -123,6 +124,14 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
         image_threshold (float | None): Image score above which an image is anomalous. Defaults to ``None``: that of
             ``weights``, else the one found in validation, else 0.5.
         pixel_threshold (float | None): The same for the map. Defaults to ``None``.
+        tile_size (int | Sequence[int] | None): Side, or height and width, of overlapping tiles that large images are
+            cut into, in pixels; see the guide on large images. Defaults to ``None``: images are seen whole.
+        tile_stride (int | Sequence[int] | None): Greatest distance from one tile to the next, in pixels. Defaults to
+            ``None``: three quarters of ``tile_size``.
+        working_size (int | Sequence[int] | None): Longer side, or height and width, that images are scaled to before
+            they are cut, in pixels. Defaults to ``None``: their own size.
+        tile_batch_size (int): Tiles that the model sees at once, which bounds memory. Defaults to ``16``.
+        tile_training (bool): Replace half of the training images by tiles. Defaults to ``False``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
         post_processor (nn.Module | bool): Post-processor, or whether to use the default, which applies thresholds and
             does not normalize. Defaults to ``True``.
@@ -172,6 +181,11 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
         max_reference_patches: PositiveInt = 10_000,
         image_threshold: UnitFloat | None = None,
         pixel_threshold: UnitFloat | None = None,
+        tile_size: int | Sequence[int] | None = None,
+        tile_stride: int | Sequence[int] | None = None,
+        working_size: int | Sequence[int] | None = None,
+        tile_batch_size: PositiveInt = 16,
+        tile_training: bool = False,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -206,6 +220,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
         )
         source = checked_path("few_shot_source", few_shot_source)
         self.product = ProductSettings(k_shot, source, max_reference_patches, image_threshold, pixel_threshold)
+        tiles = TileSettings(tile_size, tile_stride, working_size, tile_batch_size, tile_training)
         self.class_name = class_name
         self.class_names = check_class_names(class_name, class_names, settings.max_suffix_tokens)
         # Before CLIP is loaded, because it raises if the folder is a file.
@@ -214,9 +229,11 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
         resize = self.configure_pre_processor(settings.image_size)
         super().__init__(resize if pre_processor is True else pre_processor, post_processor, evaluator, visualizer)
         # A checkpoint has the resolved settings, so that loading it needs no prompts file.
-        resolved = {**settings.as_hparams(), **training.as_hparams(), **self.product.as_hparams()}
-        self.save_hyperparameters(resolved | {"weights": None, "fine_tune": False})
+        groups = [group.as_hparams() for group in (settings, training, self.product, tiles)]
+        self.save_hyperparameters(dict(ChainMap(*groups), weights=None, fine_tune=False))
         self._build(settings, training, prompts)
+        self._tile_setup = TileSetup(tiles)
+        self._tile_setup.apply(self)
 
     def _build(self, settings: ModelSettings, training: TrainingSettings, prompts: LearnedWeights | None) -> None:
         """Load CLIP, build the torch model and load the prompts."""
@@ -254,7 +271,9 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
             msg = f"Training needs masks, and {_first_path(batch)} has none. Use a source with masks."
             raise ValueError(msg)
         query_only = torch.rand(len(batch), device=self.device) < self.training_settings.query_only_prob
-        maps, cls = self.model.training_logits(_images(batch, self.model), self._indices(batch)[0], query_only)
+        maps, cls = self.model.training_logits(
+            images_of(batch, self.model.projections[0].dtype), self._indices(batch)[0], query_only
+        )
         loss = self.loss(maps, cls, batch.gt_mask, batch.gt_label)
         if not torch.isfinite(loss):
             msg = (
@@ -268,7 +287,9 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
     def validation_step(self, batch: ImageBatch, batch_idx: int = 0, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Predict, and collect the parts of the image score, whose weight is chosen at the end of the epoch."""
         del batch_idx
-        parts = self.model.score_parts(_images(batch, self.model), *self._indices(batch, dataloader_idx))
+        parts = self.model.score_parts(
+            images_of(batch, self.model.projections[0].dtype), *self._indices(batch, dataloader_idx)
+        )
         self._score_weight.collect(parts, batch.gt_label)
         return batch.update(pred_score=self.model.image_score(parts), anomaly_map=parts.anomaly_map)
 
@@ -277,7 +298,9 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
     ) -> STEP_OUTPUT:
         """Predict with the class names that belong to the images."""
         del batch_idx
-        predictions = self.model(_images(batch, self.model), *self._indices(batch, dataloader_idx))
+        predictions = self.model(
+            images_of(batch, self.model.projections[0].dtype), *self._indices(batch, dataloader_idx)
+        )
         return batch.update(**predictions._asdict())
 
     def predict_step(  # type: ignore[override]
@@ -288,7 +311,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
 
     def _indices(self, batch: ImageBatch, dataloader_idx: int = 0) -> tuple[Tensor, Tensor | None]:
         """Look up each image's class name (argument, category or "object") and references (category or argument)."""
-        categories = _categories(batch, self._trainer, dataloader_idx)
+        categories = categories_of(batch, self._trainer, dataloader_idx)
         names = [self.class_name or category or GENERIC for category in categories]
         classes = self.model.class_index([self.class_names.get(name, name) for name in names])
         return classes, self.model.references.index(categories, self.class_name)
@@ -298,9 +321,9 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
     def configure_callbacks(self) -> Sequence[Callback]:
         """Add the callbacks: input checks and anomalies before the pre-processor, ``w`` and seeds last."""
         settings, cache = self.training_settings, [] if self._feature_cache is None else [self._feature_cache]
-        first = [RunSetup(settings.epochs), InputChecks(), PerlinAnomalies(settings.anomaly_source), *cache]
+        first = [RunSetup(settings.epochs), self._tile_setup, InputChecks(), PerlinAnomalies(settings.anomaly_source)]
         last = [self._score_weight, EpochSeeds(settings.seed), ReferenceImages(self.product, settings.seed)]
-        return [*first, *super().configure_callbacks(), *last]
+        return [*first, *cache, *super().configure_callbacks(), *last]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam with one learning rate for prompts and ``φ``, another for ``ψ``, both decaying linearly (ours)."""
@@ -365,27 +388,6 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
     def configure_visualizer(cls) -> Visualizer:
         """One visualization per image, in folders by dataset and category."""
         return CategoryVisualizer()
-
-
-def _images(batch: ImageBatch, model: GenCLIPModel) -> Tensor | ImageTokens:
-    """Return a batch's images, or their features if :class:`FeatureCache` has replaced them, in the model's dtype.
-
-    anomalib's batches convert images to float32, whatever the trainer's precision is.
-    """
-    dtype = model.projections[0].dtype
-    if isinstance(batch, FeatureBatch):
-        return batch.tokens(dtype)
-    images: Tensor = batch.image
-    return images.to(dtype)
-
-
-def _categories(batch: ImageBatch, trainer: Trainer | None, dataloader_idx: int) -> list[str | None]:
-    """Look up each image's category: batch, dataset or datamodule of its loader, ``None`` if it is unknown."""
-    own = getattr(batch, "category", None) or [None] * len(batch)
-    if all(own) or trainer is None:
-        return own
-    category = origin_of(trainer, running_loaders(trainer)[dataloader_idx]).category
-    return [name or category for name in own]
 
 
 def _first_path(batch: ImageBatch) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from anomalib.data.utils.tiler import Tiler
+
 from .clip.backbone import (
     DEFAULT_BACKBONE,
     DEFAULT_PRETRAINED,
@@ -264,3 +266,69 @@ def _sigma(image_size: tuple[int, int], sigma: float) -> float:
         msg = f"smoothing_sigma={sigma!r} is out of range: images of {image_size} pixels allow at most {widest}."
         raise ValueError(msg)
     return sigma
+
+
+@dataclass(frozen=True)
+class TileSettings:
+    """Settings of tiles: the arguments of :class:`~anomalib_genclip.lightning_model.GenCLIP` with these names.
+
+    Raises:
+        ValueError: If one is invalid; names it.
+    """
+
+    tile_size: int | Sequence[int] | None
+    tile_stride: int | Sequence[int] | None
+    working_size: int | Sequence[int] | None
+    tile_batch_size: int
+    tile_training: bool
+
+    def __post_init__(self) -> None:
+        """Check the settings and convert them to plain types."""
+        for name in ("tile_size", "tile_stride", "working_size"):
+            object.__setattr__(self, name, _pixels(name, getattr(self, name)))
+        object.__setattr__(self, "tile_batch_size", checked("tile_batch_size", self.tile_batch_size, PositiveInt))
+        checked("tile_training", self.tile_training, bool)
+        if self.tile_size is not None:
+            self.tiler()
+
+    def tiler(self) -> Tiler | None:
+        """Return anomalib's tiler with size and stride, ``None`` without tiles.
+
+        Raises:
+            ValueError: If the stride is larger than the tiles.
+        """
+        if self.tile_size is None:
+            return None
+        size = _pair(self.tile_size)
+        stride = tuple(-(-3 * side // 4) for side in size) if self.tile_stride is None else _pair(self.tile_stride)
+        if any(step > side for step, side in zip(stride, size, strict=True)):
+            msg = f"tile_stride={self.tile_stride} leaves gaps between tiles: tile_size is {self.tile_size}."
+            raise ValueError(msg)
+        return Tiler(size, stride)
+
+    def as_hparams(self) -> dict[str, Any]:
+        """Return the settings under the names of the model's arguments, as plain data for checkpoints."""
+        return asdict(self)
+
+
+def _pixels(name: str, size: int | Sequence[int] | None) -> int | list[int] | None:
+    """Return a size as plain numbers: one, or height and width.
+
+    Raises:
+        ValueError: If it is neither; names the setting.
+    """
+    if size is None:
+        return None
+    sides = list(size) if isinstance(size, (list, tuple)) else [size]
+    try:
+        plain = [checked(name, side, PositiveInt) for side in sides]
+    except ValueError:
+        plain = []
+    if len(plain) not in {1, 2} or (len(plain) == 1 and isinstance(size, (list, tuple))):
+        msg = f"{name}={size!r} must be a whole number of pixels, or two of them: height and width."
+        raise ValueError(msg)
+    return plain if len(plain) == 2 else plain[0]
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, ...]:
+    return (size, size) if isinstance(size, int) else tuple(size)

@@ -3,11 +3,12 @@
 
 """GenCLIP's torch model: anomaly maps and scores of a batch of images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
+from anomalib.data.utils.tiler import Tiler
 from kornia.filters import GaussianBlur2d
 from open_clip.model import CLIP
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ from .components.anomaly_map import abnormal_probability, similarity_logits, top
 from .components.class_names import GENERIC, ClassNames, clean_class_name
 from .components.prompt_learner import PromptLearner
 from .components.references import References, RelativeDistance, join_map, join_score
+from .components.tiles import TileGrid, join_tiles
 from .model_settings import ModelSettings
+from .utils.resize import resize
 
 SCORE_WEIGHTS = (0.5, 0.75, 1.0)  # candidates for w (ours)
 
@@ -33,6 +36,8 @@ class BranchMaps(NamedTuple):
         states (Tensor): Abnormal probability of the image from the frozen CLIP and written states only, ``(B,)``.
         class_index (Tensor): Indices of the class names after CNF, ``(B,)``.
         layers (dict[str, Tensor]): The layer-wise maps of each branch on the patch grid, ``(M, B, 1, h, w)``.
+        text (Mapping[str, Sequence[Tensor]]): Text features of the same branches, for each layer ``(B, 2, d)`` or
+            ``(2, d)``.
     """
 
     maps: dict[str, Tensor]
@@ -40,6 +45,7 @@ class BranchMaps(NamedTuple):
     states: Tensor
     class_index: Tensor
     layers: dict[str, Tensor]
+    text: Mapping[str, Sequence[Tensor]]
 
 
 class ScoreParts(NamedTuple):
@@ -47,15 +53,17 @@ class ScoreParts(NamedTuple):
 
     Args:
         anomaly_map (Tensor): ``(B, 1, H, W)``, in [0, 1].
-        top (Tensor): Mean of the highest 1 % of the map, ``(B,)``.
+        top (Tensor): Mean of the highest 1 % of the map, with tiles of as many pixels as 1 % of a tile, ``(B,)``.
         cls (Tensor): Abnormal probability of the whole image: mean of the trained CLS token's (both branches) and the
             frozen CLIP's own, ``(B,)``.
+        class_index (Tensor): Indices of the class names after CNF, ``(B,)``.
         distance (RelativeDistance | None): Distances to the references, ``None`` without references.
     """
 
     anomaly_map: Tensor
     top: Tensor
     cls: Tensor
+    class_index: Tensor
     distance: RelativeDistance | None = None
 
 
@@ -88,6 +96,8 @@ class GenCLIPModel(nn.Module):
         self.map_layers = self.layers  # used for the map at inference; the ablation takes a subset
         self.branches = settings.branches
         self.class_name_filter = settings.class_name_filter
+        self.tiler: Tiler | None = None  # size and stride of tiles; anomalib's TilerConfigurationCallback sets it
+        self.tile_batch_size = 1
         self.backbone = full_name(spec, clip)
         self.fingerprint = fingerprint(clip)  # computed now, because training in half precision rounds the weights
 
@@ -141,7 +151,7 @@ class GenCLIPModel(nn.Module):
         """Predict anomaly maps and image scores.
 
         Args:
-            images (Tensor): Normalized images, ``(B, 3, H, W)``.
+            images (Tensor): Normalized images, ``(B, 3, H, W)``, with tiles of any size.
             class_index (Tensor | None): From :meth:`class_index`, ``(B,)``; ``None`` uses the default class.
             reference_index (Tensor | None): From :meth:`References.index`, ``(B,)``; ``None`` uses the default.
 
@@ -163,24 +173,50 @@ class GenCLIPModel(nn.Module):
         reference_index: Tensor | None = None,
     ) -> ScoreParts:
         """Compute the map and the parts of the image score; arguments as in :meth:`branch_maps` and :meth:`forward`."""
-        image = images if isinstance(images, ImageTokens) else self.clip.encode_image(images)
+        tiles = tile_grid(images, self.tiler)
+        whole = images if tiles is None else resize(images, self.image_size)
+        image = whole if isinstance(whole, ImageTokens) else self.clip.encode_image(whole)
         result = self.branch_maps(image, class_index)
-        # Both branches have the same weight (ours). Averaging before upsampling is exact, because both are linear.
-        grid = torch.stack(list(result.maps.values())).mean(dim=0)
         distance = self.references(image, reference_index)
-        if distance is not None:
-            grid = join_map(grid, distance)
-        anomaly_map = self.smoothing(upsample(grid, self.image_size)).clamp(0, 1)
+        grid = _joined(result, distance)
+        anomaly_map = upsample(grid, self.image_size if tiles is None else tiles.size)
+        if tiles is not None:
+            of_tiles = self._tile_map(images, tiles, result, reference_index)
+            anomaly_map = join_tiles(anomaly_map, of_tiles)
+        anomaly_map = self.smoothing(anomaly_map).clamp(0, 1)
+        top = top_mean(anomaly_map, None if tiles is None else tiles.tile_area)
         trained = torch.stack(list(result.cls.values())).mean(dim=0)
         # Training degrades image-level scores; the frozen CLIP's own are not affected (ours).
-        return ScoreParts(anomaly_map, top_mean(anomaly_map), (trained + result.states) / 2, distance)
+        cls = (trained + result.states) / 2
+        return ScoreParts(anomaly_map, top, cls, result.class_index, distance)
 
-    def branch_maps(self, images: Tensor | ImageTokens, class_index: Tensor | None = None) -> BranchMaps:
+    def _tile_map(self, images: Tensor, tiles: TileGrid, whole: BranchMaps, reference_index: Tensor | None) -> Tensor:
+        """Merge the maps of all tiles, which are compared with the prompts of their whole image: ``(B, 1, H, W)``."""
+        maps = []
+        for batch, image in tiles.cut(images, self.image_size, self.tile_batch_size):
+            tokens = self.clip.encode_image(batch)
+            text = {
+                branch: [layer[image] if layer.dim() == 3 else layer for layer in layers]
+                for branch, layers in whole.text.items()
+            }
+            result = self.branch_maps(tokens, whole.class_index[image], text)
+            own = None if reference_index is None else reference_index.to(image.device)[image]
+            maps.append(_joined(result, self.references(tokens, own)))
+        return tiles.merge(torch.cat(maps))
+
+    def branch_maps(
+        self,
+        images: Tensor | ImageTokens,
+        class_index: Tensor | None = None,
+        text: Mapping[str, Sequence[Tensor]] | None = None,
+    ) -> BranchMaps:
         """Compute the maps and CLS scores of each branch.
 
         Args:
             images (Tensor | ImageTokens): Normalized images, ``(B, 3, H, W)``, or their vision-encoder outputs.
             class_index (Tensor | None): As in :meth:`forward`.
+            text (Mapping[str, Sequence[Tensor]] | None): Text features of the branches, if they are those of other
+                images; CNF does not run then. ``None`` computes them.
 
         Returns:
             BranchMaps: Maps and CLS scores of each branch.
@@ -189,24 +225,25 @@ class GenCLIPModel(nn.Module):
         if class_index is None:
             # Not len(), a Python integer that would fix the batch size of exported models.
             class_index = self.default_class.expand(image.cls.shape[0])
-        if self.class_name_filter:
+        if self.class_name_filter and text is None:
             class_index = self.class_names.filter(image.embedding, class_index)
         features = self._project(image)
         cls = (image.pooled @ self.projections[-1]).unsqueeze(1)
         layers, scores = {}, {}
-        for branch, text in self._branch_text(image, class_index).items():
+        text = self._branch_text(image, class_index) if text is None else text
+        for branch, features_of_states in text.items():
             own = [
-                abnormal_probability(similarity_logits(patches, text[i]))
+                abnormal_probability(similarity_logits(patches, features_of_states[i]))
                 for i, patches in enumerate(features)
                 if self.layers[i] in self.map_layers
             ]
             layers[branch] = torch.stack(own).unflatten(-1, self.clip.grid_size).unsqueeze(2)
-            scores[branch] = abnormal_probability(similarity_logits(cls, text[-1]))[:, 0]
+            scores[branch] = abnormal_probability(similarity_logits(cls, features_of_states[-1]))[:, 0]
         # CLIP's own temperature, because nothing here has been trained with τ.
         scale = self.clip.model.logit_scale.exp()
         states = abnormal_probability(self.class_names.state_cosines(image.embedding, class_index) * scale)
         maps = {branch: own.mean(dim=0) for branch, own in layers.items()}
-        return BranchMaps(maps, scores, states, class_index, layers)
+        return BranchMaps(maps, scores, states, class_index, layers, text)
 
     def training_logits(
         self, images: Tensor | ImageTokens, class_index: Tensor | None, query_only: Tensor | None = None
@@ -282,6 +319,21 @@ def _refresh_text(model: GenCLIPModel, *_: object) -> None:
     with torch.autocast(model.sos.device.type, enabled=False):
         model.text_prefix = model.encode_prefix()
         model.query_features = model.compute_query_features(model.text_prefix)
+
+
+def _joined(result: BranchMaps, distance: RelativeDistance | None) -> Tensor:
+    """Average the branches, and join them with the distances to the references: ``(B, 1, h, w)``."""
+    # Both branches have the same weight (ours). Averaging before upsampling is exact, because both are linear.
+    grid = torch.stack(list(result.maps.values())).mean(dim=0)
+    return grid if distance is None else join_map(grid, distance)
+
+
+def tile_grid(images: Tensor | ImageTokens, tiler: Tiler | None) -> TileGrid | None:
+    """Lay out the tiles of images; ``None`` without a tiler, and for images that are features already."""
+    if tiler is None or isinstance(images, ImageTokens):
+        return None
+    tile, stride = (tiler.tile_size_h, tiler.tile_size_w), (tiler.stride_h, tiler.stride_w)
+    return TileGrid.of(images.shape[-2:], tile, stride)
 
 
 def gaussian_blur(sigma: float) -> nn.Module:

@@ -15,14 +15,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.components.anomaly_map import top_mean
 from anomalib_genclip.components.references import UNNAMED, ReferenceMemory, nearest_distance
 from anomalib_genclip.data.image_checks import check_images
 from anomalib_genclip.data.normal_images import NormalImages, file_hash, images_of_datamodule, images_of_folder
 from anomalib_genclip.model_settings import ProductSettings
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
-from anomalib_genclip.torch_model import GenCLIPModel
+from anomalib_genclip.torch_model import GenCLIPModel, tile_grid
 from anomalib_genclip.utils.loaders import datamodule_of, origin_of, running_loaders
+from anomalib_genclip.utils.resize import resize
 from anomalib_genclip.utils.text import summarize
 
 logger = logging.getLogger(__name__)
@@ -188,14 +190,24 @@ def _features(model: GenCLIPModel, images: list[Tensor]) -> tuple[Tensor, Tensor
     """Compute the features of images, each ``(1, 3, H, W)``, one by one.
 
     Returns:
-        tuple[Tensor, Tensor]: Patches ``(M, k, N, d_v)`` and CLS tokens ``(1, k, d_v)``, unit length, rounded to half
-            precision, in which they are saved.
+        tuple[Tensor, Tensor]: Patches ``(M, k, N, d_v)``, those of the tiles too, and CLS tokens ``(1, k, d_v)``, unit
+            length, rounded to half precision, in which they are saved.
     """
-    tokens = [model.clip.encode_image(image) for image in images]
-    patches = torch.cat([torch.stack(image.patches) for image in tokens], dim=1)
-    cls = torch.cat([image.pooled for image in tokens]).unsqueeze(0)
+    views = [_views(model, resize(image, images[0].shape[-2:])) for image in images]
+    per_image = [torch.cat([torch.stack(view.patches).flatten(1, 2) for view in image], dim=1) for image in views]
+    patches = torch.stack(per_image, dim=1)
+    cls = torch.cat([image[0].pooled for image in views]).unsqueeze(0)
     unit = (F.normalize(features.float(), dim=-1).half().float() for features in (patches, cls))
     return next(unit), next(unit)
+
+
+def _views(model: GenCLIPModel, image: Tensor) -> list[ImageTokens]:
+    """Run the vision tower on an image ``(1, 3, H, W)`` and on its tiles."""
+    tiles = tile_grid(image, model.tiler)
+    if tiles is None:
+        return [model.clip.encode_image(image)]
+    batches = [batch for batch, _ in tiles.cut(image, model.image_size, model.tile_batch_size)]
+    return [model.clip.encode_image(batch) for batch in (resize(image, model.image_size), *batches)]
 
 
 def _among_images(features: Tensor, memory: Tensor, origin: Tensor) -> Tensor:

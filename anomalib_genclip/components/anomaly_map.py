@@ -38,8 +38,16 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def top_mean(maps: Tensor) -> Tensor:
-    """Average the highest 1 % of each map: ``(B, 1, H, W)`` to ``(B,)``."""
+def top_mean(maps: Tensor, area: int | None = None) -> Tensor:
+    """Average the highest values of each map.
+
+    Args:
+        maps (Tensor): ``(B, 1, H, W)``.
+        area (int | None): As many as 1 % of this number of pixels, that of a tile; ``None`` for all pixels.
+
+    Returns:
+        Tensor: ``(B,)``.
+    """
     flat = maps.flatten(1)
-    count = math.ceil(flat.shape[1] * TOP_SHARE)
+    count = math.ceil((flat.shape[1] if area is None else area) * TOP_SHARE)
     return flat.topk(count, dim=1).values.mean(dim=1)

@@ -3,24 +3,25 @@
 
 """Overlapping tiles of large images: where they lie, how they are cut, and how their maps are merged (ours).
 
-anomalib's ``Tiler`` gives size and stride. It pads images with black to whole strides and averages overlapping tiles
-with equal weights, which leaves edges in the maps; here the tiles are spread evenly over the image, and the weight of a
-tile falls to zero towards its border.
+anomalib's ``Tiler`` pads images to whole strides and averages overlapping tiles with equal weights, which leaves edges
+in the maps. Here the tiles are spread evenly over the image, and the weight of a tile falls to zero towards its border.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from anomalib.data.utils.tiler import Tiler
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_genclip.utils.resize import resize
+
+WHOLE_SHARE = 0.5  # of the training images when training on tiles (ours)
+DEFECT_SHARE = 0.5  # of an anomalous image's tiles that are drawn to have a part of the defect (ours)
 
 
-
-class Axis(NamedTuple):
+@dataclass(frozen=True)
+class Axis:
     """Tiles along one side of an image.
 
     Args:
@@ -79,20 +80,28 @@ class TileGrid:
     columns: Axis
 
     @classmethod
-    def of(cls, size: tuple[int, int], tiler: Tiler) -> "TileGrid":
+    def of(cls, size: Sequence[int], tile: Sequence[int], stride: Sequence[int]) -> "TileGrid":
         """Lay out tiles.
 
         Args:
-            size (tuple[int, int]): Height and width of the images.
-            tiler (Tiler): Size and stride of the tiles.
+            size (Sequence[int]): Height and width of the images.
+            tile (Sequence[int]): Height and width of a tile.
+            stride (Sequence[int]): Greatest distance from one tile to the next, downwards and to the right.
 
         Returns:
             TileGrid: The tiles.
         """
-        return cls(
-            Axis.spread(size[0], tiler.tile_size_h, tiler.stride_h),
-            Axis.spread(size[1], tiler.tile_size_w, tiler.stride_w),
-        )
+        return cls(*(Axis.spread(*side) for side in zip(size, tile, stride, strict=True)))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.rows.length, self.columns.length
+
+    @property
+    def tile_area(self) -> int:
+        """Pixels of a tile."""
+        return self.rows.tile * self.columns.tile
 
     def __len__(self) -> int:
         """Tiles per image."""
@@ -104,21 +113,29 @@ class TileGrid:
         Args:
             images (Tensor): ``(B, C, H, W)``.
             size (tuple[int, int]): Height and width of the results.
-            batch_size (int): Tiles of a batch.
+            batch_size (int): Tiles of a batch. An exported model has all tiles in one batch, because its graph has no
+                loops.
 
         Yields:
             tuple[Tensor, Tensor]: Tiles ``(T, C, *size)``, and the image that each was cut from, ``(T,)``. All tiles of
                 an image follow each other, row by row.
         """
-        places = [(top, left) for top in self.rows.starts() for left in self.columns.starts()]
-        numbers = torch.arange(len(images) * len(places), device=images.device)
-        for batch in numbers.split(batch_size):
-            tiles = [
-                images[number // len(places), :, top : top + self.rows.tile, left : left + self.columns.tile]
-                for number in batch.tolist()
-                for top, left in [places[number % len(places)]]
-            ]
-            yield squeeze(torch.stack(tiles), size), batch // len(places)
+        height, width = self.rows.tile, self.columns.tile
+        places = [
+            (slice(top, top + height), slice(left, left + width))
+            for top in self.rows.starts()
+            for left in self.columns.starts()
+        ]
+        number = torch.arange(images.shape[0], device=images.device)
+        if torch.compiler.is_exporting():
+            tiles = torch.stack([images[:, :, rows, columns] for rows, columns in places], dim=1)
+            yield resize(tiles.flatten(0, 1), size), number.repeat_interleave(len(places))
+            return
+        cuts = [(image, *place) for image in range(len(images)) for place in places]
+        owners = number.repeat_interleave(len(places)).split(batch_size)
+        for start, owner in zip(range(0, len(cuts), batch_size), owners, strict=True):
+            tiles = torch.stack([images[image, :, rows, columns] for image, rows, columns in cuts[start:][:batch_size]])
+            yield resize(tiles, size), owner
 
     def merge(self, maps: Tensor) -> Tensor:
         """Merge the maps of tiles.
@@ -135,6 +152,58 @@ class TileGrid:
         return self.rows.weights(height, maps) @ grid @ self.columns.weights(width, maps).T
 
 
-def squeeze(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize images as the pre-processor does: bicubic, antialiased."""
-    return resize(images, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+def join_tiles(whole: Tensor, tiles: Tensor) -> Tensor:
+    """Join the map of the whole image with the merged map of its tiles (ours), each ``(B, 1, H, W)`` in [0, 1]."""
+    return (whole + tiles) / 2
+
+
+@dataclass(frozen=True)
+class TrainingTiles:
+    """What training makes of images that have kept their size: images of the model's size.
+
+    Args:
+        size (tuple[int, int]): Height and width of the model's images.
+        tile (tuple[int, int] | None): Height and width of a tile; half of the images are replaced by one, which for
+            half of the anomalous ones has a part of the defect. ``None`` trains on whole images.
+    """
+
+    size: tuple[int, int]
+    tile: tuple[int, int] | None = None
+
+    def __call__(self, images: Tensor, masks: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Resize images, or tiles of them.
+
+        Args:
+            images (Tensor): ``(B, 3, H, W)``.
+            masks (Tensor): ``(B, H, W)``.
+            labels (Tensor | None): ``(B,)``; a tile's label is that of its mask.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor | None]: Images ``(B, 3, *size)``, masks ``(B, *size)`` and labels ``(B,)``.
+        """
+        drawn = [self._draw(mask) for mask in masks]
+        cuts = [image[None, :, rows, columns] for image, (rows, columns) in zip(images, drawn, strict=True)]
+        own = [mask[rows, columns] for mask, (rows, columns) in zip(masks, drawn, strict=True)]
+        small = [F.interpolate(mask[None, None].float(), self.size)[0] > 0 for mask in own]
+        if labels is not None and self.tile is not None:
+            whole = torch.tensor([mask.shape == masks.shape[1:] for mask in own], device=labels.device)
+            labels = torch.where(whole, labels, torch.stack([mask.any() for mask in own]).to(labels))
+        return torch.cat([resize(cut, self.size) for cut in cuts]), torch.cat(small), labels
+
+    def _draw(self, mask: Tensor) -> tuple[slice, slice]:
+        """Draw a tile or the whole image: its rows and columns."""
+        size = mask.shape
+        if self.tile is None or torch.rand(()) < WHOLE_SHARE:
+            return slice(0, size[0]), slice(0, size[1])
+        defect = mask.nonzero()
+        near = (
+            defect[torch.randint(len(defect), ())].tolist() if len(defect) and torch.rand(()) < DEFECT_SHARE else None
+        )
+        starts = []
+        for axis, (length, tile) in enumerate(zip(size, self.tile, strict=True)):
+            low, high = 0, max(0, length - tile)
+            if near is not None:
+                low, high = max(low, near[axis] - tile + 1), min(high, near[axis])
+            starts.append(int(torch.randint(low, high + 1, ())))
+        (top, left), (height, width) = starts, self.tile
+        return slice(top, top + height), slice(left, left + width)

@@ -49,9 +49,12 @@ class FeatureCache(Callback):
         """Fill the cache and replace the datamodule's datasets.
 
         Raises:
-            ValueError: If there is no datamodule, or the images may change from epoch to epoch.
+            ValueError: If there is no datamodule, the images may change from epoch to epoch, or the model has tiles.
             OSError: If the disk is full or cannot be written to.
         """
+        if pl_module.model.tiler is not None:
+            msg = "feature_cache has features of whole images alone: train without tiles, or leave it out."
+            raise ValueError(msg)
         datamodule = getattr(trainer, "datamodule", None)
         if not isinstance(datamodule, AnomalibDataModule):
             msg = "feature_cache needs one of anomalib's datamodules: give datamodule= instead of loaders."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from anomalib.data import AnomalibDataset
+from anomalib.data import AnomalibDataset, ImageBatch
 from anomalib.data.utils import LabelName
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -169,3 +169,14 @@ def _description(file: safe_open) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return description if isinstance(description, dict) else {}
+
+
+def images_of(batch: ImageBatch, dtype: torch.dtype) -> Tensor | ImageTokens:
+    """Return a batch's images, or their features if the cache has replaced them, in the model's dtype.
+
+    anomalib's batches convert images to float32, whatever the trainer's precision is.
+    """
+    if isinstance(batch, FeatureBatch):
+        return batch.tokens(dtype)
+    images: Tensor = batch.image
+    return images.to(dtype)

@@ -43,7 +43,13 @@ class AtomicExportMixin(_Module):
         """Export to ONNX with the opset that torch's exporter writes; arguments as in anomalib.
 
         anomalib requests opset 14, and torch then prints the traceback of a failed conversion.
+
+        Raises:
+            ValueError: If the model has tiles, whose number is fixed in the graph, and ``input_size`` is not given.
         """
+        if self.model.tiler is not None and input_size is None:
+            msg = "An exported graph has a fixed number of tiles: give input_size, the height and width of the images."
+            raise ValueError(msg)
         self._prepare_export()
         # anomalib's command line shows INFO of all loggers, and this one logs a thousand merged constants.
         logging.getLogger("onnx_ir").setLevel(logging.WARNING)

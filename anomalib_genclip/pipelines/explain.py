@@ -206,7 +206,7 @@ def explain(
     Returns:
         str: The caption.
     """
-    model = load_trained(weights, pretrained)
+    model = load_trained(weights, pretrained, tile_size=None)  # the whole image is explained
     decision = decide(model, read_image(image, as_tensor=True), class_name)
     caption = describe(decision, filtering=model.model.class_name_filter)
     truth = None if mask is None else read_mask(mask, as_tensor=True)

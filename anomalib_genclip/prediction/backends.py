@@ -23,7 +23,7 @@ from anomalib_genclip.utils.files import is_file
 from anomalib_genclip.utils.precision import choose_precision
 
 from .images import Transform
-from .settings import ScoringSettings
+from .settings import TILES, ScoringSettings
 
 _BACKENDS = {".onnx": "onnx", ".xml": "openvino"}
 _READABLE = {"onnx": {".onnx"}, "openvino": {".xml", ".onnx"}}
@@ -119,12 +119,11 @@ class TorchBackend(Backend):
             torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
         ):
-            tokens = model.clip.encode_image(images.to(self.device, non_blocking=True))
-            parts = model.score_parts(tokens, given, model.references.index(class_names, own.class_name))
+            references = model.references.index(class_names, own.class_name)
+            parts = model.score_parts(images.to(self.device, non_blocking=True), given, references)
             score = model.image_score(parts).float().cpu().numpy()
             anomaly_map = parts.anomaly_map[:, 0].float().cpu().numpy()
-            filtered = model.class_name_filter and model.branches != "query"
-            used = model.class_names.filter(tokens.embedding, given) if filtered else given
+        filtered, used = model.class_name_filter and model.branches != "query", parts.class_index
         decisions = [
             None if not filtered or before == 0 else "kept" if before == after else "replaced"
             for before, after in zip(given.tolist(), used.tolist(), strict=True)
@@ -168,7 +167,7 @@ class ExportedBackend(Backend):
         load: Callable[[str, ScoringSettings], tuple[list[Any], list[str], Callable[[np.ndarray], dict]]],
     ) -> None:
         path = settings.weights
-        for name in ("class_name", "class_from", "pretrained"):
+        for name in ("class_name", "class_from", "pretrained", *TILES):
             if getattr(settings, name) is not None:
                 msg = f"{name} is fixed in an exported model, such as {path}: export it with another one."
                 raise ValueError(msg)
@@ -229,7 +228,7 @@ def load_backend(settings: ScoringSettings) -> Backend:
     name = backend_name(settings)
     weights_files(settings.weights)
     if name == "torch":
-        given = {"pretrained": settings.pretrained, "class_name": settings.class_name}
+        given = {name: getattr(settings, name) for name in ("pretrained", "class_name", *TILES)}
         chosen = {name: value for name, value in given.items() if value is not None}
         return TorchBackend(load_trained(settings.weights, **chosen), settings)
     return ExportedBackend(settings, _open_onnx if name == "onnx" else _open_openvino)

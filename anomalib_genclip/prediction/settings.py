@@ -18,6 +18,7 @@ Pictures = Literal["none", "anomalous", "all"]
 Precision = Literal["auto", "float32", "bf16"]
 TableFormat = Literal["csv", "parquet"]
 
+TILES = ("tile_size", "tile_stride", "working_size", "tile_batch_size")
 _PART_IMAGES = 256  # images in a part, rounded down to whole batches
 
 
@@ -32,6 +33,11 @@ class ScoringSettings:
             file.
         class_name (str | None): Class name of all images, such as "metal nut". Default: "object".
         class_from (str | None): "parent" takes the name of each image's folder as its class name.
+        tile_size (int | None): Side of the overlapping tiles that large images are cut into, in pixels. Default: no
+            tiles, or those of the checkpoint.
+        tile_stride (int | None): Maximum distance from one tile to the next. Default: three quarters of tile_size.
+        working_size (int | None): Longer side that images are scaled to before they are cut. Default: their own size.
+        tile_batch_size (int | None): Tiles per batch. Default: 16.
         batch_size (int): Images per batch.
         num_workers (int | None): Processes that read and resize images; 0 reads in the main process. Default: the
             number of cores minus one, at most 4.
@@ -51,6 +57,10 @@ class ScoringSettings:
     pretrained: str | None = None
     class_name: str | None = None
     class_from: Literal["parent"] | None = None
+    tile_size: PositiveInt | None = None
+    tile_stride: PositiveInt | None = None
+    working_size: PositiveInt | None = None
+    tile_batch_size: PositiveInt | None = None
     batch_size: PositiveInt = 8
     num_workers: NonNegativeInt | None = None
     precision: Precision = "auto"
@@ -74,6 +84,7 @@ class ScoringSettings:
             "image_threshold": UnitFloat,
             "pixel_threshold": UnitFloat,
             "class_from": Literal["parent"],
+            **dict.fromkeys(TILES, PositiveInt),
         }
         self._check(kinds | {name: kind for name, kind in optional.items() if getattr(self, name) is not None})
         if self.class_name is not None and self.class_from is not None:

@@ -3,15 +3,20 @@
 
 """Pre-processor with the same resize in the engine and in exported models."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from anomalib.data import Batch
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
+from torchvision.tv_tensors import Mask
+
+from anomalib_genclip.utils.resize import MatrixResize
+
+TrainingTiles = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor | None]]
 
 
 class AntialiasedPreProcessor(PreProcessor):
@@ -20,13 +25,42 @@ class AntialiasedPreProcessor(PreProcessor):
     anomalib switches antialiasing off in exported models, so that an image larger than the model's input gets different
     scores from the engine and from the exported file. This class exports the resize as :class:`MatrixResize`.
 
+    Models that cut images into tiles resize whole image and tiles themselves: see :meth:`keep_size`.
+
     Args:
         transform (Transform | None): Transform of images and masks. Defaults to ``None``.
     """
 
     def __init__(self, transform: Transform | None = None) -> None:
         super().__init__(transform)
-        self.export_transform = _exportable(transform)
+        self._for_model_size = transform
+        self._working_size: int | Sequence[int] | None = None
+        self._training_tiles: TrainingTiles | None = None
+        self._set(transform)
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether images reach the model at their own or the working size."""
+        return self._training_tiles is not None
+
+    def keep_size(self, working_size: int | Sequence[int] | None, training_tiles: TrainingTiles) -> None:
+        """Leave the resize to the model's size to the model, except in training.
+
+        Args:
+            working_size (int | Sequence[int] | None): What images are resized to: the longer side, or height and
+                width, in pixels; ``None`` for their own size.
+            training_tiles (TrainingTiles): What training makes of images, masks and labels of a batch:
+                :class:`~anomalib_genclip.components.tiles.TrainingTiles`.
+        """
+        self._working_size, self._training_tiles = working_size, training_tiles
+        self._set(self._for_model_size)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """Transform the batch; images that have kept their size get the model's."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self._training_tiles is not None and batch.image is not None and batch.gt_mask is not None:
+            images, masks, labels = self._training_tiles(batch.image, batch.gt_mask, batch.gt_label)
+            batch.update(image=images, gt_mask=Mask(masks), gt_label=labels)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -36,9 +70,35 @@ class AntialiasedPreProcessor(PreProcessor):
         super().on_validation_batch_start(trainer, pl_module, batch, batch_idx)
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """Restore the transform and its exported form from a checkpoint."""
+        """Restore the transform and its exported form from a checkpoint; tiles are the model's settings."""
         super().load_checkpoint_config(config)
-        self.export_transform = _exportable(self.transform)
+        self._for_model_size = self.transform
+        self._set(self.transform)
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """Describe the transform of a model without tiles, so that they may be switched on and off later."""
+        own, self.transform = self.transform, self._for_model_size
+        try:
+            return super().checkpoint_config()
+        finally:
+            self.transform = own
+
+    def _set(self, transform: Transform | None) -> None:
+        """Set the transform and its exported form."""
+        if self.keeps_size:
+            steps = transform.transforms if isinstance(transform, Compose) else filter(None, [transform])
+            others = [step for step in steps if not isinstance(step, Resize)]
+            transform = Compose([*_scaling(self._working_size), *others])
+        self.transform = transform
+        self.export_transform = _exportable(transform)
+
+
+def _scaling(size: int | Sequence[int] | None) -> list[Transform]:
+    """Return the resize to a longer side, or to height and width; none for ``None``."""
+    if size is None:
+        return []
+    scale: dict[str, Any] = {"size": None, "max_size": size} if isinstance(size, int) else {"size": size}
+    return [Resize(**scale, interpolation=InterpolationMode.BICUBIC, antialias=True)]
 
 
 def _exportable(transform: Transform | None) -> Transform | nn.Module | None:
@@ -50,45 +110,3 @@ def _exportable(transform: Transform | None) -> Transform | nn.Module | None:
         if size is not None and len(size) == 2:
             return MatrixResize((size[0], size[1]))
     return get_exportable_transform(transform)
-
-
-class MatrixResize(nn.Module):
-    """Antialiased bicubic resize as two matrix products, equal to torch's up to float32 rounding.
-
-    ONNX has an operator for it, but OpenVINO silently ignores its antialiasing. The interpolation is separable, and all
-    runtimes compute matrix products alike.
-
-    Args:
-        size (tuple[int, int]): Height and width of the result.
-    """
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Resize ``(*, H, W)`` to ``(*, *size)``; ``H`` and ``W`` are dynamic."""
-        rows, columns = (
-            _weights(old, new, images.device).to(images.dtype)
-            for old, new in zip(images.shape[-2:], self.size, strict=True)
-        )
-        return rows @ images @ columns.T
-
-
-def _weights(old: int, new: int, device: torch.device) -> Tensor:
-    """Compute the interpolation weights of ``old`` pixels for ``new`` ones: ``(new, old)``, rows sum to 1.
-
-    Distances between pixel centers are integers in units of ``1 / (2 old new)`` of the axis. Runtimes that compute in
-    bfloat16 or float16 do not round integers; rounded distances would misplace pixels.
-    """
-    centres_old = (2 * torch.arange(old, device=device) + 1) * new
-    centres_new = (2 * torch.arange(new, device=device) + 1) * old
-    unit = 2 * torch.sym_max(old, new)  # antialiasing: the kernel widens when the image shrinks
-    distance = (centres_old - centres_new[:, None]).abs().clamp(max=2 * unit)
-    weights = _cubic_kernel(distance.float() / unit)
-    return weights / weights.sum(dim=1, keepdim=True)
-
-
-def _cubic_kernel(x: Tensor) -> Tensor:
-    """Keys' cubic with ``a = -1/2``, as torch and Pillow antialias with it, for x in [0, 2]."""
-    return torch.where(x < 1, (1 - x) * (1 + x - 1.5 * x * x), (1 - x) * (2 - x) * (2 - x) / 2)

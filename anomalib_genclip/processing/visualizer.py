@@ -10,6 +10,7 @@ import io
 import os
 import re
 from collections import defaultdict
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from anomalib_genclip.utils.loaders import as_list, datamodule_of
 
 # The model imports this module while anomalib.models may be partly imported.
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from anomalib.data import ImageBatch, ImageItem
     from anomalib.models import AnomalibModule
@@ -42,7 +43,8 @@ class CategoryVisualizer(ImageVisualizer):
     anomalib's own visualizer only keeps the parent folder, so that images of two categories overwrite each other, and
     its captions may be wider than their tiles. It also keeps the folder of the first run for all later runs; this one
     reads it from the trainer each time, unless ``output_dir`` is given. In a distributed run all processes save to the
-    folder of the first one, and images that the sampler repeats are saved once.
+    folder of the first one, and images that the sampler repeats are saved once. With tiles, the fields have the size of
+    the map, unless ``field_size`` is given.
 
     Args:
         **kwargs: Arguments of :class:`anomalib.visualization.ImageVisualizer`.
@@ -54,6 +56,7 @@ class CategoryVisualizer(ImageVisualizer):
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(**kwargs)
+        self._has_own_size = "field_size" in kwargs
         if self.text_config["size"] is None:  # anomalib's default truncates captions
             self.text_config["size"] = max(1, self.field_size[0] // _CAPTION_SHARE)
         self._root = Path()
@@ -91,9 +94,11 @@ class CategoryVisualizer(ImageVisualizer):
         dataloader_idx: int = 0,
     ) -> None:
         """Save one visualization per image of the batch."""
-        del trainer, pl_module, outputs
+        del trainer, outputs
+        tiled = getattr(getattr(pl_module, "model", None), "tiler", None) is not None and not self._has_own_size
         for index, item in enumerate(batch):
-            visualization = self.visualize(item)
+            visualizer = self if item.anomaly_map is None or not tiled else self._of_size(item.anomaly_map.shape)
+            visualization = visualizer.visualize(item)
             if not isinstance(visualization, Image.Image):
                 continue
             group = _item_group(item, self._groups[dataloader_idx])
@@ -102,6 +107,14 @@ class CategoryVisualizer(ImageVisualizer):
             file = _with_known_ending(self._root.joinpath(*map(_folder_name, filter(None, group)), tail))
             file.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(file, _encoded(visualization, file.suffix), sync=False)
+
+    def _of_size(self, shape: Sequence[int]) -> ImageVisualizer:
+        """Return a visualizer like this one whose fields have the size of a map ``(..., H, W)``."""
+        height, width = shape[-2:]
+        other = copy(self)
+        size = max(1, self.text_config["size"] * width // self.field_size[0])
+        other.field_size, other.text_config = (width, height), {**self.text_config, "size": size}
+        return other
 
     def _tail(self, item: ImageItem, group: _Group) -> Path | None:
         """Return folder and file name of an item's visualization, ``None`` without a path."""

@@ -5,7 +5,7 @@
 
 from typing import Any, NamedTuple
 
-from anomalib.data import Folder
+from anomalib.data import Folder, ImageBatch
 from anomalib.data.datamodules.base.image import AnomalibDataModule
 from anomalib.data.datasets.base.image import AnomalibDataset
 from lightning.pytorch import LightningDataModule, Trainer
@@ -68,3 +68,12 @@ def _word(source: object, attribute: str) -> str | None:
     """Return a string attribute, ``None`` if it is missing or empty."""
     value = getattr(source, attribute, None)
     return value if isinstance(value, str) and value else None
+
+
+def categories_of(batch: ImageBatch, trainer: Trainer | None, dataloader_idx: int) -> list[str | None]:
+    """Look up each image's category: batch, dataset or datamodule of its loader, ``None`` if it is unknown."""
+    own = getattr(batch, "category", None) or [None] * len(batch)
+    if all(own) or trainer is None:
+        return own
+    category = origin_of(trainer, running_loaders(trainer)[dataloader_idx]).category
+    return [name or category for name in own]

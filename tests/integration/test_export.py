@@ -168,6 +168,28 @@ def test_onnx_file_has_free_sizes_and_the_default_opset(exported):
     assert all(dim.dim_param for dim in (batch, height, width))
 
 
+def test_graph_of_tiles_needs_the_size_of_the_images(tmp_path):
+    model = GenCLIP(backbone="tiny", class_name="screw", visualizer=False, tile_size=96)
+    for export in (model.to_onnx, model.to_openvino):
+        with pytest.raises(ValueError, match=r"fixed number of tiles.*give input_size"):
+            export(tmp_path)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.slow
+def test_tiles_are_in_the_graph(tmp_path):
+    need("onnx", *FORMATS["onnx"])
+    model = GenCLIP(backbone="tiny", class_name="screw", visualizer=False, tile_size=96, tile_stride=64).eval()
+    fill_with_noise(model)
+    model.model.eval()
+    images = make_batches()[BOTH_OUTCOMES]
+    np.savez(tmp_path / "inputs.npz", images=images)
+    results = run_file(model.to_onnx(tmp_path, input_size=(150, 200)), tmp_path / "inputs.npz", tmp_path)
+    expected = model(images)
+    np.testing.assert_allclose(results["images/anomaly_map"], expected.anomaly_map, atol=1e-4)
+    np.testing.assert_allclose(results["images/pred_score"], expected.pred_score, atol=1e-4)
+
+
 # From a checkpoint
 
 

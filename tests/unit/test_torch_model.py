@@ -8,6 +8,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from anomalib.data.utils.tiler import Tiler
 from helpers.models import BACKBONE, SIZE, torch_model
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch.nn import functional as F  # noqa: N812
@@ -349,3 +350,65 @@ def test_frozen_clip_has_its_part_in_the_image_score(model, images):
         for parameter in [*model.prompts.parameters(), *model.projections.parameters()]:
             parameter.add_(torch.randn_like(parameter))
     assert torch.equal(model.branch_maps(images, index).states, before.states)
+
+
+# Tiles
+
+
+@pytest.fixture
+def tiled(noisy):
+    """A model that cuts tiles of 128 pixels, 96 apart, and sees at most five at once."""
+    noisy.tiler, noisy.tile_batch_size = Tiler(128, 96), 5
+    return noisy
+
+
+def test_image_of_one_tile_is_seen_as_without_tiles(noisy, images):
+    plain = noisy(images)
+    noisy.tiler = Tiler(SIZE, SIZE)
+    tiled = noisy(images)
+    torch.testing.assert_close(tiled.anomaly_map, plain.anomaly_map, atol=1e-5, rtol=0)
+    torch.testing.assert_close(tiled.pred_score, plain.pred_score, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(300, 230), (128, 128), (50, 40), (90, 700), (1, 3000), (129, 128)])
+def test_map_has_the_size_of_the_image(tiled, size):
+    result = tiled(torch.randn(2, 3, *size))
+    assert result.anomaly_map.shape == (2, 1, *size)
+    for values in (result.anomaly_map, result.pred_score):
+        assert values.isfinite().all()
+        assert values.min() >= 0
+        assert values.max() <= 1
+
+
+def test_memory_is_bounded_and_images_do_not_depend_on_their_batch(tiled, monkeypatch):
+    images, seen, encode = torch.randn(3, 3, 200, 300), [], tiled.clip.encode_image
+    monkeypatch.setattr(tiled.clip, "encode_image", lambda batch: seen.append(len(batch)) or encode(batch))
+    together = tiled(images)
+    assert seen == [3, 5, 5, 5, 3]  # the whole images, then six tiles each
+    alone = torch.cat([tiled(image[None]).anomaly_map for image in images])
+    torch.testing.assert_close(together.anomaly_map, alone, atol=1e-5, rtol=0)
+
+
+def test_tiles_are_compared_with_the_prompts_of_their_whole_image(tiled, monkeypatch):
+    """CNF and MVP see whole images alone."""
+    index, seen = tiled.class_index(["cap", "nut"]), []
+    monkeypatch.setattr(tiled.class_names, "filter", lambda _, index: index * torch.tensor([1, 0]))
+    compute, compare = tiled._branch_text, tiled.branch_maps
+    monkeypatch.setattr(tiled, "_branch_text", lambda *given: seen.append(compute(*given)) or seen[-1])
+    monkeypatch.setattr(tiled, "branch_maps", lambda *given: seen.append(given[2:]) or compare(*given))
+    parts = tiled.score_parts(torch.randn(2, 3, 128, 200), index)
+    assert parts.class_index.tolist() == [int(index[0]), 0]
+    _, whole, (of_tiles,) = seen
+    for layer, of_tile in zip(whole["vision"], of_tiles["vision"], strict=True):
+        torch.testing.assert_close(of_tile, layer[[0, 0, 1, 1]], atol=0, rtol=0)
+
+
+def test_merged_map_of_a_repeated_texture_has_no_seams(noisy):
+    """Columns differ no more where a tile begins or ends than elsewhere."""
+    noisy.tiler = Tiler(96, 48)
+    merged = noisy(torch.randn(1, 3, 48, 48).repeat(1, 1, 8, 8)).anomaly_map[0, 0]
+    for jumps in (merged.diff(dim=0).abs().amax(dim=1), merged.diff(dim=1).abs().amax(dim=0)):
+        borders = torch.arange(48, 384, 48) - 1
+        inside = torch.ones(383, dtype=torch.bool).index_fill(0, borders, value=False)
+        assert jumps[borders].max() <= jumps[inside].max()
+        assert jumps[borders].mean() <= 1.1 * jumps[inside].mean()

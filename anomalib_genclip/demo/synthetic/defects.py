@@ -32,9 +32,9 @@ def _site(c: Canvas) -> tuple[float, float]:
     return float(cols[k]), float(rows[k])
 
 
-def _edge(c: Canvas) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and columns of the pixels of the object's edge, none on a sheet."""
-    return np.nonzero(c.region - cv2.erode(c.region, np.ones((3, 3), np.uint8)) > 0.5)
+def _edge(c: Canvas) -> np.ndarray:
+    """Return row and column of the pixels of the object's edge, ``(n, 2)``; none on a sheet."""
+    return np.argwhere(c.region - cv2.erode(c.region, np.ones((3, 3), np.uint8)) > 0.5)
 
 
 def _offsets(c: Canvas, site: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -176,12 +176,12 @@ def missing(c: Canvas) -> Damage:
 def chip(c: Canvas) -> Damage:
     """A bite out of the object's edge; on a sheet, a flake off its surface."""
     rng = c.rng
-    rows, cols = _edge(c)
-    if not len(rows):
+    edge = _edge(c)
+    if not len(edge):
         alpha = _blob(c, (0.03, 0.09), 0.9, 1.2 / c.size) * c.region
         return blend(c.image, alpha, _contrast(c, alpha, 0.15, 0.4)), alpha
-    k = rng.integers(len(rows))
-    u, v = _offsets(c, (cols[k], rows[k]))
+    row, col = edge[rng.integers(len(edge))]
+    u, v = _offsets(c, (col, row))
     r = rng.uniform(0.04, 0.11)
     distance = np.hypot(u, v * rng.uniform(0.8, 1.6)) + 0.5 * r * perlin(rng, c.size, 32)
     alpha = np.clip((r - distance) * c.size / 1.2 + 0.5, 0, 1) * c.region
@@ -330,9 +330,8 @@ def damage_window(c: Canvas, name: str, side: int) -> np.ndarray:
     Returns:
         Binary mask ``(S, S)`` uint8.
     """
-    rows, cols = _edge(c) if name in {"chip", "missing"} else ([], [])
-    k = c.rng.integers(len(rows)) if len(rows) else 0
-    centre = (cols[k], rows[k]) if len(rows) else _site(c)
+    edge = _edge(c) if name in {"chip", "missing"} else np.empty((0, 2))
+    centre = edge[c.rng.integers(len(edge))][::-1] if len(edge) else _site(c)
     left, top = (int(np.clip(at - side / 2, 0, c.size - side)) for at in centre)
     place = np.s_[top : top + side, left : left + side]
     line = np.clip((np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5) / _FADE, 0, 1).astype(np.float32)

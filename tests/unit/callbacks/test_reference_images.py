@@ -19,6 +19,7 @@ from anomalib_genclip.callbacks.reference_images import ReferenceImages
 from anomalib_genclip.data.normal_images import file_hash
 from anomalib_genclip.demo.synthetic import render
 from anomalib_genclip.model_settings import ProductSettings
+from anomalib_genclip.torch_model import tile_grid
 
 
 @pytest.fixture
@@ -216,3 +217,21 @@ def test_a_defect_that_all_references_show_is_no_longer_found(tmp_path):
         highest[kind] = torch.stack([batch.anomaly_map.max() for batch in results])
     assert (highest["good"] > 0.5).all()
     assert (highest["hole"] < 0.1).all()
+
+
+def test_references_are_cut_into_tiles_too(data, tmp_path):
+    """The memory has the patches of image and tiles, and a model that is shown a reference sees no difference."""
+    model = build(k_shot=2, tile_size=20, tile_stride=12)
+    engine(tmp_path).test(model, datamodule=data)
+    memory = model.model.references.memories[0]
+    assert memory.patches.shape == (4, 2 * (1 + 4) * 4, 384)
+    other = np.random.default_rng(77).integers(60, 120, (32, 32, 3), dtype=np.uint8)
+    drawn_file = next(f for f in (data.root / "bottle/train/good").glob("*") if file_hash(f) in drawn(model)["bottle"])
+    known = np.asarray(Image.open(drawn_file))
+    distances = []
+    for pixels in (known, other):
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+        grid = tile_grid(image, model.model.tiler)
+        tiles, _ = next(grid.cut(model.pre_processor.transform(image), model.model.image_size, 16))
+        distances.append(model.model.references(model.model.clip.encode_image(tiles)).patches)
+    assert distances[0].max() < distances[1].min()

@@ -9,6 +9,7 @@ import torch
 from helpers import data_trees
 from helpers.predictions import write_images
 from helpers.runs import engine
+from PIL import Image
 
 import anomalib_genclip
 from anomalib_genclip import GenCLIP
@@ -50,6 +51,24 @@ def test_records_are_what_the_engine_predicts(images, tmp_path, options):
         np.testing.assert_allclose(record.anomaly_map, batch.anomaly_map[0].squeeze(), atol=1e-5)
         clear = np.abs(record.anomaly_map - record.pixel_threshold) > 1e-4
         np.testing.assert_array_equal(record.mask[clear], batch.pred_mask[0].squeeze()[clear])
+
+
+def test_tiles_are_those_of_the_engine(tmp_path):
+    """Images of several sizes, each with a map of its own size; what the checkpoint says counts, too."""
+    for number, size in enumerate([(200, 150), (90, 300), (200, 150)]):
+        pixels = np.random.default_rng(number).integers(0, 255, (*size, 3), dtype=np.uint8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    model = GenCLIP(weights="tiny-demo", class_name="screw", tile_size=112, tile_stride=80, working_size=160)
+    expected = {batch.image_path[0]: batch for batch in engine(tmp_path).predict(model, data_path=tmp_path / "images")}
+    tiles = {"tile_size": 112, "tile_stride": 80, "working_size": 160, "tile_batch_size": 2}
+    options = {"num_workers": 0, "accelerator": "cpu", "precision": "float32", "class_name": "screw", **tiles}
+    for record in anomalib_genclip.predict("tiny-demo", tmp_path / "images", **options):
+        batch = expected[record.path]
+        assert max(record.anomaly_map.shape) == 160
+        assert record.class_name_filter in {"kept", "replaced"}
+        assert record.score == pytest.approx(batch.pred_score.item(), abs=1e-5)
+        np.testing.assert_allclose(record.anomaly_map, batch.anomaly_map[0].squeeze(), atol=1e-5)
 
 
 def test_class_name_filtering_is_told_image_by_image():

@@ -3,22 +3,14 @@
 
 """The resize is the same in the engine and in exported models, which ``integration/test_export.py`` runs."""
 
-import pytest
 import torch
 from anomalib.pre_processing import PreProcessor
 from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.processing.pre_processor import AntialiasedPreProcessor, MatrixResize
-
-
-@pytest.mark.parametrize("old", [(310, 420), (40, 50), (112, 126), (113, 112), (1, 3), (2000, 30)])
-def test_matrix_resize_is_torchvisions_antialiased_resize(old):
-    size = (112, 126)
-    images = torch.rand(2, 3, *old)
-    expected = Resize(size, InterpolationMode.BICUBIC, antialias=True)(images)
-    torch.testing.assert_close(MatrixResize(size)(images), expected, atol=2e-5, rtol=0)
+from anomalib_genclip.components.tiles import TrainingTiles
+from anomalib_genclip.processing.pre_processor import AntialiasedPreProcessor
 
 
 def test_exported_transform_is_the_engines():
@@ -44,3 +36,15 @@ def test_other_transforms_are_exported_as_anomalib_does():
     assert not exported_form.transforms[0].antialias
     assert resize.antialias
     assert AntialiasedPreProcessor()(torch.ones(1)) == 1
+
+
+def test_images_that_keep_their_size_are_scaled_to_the_working_size_alone():
+    pre_processor = GenCLIP.configure_pre_processor((112, 126))
+    images = torch.rand(1, 3, 100, 200)
+    for working_size, expected in ((None, (100, 200)), (50, (25, 50)), ([60, 70], (60, 70))):
+        pre_processor.keep_size(working_size, TrainingTiles((112, 126)))
+        for transformed in (pre_processor.transform(images), pre_processor(images)):
+            assert transformed.shape[-2:] == expected
+    without = AntialiasedPreProcessor()
+    without.load_checkpoint_config(pre_processor.checkpoint_config())
+    assert without(images).shape[-2:] == (112, 126)
