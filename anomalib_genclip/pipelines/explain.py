@@ -25,6 +25,7 @@ from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 from anomalib_genclip.trained_model import load_trained
 from anomalib_genclip.utils.files import atomic_write
+from anomalib_genclip.utils.resize import resize
 
 BRANCH_TITLES = {"vision": "vision-enhanced branch", "query": "query-only branch"}
 
@@ -88,7 +89,8 @@ def decide(model: GenCLIP, image: Tensor, class_name: str | None = None) -> Deci
     references = torch_model.references.index([None], class_name or model.class_name)
     class_name = class_name or model.class_name or GENERIC
     given = torch_model.class_index([model.class_names.get(class_name, class_name)])
-    tokens = torch_model.clip.encode_image(batch)
+    # With tiles, the whole image is explained.
+    tokens = torch_model.clip.encode_image(resize(batch, torch_model.image_size))
     parts = torch_model.branch_maps(tokens, given)
     result = torch_model.score_parts(tokens, given, references)
     names = torch_model.class_names
@@ -206,7 +208,7 @@ def explain(
     Returns:
         str: The caption.
     """
-    model = load_trained(weights, pretrained, tile_size=None)  # the whole image is explained
+    model = load_trained(weights, pretrained)
     decision = decide(model, read_image(image, as_tensor=True), class_name)
     caption = describe(decision, filtering=model.model.class_name_filter)
     truth = None if mask is None else read_mask(mask, as_tensor=True)
