@@ -126,8 +126,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
         pixel_threshold (float | None): The same for the map. Defaults to ``None``.
         tile_size (int | Sequence[int] | None): Side, or height and width, of overlapping tiles that large images are
             cut into, in pixels; see the guide on large images. Defaults to ``None``: images are seen whole.
-        tile_stride (int | Sequence[int] | None): Greatest distance from one tile to the next, in pixels. Defaults to
-            ``None``: three quarters of ``tile_size``.
+        tile_stride (int | Sequence[int] | None): Maximum distance of tiles. Defaults to ``None``: ¾ of ``tile_size``.
         working_size (int | Sequence[int] | None): Longer side, or height and width, that images are scaled to before
             they are cut, in pixels. Defaults to ``None``: their own size.
         tile_batch_size (int): Tiles that the model sees at once, which bounds memory. Defaults to ``16``.
