@@ -20,8 +20,15 @@ def test_model_that_anomalib_does_not_know_is_named(tmp_path):
 
 def test_same_seed_gives_the_same_figures_even_for_random_weights(compared, comparison_data, tmp_path):
     model = compared.settings["models"][2]["model"]
-    settings = {"action": "test", "model": model, "protocol": "one_class", "trainer": {}, "checkpoint": None}
-    settings |= {"target": mvtec(comparison_data / "target"), "category": "wood", "accelerator": "cpu", "seed": 1, "k_shot": 0}
+    settings = {"action": "test", "model": model, "protocol": "one_class", "trainer": {}}
+    settings |= {
+        "target": mvtec(comparison_data / "target"),
+        "category": "wood",
+        "accelerator": "cpu",
+        "seed": 1,
+        "k_shot": 0,
+    }
+    settings |= {"checkpoint": None, "seed": 1, "k_shot": 0}
     torch.rand(7)
     again = task.run_here(settings, tmp_path / "log")
     row = rows_of(compared.tables, "PatchCore")[1]
