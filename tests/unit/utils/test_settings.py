@@ -29,7 +29,7 @@ CASES = [  # kind, values that are of it, values that are not
     (UnitFloat, [0, 0.5, 1], [-0.1, 1.1]),
     (NonNegativeInt, [0, 3], [-1, 0.5, "0", None]),
     (PositiveInt, [1, 10**20], [0, 1.5, math.inf]),
-    (RenderSize, [32, 512], [31, 513, 64.5]),
+    (RenderSize, [32, 2048], [31, 2049, 64.5]),
     (Literal["a", "b"], ["a", "b"], ["c", "", None, 1]),
     (bool, [True, False], [0, 1, "true", None, np.True_]),
 ]
@@ -54,7 +54,7 @@ def test_wrong_values_are_refused_by_name(kind, value):
         (NonNegativeFloat, "it must be a number >=0 and finite."),
         (UnitFloat, "it must be a number >=0 and <=1."),
         (PositiveInt, "it must be a whole number >0."),
-        (RenderSize, "it must be a whole number >=32 and <=512."),
+        (RenderSize, "it must be a whole number >=32 and <=2048."),
         (Literal["a", "b"], "Choose one of a, b."),
         (bool, "must be true or false."),
     ],
