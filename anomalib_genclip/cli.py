@@ -201,7 +201,7 @@ def app(
     except ImportError as error:
         if error.name != "gradio":
             raise
-        msg = 'The page needs gradio: pip install "anomalib-genclip[app]".'
+        msg = 'The page needs gradio: pip install gradio (or, in a checkout, pip install ".[app]").'
         raise ValueError(msg) from error
     serve(weights, pretrained, host, port)
     return 0

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from anomalib.visualization import ImageVisualizer
 from PIL import Image
 
+from anomalib_genclip.processing.loggers import log_picture
 from anomalib_genclip.utils.distributed import processes
 from anomalib_genclip.utils.files import atomic_write
 from anomalib_genclip.utils.loaders import as_list, datamodule_of
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _Group = tuple[str, str]  # dataset, category
 _SHORTEST_TAIL = 2
 _CAPTION_SHARE = 13  # width of a tile divided by the largest font size for which "Image + Anomaly Map" fits
+_LOGGED = 8  # pictures per test that go to the loggers: enough to judge by, too few to slow the run
 _LONGEST_NAME = 60  # of a folder, in characters of up to four bytes: file systems take 255 bytes
 
 
@@ -45,6 +47,9 @@ class CategoryVisualizer(ImageVisualizer):
     reads it from the trainer each time, unless ``output_dir`` is given. In a distributed run all processes save to the
     folder of the first one, and images that the sampler repeats are saved once. With tiles, the fields have the size of
     the map, unless ``field_size`` is given.
+
+    The first eight pictures of a test also go to the trainer's TensorBoard, W&B and MLflow loggers, normal images left
+    out where labels are known.
 
     Args:
         **kwargs: Arguments of :class:`anomalib.visualization.ImageVisualizer`.
@@ -61,6 +66,7 @@ class CategoryVisualizer(ImageVisualizer):
             self.text_config["size"] = max(1, self.field_size[0] // _CAPTION_SHARE)
         self._root = Path()
         self._prefix = ""
+        self._left_to_log = 0
         self._groups: list[_Group] = []  # of the loaders
         self._tail_lengths: dict[_Group, int] = {}
 
@@ -68,11 +74,13 @@ class CategoryVisualizer(ImageVisualizer):
         """Read all test paths, to give each image a unique file."""
         del pl_module
         self._start(trainer, trainer.test_dataloaders)
+        self._left_to_log = _LOGGED
 
     def on_predict_start(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
         """Read all prediction paths, to give each image a unique file."""
         del pl_module
         self._start(trainer, trainer.predict_dataloaders)
+        self._left_to_log = 0
 
     def _start(self, trainer: Trainer, loaders: object) -> None:
         """Determine the folders and file names of the visualizations."""
@@ -94,7 +102,7 @@ class CategoryVisualizer(ImageVisualizer):
         dataloader_idx: int = 0,
     ) -> None:
         """Save one visualization per image of the batch."""
-        del trainer, outputs
+        del outputs
         tiled = getattr(getattr(pl_module, "model", None), "tiler", None) is not None and not self._has_own_size
         for index, item in enumerate(batch):
             visualizer = self if item.anomaly_map is None or not tiled else self._of_size(item.anomaly_map.shape)
@@ -107,6 +115,10 @@ class CategoryVisualizer(ImageVisualizer):
             file = _with_known_ending(self._root.joinpath(*map(_folder_name, filter(None, group)), tail))
             file.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(file, _encoded(visualization, file.suffix), sync=False)
+            if self._left_to_log and (item.gt_label is None or item.gt_label):
+                self._left_to_log -= 1
+                name = file.relative_to(self._root).with_suffix("").as_posix()
+                log_picture(trainer.loggers, f"test/{name}", visualization, trainer.global_step)
 
     def _of_size(self, shape: Sequence[int]) -> ImageVisualizer:
         """Return a visualizer like this one whose fields have the size of a map ``(..., H, W)``."""

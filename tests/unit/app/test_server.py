@@ -207,4 +207,4 @@ def test_missing_gradio_is_one_line(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "anomalib_genclip.app.server")
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert cli.main(["app"]) == 2
-    assert 'pip install "anomalib-genclip[app]"' in capsys.readouterr().err
+    assert 'pip install gradio (or, in a checkout, pip install ".[app]")' in capsys.readouterr().err

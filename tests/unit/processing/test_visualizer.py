@@ -58,7 +58,9 @@ def trainer_of(
     loader = SimpleNamespace(dataset=SimpleNamespace(samples=samples))
     if datamodule is not None:
         datamodule.test_data = loader.dataset
-    return SimpleNamespace(default_root_dir=str(root), datamodule=datamodule, test_dataloaders=loader)
+    return SimpleNamespace(
+        default_root_dir=str(root), datamodule=datamodule, test_dataloaders=loader, loggers=[], global_step=0
+    )
 
 
 def save(trainer: object, *batches: ImageBatch, visualizer: CategoryVisualizer | None = None) -> None:
@@ -277,8 +279,26 @@ def test_pictures_stay_in_their_folder_whatever_a_category_is_called(tmp_path, m
     monkeypatch.setattr(visualizer, "visualize", lambda _: Image.new("RGB", (4, 4)))
     batch = CategoryBatch(image=torch.zeros(1, 3, 4, 4), image_path=["x/0.png"], category=[name], dataset=[name])
     loader = DataLoader([batch], batch_size=None)
-    trainer = SimpleNamespace(datamodule=None, default_root_dir=tmp_path, test_dataloaders=[loader])
+    trainer = SimpleNamespace(datamodule=None, default_root_dir=tmp_path, test_dataloaders=[loader], loggers=[])
+    trainer.global_step = 0
     visualizer.on_test_start(trainer, None)
     visualizer.on_test_batch_end(trainer, None, None, batch, 0)
     (picture,) = tmp_path.rglob("*.png")
     assert picture.is_relative_to(root)
+
+
+@pytest.mark.parametrize(("labels", "expected"), [([i % 2 for i in range(24)], range(1, 16, 2)), (None, range(8))])
+def test_a_few_pictures_go_to_the_loggers_anomalous_ones_where_known(tmp_path, monkeypatch, labels, expected):
+    logged = []
+    monkeypatch.setattr("anomalib_genclip.processing.visualizer.log_picture", lambda *args: logged.append(args[1]))
+    paths = files(tmp_path, *(f"d/e/{i}.png" for i in range(24)))
+    batch = batch_of(paths)
+    batch.gt_label = None if labels is None else torch.tensor(labels, dtype=torch.bool)
+    visualizer = CategoryVisualizer(field_size=(8, 8))
+    save(trainer_of(tmp_path, paths), batch, visualizer=visualizer)
+    assert logged == [f"test/e/{i}" for i in expected]
+    save(trainer_of(tmp_path, paths), batch, visualizer=visualizer)
+    assert len(logged) == 16  # eight in each test
+    visualizer.on_predict_start(SimpleNamespace(**vars(trainer_of(tmp_path)), predict_dataloaders=[]), None)
+    visualizer.on_predict_batch_end(trainer_of(tmp_path), None, None, batch_of(paths[:1], 1), 0)
+    assert len(logged) == 16
