@@ -4,7 +4,6 @@
 """Bar chart of a test run's metrics."""
 
 import io
-from textwrap import shorten
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -13,6 +12,7 @@ from .result import IMAGE_METRICS, METRIC_NAMES, EvaluationResult
 
 IMAGE_COLOURS = ("#8fb4d9", "#1f5a96")  # categories, mean
 PIXEL_COLOURS = ("#f0b27a", "#b9560b")
+LONGEST_LABEL = 32  # characters
 MAX_PIXELS = 20_000  # maximum height of the chart, which grows with the number of categories
 
 
@@ -32,7 +32,9 @@ def draw_chart(result: EvaluationResult) -> bytes:
     for name, axes in zip(METRIC_NAMES, figure.subplots(1, len(METRIC_NAMES), sharey=True), strict=True):
         _draw_metric(axes, name, [row.get(name) for _, row in rows])
     first = figure.axes[0]
-    labels = [shorten(category, 32, placeholder="…") or category[:32] for category, _ in rows]
+    labels = [
+        category if len(category) <= LONGEST_LABEL else f"{category[: LONGEST_LABEL - 1]}…" for category, _ in rows
+    ]
     first.set_yticks(range(len(rows)), labels, parse_math=False)
     first.get_yticklabels()[-1].set_fontweight("bold")
     first.set_ylim(len(rows) - 0.4, -0.6)
@@ -50,7 +52,7 @@ def _draw_metric(axes, name: str, values: list[float | None]) -> None:  # noqa: 
     for row, value in enumerate(values):
         last = row == len(values) - 1
         text = "n/a" if value is None else f"{100 * value:.1f}"
-        on_bar = last and value is not None and value > 0.25
+        on_bar = last and value is not None and value > 0.2
         axes.text(2, row, text, va="center", fontsize=8, color="white" if on_bar else "black")
     if values[-1] is not None:
         axes.axvline(100 * values[-1], color=mean_colour, linewidth=0.8, linestyle="--")

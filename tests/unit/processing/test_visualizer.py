@@ -299,6 +299,8 @@ def test_a_few_pictures_go_to_the_loggers_anomalous_ones_where_known(tmp_path, m
     assert logged == [f"test/e/{i}" for i in expected]
     save(trainer_of(tmp_path, paths), batch, visualizer=visualizer)
     assert len(logged) == 16  # eight in each test
-    visualizer.on_predict_start(SimpleNamespace(**vars(trainer_of(tmp_path)), predict_dataloaders=[]), None)
-    visualizer.on_predict_batch_end(trainer_of(tmp_path), None, None, batch_of(paths[:1], 1), 0)
+    trainer = trainer_of(tmp_path, paths)
+    trainer.predict_dataloaders = trainer.test_dataloaders
+    visualizer.on_predict_start(trainer, None)
+    visualizer.on_predict_batch_end(trainer, None, None, batch_of(paths[:1]), 0)
     assert len(logged) == 16
