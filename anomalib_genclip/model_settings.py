@@ -20,6 +20,7 @@ from .clip.backbone import (
     resolve_image_size,
     resolve_layers,
 )
+from .persistence.prompts_file import INFERENCE
 from .utils.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat, checked
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 Branches = Literal["both", "vision", "query"]
 AnomalySource = Literal["auto", "labels", "synthetic"]
 PROMPT_LENGTH = 4  # n and q (ours)
-INFERENCE: dict[str, Any] = {"branches": "both", "class_name_filter": True, "smoothing_sigma": 0.0}
 SHORTEST_SUFFIX = 3  # "damaged", "object", [EOS]
 
 

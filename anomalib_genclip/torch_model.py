@@ -56,14 +56,14 @@ class ScoreParts(NamedTuple):
         top (Tensor): Mean of the highest 1 % of the map, with tiles of as many pixels as 1 % of a tile, ``(B,)``.
         cls (Tensor): Abnormal probability of the whole image: mean of the trained CLS token's (both branches) and the
             frozen CLIP's own, ``(B,)``.
-        class_index (Tensor): Indices of the class names after CNF, ``(B,)``.
+        branches (BranchMaps): What the branches found in the whole image.
         distance (RelativeDistance | None): Distances to the references, ``None`` without references.
     """
 
     anomaly_map: Tensor
     top: Tensor
     cls: Tensor
-    class_index: Tensor
+    branches: BranchMaps
     distance: RelativeDistance | None = None
 
 
@@ -188,7 +188,7 @@ class GenCLIPModel(nn.Module):
         trained = torch.stack(list(result.cls.values())).mean(dim=0)
         # Training degrades image-level scores; the frozen CLIP's own are not affected (ours).
         cls = (trained + result.states) / 2
-        return ScoreParts(anomaly_map, top, cls, result.class_index, distance)
+        return ScoreParts(anomaly_map, top, cls, result, distance)
 
     def _tile_map(self, images: Tensor, tiles: TileGrid, whole: BranchMaps, reference_index: Tensor | None) -> Tensor:
         """Merge the maps of all tiles, which are compared with the prompts of their whole image: ``(B, 1, H, W)``."""

@@ -20,6 +20,7 @@ from .hub import SCHEME, download_prompts
 
 FORMAT = "anomalib-genclip"
 FORMAT_VERSION = 1
+INFERENCE: dict[str, Any] = {"branches": "both", "class_name_filter": True, "smoothing_sigma": 0.0}  # defaults
 BUNDLED = {"tiny-demo": "demo/assets/tiny_demo.safetensors"}
 
 
@@ -229,7 +230,7 @@ def check_references(references: Any, source: str) -> list[dict[str, Any]]:  # n
 
 def _inference(inference: Any, source: str) -> dict[str, Any]:  # noqa: ANN401  # whatever was in the file
     """Return the settings of inference if they are known ones; their values are checked with the other settings."""
-    if isinstance(inference, dict) and inference.keys() <= {"branches", "class_name_filter", "smoothing_sigma"}:
+    if isinstance(inference, dict) and inference.keys() <= INFERENCE.keys():
         return inference
     msg = f"{source} has inference={inference!r}, which are no settings of this version."
     raise ValueError(msg)

@@ -91,8 +91,8 @@ def decide(model: GenCLIP, image: Tensor, class_name: str | None = None) -> Deci
     given = torch_model.class_index([model.class_names.get(class_name, class_name)])
     # With tiles, the whole image is explained.
     tokens = torch_model.clip.encode_image(resize(batch, torch_model.image_size))
-    parts = torch_model.branch_maps(tokens, given)
     result = torch_model.score_parts(tokens, given, references)
+    parts = result.branches
     names = torch_model.class_names
     similarities = (names.features[[int(given), 0]] @ tokens.embedding[0]).tolist()
     labels = model.post_processor

@@ -123,7 +123,7 @@ class TorchBackend(Backend):
             parts = model.score_parts(images.to(self.device, non_blocking=True), given, references)
             score = model.image_score(parts).float().cpu().numpy()
             anomaly_map = parts.anomaly_map[:, 0].float().cpu().numpy()
-        filtered, used = model.class_name_filter and model.branches != "query", parts.class_index
+        filtered, used = model.class_name_filter and model.branches != "query", parts.branches.class_index
         decisions = [
             None if not filtered or before == 0 else "kept" if before == after else "replaced"
             for before, after in zip(given.tolist(), used.tolist(), strict=True)

@@ -10,9 +10,24 @@ from PIL import Image
 from torchvision.transforms.v2 import Compose, Resize
 
 from anomalib_genclip.prediction.backends import Backend, Prediction
+from anomalib_genclip.prediction.records import Record, Region
 from anomalib_genclip.prediction.settings import RunSettings
 
 HEADER = "path,class_name,class_name_filter,score,label,image_threshold,pixel_threshold,anomalous_share,regions,error\n"
+
+RECORD = Record(
+    path="bolt.png",
+    name="bolt.png",
+    size=(40, 30),
+    class_name="bolt",
+    class_name_filter="kept",
+    score=0.5,
+    anomalous=True,
+    image_threshold=0.3,
+    pixel_threshold=0.45,
+    mask=np.ones((4, 4), bool),
+    regions=[Region(1, 2, 3, 4, 5, 0.61234, 1.5, 2.5), Region(7, 8, 1, 1, 1, 0.5, 7.0, 8.0)],
+)
 
 
 class Brightness(Backend):

@@ -397,7 +397,7 @@ def test_tiles_are_compared_with_the_prompts_of_their_whole_image(tiled, monkeyp
     monkeypatch.setattr(tiled, "_branch_text", lambda *given: seen.append(compute(*given)) or seen[-1])
     monkeypatch.setattr(tiled, "branch_maps", lambda *given: seen.append(given[2:]) or compare(*given))
     parts = tiled.score_parts(torch.randn(2, 3, 128, 200), index)
-    assert parts.class_index.tolist() == [int(index[0]), 0]
+    assert parts.branches.class_index.tolist() == [int(index[0]), 0]
     _, whole, (of_tiles,) = seen
     for layer, of_tile in zip(whole["vision"], of_tiles["vision"], strict=True):
         torch.testing.assert_close(of_tile, layer[[0, 0, 1, 1]], atol=0, rtol=0)

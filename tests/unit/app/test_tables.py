@@ -3,24 +3,10 @@
 
 """Tables on the page."""
 
-import numpy as np
+from helpers.predictions import RECORD
 
 from anomalib_genclip.app import tables
-from anomalib_genclip.prediction.records import COLUMNS, REGION_COLUMNS, Record, Region
-
-RECORD = Record(
-    path="bolt.png",
-    name="bolt.png",
-    size=(40, 30),
-    class_name="bolt",
-    class_name_filter="kept",
-    score=0.5,
-    anomalous=True,
-    image_threshold=0.3,
-    pixel_threshold=0.45,
-    mask=np.ones((4, 4), bool),
-    regions=[Region(1, 2, 3, 4, 5, 0.61234, 1.5, 2.5), Region(7, 8, 1, 1, 1, 0.5, 7.0, 8.0)],
-)
+from anomalib_genclip.prediction.records import COLUMNS, REGION_COLUMNS
 
 
 def test_tables_are_those_of_predict():

@@ -6,13 +6,12 @@
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from helpers.predictions import RECORD
 
 from anomalib_genclip.app import texts
 from anomalib_genclip.pipelines.explain import Decision
-from anomalib_genclip.prediction.records import Record, Region
 
 DECISION = Decision(
     image=torch.empty(0),
@@ -28,19 +27,6 @@ DECISION = Decision(
     used_name="bolt",
     similarity=0.31,
     generic_similarity=0.25,
-)
-RECORD = Record(
-    path="bolt.png",
-    name="bolt.png",
-    size=(40, 30),
-    class_name="bolt",
-    class_name_filter="kept",
-    score=0.5,
-    anomalous=True,
-    image_threshold=0.3,
-    pixel_threshold=0.45,
-    mask=np.ones((4, 4), bool),
-    regions=[Region(1, 2, 3, 4, 5, 0.61234, 1.5, 2.5), Region(7, 8, 1, 1, 1, 0.5, 7.0, 8.0)],
 )
 
 

@@ -42,8 +42,8 @@ def test_it_is_the_best_on_the_held_out_images_and_the_threshold_fits_it(top, cl
     monkeypatch.setattr(type(model), "trainer", trainer)
     callback = model._score_weight
     for part in (slice(2), slice(2, 4)):
-        index = torch.zeros(2, dtype=torch.long)
-        callback.collect(ScoreParts(torch.zeros(2, 1, 4, 4), top[part], cls[part], index), LABEL[part])
+        parts = ScoreParts(torch.zeros(2, 1, 4, 4), top[part], cls[part], branches=None)
+        callback.collect(parts, LABEL[part])
     callback.on_validation_epoch_end(trainer, model)
     assert model.model.score_weight == expected
     if expected != 0.75:  # what the model starts with; the post-processor has then seen the right scores
