@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -91,21 +92,23 @@ class Pool(torch.utils.data.IterableDataset):
         folder: Where the shards are. New ones are noticed every 200 batches.
         batch: Captioned images per batch.
         corrupted: Images per batch without a caption, to be restored.
-        seed: Seed of the order, the augmentation and the captions.
+        seed: Seed of the order, the augmentation and the captions; each loader process draws its own.
     """
 
     def __init__(self, folder: Path, batch: int, corrupted: int, seed: int) -> None:
         super().__init__()
         self.folder, self.batch, self.corrupted, self.seed = folder, batch, corrupted, seed
+        self.vocabulary = Vocabulary()
 
     def _open(self) -> list[tuple[np.ndarray, list[dict]]]:
         files = sorted(self.folder.glob("[0-9][0-9][0-9].npy"))
         return [(np.load(file, mmap_mode="r"), json.loads(file.with_suffix(".json").read_text())) for file in files]
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, list[dict], torch.Tensor, torch.Tensor]]:
-        """Yield captioned images ``(B, 3, 112, 112)`` uint8, their facts, and corrupted and clean ones ``(C, ...)``."""
+    def __iter__(self) -> Iterator["Batch"]:
+        """Yield batches."""
         cv2.setNumThreads(1)
-        rng = np.random.default_rng(self.seed)
+        worker = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng([self.seed, worker.id if worker else 0])
         for number in range(10**9):
             if number % 200 == 0:
                 shards = self._open()
@@ -118,7 +121,8 @@ class Pool(torch.utils.data.IterableDataset):
                 facts.append(known[k] | {"damaged": bool(mask.any()), "place": place_of(mask)})
             clean = images[self.batch :]
             corrupted = [corrupt(image, clean[k - 1], rng) for k, image in enumerate(clean)]
-            yield _stack(images[: self.batch]), facts[: self.batch], _stack(corrupted), _stack(clean)
+            captions = write_captions(facts[: self.batch], self.vocabulary, rng)
+            yield Batch(_stack(images[: self.batch]), captions, _stack(corrupted), _stack(clean))
 
 
 def _stack(images: list[np.ndarray]) -> torch.Tensor:
@@ -137,19 +141,18 @@ def corrupt(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> n
     Returns:
         The corrupted image, ``(112, 112, 3)`` uint8.
     """
+    contents = (
+        lambda: np.roll(other, rng.integers(-SIDE // 2, SIDE // 2, 2), (0, 1)),
+        lambda: np.roll(image, rng.integers(-SIDE // 2, SIDE // 2, 2), (0, 1)),
+        lambda: rng.uniform(0, 255, 3).astype(np.float32),
+        lambda: cv2.GaussianBlur(image, (0, 0), rng.uniform(1.5, 5)),
+        lambda: image * np.float32(rng.uniform(0.3, 1.7)) + rng.uniform(-40, 40, 3).astype(np.float32),
+        lambda: np.roll(image, rng.choice([-5, -4, -3, 3, 4, 5], 2), (0, 1)),
+    )
     result = image.astype(np.float32)
     for _ in range(rng.integers(1, 5)):
-        alpha = _random_region(rng)[..., None]
-        shift = rng.integers(-SIDE // 2, SIDE // 2, 2)
-        content = (
-            np.roll(other, shift, (0, 1)),
-            np.roll(image, shift, (0, 1)),
-            np.broadcast_to(rng.uniform(0, 255, 3), image.shape),
-            cv2.GaussianBlur(image, (0, 0), rng.uniform(1.5, 5)),
-            image * rng.uniform(0.3, 1.7) + rng.uniform(-40, 40, 3),
-            np.roll(image, rng.choice([-5, -4, -3, 3, 4, 5], 2), (0, 1)),
-        )[rng.choice(6, p=(0.2, 0.2, 0.2, 0.1, 0.2, 0.1))]
-        result += alpha * rng.uniform(0.5, 1) * (content - result)
+        alpha = _random_region(rng)[..., None] * np.float32(rng.uniform(0.5, 1))
+        result += alpha * (contents[rng.choice(6, p=(0.2, 0.2, 0.2, 0.1, 0.2, 0.1))]() - result)
     return np.clip(result, 0, 255).astype(np.uint8)
 
 
@@ -265,16 +268,6 @@ class Caption:
     kind: str | None = None
     place: str | None = None
 
-    def is_true_of(self, fact: dict) -> bool:
-        """Tell whether the sentence describes the picture."""
-        names = {"object", fact["name"] or MADE_UP} | ({"surface"} if fact["surface"] else set())
-        return (
-            self.name in names
-            and self.damaged in (None, fact["damaged"])
-            and (self.kind is None or (fact["damaged"] and self.kind == fact["kind"]))
-            and self.place in (None, fact["place"])
-        )
-
 
 def _say(template: str, name: str) -> str:
     """Put a class name into a template; only "object" takes "an"."""
@@ -308,6 +301,87 @@ def caption_of(fact: dict, name: str, rng: np.random.Generator) -> Caption:
     return Caption(text + (f" at the {place}" if place else ""), name, damaged=True, kind=kind, place=place)
 
 
+class Captions(NamedTuple):
+    """The sentences of a batch of ``B`` images, as tensors.
+
+    Args:
+        tokens: Distinct sentences, padded, ``(K, L)``.
+        last: Position of [EOS] in each, ``(K,)``.
+        own: Number of each image's own caption, ``(B,)``.
+        truth: Whether a sentence describes an image, ``(B, K)``.
+        states: Numbers of the "perfect" and the "damaged" sentence with the image's name, ``(B, 2)``.
+        damaged: Whether an image shows damage, ``(B,)``.
+    """
+
+    tokens: torch.Tensor
+    last: torch.Tensor
+    own: torch.Tensor
+    truth: torch.Tensor
+    states: torch.Tensor
+    damaged: torch.Tensor
+
+
+class Batch(NamedTuple):
+    """What a training step takes.
+
+    Args:
+        images: Captioned images ``(B, 3, 112, 112)`` uint8.
+        captions: Their sentences.
+        corrupted: Images with parts hidden or replaced ``(C, 3, 112, 112)`` uint8.
+        clean: The same images before, likewise.
+    """
+
+    images: torch.Tensor
+    captions: Captions
+    corrupted: torch.Tensor
+    clean: torch.Tensor
+
+    def to(self, device: str) -> "Batch":
+        """Move all tensors."""
+        captions = Captions(*(value.to(device, non_blocking=True) for value in self.captions))
+        moved = (value.to(device, non_blocking=True) for value in (self.images, self.corrupted, self.clean))
+        images, corrupted, clean = moved
+        return Batch(images, captions, corrupted, clean)
+
+
+def write_captions(facts: list[dict], vocabulary: "Vocabulary", rng: np.random.Generator) -> Captions:
+    """Write a caption for every image, and the pair of states for every name that was chosen."""
+    names = [choose_name(fact, rng) for fact in facts]
+    own = [caption_of(fact, name, rng) for fact, name in zip(facts, names, strict=True)]
+    pick = int(rng.integers(len(PERFECT))) if rng.random() < 0.5 else 0
+    pair = {name: [_say(words[pick], name) for words in (PERFECT, DAMAGED_WORDS)] for name in sorted(set(names))}
+    claims = own + [Caption(texts[s], name, bool(s)) for name, texts in pair.items() for s in (0, 1)]
+    captions = list({claim.text: claim for claim in claims}.values())
+    at = {claim.text: k for k, claim in enumerate(captions)}
+    tokens = [vocabulary.encode(text) for text in at]
+    length = max(map(len, tokens))
+    return Captions(
+        tokens=torch.tensor([row + [0] * (length - len(row)) for row in tokens]),
+        last=torch.tensor([len(row) - 1 for row in tokens]),
+        own=torch.tensor([at[claim.text] for claim in own]),
+        truth=torch.from_numpy(truth_table(captions, facts)),
+        states=torch.tensor([[at[text] for text in pair[name]] for name in names]),
+        damaged=torch.tensor([int(fact["damaged"]) for fact in facts]),
+    )
+
+
+def truth_table(captions: list[Caption], facts: list[dict]) -> np.ndarray:
+    """Return whether each caption describes each picture ``(B, K)``; what a caption does not claim is not compared."""
+    column = lambda values: np.array(values, object)[:, None]  # noqa: E731
+    keys = ("name", "damaged", "kind", "place")
+    claimed = {
+        key: np.array([getattr(c, key) for c in captions], object) for key in ("name", "damaged", "kind", "place")
+    }
+    named = claimed["name"] == column([fact["name"] or MADE_UP for fact in facts])
+    surface = (claimed["name"] == "surface") & column([fact["surface"] for fact in facts]).astype(bool)
+    table = named | surface | (claimed["name"] == "object")
+    for key in keys[1:]:
+        seen = [fact[key] if fact["damaged"] or key == "damaged" else "" for fact in facts]
+        silent = np.array([value is None for value in claimed[key]])
+        table = table & (silent | (claimed[key] == column(seen)))
+    return table.astype(bool)
+
+
 class Vocabulary:
     """CLIP's tokens, renumbered to those that captions can hold, so that the embedding stays small while training."""
 
@@ -338,20 +412,21 @@ class Vocabulary:
 # --- towers -------------------------------------------------------------------------------------------------------
 
 
-def encode_texts(model: CLIP, vocabulary: Vocabulary, texts: list[str]) -> torch.Tensor:
-    """Encode sentences into unit features ``(K, d)``; the causal text tower is cut at the longest one."""
-    tokens = [vocabulary.encode(text) for text in texts]
-    length = max(map(len, tokens))
-    padded = torch.tensor([row + [0] * (length - len(row)) for row in tokens])
+def encode_texts(model: CLIP, tokens: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """Encode padded sentences ``(K, L)`` with [EOS] at ``last`` into unit features ``(K, d)``."""
     rows = model.token_embedding.weight
-    x = (
-        functional.embedding(padded, torch.cat([rows, rows.mean(0, keepdim=True)]))
-        + model.positional_embedding[:length]
-    )
-    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
-    last = torch.tensor([len(row) - 1 for row in tokens])
-    x = model.ln_final(x)[torch.arange(len(tokens)), last] @ model.text_projection
+    length = tokens.shape[1]
+    x = functional.embedding(tokens, torch.cat([rows, rows.mean(0, keepdim=True)]))
+    x = model.transformer(x + model.positional_embedding[:length], attn_mask=model.attn_mask[:length, :length])
+    x = model.ln_final(x)[torch.arange(len(tokens), device=x.device), last] @ model.text_projection
     return functional.normalize(x.float(), dim=-1)
+
+
+def encode_sentences(model: CLIP, vocabulary: Vocabulary, texts: list[str]) -> torch.Tensor:
+    """Encode sentences into unit features ``(K, d)``."""
+    rows = [torch.tensor(vocabulary.encode(text)) for text in texts]
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return encode_texts(model, tokens, torch.tensor([len(row) - 1 for row in rows]))
 
 
 def attend(attention: torch.nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:
@@ -366,28 +441,27 @@ def attend(attention: torch.nn.MultiheadAttention, x: torch.Tensor) -> torch.Ten
     """
     qkv = functional.linear(x, attention.in_proj_weight, attention.in_proj_bias)
     query, key, value = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    if x.is_cuda:
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        return attention.out_proj(mixed.transpose(1, 2).flatten(2))
     weights = ((query * attention.head_dim**-0.5) @ key.transpose(-1, -2)).to(value.dtype).softmax(-1)
     return attention.out_proj((weights.to(value.dtype) @ value).transpose(1, 2).flatten(2))
 
 
-def encode_images(
-    model: CLIP, images: torch.Tensor, layers: tuple[int, ...] = (8,), *, unit: bool = True,
-) -> list[torch.Tensor]:  # fmt: skip
-    """Encode images ``(B, 3, 112, 112)`` uint8.
+def project(model: CLIP, tokens: torch.Tensor) -> torch.Tensor:
+    """Project tokens ``(..., d_v)`` of a layer to features ``(..., d)`` of unit length."""
+    return functional.normalize((model.visual.ln_post(tokens) @ model.visual.proj).float(), dim=-1)
 
-    Returns:
-        For every layer in ``layers`` (counted from 1) the projected CLS and patch features ``(B, 197, d)``, of unit
-        length unless ``unit`` is false.
-    """
-    visual = model.visual
-    projected = [(visual.ln_post(x) @ visual.proj).float() for x in tower(model, images, layers)]
-    return [functional.normalize(x, dim=-1) if unit else x for x in projected]
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """Normalize images ``(n, 3, S, S)`` uint8 with CLIP's mean and standard deviation."""
+    return (images.float() / 255 - MEAN.to(images.device)) / STD.to(images.device)
 
 
 def tower(model: CLIP, images: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
     """Run the vision tower on images ``(B, 3, 112, 112)`` uint8: tokens ``(B, 197, d_v)`` after each of ``layers``."""
     visual = model.visual
-    x = visual.conv1((images.float() / 255 - MEAN) / STD).flatten(2).transpose(1, 2)
+    x = visual.conv1(normalize(images)).flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], 1)
     x = visual.ln_pre(x + visual.positional_embedding)
     outputs = []
@@ -425,7 +499,7 @@ def start_well(model: CLIP, pictures: torch.Tensor) -> None:
         pictures: Training pictures ``(n, 3, 112, 112)`` uint8.
     """
     visual, width = model.visual, VISION["width"]
-    patches = functional.unfold((pictures.float() / 255 - MEAN) / STD, PATCH, stride=PATCH)
+    patches = functional.unfold(normalize(pictures), PATCH, stride=PATCH)
     patches = patches.transpose(1, 2).flatten(0, 1)
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
     filters = (vectors / (values + 1e-2).sqrt())[:, -width:].T
@@ -460,7 +534,7 @@ def contrast(cosines: torch.Tensor, own: torch.Tensor, truth: torch.Tensor, scal
         Mean of both directions.
     """
     weight = 0.3 * truth.float()
-    weight[torch.arange(len(own)), own] = 1
+    weight[torch.arange(len(own), device=own.device), own] = 1
     to_text = weight / weight.sum(1, keepdim=True)
     described = truth.any(0)
     to_image = truth[:, described].float() / truth[:, described].sum(0)
@@ -517,37 +591,27 @@ class Restoration(torch.nn.Module):
 
 def _patches(images: torch.Tensor) -> torch.Tensor:
     """Cut normalised images ``(n, 3, 112, 112)`` uint8 into patches ``(n, 196, 192)``."""
-    return functional.unfold((images.float() / 255 - MEAN) / STD, PATCH, stride=PATCH).transpose(1, 2)
+    return functional.unfold(normalize(images), PATCH, stride=PATCH).transpose(1, 2)
 
 
-def step_loss(
-    model: CLIP, restoration: Restoration, vocabulary: Vocabulary, batch: tuple, rng: np.random.Generator
-) -> dict[str, torch.Tensor]:
-    """Compute the losses of one batch of :class:`Pool`."""
-    images, facts, corrupted, clean = batch
-    names = [choose_name(fact, rng) for fact in facts]
-    own = [caption_of(fact, name, rng) for fact, name in zip(facts, names, strict=True)]
-    pick = int(rng.integers(len(PERFECT))) if rng.random() < 0.5 else 0
-    pair = lambda name: [_say(PERFECT[pick], name), _say(DAMAGED_WORDS[pick], name)]  # noqa: E731
-    claims = own + [Caption(pair(n)[s], n, bool(s)) for n in sorted(set(names)) for s in (0, 1)]
-    captions = list({claim.text: claim for claim in claims}.values())
-    at = {claim.text: k for k, claim in enumerate(captions)}
-    truth = torch.tensor([[claim.is_true_of(fact) for claim in captions] for fact in facts])
-    with torch.autocast("cpu", torch.bfloat16):
-        texts = encode_texts(model, vocabulary, list(at))
-        # Small pieces keep the activations in the processor's cache: half as fast again as one big batch.
-        cls = torch.cat([encode_images(model, piece, (8,))[0][:, 0] for piece in images.split(16)])
-        pieces = [tower(model, piece, Restoration.LAYERS) for piece in corrupted.split(16)] if len(corrupted) else []
-    state = texts[torch.tensor([[at[text] for text in pair(name)] for name in names])]
-    scale = model.logit_scale.exp().clamp(max=50)
-    damaged = torch.tensor([int(fact["damaged"]) for fact in facts])
+def step_loss(model: CLIP, restoration: Restoration, batch: Batch) -> dict[str, torch.Tensor]:
+    """Compute the losses of one batch."""
+    captions, images = batch.captions, torch.cat([batch.images, batch.corrupted])
+    # Small pieces keep the activations in a processor's cache: half as fast again as one big batch.
+    piece = len(images) if images.is_cuda else 16
+    with torch.autocast(images.device.type, torch.bfloat16):
+        texts = encode_texts(model, captions.tokens, captions.last)
+        parts = [tower(model, part, Restoration.LAYERS) for part in images.split(piece)]
+        layers = [torch.cat(part) for part in zip(*parts, strict=True)]
+        known = len(batch.images)
+        cls = project(model, layers[-1][:known, 0])
+    states = torch.einsum("bd,bsd->bs", cls, texts[captions.states]) / TEMPERATURE
     losses = {
-        "contrast": contrast(cls @ texts.T, torch.tensor([at[claim.text] for claim in own]), truth, scale),
-        "state": functional.cross_entropy(torch.einsum("bd,bsd->bs", cls, state) / TEMPERATURE, damaged),
+        "contrast": contrast(cls @ texts.T, captions.own, captions.truth, model.logit_scale.exp().clamp(max=50)),
+        "state": functional.cross_entropy(states, captions.damaged),
     }
-    if pieces:
-        tokens = [torch.cat(piece)[:, 1:] for piece in zip(*pieces, strict=True)]
-        losses["restore"] = restoration(tokens, corrupted, clean)
+    if known < len(images):
+        losses["restore"] = restoration([x[known:, 1:] for x in layers], batch.corrupted, batch.clean)
     return losses
 
 
@@ -612,31 +676,32 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     vocabulary = Vocabulary()
     model = build(len(vocabulary))
-    pictures = next(iter(Pool(args.pool, 256, 0, args.seed)))[0]
+    pictures = next(iter(Pool(args.pool, 256, 0, args.seed))).images
     start_well(model, pictures)
-    restoration = Restoration(pictures)
+    restoration = Restoration(pictures).to(args.device)
+    model.to(args.device)
     optimizers, step, spent = _optimizers(model, restoration), 0, 0.0
     last = args.out / "last.pt"
     if last.exists():
-        saved = torch.load(last, weights_only=True)
+        saved = torch.load(last, map_location=args.device, weights_only=True)
         model.load_state_dict(saved["model"])
         restoration.load_state_dict(saved["restoration"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         step, spent = saved["step"], saved["seconds"]
-    rng = np.random.default_rng([args.seed, step])
     # A resumed run goes on with other draws than the first: the pool is endless, nothing need be repeated.
     batches = torch.utils.data.DataLoader(
-        Pool(args.pool, args.batch, args.corrupted, args.seed + 1000 * step), None, num_workers=1
+        Pool(args.pool, args.batch, args.corrupted, args.seed + 1000 * step), None, num_workers=args.workers
     )
     since, totals, saved_at = time.time(), {}, spent
     for batch in batches:
-        if step >= args.steps:
+        progress = max(step / args.steps, spent / 60 / args.minutes if args.minutes else 0)
+        if progress >= 1:
             break
         # Muon's steps are measured like AdamW's but may be three times as long.
         for optimizer, factor in zip(optimizers, (3.0, 1.0), strict=True):
-            optimizer.param_groups[0]["lr"] = factor * learning_rate(step, step / args.steps, args.lr)
-        losses = step_loss(model, restoration, vocabulary, batch, rng)
+            optimizer.param_groups[0]["lr"] = factor * learning_rate(step, progress, args.lr)
+        losses = step_loss(model, restoration, batch.to(args.device))
         weights = {"contrast": args.contrast, "state": args.state, "restore": args.restore}
         model.zero_grad()
         restoration.zero_grad()
@@ -646,10 +711,10 @@ def train(args: argparse.Namespace) -> None:
             optimizer.step()
         step += 1
         for name, loss in losses.items():
-            totals[name] = totals.get(name, 0) + loss.item()
+            totals[name] = totals.get(name, 0) + loss.detach()
         spent, since = spent + time.time() - since, time.time()
-        if step % 20 == 0:
-            means = " ".join(f"{name} {total / 20:.3f}" for name, total in totals.items())
+        if step % args.every == 0:
+            means = " ".join(f"{name} {total.item() / args.every:.3f}" for name, total in totals.items())
             print(f"step {step} {spent / 60:.1f} min {means} scale {model.logit_scale.exp().item():.1f}", flush=True)
             totals = {}
         if spent - saved_at > 120:
@@ -713,12 +778,9 @@ def _cosines(tokens: torch.Tensor, matrices: torch.Tensor, texts: torch.Tensor) 
 @torch.inference_mode()
 def _tokens(model: CLIP, images: torch.Tensor) -> torch.Tensor:
     """Return the normed, unprojected tokens of layers 2, 4, 6 and 8, ``(n, 4, 197, d_v)`` bfloat16."""
-    projection = model.visual.proj
-    model.visual.proj = torch.nn.Parameter(torch.eye(len(projection)))
     with torch.autocast("cpu", torch.bfloat16):
-        pieces = [encode_images(model, piece, (2, 4, 6, 8), unit=False) for piece in images.split(16)]
-    model.visual.proj = projection
-    return torch.cat([torch.stack(piece, 1).bfloat16() for piece in pieces])
+        pieces = [torch.stack(tower(model, piece, (2, 4, 6, 8)), 1) for piece in images.split(16)]
+        return model.visual.ln_post(torch.cat(pieces)).bfloat16()
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -735,14 +797,14 @@ def measure(args: argparse.Namespace) -> None:
     masks = np.concatenate([m for _, m in train]).reshape(-1, GRID, PATCH, GRID, PATCH).mean((2, 4))
     coverage = torch.from_numpy(masks.astype(np.float32)).flatten(1)
     words = [_say(t, "object") for t in (PERFECT[0], DAMAGED_WORDS[0])]
-    general = encode_texts(model, vocabulary, words)
+    general = encode_sentences(model, vocabulary, words)
     matrices, texts = _adapt(source, coverage, model, general)
     rows = []
     for name in tested:
         images, masks = _test_pictures(name, 16, 24, 78_000)
         tokens, label = _tokens(model, images), masks.any((1, 2))
         known = name if name in SEEN else "object"
-        hand = encode_texts(model, vocabulary, [_say(t, known) for t in (PERFECT[0], DAMAGED_WORDS[0])])
+        hand = encode_sentences(model, vocabulary, [_say(t, known) for t in (PERFECT[0], DAMAGED_WORDS[0])])
         plain = (_cosines(tokens.float(), model.visual.proj, hand) / TEMPERATURE).softmax(-1)[..., 1]
         adapted = (_cosines(tokens.float(), matrices, texts) / TEMPERATURE).softmax(-1)[..., 1]
         shape = (-1, GRID, GRID)
@@ -775,6 +837,10 @@ def _main() -> None:
     training.add_argument("--steps", type=int, default=4200, help="steps, earlier runs counted in")
     training.add_argument("--batch", type=int, default=40, help="captioned images per step")
     training.add_argument("--lr", type=float, default=1e-3)
+    training.add_argument("--device", default="cpu", help="a GPU takes batches of hundreds of images")
+    training.add_argument("--workers", type=int, default=1, help="processes that read and augment images")
+    training.add_argument("--every", type=int, default=20, help="steps between lines of progress")
+    training.add_argument("--minutes", type=float, help="end after this time, and let the learning rate fall by it")
     training.add_argument("--contrast", type=float, default=0.7, help="weight of the image-caption contrast")
     training.add_argument("--state", type=float, default=1.0, help="weight of the perfect-or-damaged term")
     training.add_argument("--corrupted", type=int, default=24, help="images per step for masked prediction")
