@@ -42,7 +42,6 @@ from .callbacks.epoch_seeds import EpochSeeds
 from .callbacks.input_checks import InputChecks
 from .callbacks.reference_images import ReferenceImages
 from .callbacks.run_setup import RunSetup
-from .callbacks.score_weight import ScoreWeight
 from .callbacks.synthetic_anomalies import PerlinAnomalies
 from .callbacks.tile_setup import TileSetup
 from .clip.backbone import DEFAULT_BACKBONE, DEFAULT_PRETRAINED, backbone_spec, load_clip, resolve_image_size
@@ -245,7 +244,6 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
         self.training_settings = training
         self.pretrained = settings.pretrained
         self.trained_on = ""
-        self._score_weight = ScoreWeight()
         # Each process of a distributed run adds class names in the order of its own batches, so DDP must not
         # broadcast the table of rank 0. DistributedDataParallel reads this attribute.
         self._ddp_params_and_buffers_to_ignore = [f"model.class_names.{name}" for name in ClassNames.__annotations__]
@@ -284,13 +282,8 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
         return {"loss": loss}
 
     def validation_step(self, batch: ImageBatch, batch_idx: int = 0, dataloader_idx: int = 0) -> STEP_OUTPUT:
-        """Predict, and collect the parts of the image score, whose weight is chosen at the end of the epoch."""
-        del batch_idx
-        parts = self.model.score_parts(
-            images_of(batch, self.model.projections[0].dtype), *self._indices(batch, dataloader_idx)
-        )
-        self._score_weight.collect(parts, batch.gt_label)
-        return batch.update(pred_score=self.model.image_score(parts), anomaly_map=parts.anomaly_map)
+        """Predict with the class names that belong to the images."""
+        return self.test_step(batch, batch_idx, dataloader_idx)
 
     def test_step(  # type: ignore[override]
         self, batch: ImageBatch, batch_idx: int = 0, dataloader_idx: int = 0
@@ -318,10 +311,10 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
     # Training
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add the callbacks: input checks and anomalies before the pre-processor, ``w`` and seeds last."""
+        """Add the callbacks: input checks and anomalies before the pre-processor, seeds and references last."""
         settings, cache = self.training_settings, [] if self._feature_cache is None else [self._feature_cache]
         first = [RunSetup(settings.epochs), self._tile_setup, InputChecks(), PerlinAnomalies(settings.anomaly_source)]
-        last = [self._score_weight, EpochSeeds(settings.seed), ReferenceImages(self.product, settings.seed)]
+        last = [EpochSeeds(settings.seed), ReferenceImages(self.product, settings.seed)]
         return [*first, *cache, *super().configure_callbacks(), *last]
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from .components.tiles import TileGrid, join_tiles
 from .model_settings import ModelSettings
 from .utils.resize import resize
 
-SCORE_WEIGHTS = (0.5, 0.75, 1.0)  # candidates for w (ours)
+SCORE_WEIGHT = 0.5  # w: share of the CLS token in the image score (ours)
 
 
 class BranchMaps(NamedTuple):
@@ -84,7 +84,6 @@ class GenCLIPModel(nn.Module):
 
     text_prefix: Tensor
     query_features: Tensor
-    score_weight: Tensor
     default_class: Tensor
 
     def __init__(self, clip: CLIP, settings: ModelSettings) -> None:
@@ -112,7 +111,6 @@ class GenCLIPModel(nn.Module):
         self.smoothing = gaussian_blur(settings.smoothing_sigma) if settings.smoothing_sigma else nn.Identity()
         self.register_buffer("sos", self.clip.embed([self.clip.sos_id])[0].clone(), persistent=False)
         self.register_buffer("default_class", torch.zeros((), dtype=torch.long), persistent=False)
-        self.register_buffer("score_weight", torch.tensor(SCORE_WEIGHTS[1]))
         self.register_buffer("query_features", torch.zeros(2, spec.embed_dim), persistent=False)
         self.register_buffer("text_prefix", torch.zeros(0), persistent=False)
         self.register_load_state_dict_post_hook(_refresh_text)
@@ -163,7 +161,7 @@ class GenCLIPModel(nn.Module):
 
     def image_score(self, parts: ScoreParts) -> Tensor:
         """Combine the parts of the image score: ``(1 - w) top + w cls``, joined with the references, ``(B,)``."""
-        score = torch.lerp(parts.top, parts.cls, self.score_weight.to(parts.top.dtype))
+        score = torch.lerp(parts.top, parts.cls, SCORE_WEIGHT)
         return score if parts.distance is None else join_score(score, parts.distance)
 
     def score_parts(

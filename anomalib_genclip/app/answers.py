@@ -155,7 +155,7 @@ class Answers:
         """Explain the score of the selected image."""
         if not session.findings:
             return Details("", "", [], [])
-        finding, model = session.findings[session.selected], self.detector.model.model
+        finding = session.findings[session.selected]
         layers = finding.decision.layers
         maps = {title: np.mean([grid.numpy() for grid in own.values()], axis=0) for title, own in layers.items()}
         if finding.decision.distance is not None:
@@ -163,7 +163,7 @@ class Answers:
         maps["anomaly map"] = finding.decision.anomaly_map.numpy()
         return Details(
             texts.class_name(finding.decision, filtering=self.detector.filters_class_names),
-            texts.score_parts(finding.decision, float(model.score_weight)),
+            texts.score_parts(finding.decision),
             [_panel(finding, title, values) for title, values in maps.items()],
             [],
         )

@@ -10,6 +10,7 @@ from anomalib_genclip.components.anomaly_map import TOP_SHARE
 from anomalib_genclip.components.class_names import GENERIC
 from anomalib_genclip.pipelines.explain import Decision
 from anomalib_genclip.prediction.records import Record
+from anomalib_genclip.torch_model import SCORE_WEIGHT
 
 LEGEND = (
     '<div class="genclip-legend"><span>0</span><span class="genclip-scale"></span><span>1</span>'
@@ -74,12 +75,11 @@ def class_name(decision: Decision, *, filtering: bool) -> str:
     )
 
 
-def score_parts(decision: Decision, cls_weight: float) -> str:
+def score_parts(decision: Decision) -> str:
     """Show how the image score comes about.
 
     Args:
         decision (Decision): What it is based on.
-        cls_weight (float): ``w``.
 
     Returns:
         str: A table.
@@ -87,8 +87,8 @@ def score_parts(decision: Decision, cls_weight: float) -> str:
     trained = sum(decision.cls.values()) / len(decision.cls)
     cls = (trained + decision.states) / 2
     rows = [
-        (f"Highest {TOP_SHARE:.0%} of the anomaly map, mean", decision.top, f"&times; {1 - cls_weight:.2f}"),
-        ("Whole image (CLS token)", cls, f"&times; {cls_weight:.2f}"),
+        (f"Highest {TOP_SHARE:.0%} of the anomaly map, mean", decision.top, f"&times; {1 - SCORE_WEIGHT:.2f}"),
+        ("Whole image (CLS token)", cls, f"&times; {SCORE_WEIGHT:.2f}"),
         *((f"&emsp;{title}", value, "") for title, value in decision.cls.items()),
         ("&emsp;frozen CLIP with written states", decision.states, ""),
     ]

@@ -61,8 +61,8 @@ class CrossDataset(AnomalibDataModule):
         test_augmentations (Transform | None): Augmentations of the test images. Defaults to ``None``.
         augmentations (Transform | None): Augmentations where no specific ones are given. Defaults to ``None``.
         val_split_mode (str): What is held out of the source for validation: ``"images"`` of every category, or whole
-            ``"categories"``, so that thresholds and the weight of the image score are chosen on categories that the
-            prompts have not seen. Defaults to ``"images"``.
+            ``"categories"``, so that thresholds are chosen on categories that the prompts have not seen.
+            Defaults to ``"images"``.
         val_split_ratio (float): Share of the images or categories that is held out, between 0 and 1.
             Defaults to ``0.1``.
         seed (int): Seed of the held-out share, and of the splits of sources and targets without a seed.

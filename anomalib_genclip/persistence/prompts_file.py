@@ -19,7 +19,7 @@ from anomalib_genclip.utils.tensors import check_finite, digest
 from .hub import SCHEME, download_prompts
 
 FORMAT = "anomalib-genclip"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INFERENCE: dict[str, Any] = {"branches": "both", "class_name_filter": True, "smoothing_sigma": 0.0}  # defaults
 BUNDLED = {"tiny-demo": "demo/assets/tiny_demo.safetensors"}
 
@@ -194,7 +194,6 @@ def _parse(metadata: Any, tensors: dict[str, Tensor], source: str) -> LearnedWei
     thresholds = {key.removeprefix("threshold."): tensors.pop(key) for key in list(tensors) if "threshold." in key}
     check_finite(tensors, source)
     try:
-        _in_unit_interval(tensors["score_weight"], "weight of the image score", source)
         return LearnedWeights(
             signature=ModelSignature.parse(metadata["signature"], source),
             pretrained=_plain_name(metadata["pretrained"], source),

@@ -13,7 +13,7 @@ from .jobs import Job, run_jobs
 from .task import Settings
 
 REMARKS = [
-    "Metrics in percent. One trained model, without retraining; the image score keeps its weight w.",
+    "Metrics in percent. One trained model, without retraining.",
     "layers: those whose maps are averaged. The image score also uses the last layer's CLS token.",
 ]
 HIDDEN = {"error", "notes", "fit_seconds", "device", "peak_memory_mib"}

@@ -249,7 +249,6 @@ def test_checkpoint_does_not_choose_folders_and_prompts(files, tmp_path):
         ("threshold.image", torch.zeros(3)),
         ("threshold.pixel", torch.tensor(7.0)),
         ("threshold.image", torch.tensor(1)),
-        ("score_weight", torch.tensor(7.0)),
     ],
 )
 def test_prompts_with_numbers_out_of_range_are_refused_by_name(files, tmp_path, name, value):

@@ -70,11 +70,11 @@ def test_filtering_is_explained_with_its_margin():
 
 
 def test_parts_add_up_to_the_score():
-    rows = re.findall(r"<td>([^<]*)</td><td>([\d.]+)</td><td>([^<]*)</td>", texts.score_parts(DECISION, 0.25))
+    rows = re.findall(r"<td>([^<]*)</td><td>([\d.]+)</td><td>([^<]*)</td>", texts.score_parts(DECISION))
     shares = [(float(value), float(share.split()[-1])) for _, value, share in rows if share]
-    assert shares == [(0.4, 0.75), (0.6, 0.25)]  # CLS token: ((0.6 + 0.8) / 2 + 0.5) / 2
+    assert shares == [(0.4, 0.5), (0.6, 0.5)]  # CLS token: ((0.6 + 0.8) / 2 + 0.5) / 2
     assert rows[-1][:2] == ("Image score", "0.500")
-    compared = texts.score_parts(DECISION._replace(cls_distance=1.5), 0.25)
+    compared = texts.score_parts(DECISION._replace(cls_distance=1.5))
     assert "in multiples of the usual one</td><td>1.500" in compared
 
 

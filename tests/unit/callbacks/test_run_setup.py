@@ -6,6 +6,7 @@
 import logging
 
 import pytest
+import torch
 from anomalib.data import Folder
 from anomalib.metrics import AUROC, Evaluator
 from helpers import data_trees
@@ -83,10 +84,10 @@ def test_every_val_split_mode_works(tmp_path, prompts, mode):
 
 def test_zero_shot_thresholds_stay_where_nothing_is_validated(tmp_path, prompts):
     model = zero_shot(prompts)
-    model.post_processor.set_thresholds(image=model.model.score_weight, pixel=model.model.score_weight)
+    model.post_processor.set_thresholds(image=torch.tensor(0.75), pixel=torch.tensor(0.75))
     data = data_trees.mvtec_ad(tmp_path / "data", normal=2, anomalous=2)
     engine(tmp_path).test(model=model, datamodule=data)
-    assert model.post_processor.raw_thresholds()["image"] == model.model.score_weight
+    assert model.post_processor.raw_thresholds()["image"] == 0.75
 
 
 def test_validation_metrics_of_a_zero_shot_model_are_computed(tmp_path, prompts):
