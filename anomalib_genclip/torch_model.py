@@ -23,7 +23,7 @@ from .components.tiles import TileGrid, join_tiles
 from .model_settings import ModelSettings
 from .utils.resize import resize
 
-SCORE_WEIGHT = 0.5  # w: share of the CLS token in the image score (ours)
+SCORE_WEIGHT = 0.75  # w: share of the CLS token in the image score (ours)
 
 
 class BranchMaps(NamedTuple):
@@ -32,8 +32,7 @@ class BranchMaps(NamedTuple):
     Args:
         maps (dict[str, Tensor]): Mean of the layer-wise maps on the patch grid for each active branch ("vision" is
             ``M_V``, "query" is ``M_Q``), ``(B, 1, h, w)``, in [0, 1].
-        cls (dict[str, Tensor]): Abnormal probability of the CLS token for the same branches, ``(B,)``.
-        states (Tensor): Abnormal probability of the image from the frozen CLIP and written states only, ``(B,)``.
+        cls (Tensor): Abnormal probability of the whole image from the frozen CLIP and written states, ``(B,)``.
         class_index (Tensor): Indices of the class names after CNF, ``(B,)``.
         layers (dict[str, Tensor]): The layer-wise maps of each branch on the patch grid, ``(M, B, 1, h, w)``.
         text (Mapping[str, Sequence[Tensor]]): Text features of the same branches, for each layer ``(B, 2, d)`` or
@@ -41,28 +40,24 @@ class BranchMaps(NamedTuple):
     """
 
     maps: dict[str, Tensor]
-    cls: dict[str, Tensor]
-    states: Tensor
+    cls: Tensor
     class_index: Tensor
     layers: dict[str, Tensor]
     text: Mapping[str, Sequence[Tensor]]
 
 
 class ScoreParts(NamedTuple):
-    """Anomaly map and the two parts of the image score.
+    """Anomaly map and what the image score is made of.
 
     Args:
         anomaly_map (Tensor): ``(B, 1, H, W)``, in [0, 1].
         top (Tensor): Mean of the highest 1 % of the map, with tiles of as many pixels as 1 % of a tile, ``(B,)``.
-        cls (Tensor): Abnormal probability of the whole image: mean of the trained CLS token's (both branches) and the
-            frozen CLIP's own, ``(B,)``.
         branches (BranchMaps): What the branches found in the whole image.
         distance (RelativeDistance | None): Distances to the references, ``None`` without references.
     """
 
     anomaly_map: Tensor
     top: Tensor
-    cls: Tensor
     branches: BranchMaps
     distance: RelativeDistance | None = None
 
@@ -161,7 +156,7 @@ class GenCLIPModel(nn.Module):
 
     def image_score(self, parts: ScoreParts) -> Tensor:
         """Combine the parts of the image score: ``(1 - w) top + w cls``, joined with the references, ``(B,)``."""
-        score = torch.lerp(parts.top, parts.cls, SCORE_WEIGHT)
+        score = torch.lerp(parts.top, parts.branches.cls, SCORE_WEIGHT)
         return score if parts.distance is None else join_score(score, parts.distance)
 
     def score_parts(
@@ -183,10 +178,7 @@ class GenCLIPModel(nn.Module):
             anomaly_map = join_tiles(anomaly_map, of_tiles)
         anomaly_map = self.smoothing(anomaly_map).clamp(0, 1)
         top = top_mean(anomaly_map, None if tiles is None else tiles.tile_area)
-        trained = torch.stack(list(result.cls.values())).mean(dim=0)
-        # Training degrades image-level scores; the frozen CLIP's own are not affected (ours).
-        cls = (trained + result.states) / 2
-        return ScoreParts(anomaly_map, top, cls, result, distance)
+        return ScoreParts(anomaly_map, top, result, distance)
 
     def _tile_map(self, images: Tensor, tiles: TileGrid, whole: BranchMaps, reference_index: Tensor | None) -> Tensor:
         """Merge the maps of all tiles, which are compared with the prompts of their whole image: ``(B, 1, H, W)``."""
@@ -208,7 +200,7 @@ class GenCLIPModel(nn.Module):
         class_index: Tensor | None = None,
         text: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> BranchMaps:
-        """Compute the maps and CLS scores of each branch.
+        """Compute the maps of each branch, and the CLS score.
 
         Args:
             images (Tensor | ImageTokens): Normalized images, ``(B, 3, H, W)``, or their vision-encoder outputs.
@@ -217,7 +209,7 @@ class GenCLIPModel(nn.Module):
                 images; CNF does not run then. ``None`` computes them.
 
         Returns:
-            BranchMaps: Maps and CLS scores of each branch.
+            BranchMaps: Maps of each branch, and the CLS score.
         """
         image = images if isinstance(images, ImageTokens) else self.clip.encode_image(images)
         if class_index is None:
@@ -226,8 +218,7 @@ class GenCLIPModel(nn.Module):
         if self.class_name_filter and text is None:
             class_index = self.class_names.filter(image.embedding, class_index)
         features = self._project(image)
-        cls = (image.pooled @ self.projections[-1]).unsqueeze(1)
-        layers, scores = {}, {}
+        layers = {}
         text = self._branch_text(image, class_index) if text is None else text
         for branch, features_of_states in text.items():
             own = [
@@ -236,12 +227,14 @@ class GenCLIPModel(nn.Module):
                 if self.layers[i] in self.map_layers
             ]
             layers[branch] = torch.stack(own).unflatten(-1, self.clip.grid_size).unsqueeze(2)
-            scores[branch] = abnormal_probability(similarity_logits(cls, features_of_states[-1]))[:, 0]
-        # CLIP's own temperature, because nothing here has been trained with τ.
-        scale = self.clip.model.logit_scale.exp()
-        states = abnormal_probability(self.class_names.state_cosines(image.embedding, class_index) * scale)
+        cls = abnormal_probability(self.state_logits(image, class_index))
         maps = {branch: own.mean(dim=0) for branch, own in layers.items()}
-        return BranchMaps(maps, scores, states, class_index, layers, text)
+        return BranchMaps(maps, cls, class_index, layers, text)
+
+    def state_logits(self, image: ImageTokens, class_index: Tensor) -> Tensor:
+        """Compare CLIP's own image embedding with written states (ours), which training cannot degrade: ``(B, 2)``."""
+        # CLIP's own temperature, because nothing here has been trained with τ.
+        return self.class_names.state_cosines(image.embedding, class_index) * self.clip.model.logit_scale.exp()
 
     def training_logits(
         self, images: Tensor | ImageTokens, class_index: Tensor | None, query_only: Tensor | None = None

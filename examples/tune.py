@@ -27,12 +27,18 @@ from torchmetrics.functional.classification import binary_auroc
 from anomalib_genclip import GenCLIP
 from anomalib_genclip.clip.backbone import load_clip
 from anomalib_genclip.clip.frozen_clip import FrozenCLIP, ImageTokens
-from anomalib_genclip.components.anomaly_map import TEMPERATURE, top_mean, upsample
+from anomalib_genclip.components.anomaly_map import (
+    TEMPERATURE,
+    abnormal_probability,
+    similarity_logits,
+    top_mean,
+    upsample,
+)
 from anomalib_genclip.components.loss import GenCLIPLoss
 from anomalib_genclip.demo.synthetic import SOURCE, TUNING
 from anomalib_genclip.evaluation.category import CategoryScores, ImageScores
 from anomalib_genclip.model_settings import ModelSettings
-from anomalib_genclip.torch_model import GenCLIPModel
+from anomalib_genclip.torch_model import BranchMaps, GenCLIPModel
 
 BATCH = 16
 
@@ -261,6 +267,13 @@ def frozen_scores(clip: FrozenCLIP, split: Split) -> dict[str, Tensor]:
     return result
 
 
+def trained_cls(model: GenCLIPModel, image: ImageTokens, result: BranchMaps) -> Tensor:
+    """Compare the CLS token with the learned prompts, which the package does not do at inference, ``(B,)``."""
+    cls = (image.pooled @ model.projections[-1]).unsqueeze(1)
+    own = [abnormal_probability(similarity_logits(cls, text[-1]))[:, 0] for text in result.text.values()]
+    return torch.stack(own).mean(0)
+
+
 def _auroc(scores: Tensor, labels: Tensor) -> float:
     return 100 * binary_auroc(scores, labels.int()).item()
 
@@ -279,10 +292,11 @@ def compute_metrics(
         for branch in branches:
             model.branches = branch
             results = [model.branch_maps(batch, names[batch]) for batch in index.split(64)]
-            grid, cls = (
-                torch.cat([torch.stack(list(getattr(result, part).values())).mean(0) for result in results])
-                for part in ("maps", "cls")
-            )
+            grid = torch.cat([torch.stack(list(result.maps.values())).mean(0) for result in results])
+            cls = torch.cat([
+                trained_cls(model, split.part(batch), result)
+                for batch, result in zip(index.split(64), results, strict=True)
+            ])
             maps = upsample(grid, model.image_size)
             top = top_mean(maps)
             scores = CategoryScores()

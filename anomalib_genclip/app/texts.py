@@ -84,13 +84,9 @@ def score_parts(decision: Decision) -> str:
     Returns:
         str: A table.
     """
-    trained = sum(decision.cls.values()) / len(decision.cls)
-    cls = (trained + decision.states) / 2
     rows = [
         (f"Highest {TOP_SHARE:.0%} of the anomaly map, mean", decision.top, f"&times; {1 - SCORE_WEIGHT:.2f}"),
-        ("Whole image (CLS token)", cls, f"&times; {SCORE_WEIGHT:.2f}"),
-        *((f"&emsp;{title}", value, "") for title, value in decision.cls.items()),
-        ("&emsp;frozen CLIP with written states", decision.states, ""),
+        ("Whole image: frozen CLIP with written states", decision.cls, f"&times; {SCORE_WEIGHT:.2f}"),
     ]
     if decision.cls_distance is not None:
         rows.append((

@@ -39,8 +39,7 @@ class Decision(NamedTuple):
         layers (dict[str, dict[int, Tensor]]): Layer-wise maps of the same branches on the patch grid, ``(h, w)``,
             in [0, 1].
         top (float): Mean of the highest 1 % of the anomaly map.
-        cls (dict[str, float]): Abnormal probability of the CLS token for the same branches.
-        states (float): Abnormal probability of the image from the frozen CLIP and written states.
+        cls (float): Abnormal probability of the whole image from the frozen CLIP and written states.
         anomaly_map (Tensor): Anomaly map, ``(H, W)``, in [0, 1].
         score (float): Image score.
         threshold (float | None): Threshold of the image score, if the model has one.
@@ -57,8 +56,7 @@ class Decision(NamedTuple):
     maps: dict[str, Tensor]
     layers: dict[str, dict[int, Tensor]]
     top: float
-    cls: dict[str, float]
-    states: float
+    cls: float
     anomaly_map: Tensor
     score: float
     threshold: float | None
@@ -108,8 +106,7 @@ def decide(model: GenCLIP, image: Tensor, class_name: str | None = None) -> Deci
             for name, grids in parts.layers.items()
         },
         top=float(result.top),
-        cls={BRANCH_TITLES[name]: float(value) for name, value in parts.cls.items()},
-        states=float(parts.states),
+        cls=float(parts.cls),
         anomaly_map=result.anomaly_map[0, 0].cpu(),
         score=float(torch_model.image_score(result)),
         threshold=threshold,

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.model_settings import ModelSettings
-from anomalib_genclip.torch_model import GenCLIPModel
+from anomalib_genclip.torch_model import GenCLIPModel, ScoreParts
 
 PromptSet = Literal["pair", "ensemble"]
 
@@ -23,7 +23,8 @@ PromptSet = Literal["pair", "ensemble"]
 class WrittenPrompts(GenCLIP):
     """GenCLIP with hand-written prompts, which has nothing to learn.
 
-    Patch features (with CLIP's own projection), temperature, map, image score and evaluation are those of GenCLIP.
+    Patch features (with CLIP's own projection), temperature, map and evaluation are those of GenCLIP. The image score
+    is that of the CLS token alone.
 
     Args:
         prompts (str): ``"pair"`` is "a photo of a perfect {class}" and "a photo of a damaged {class}"; ``"ensemble"``
@@ -58,6 +59,15 @@ class _WrittenPromptsModel(GenCLIPModel):
                 self._text[name] = self._encode_states(name)
         text = torch.stack([self._text[name] for name in names]).to(image.embedding.device)
         return {"written": [text] * len(self.layers)}
+
+    def state_logits(self, image: ImageTokens, class_index: Tensor) -> Tensor:
+        """Compare CLIP's own image embedding with the prompts, ``(B, 2)``."""
+        text = self._branch_text(image, class_index)["written"][-1]
+        return (text @ image.embedding.unsqueeze(-1)).squeeze(-1) * self.clip.model.logit_scale.exp()
+
+    def image_score(self, parts: ScoreParts) -> Tensor:
+        """Take the CLS token's probability alone, as zero-shot classification with CLIP does, ``(B,)``."""
+        return parts.branches.cls
 
     @torch.inference_mode(mode=False)
     @torch.no_grad()

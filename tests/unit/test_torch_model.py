@@ -184,7 +184,9 @@ def test_image_score_joins_top_of_the_map_and_cls(noisy, images):
     parts = noisy.score_parts(images)
     highest = parts.anomaly_map.flatten(1).sort(dim=1, descending=True).values[:, : -(-SIZE * SIZE // 100)]
     torch.testing.assert_close(parts.top, highest.mean(dim=1))
-    torch.testing.assert_close(noisy(images).pred_score, (parts.top + parts.cls) / 2)
+    torch.testing.assert_close(
+        noisy(images).pred_score, (1 - SCORE_WEIGHT) * parts.top + SCORE_WEIGHT * parts.branches.cls
+    )
 
 
 def test_without_references_nothing_is_joined(noisy, images):
@@ -192,8 +194,7 @@ def test_without_references_nothing_is_joined(noisy, images):
     parts = noisy.branch_maps(images)
     grid = torch.stack(list(parts.maps.values())).mean(dim=0)
     expected = upsample(grid, noisy.image_size).clamp(0, 1)
-    cls = (torch.stack(list(parts.cls.values())).mean(dim=0) + parts.states) / 2
-    score = torch.lerp(top_mean(expected), cls, SCORE_WEIGHT)
+    score = torch.lerp(top_mean(expected), parts.cls, SCORE_WEIGHT)
     result = noisy(images)
     torch.testing.assert_close(result.anomaly_map, expected, rtol=0, atol=0)
     torch.testing.assert_close(result.pred_score, score, rtol=0, atol=0)
@@ -341,13 +342,11 @@ def test_frozen_clip_has_its_part_in_the_image_score(model, images):
     clip = model.clip.model
     embedding = F.normalize(clip.encode_image(images), dim=-1)
     logits = clip.logit_scale.exp() * embedding @ F.normalize(torch.stack(states), dim=-1).T
-    torch.testing.assert_close(before.states, logits.softmax(dim=-1)[:, 1])
-    parts = model.score_parts(images, index)
-    torch.testing.assert_close(parts.cls, (torch.stack(list(before.cls.values())).mean(0) + before.states) / 2)
+    torch.testing.assert_close(before.cls, logits.softmax(dim=-1)[:, 1])
     with torch.no_grad():
         for parameter in [*model.prompts.parameters(), *model.projections.parameters()]:
             parameter.add_(torch.randn_like(parameter))
-    assert torch.equal(model.branch_maps(images, index).states, before.states)
+    assert torch.equal(model.branch_maps(images, index).cls, before.cls)
 
 
 # Tiles

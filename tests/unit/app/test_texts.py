@@ -18,10 +18,9 @@ DECISION = Decision(
     maps={},
     layers={},
     top=0.4,
-    cls={"vision-enhanced branch": 0.6, "query-only branch": 0.8},
-    states=0.5,
+    cls=0.6,
     anomaly_map=torch.zeros(4, 4),
-    score=0.5,
+    score=0.55,
     threshold=0.3,
     class_name="bolt",
     used_name="bolt",
@@ -72,8 +71,8 @@ def test_filtering_is_explained_with_its_margin():
 def test_parts_add_up_to_the_score():
     rows = re.findall(r"<td>([^<]*)</td><td>([\d.]+)</td><td>([^<]*)</td>", texts.score_parts(DECISION))
     shares = [(float(value), float(share.split()[-1])) for _, value, share in rows if share]
-    assert shares == [(0.4, 0.5), (0.6, 0.5)]  # CLS token: ((0.6 + 0.8) / 2 + 0.5) / 2
-    assert rows[-1][:2] == ("Image score", "0.500")
+    assert shares == [(0.4, 0.25), (0.6, 0.75)]
+    assert rows[-1][:2] == ("Image score", "0.550")
     compared = texts.score_parts(DECISION._replace(cls_distance=1.5))
     assert "in multiples of the usual one</td><td>1.500" in compared
 

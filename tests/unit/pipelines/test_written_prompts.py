@@ -20,12 +20,16 @@ def test_map_compares_patches_with_the_written_states(prompts):
     torch_model, images = model.model.eval(), torch.randn(2, 3, 112, 112)
     with torch.no_grad():
         maps = torch_model.branch_maps(images, torch_model.class_index(["coin", "object"])).maps["written"]
-        patches = torch_model.clip.encode_image(images).patches[0] @ torch_model.clip.model.visual.proj
+        scores = torch_model(images, torch_model.class_index(["coin", "object"])).pred_score
+        tokens, clip = torch_model.clip.encode_image(images), torch_model.clip.model
+        patches = tokens.patches[0] @ clip.visual.proj
     if prompts == "pair":
         texts = [f"a photo of a {state} coin" for state in ("perfect", "damaged")]
         text = torch_model.clip.encode_texts(texts)
         expected = abnormal_probability(similarity_logits(patches[:1], text))
         torch.testing.assert_close(maps[0].flatten(), expected[0])
+        logits = clip.logit_scale.exp() * tokens.embedding[0] @ text.T  # the score is CLIP's own of the whole image
+        torch.testing.assert_close(scores[0], logits.softmax(-1)[1])
     assert maps.shape == (2, 1, 14, 14)
     assert not torch.allclose(maps[0], maps[1])
 
