@@ -3,7 +3,7 @@
 
 """GenCLIP's torch model: anomaly maps and scores of a batch of images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -217,7 +217,7 @@ class GenCLIPModel(nn.Module):
             class_index = self.default_class.expand(image.cls.shape[0])
         if self.class_name_filter and text is None:
             class_index = self.class_names.filter(image.embedding, class_index)
-        features = self._project(image)
+        features = _project(image, self.projections)
         layers = {}
         text = self._branch_text(image, class_index) if text is None else text
         for branch, features_of_states in text.items():
@@ -256,13 +256,9 @@ class GenCLIPModel(nn.Module):
         if query_only is not None:
             class_index = torch.where(query_only, torch.zeros_like(class_index), class_index)
         text = self._vision_text(image, class_index, self.encode_prefix(), query_only)
-        maps = [similarity_logits(patches, text[i]) for i, patches in enumerate(self._project(image))]
+        maps = [similarity_logits(patches, text[i]) for i, patches in enumerate(_project(image, self.projections))]
         cls = similarity_logits((image.pooled @ self.projections[-1]).unsqueeze(1), text[-1])[:, 0]
         return torch.stack(maps).transpose(-1, -2).unflatten(-1, self.clip.grid_size), cls
-
-    def _project(self, image: ImageTokens) -> list[Tensor]:
-        """Apply ``ψ_i`` to each layer's patch tokens: ``M`` tensors ``(B, N, d)``."""
-        return [patches @ psi for patches, psi in zip(image.patches, self.projections, strict=True)]
 
     def _branch_text(self, image: ImageTokens, class_index: Tensor) -> dict[str, Sequence[Tensor]]:
         """Compute the text features of the active branches: for each layer ``(B, 2, d)`` or ``(2, d)``."""
@@ -310,6 +306,11 @@ def _refresh_text(model: GenCLIPModel, *_: object) -> None:
     with torch.autocast(model.sos.device.type, enabled=False):
         model.text_prefix = model.encode_prefix()
         model.query_features = model.compute_query_features(model.text_prefix)
+
+
+def _project(image: ImageTokens, projections: Iterable[Tensor]) -> list[Tensor]:
+    """Apply ``ψ_i`` to each layer's patch tokens: ``M`` tensors ``(B, N, d)``."""
+    return [patches @ psi for patches, psi in zip(image.patches, projections, strict=True)]
 
 
 def _joined(result: BranchMaps, distance: RelativeDistance | None) -> Tensor:
