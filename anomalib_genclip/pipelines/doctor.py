@@ -28,7 +28,7 @@ _REQUIRED = ("anomalib", "torch", "torchvision", "open_clip_torch", "lightning")
 _EXTRAS = {"export": ("onnxruntime", "openvino"), "scale": ("pyarrow", "ray"), "app": ("gradio",)}
 _SCENE = ("leather", "hole", 320, 9)  # category, defect, size, seed
 _EXPECTED_SCORE, _TOLERANCE = (
-    0.8916,
+    0.9676,
     0.01,
 )  # versions of the packages that render and resize differ in the third decimal
 
