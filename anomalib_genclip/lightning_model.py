@@ -45,6 +45,7 @@ from .callbacks.run_setup import RunSetup
 from .callbacks.synthetic_anomalies import PerlinAnomalies
 from .callbacks.tile_setup import TileSetup
 from .clip.backbone import DEFAULT_BACKBONE, DEFAULT_PRETRAINED, backbone_spec, load_clip, resolve_image_size
+from .clip.frozen_clip import PatchAttention
 from .components.class_names import GENERIC, ClassNames, check_class_names
 from .components.loss import GenCLIPLoss
 from .evaluation import CategoryEvaluator
@@ -78,6 +79,8 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
             patches.
         layers (list[int] | None): Feature layers: blocks of the vision tower, counted from 1. Defaults to ``None``:
             those of ``weights``, else the four quarters (6, 12, 18, 24 for ViT-L/14).
+        patch_attention (str | None): Patch features: ``"clip"`` for the blocks' outputs, ``"value"`` for value-value
+            attention (ours). Defaults to ``None``: that of ``weights``, else ``"clip"``.
         state_length (int | None): Tokens of the normal and of the abnormal prompt, ``n``. Defaults to ``None``: that
             of ``weights``, else 4.
         query_length (int | None): Tokens of the general query prompt and of the vision prompts, ``q``. Defaults to
@@ -157,6 +160,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
         pretrained: str | None = DEFAULT_PRETRAINED,
         image_size: int | Sequence[int] | None = None,
         layers: list[int] | None = None,
+        patch_attention: PatchAttention | None = None,
         state_length: PositiveInt | None = None,
         query_length: PositiveInt | None = None,
         class_name: str | None = None,
@@ -198,6 +202,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
             pretrained,
             image_size,
             layers,
+            patch_attention,
             state_length,
             query_length,
             branches,

@@ -20,6 +20,7 @@ from .clip.backbone import (
     resolve_image_size,
     resolve_layers,
 )
+from .clip.frozen_clip import PatchAttention
 from .persistence.prompts_file import INFERENCE
 from .utils.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat, checked
 
@@ -44,6 +45,7 @@ class ModelSettings:
         pretrained (str | None): An open_clip tag, a weights file, or ``None`` for random weights.
         image_size (tuple[int, int]): Height and width in pixels.
         layers (tuple[int, ...]): Feature layers: blocks of the vision tower, counted from 1, ascending.
+        patch_attention (str): Patch features of these layers: "clip" or "value".
         state_length (int): ``n``, tokens of the normal and of the abnormal prompt.
         query_length (int): ``q``, tokens of the general query prompt and of the vision prompts.
         branches (str): Branches that compute map and score: "both", "vision" or "query".
@@ -56,6 +58,7 @@ class ModelSettings:
     pretrained: str | None
     image_size: tuple[int, int]
     layers: tuple[int, ...]
+    patch_attention: str
     state_length: int
     query_length: int
     branches: str
@@ -69,6 +72,7 @@ class ModelSettings:
         pretrained: str | None = DEFAULT_PRETRAINED,
         image_size: int | Sequence[int] | None = None,
         layers: Sequence[int] | None = None,
+        patch_attention: str | None = None,
         state_length: int | None = None,
         query_length: int | None = None,
         branches: str | None = None,
@@ -86,6 +90,7 @@ class ModelSettings:
             pretrained (str | None): With ``prompts``, the default is replaced by the file's value.
             image_size (int | Sequence[int] | None): Side, or height and width, in pixels.
             layers (Sequence[int] | None): Feature layers.
+            patch_attention (str | None): "clip" or "value".
             state_length (int | None): ``n``.
             query_length (int | None): ``q``.
             branches (str | None): "both", "vision" or "query".
@@ -104,11 +109,13 @@ class ModelSettings:
             pretrained = prompts.pretrained if pretrained == DEFAULT_PRETRAINED else pretrained
             image_size = prompts.image_size if image_size is None else image_size
             layers = prompts.signature.layers if layers is None else layers
+            patch_attention = prompts.signature.patch_attention if patch_attention is None else patch_attention
             state_length = prompts.signature.state_length if state_length is None else state_length
             query_length = prompts.signature.query_length if query_length is None else query_length
         given = {"branches": branches, "class_name_filter": class_name_filter, "smoothing_sigma": smoothing_sigma}
         inference = INFERENCE | (prompts.inference if prompts else {})
         inference |= {name: value for name, value in given.items() if value is not None}
+        patch_attention = "clip" if patch_attention is None else patch_attention
         backbone = DEFAULT_BACKBONE if backbone is None else backbone
         spec = backbone_spec(backbone)
         try:
@@ -126,6 +133,7 @@ class ModelSettings:
             pretrained=None if pretrained is None else str(pretrained),
             image_size=size,
             layers=tuple(resolve_layers(spec, layers)),
+            patch_attention=checked("patch_attention", patch_attention, PatchAttention),
             state_length=lengths[0],
             query_length=lengths[1],
             branches=checked("branches", inference["branches"], Branches),

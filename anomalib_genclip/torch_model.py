@@ -95,7 +95,7 @@ class GenCLIPModel(nn.Module):
         self.backbone = full_name(spec, clip)
         self.fingerprint = fingerprint(clip)  # computed now, because training in half precision rounds the weights
 
-        self.clip = FrozenCLIP(clip, self.layers)
+        self.clip = FrozenCLIP(clip, self.layers, settings.patch_attention)
         self.prompts = PromptLearner(
             spec.vision_width, spec.text_width, len(self.layers), settings.state_length, settings.query_length
         )

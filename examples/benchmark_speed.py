@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import torch
@@ -29,7 +29,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_genclip.clip.backbone import load_clip
-from anomalib_genclip.clip.frozen_clip import ImageTokens
+from anomalib_genclip.clip.frozen_clip import ImageTokens, PatchAttention
 from anomalib_genclip.components.loss import GenCLIPLoss
 from anomalib_genclip.model_settings import ModelSettings
 from anomalib_genclip.pipelines.meter import peak_memory_mib
@@ -50,6 +50,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbone", default="ViT-L-14-336")
     parser.add_argument("--pretrained", help="an open_clip tag or a file; random weights if left out")
     parser.add_argument("--image-size", type=int)
+    parser.add_argument("--patch-attention", choices=get_args(PatchAttention))
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1])
     parser.add_argument("--precision", choices=DTYPES, nargs="+", default=["fp32"], help="tf32 is float32 on a GPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -68,7 +69,9 @@ def parse() -> argparse.Namespace:
 def build(args: argparse.Namespace) -> GenCLIPModel:
     """Build the model."""
     torch.manual_seed(0)
-    settings = ModelSettings.resolve(args.backbone, args.pretrained, args.image_size)
+    settings = ModelSettings.resolve(
+        args.backbone, args.pretrained, args.image_size, patch_attention=args.patch_attention
+    )
     clip = load_clip(settings.spec, settings.pretrained, settings.image_size)
     return GenCLIPModel(clip, settings).to(args.device).eval()
 

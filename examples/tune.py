@@ -59,7 +59,7 @@ class Variant:
     vision_dropout: float = 0.0
     words: bool = False
     average: float = 0.0
-    attention: str | None = None
+    patch_attention: str = "clip"
 
 
 BASE = Variant("default")
@@ -78,7 +78,7 @@ VARIANTS = [
     replace(BASE, name="query_only_prob 0 (paper)", query_only_prob=0.0),
     replace(BASE, name="phi 1e-4", vision_learning_rate=1e-4),
     replace(BASE, name="phi weight decay 1", vision_weight_decay=1.0),
-    replace(BASE, name="value-value attention", attention="value"),
+    replace(BASE, name="value-value attention", patch_attention="value"),
 ]
 
 
@@ -96,34 +96,6 @@ class Split:
         tokens = self.tokens
         patches = tuple(layer[index].float() for layer in tokens.patches)
         return ImageTokens(patches, tokens.cls[index], tokens.pooled[index], tokens.embedding[index])
-
-
-def value_attention(clip: FrozenCLIP, images: Tensor) -> ImageTokens:
-    """Read patch tokens that attend by the similarity of their values, as AnomalyCLIP does (ours to compare)."""
-    inputs: dict[int, Tensor] = {}
-    blocks = clip.model.visual.transformer.resblocks
-    hooks = [
-        block.register_forward_pre_hook(lambda _, args, number=number: inputs.update({number: args[0]}))
-        for number, block in enumerate(blocks, start=1)
-        if number in clip.layers
-    ]
-    clip.model.encode_image(images)  # hooks fire in open_clip's own pass alone
-    tokens = clip.encode_image(images)
-    for hook in hooks:
-        hook.remove()
-    patches = [_attend_by_value(blocks[number - 1], inputs[number])[:, 1:] for number in clip.layers]
-    return tokens._replace(patches=tuple(clip.model.visual.ln_post(layer) for layer in patches))
-
-
-@torch.no_grad()
-def _attend_by_value(block: torch.nn.Module, tokens: Tensor) -> Tensor:
-    attention = block.attn
-    tokens = tokens if attention.batch_first else tokens.transpose(0, 1)
-    width = tokens.shape[-1]
-    value = block.ln_1(tokens) @ attention.in_proj_weight[2 * width :].T + attention.in_proj_bias[2 * width :]
-    heads = value.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-    mixed = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
-    return attention.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
 def synthetic(categories: tuple[str, ...], root: str) -> Iterator[tuple[str, object]]:
@@ -153,7 +125,7 @@ def photographs(folder: Path) -> Iterator[tuple[str, object]]:
 
 
 @torch.no_grad()
-def read(model: GenCLIP, data: Iterator[tuple[str, object]], attention: str | None) -> Split:
+def read(model: GenCLIP, data: Iterator[tuple[str, object]]) -> Split:
     """Run the tower over the test images."""
     parts, masks, labels, names = [], [], [], []
     for category, datamodule in data:
@@ -161,8 +133,7 @@ def read(model: GenCLIP, data: Iterator[tuple[str, object]], attention: str | No
         datamodule.setup()
         for batch in datamodule.test_dataloader():
             images, mask = model.pre_processor.transform(batch.image, batch.gt_mask)
-            clip = model.model.clip
-            parts.append(value_attention(clip, images) if attention else clip.encode_image(images))
+            parts.append(model.model.clip.encode_image(images))
             masks.append(mask)
             labels.append(batch.gt_label)
             names += [category] * len(images)
@@ -337,22 +308,23 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, help="folder of further datasets to choose with")
     parser.add_argument("--out", type=Path, default=Path("tuning.csv"))
     args = parser.parse_args()
-    lightning_model = GenCLIP(backbone="tiny", pretrained=args.pretrained)
     settings = ModelSettings.resolve("tiny", args.pretrained)
     clip = load_clip(settings.spec, settings.pretrained, settings.image_size)
-    splits: dict[str | None, tuple[Split, dict[str, Split]]] = {}
+    splits: dict[str, tuple[Split, dict[str, Split]]] = {}
     frozen: dict[str, dict[str, Tensor]] = {}
     table = []
     for variant in VARIANTS:
         if args.only and variant.name not in args.only:
             continue
-        if variant.attention not in splits:
-            targets = {"tuning": read(lightning_model, synthetic(TUNING, args.root), variant.attention)}
+        if variant.patch_attention not in splits:
+            reader = GenCLIP(backbone="tiny", pretrained=args.pretrained, patch_attention=variant.patch_attention)
+            targets = {"tuning": read(reader, synthetic(TUNING, args.root))}
             for name, datamodule in photographs(args.photographs) if args.photographs else []:
-                targets[name] = read(lightning_model, iter([(name, datamodule)]), variant.attention)
-            splits[variant.attention] = read(lightning_model, synthetic(SOURCE, args.root), variant.attention), targets
-            frozen = {name: frozen_scores(lightning_model.model.clip, split) for name, split in targets.items()}
-        source, targets = splits[variant.attention]
+                targets[name] = read(reader, iter([(name, datamodule)]))
+            source = read(reader, synthetic(SOURCE, args.root))
+            splits = {variant.patch_attention: (source, targets)}  # one at a time, for memory
+            frozen = {name: frozen_scores(reader.model.clip, split) for name, split in targets.items()}
+        source, targets = splits[variant.patch_attention]
         for seed in range(args.seeds):
             start = time.monotonic()
             torch.manual_seed(seed)

@@ -27,11 +27,11 @@ def run_block(
         mask (Tensor | None): Which of the P + L tokens each of these attends to, ``(L, P + L)``, bool.
         past (Tensor | None): Keys and values of P earlier tokens that all sequences share,
             ``(2, 1, heads, P, width / heads)``.
-        only (Tensor | None): Positions of the only K tokens of each sequence to compute, ``(S, K)``; needs ``mask``.
+        only (Tensor | None): Positions of the only K tokens of each sequence to compute, ``(S, K)``.
 
     Returns:
         tuple[Tensor, Tensor]: Outputs ``(S, L, width)``, or ``(S, K, width)`` with ``only``; keys and values of
-            these tokens ``(2, S, heads, L, width / heads)``.
+            all L tokens ``(2, S, heads, L, width / heads)``.
     """
     attention = block.attn
     projected = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
@@ -40,10 +40,26 @@ def run_block(
     everything = own
     if past is not None:
         everything = torch.cat([past.to(own.dtype).expand(-1, own.shape[1], -1, -1, -1), own], dim=-2)
-    if mask is not None and only is not None:
+    if only is not None:
         tokens = tokens.gather(1, only.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
         query = query.gather(2, only[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[-1]))
-        mask = mask[only].unsqueeze(1)
+        mask = None if mask is None else mask[only].unsqueeze(1)
     attended = F.scaled_dot_product_attention(query, everything[0], everything[1], attn_mask=mask)
     tokens = tokens + block.ls_1(attention.out_proj(attended.transpose(1, 2).flatten(2)))
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens))), own
+
+
+def attend_by_value(block: nn.Module, values: Tensor) -> Tensor:
+    """Compute patch tokens that attend by the similarity of their values, not of queries and keys.
+
+    After AnomalyCLIP's value-value attention; without residual and MLP (ours).
+
+    Args:
+        block (nn.Module): open_clip's ``ResidualAttentionBlock``.
+        values (Tensor): Values from :func:`run_block`, CLS token first, ``(B, heads, 1 + N, width / heads)``.
+
+    Returns:
+        Tensor: Patch tokens, ``(B, N, width)``.
+    """
+    attended = F.scaled_dot_product_attention(values[:, :, 1:], values, values)
+    return block.ls_1(block.attn.out_proj(attended.transpose(1, 2).flatten(2)))

@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from open_clip.model import CLIP
@@ -13,7 +13,9 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .block import run_block
+from .block import attend_by_value, run_block
+
+PatchAttention = Literal["clip", "value"]
 
 
 @cache
@@ -45,14 +47,17 @@ class FrozenCLIP(nn.Module):
     Args:
         model (CLIP): A model of :func:`anomalib_genclip.clip.backbone.load_clip`. It is frozen.
         layers (Sequence[int]): Feature layers: blocks of the vision tower, counted from 1, ascending.
+        patch_attention (str): Patch tokens of the feature layers: "clip" for the blocks' outputs, "value" for
+            :func:`~anomalib_genclip.clip.block.attend_by_value`. CLS tokens and image embedding are the same.
     """
 
-    def __init__(self, model: CLIP, layers: Sequence[int]) -> None:
+    def __init__(self, model: CLIP, layers: Sequence[int], patch_attention: str = "clip") -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.layers = tuple(layers)
         self.tokenizer = clip_tokenizer()
         self.grid_size: tuple[int, int] = tuple(model.visual.grid_size)
+        self.patch_attention = patch_attention
 
     def train(self, mode: bool = True) -> "FrozenCLIP":  # noqa: ARG002
         """Stay in evaluation mode, whatever the mode of the parent module."""
@@ -83,18 +88,24 @@ class FrozenCLIP(nn.Module):
         patches = visual.conv1(images).flatten(2).transpose(1, 2).to(visual.class_embedding.dtype)
         cls = visual.class_embedding.expand(patches.shape[0], 1, -1)
         tokens = visual.ln_pre(torch.cat([cls, patches], dim=1) + visual.positional_embedding)
-        tapped = []
-        for number, block in enumerate(visual.transformer.resblocks, start=1):
-            tokens, _ = run_block(block, tokens)
+        cls_tokens, patch_tokens = [], []
+        blocks, by_value = visual.transformer.resblocks, self.patch_attention == "value"
+        for number, block in enumerate(blocks, start=1):
+            only = None
+            if by_value and number == len(blocks):  # of its output only the CLS token is used
+                only = torch.zeros(1, 1, dtype=torch.long, device=tokens.device).expand(tokens.shape[0], 1)
+            tokens, keys_values = run_block(block, tokens, only=only)
             if number in self.layers:
-                tapped.append(tokens)
+                cls_tokens.append(tokens[:, 0])
+                own = attend_by_value(block, keys_values[1]).to(tokens.dtype) if by_value else tokens[:, 1:]
+                patch_tokens.append(own)
         # Decides on class names, by differences that are smaller than what autocast rounds.
         with torch.autocast(images.device.type, enabled=False):
             embedding = F.normalize(visual.ln_post(tokens[:, 0]) @ visual.proj, dim=-1)
         return ImageTokens(
-            patches=tuple(visual.ln_post(layer[:, 1:]) for layer in tapped),
-            cls=torch.stack([layer[:, 0] for layer in tapped], dim=1),
-            pooled=visual.ln_post(tapped[-1][:, 0]),
+            patches=tuple(visual.ln_post(layer) for layer in patch_tokens),
+            cls=torch.stack(cls_tokens, dim=1),
+            pooled=visual.ln_post(cls_tokens[-1]),
             embedding=embedding,
         )
 

@@ -4,9 +4,9 @@
 """Filling the feature cache.
 
 There is one safetensors file per image, named after a hash of everything that its content depends on: CLIP's weights,
-feature layers, image size, preprocessing, label, and the bytes of image and mask. An edited image or another model
-therefore gets a new file. Names and headers are checked before training, the checksum of the tensors when a file is
-read.
+feature layers, patch attention, image size, preprocessing, label, and the bytes of image and mask. An edited image or
+another model therefore gets a new file. Names and headers are checked before training, the checksum of the tensors when
+a file is read.
 """
 
 import hashlib
@@ -200,6 +200,7 @@ def _settings(model: "GenCLIPModel", preprocess: nn.Module | None, precision: st
         model.fingerprint,
         digest({"positions": model.clip.model.visual.positional_embedding}, {}),  # not in the fingerprint
         list(model.layers),
+        model.clip.patch_attention,
         list(model.image_size),
         repr(preprocess),
         precision,

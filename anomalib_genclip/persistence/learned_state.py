@@ -46,6 +46,7 @@ class LearnedStateMixin(_Module):
             layers=model.layers,
             state_length=len(model.prompts.normal),
             query_length=len(model.prompts.query),
+            patch_attention=model.clip.patch_attention,
         )
 
     def save_weights(self, path: str | Path, references: bool = False) -> Path:

@@ -34,6 +34,7 @@ class ModelSignature:
         layers (list[int]): Feature layers.
         state_length (int): ``n``.
         query_length (int): ``q``.
+        patch_attention (str): Patch features, "clip" in files without this entry.
     """
 
     backbone: str
@@ -41,6 +42,7 @@ class ModelSignature:
     layers: list[int]
     state_length: int
     query_length: int
+    patch_attention: str = "clip"
 
     @classmethod
     def parse(cls, description: Any, source: str) -> "ModelSignature":  # noqa: ANN401  # whatever was in the file
@@ -50,8 +52,10 @@ class ModelSignature:
             ValueError: If an entry is missing or of the wrong type; names the source.
         """
         kinds = {"backbone": str, "fingerprint": str, "layers": list, "state_length": int, "query_length": int}
-        parts: dict[str, Any] = {name: description.get(name) for name in kinds} if isinstance(description, dict) else {}
-        wrong = [name for name, kind in kinds.items() if type(parts.get(name)) is not kind]
+        kinds |= {"patch_attention": str}
+        given = {"patch_attention": cls.patch_attention} | description if isinstance(description, dict) else {}
+        parts: dict[str, Any] = {name: given.get(name) for name in kinds}
+        wrong = [name for name, kind in kinds.items() if type(parts[name]) is not kind]
         if wrong or not all(type(layer) is int for layer in parts["layers"]):
             msg = f"{source} has no valid entry for {', '.join(wrong) or 'layers'}."
             raise ValueError(msg)

@@ -105,6 +105,7 @@ def model_card(
         "CLIP": f"{signature['backbone']}, weights {learned.pretrained}, fingerprint `{signature['fingerprint']}`",
         "Image size": f"{height} by {width} px",
         "Feature layers": ", ".join(map(str, signature["layers"])),
+        "Patch attention": signature["patch_attention"],
         "Prompt lengths": f"n = {signature['state_length']}, q = {signature['query_length']}",
         "Thresholds": ", ".join(f"{name} {float(value):.4f}" for name, value in learned.thresholds.items()),
         **{name: str(value) for name, value in learned.inference.items()},

@@ -7,6 +7,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from anomalib_genclip.clip.backbone import load_clip
 from anomalib_genclip.model_settings import ModelSettings
@@ -20,6 +21,28 @@ def torch_model(backbone: str, pretrained: str | None = None, image_size=None, l
     """Build a torch model: of random weights unless told otherwise."""
     resolved = ModelSettings.resolve(backbone, pretrained, image_size, layers, **settings)
     return GenCLIPModel(load_clip(resolved.spec, resolved.pretrained, resolved.image_size), resolved)
+
+
+@torch.no_grad()
+def attended_by_value(block: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Run open_clip's own attention with the projection of the values in place of those of queries and keys.
+
+    Args:
+        block (nn.Module): open_clip's block.
+        tokens (torch.Tensor): Its input, ``(B, L, width)``.
+
+    Returns:
+        torch.Tensor: Without residual and MLP, ``(B, L, width)``.
+    """
+    attention = copy.deepcopy(block.attn)
+    for parameter in (attention.in_proj_weight, attention.in_proj_bias):
+        query, key, value = parameter.chunk(3)
+        query.copy_(value)
+        key.copy_(value)
+    normed = block.ln_1(tokens)
+    normed = normed if attention.batch_first else normed.transpose(0, 1)
+    result = block.ls_1(attention(normed, normed, normed, need_weights=False)[0])
+    return result if attention.batch_first else result.transpose(0, 1)
 
 
 @pytest.fixture(scope="session")

@@ -176,6 +176,7 @@ def test_fine_tuning_needs_weights():
         ({"class_name": "screw " * 300}, "300 tokens"),
         ({"class_names": {"01": ""}}, "is empty"),
         ({"layers": [13]}, "between 1 and 12"),
+        ({"patch_attention": "v-v"}, r"patch_attention='v-v' is unknown\. Choose one of clip, value"),
         ({"image_size": 65}, "patch size 32"),
         ({"state_length": 0}, "at least 1"),
     ],

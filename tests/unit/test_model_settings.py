@@ -62,6 +62,7 @@ CHECKED = (
     "pretrained",
     "image_size",
     "layers",
+    "patch_attention",
     "state_length",
     "query_length",
     "class_name",

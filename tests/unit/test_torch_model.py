@@ -228,7 +228,9 @@ def test_image_size_may_be_oblong():
     assert model.clip.grid_size == (2, 4)
 
 
-def test_compiles_without_a_graph_break(noisy, images):
+@pytest.mark.parametrize("patch_attention", ["clip", "value"])
+def test_compiles_without_a_graph_break(noisy, images, patch_attention):
+    noisy.clip.patch_attention = patch_attention
     index = noisy.class_index(["cable"] * 3)
     compiled = torch.compile(noisy, fullgraph=True, backend="eager")
     with torch.no_grad():

@@ -7,9 +7,10 @@ import inspect
 
 import pytest
 import torch
+from helpers.models import attended_by_value
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 
-from anomalib_genclip.clip.block import run_block
+from anomalib_genclip.clip.block import attend_by_value, run_block
 
 WIDTH, HEADS, LENGTH = 32, 4, 7
 MASK = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
@@ -59,3 +60,16 @@ def test_some_tokens_of_each_sequence_are_computed_alone(block):
     tokens, only = torch.randn(3, LENGTH, WIDTH), torch.tensor([[0, 6], [6, 3], [2, 2]])
     expected = _open_clip(block, tokens, MASK)[torch.arange(3).unsqueeze(1), only]
     torch.testing.assert_close(run_block(block, tokens, MASK, only=only)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_outputs_of_some_tokens_need_no_mask(block):
+    tokens, only = torch.randn(3, LENGTH, WIDTH), torch.zeros(3, 1, dtype=torch.long)
+    expected = _open_clip(block, tokens)[:, :1]
+    torch.testing.assert_close(run_block(block, tokens, only=only)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_patches_attend_by_value_as_open_clips_attention_does_with_values_for_all(block):
+    tokens = torch.randn(3, LENGTH, WIDTH)
+    expected = attended_by_value(block, tokens)[:, 1:]
+    _, (_, values) = run_block(block, tokens)
+    torch.testing.assert_close(attend_by_value(block, values), expected, atol=1e-5, rtol=1e-5)

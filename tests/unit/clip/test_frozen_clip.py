@@ -6,8 +6,10 @@
 import open_clip
 import pytest
 import torch
-from helpers.models import BACKBONE, SIZE, torch_model
+from helpers.models import BACKBONE, SIZE, attended_by_value, torch_model
 from torch.nn import functional as F  # noqa: N812
+
+from anomalib_genclip.clip.frozen_clip import FrozenCLIP
 
 
 def test_image_embedding_is_open_clips_own(model, images):
@@ -35,17 +37,37 @@ def test_untrained_patch_features_are_clips_projection(model, images):
 
 def test_layers_are_counted_from_one_and_read_in_order():
     model = torch_model(BACKBONE, pretrained=None, image_size=SIZE, layers=[5, 2])
-    outputs = {}
-    for number, block in enumerate(model.clip.model.visual.transformer.resblocks, start=1):
-        block.register_forward_hook(lambda _, __, output, number=number: outputs.update({number: output}))
     image = torch.randn(1, 3, SIZE, SIZE)
-    with torch.no_grad():
-        model.clip.model.encode_image(image)
-    tokens = model.clip.encode_image(image)
-    batch_first = model.clip.model.visual.transformer.resblocks[0].attn.batch_first
-    expected = [outputs[n][:, 0] if batch_first else outputs[n][0] for n in (2, 5)]
+    outputs = _outputs_of_blocks(model.clip.model, image)
     assert model.layers == [2, 5]
-    torch.testing.assert_close(tokens.cls, torch.stack(expected, dim=1))
+    torch.testing.assert_close(model.clip.encode_image(image).cls, torch.stack([outputs[n][:, 0] for n in (2, 5)], 1))
+
+
+@pytest.mark.parametrize("layers", [[2, 12], [5]], ids=["last block", "earlier block"])
+def test_patch_attention_changes_the_patch_features_alone(model, images, layers):
+    clip = model.clip.model
+    plain, own = (FrozenCLIP(clip, layers, kind).encode_image(images) for kind in ("clip", "value"))
+    for name in ("cls", "pooled", "embedding"):
+        torch.testing.assert_close(getattr(own, name), getattr(plain, name))
+    outputs = _outputs_of_blocks(clip, images)
+    for number, patches in zip(layers, own.patches, strict=True):
+        expected = attended_by_value(clip.visual.transformer.resblocks[number - 1], outputs[number - 1])
+        torch.testing.assert_close(patches, clip.visual.ln_post(expected)[:, 1:], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def _outputs_of_blocks(clip, images):
+    """Run open_clip's own pass, and return the tokens after each block by its number, ``(B, L, width)``."""
+    outputs = {}
+    blocks = clip.visual.transformer.resblocks
+    hooks = [
+        block.register_forward_hook(lambda _, __, output, number=number: outputs.update({number: output}))
+        for number, block in enumerate(blocks, start=1)
+    ]
+    clip.encode_image(images)
+    for hook in hooks:
+        hook.remove()
+    return outputs if blocks[0].attn.batch_first else {n: output.transpose(0, 1) for n, output in outputs.items()}
 
 
 def test_images_of_another_size_are_refused(model):

@@ -79,6 +79,7 @@ def test_damaged_file_is_noticed_and_made_anew(filled, tmp_path, tower_images, c
         {"backbone": "ViT-S-16-alt"},
         {"backbone": "ViT-S-32-alt-quickgelu"},
         {"layers": [3, 12]},
+        {"patch_attention": "value"},
         {"image_size": 96},
         {"pre_processor": PreProcessor(v2.Compose([v2.Resize((64, 64)), v2.Normalize([0.5] * 3, [0.5] * 3)]))},
     ],

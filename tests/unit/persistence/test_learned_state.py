@@ -48,6 +48,7 @@ def test_missing_learned_tensor_is_an_error():
     [
         ({"backbone": "ViT-S-16-alt"}, ["'ViT-S-32-alt'", "'ViT-S-16-alt'"]),
         ({"layers": [6, 12]}, [r"\[3, 6, 9, 12\]", r"\[6, 12\]"]),
+        ({"patch_attention": "value"}, ["patch_attention 'clip'", "this model has 'value'"]),
         ({"state_length": 2}, ["state_length 4", "this model has 2"]),
         ({"backbone": "ViT-S-32-alt-quickgelu"}, ["'ViT-S-32-alt'", "'ViT-S-32-alt-quickgelu'"]),
     ],

@@ -7,6 +7,7 @@ import pytest
 import torch
 from anomalib import LearningType
 from helpers.prompts_files import rewritten
+from helpers.runs import build, save_checkpoint
 from safetensors.torch import save_file
 
 from anomalib_genclip import GenCLIP
@@ -37,6 +38,27 @@ def test_prompts_file_brings_the_settings_that_its_thresholds_belong_to(trained,
     other = rewritten(path, tmp_path / "other.safetensors", description=lambda d: d | {"inference": {"turns": 4}})
     with pytest.raises(ValueError, match=r"other\.safetensors has inference=\{'turns': 4\}"):
         GenCLIP(weights=other)
+
+
+def test_prompts_file_and_checkpoint_bring_the_attention_of_their_patches(trained, tmp_path):
+    """Files of versions without this setting have CLIP's own."""
+    model = build(patch_attention="value")
+    path = model.save_weights(tmp_path / "value.safetensors")
+    save_checkpoint(model, tmp_path / "value.ckpt")
+    images = torch.randn(2, 3, 64, 64)
+    expected = model.eval().model(images).anomaly_map
+    for other in (GenCLIP(weights=path), GenCLIP.load_from_checkpoint(tmp_path / "value.ckpt")):
+        assert other.hparams["patch_attention"] == "value"
+        torch.testing.assert_close(other.eval().model(images).anomaly_map, expected)
+    with pytest.raises(ValueError, match=r"value\.safetensors .*patch_attention 'value' \(this model has 'clip'\)"):
+        GenCLIP(weights=path, patch_attention="clip")
+
+    def without(description):
+        del description["signature"]["patch_attention"]
+        return description
+
+    older = rewritten(trained.prompts, tmp_path / "older.safetensors", description=without)
+    assert GenCLIP(weights=older).hparams["patch_attention"] == "clip"
 
 
 @pytest.mark.parametrize(
