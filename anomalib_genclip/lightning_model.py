@@ -104,6 +104,8 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
         projection_learning_rate (float): The same for ``ψ``. Defaults to ``1e-3``.
         query_only_prob (float): Probability that a training image is trained with the query-only prompt instead of
             the vision-enhanced one (ours; 0 in the paper). Defaults to ``0.3``.
+        vision_dropout (float): Probability that the vision prompts of an image and a layer are dropped in training
+            (ours; 0 in the paper). Defaults to ``0.5``.
         image_loss_weight (float): Weight of the cross-entropy on the CLS token (ours; 0 in the paper). Defaults to
             ``0.5``.
         anomaly_source (str): Source of anomalous training images: ``"labels"`` of the training set, ``"synthetic"``
@@ -173,6 +175,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
         learning_rate: NonNegativeFloat = 1e-3,
         projection_learning_rate: NonNegativeFloat = 1e-3,
         query_only_prob: UnitFloat = 0.3,
+        vision_dropout: UnitFloat = 0.5,
         image_loss_weight: NonNegativeFloat = 0.5,
         anomaly_source: AnomalySource = "auto",
         epochs: PositiveInt = 15,
@@ -215,6 +218,7 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
             learning_rate,
             projection_learning_rate,
             query_only_prob,
+            vision_dropout,
             image_loss_weight,
             anomaly_source,
             epochs,
@@ -272,10 +276,10 @@ class GenCLIP(LearnedStateMixin, AtomicExportMixin, CalibrationMixin, AnomalibMo
         if batch.gt_mask is None:
             msg = f"Training needs masks, and {_first_path(batch)} has none. Use a source with masks."
             raise ValueError(msg)
-        query_only = torch.rand(len(batch), device=self.device) < self.training_settings.query_only_prob
-        maps, cls = self.model.training_logits(
-            images_of(batch, self.model.projections[0].dtype), self._indices(batch)[0], query_only
-        )
+        settings, images = self.training_settings, images_of(batch, self.model.projections[0].dtype)
+        query_only = torch.rand(len(batch), device=self.device) < settings.query_only_prob
+        indices = self._indices(batch)[0]
+        maps, cls = self.model.training_logits(images, indices, query_only, settings.vision_dropout)
         loss = self.loss(maps, cls, batch.gt_mask, batch.gt_label)
         if not torch.isfinite(loss):
             msg = (

@@ -163,6 +163,7 @@ class TrainingSettings:
     learning_rate: float
     projection_learning_rate: float
     query_only_prob: float
+    vision_dropout: float
     image_loss_weight: float
     anomaly_source: str
     epochs: int
@@ -175,6 +176,7 @@ class TrainingSettings:
             "learning_rate": NonNegativeFloat,
             "projection_learning_rate": NonNegativeFloat,
             "query_only_prob": UnitFloat,
+            "vision_dropout": UnitFloat,
             "image_loss_weight": NonNegativeFloat,
             "anomaly_source": AnomalySource,
             "epochs": PositiveInt,

@@ -12,6 +12,7 @@ from anomalib.data.utils.tiler import Tiler
 from kornia.filters import GaussianBlur2d
 from open_clip.model import CLIP
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from .clip.backbone import fingerprint, full_name
 from .clip.frozen_clip import FrozenCLIP, ImageTokens
@@ -237,7 +238,11 @@ class GenCLIPModel(nn.Module):
         return self.class_names.state_cosines(image.embedding, class_index) * self.clip.model.logit_scale.exp()
 
     def training_logits(
-        self, images: Tensor | ImageTokens, class_index: Tensor | None, query_only: Tensor | None = None
+        self,
+        images: Tensor | ImageTokens,
+        class_index: Tensor | None,
+        query_only: Tensor | None = None,
+        vision_dropout: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """Compute the logits that the loss compares with mask and label, without CNF.
 
@@ -246,6 +251,7 @@ class GenCLIPModel(nn.Module):
             class_index (Tensor | None): As in :meth:`forward`.
             query_only (Tensor | None): Images that are trained with the query-only prompt (no ``V``, class "object")
                 instead of the vision-enhanced one, ``(B,)``, bool (ours). ``None`` for no image.
+            vision_dropout (float): Probability that an image's ``V^i`` is zero; others are scaled up (ours).
 
         Returns:
             tuple[Tensor, Tensor]: Layer-wise logits ``(M, B, 2, h, w)`` and the CLS token's logits ``(B, 2)``.
@@ -255,7 +261,7 @@ class GenCLIPModel(nn.Module):
             class_index = self.default_class.expand(image.cls.shape[0])
         if query_only is not None:
             class_index = torch.where(query_only, torch.zeros_like(class_index), class_index)
-        text = self._vision_text(image, class_index, self.encode_prefix(), query_only)
+        text = self._vision_text(image, class_index, self.encode_prefix(), query_only, vision_dropout)
         maps = [similarity_logits(patches, text[i]) for i, patches in enumerate(_project(image, self.projections))]
         cls = similarity_logits((image.pooled @ self.projections[-1]).unsqueeze(1), text[-1])[:, 0]
         return torch.stack(maps).transpose(-1, -2).unflatten(-1, self.clip.grid_size), cls
@@ -272,10 +278,17 @@ class GenCLIPModel(nn.Module):
         return text
 
     def _vision_text(
-        self, image: ImageTokens, class_index: Tensor, prefix: Tensor, query_only: Tensor | None = None
+        self,
+        image: ImageTokens,
+        class_index: Tensor,
+        prefix: Tensor,
+        query_only: Tensor | None = None,
+        vision_dropout: float = 0.0,
     ) -> Tensor:
         """Compute ``F_T``, the text features of the vision-enhanced prompts: ``(M, B, 2, d)``."""
         vision = self.prompts.vision_prompts(image.cls)
+        if vision_dropout:
+            vision = vision * F.dropout(torch.ones_like(vision[..., :1, :1]), vision_dropout)
         if query_only is not None:
             vision = vision.masked_fill(query_only.view(-1, 1, 1, 1), 0)
         suffix = self.class_names.suffix[class_index].unsqueeze(1).expand(-1, len(self.layers), -1, -1, -1)

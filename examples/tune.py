@@ -56,7 +56,7 @@ class Variant:
     query_only_prob: float = 0.3
     image_loss_weight: float = 0.5
     vision_weight_decay: float = 0.0
-    vision_dropout: float = 0.0
+    vision_dropout: float = 0.5
     words: bool = False
     average: float = 0.0
     patch_attention: str = "clip"
@@ -65,7 +65,8 @@ class Variant:
 BASE = Variant("default")
 VARIANTS = [
     BASE,
-    replace(BASE, name="dropout of V 0.5", vision_dropout=0.5),
+    replace(BASE, name="dropout of V 0 (paper)", vision_dropout=0.0),
+    replace(BASE, name="dropout of V 0.8", vision_dropout=0.8),
     replace(BASE, name="query_only_prob 0.5", query_only_prob=0.5),
     replace(BASE, name="prompts 3e-3", learning_rate=3e-3),
     replace(BASE, name="psi 1e-4", projection_learning_rate=1e-4),
@@ -161,20 +162,6 @@ def start_with_words(model: GenCLIPModel) -> None:
         tensor.copy_(model.clip.embed(ids))
 
 
-class _Dropout:
-    """Drop the whole V of some images, layer by layer, in training."""
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-
-    def __call__(self, module: torch.nn.Module, _: object, vision: Tensor) -> Tensor:
-        """Drop and scale ``V``, ``(B, q, d_t)``."""
-        if not module.training:
-            return vision
-        kept = torch.rand(len(vision), 1, 1) >= self.share
-        return vision * kept / (1 - self.share)
-
-
 def train(model: GenCLIPModel, split: Split, variant: Variant) -> None:
     """Train the prompts as GenCLIP does."""
     feed(model, split)
@@ -199,14 +186,11 @@ def train(model: GenCLIPModel, split: Split, variant: Variant) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / steps if variant.decay else 1.0)
     learned = [*prompts.parameters(), *model.projections.parameters()]
     averaged = [value.detach().clone() for value in learned]
-    if variant.vision_dropout:
-        for phi in prompts.vision:
-            phi.register_forward_hook(_Dropout(variant.vision_dropout))
     model.train()
     for _ in range(variant.epochs):
         for index in torch.randperm(len(names)).split(BATCH):
             query_only = torch.rand(len(index)) < variant.query_only_prob
-            maps, cls = model.training_logits(index, names[index], query_only)
+            maps, cls = model.training_logits(index, names[index], query_only, variant.vision_dropout)
             value = loss(maps, cls, split.masks[index], split.labels[index])
             optimizer.zero_grad()
             value.backward()

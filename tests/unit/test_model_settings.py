@@ -73,6 +73,7 @@ CHECKED = (
     "learning_rate",
     "projection_learning_rate",
     "query_only_prob",
+    "vision_dropout",
     "image_loss_weight",
     "anomaly_source",
     "epochs",

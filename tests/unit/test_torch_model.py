@@ -313,6 +313,29 @@ def test_query_only_images_train_on_the_query_prompt(noisy, images):
     assert not torch.allclose(maps[0, 1], expected[1], atol=1e-2)
 
 
+def test_vision_prompts_are_dropped_image_by_image_and_the_others_scaled_up(noisy, images):
+    index, torch_state = noisy.class_index(["cable"] * 3), torch.get_rng_state()
+
+    def of(scale: float) -> torch.Tensor:
+        scaled = copy.deepcopy(noisy)
+        for phi in scaled.prompts.vision:
+            phi.register_forward_hook(lambda _module, _images, vision: scale * vision)
+        return scaled.training_logits(images, index)[0]
+
+    torch.testing.assert_close(noisy.training_logits(images, index, vision_dropout=1.0)[0], of(0))
+    dropped, kept = of(0), of(2)
+    assert not torch.allclose(dropped, kept, atol=1e-3)
+    torch.manual_seed(0)
+    maps = noisy.training_logits(images, index, vision_dropout=0.5)[0]
+    torch.set_rng_state(torch_state)
+    choices = {
+        (torch.allclose(m, d, atol=1e-4), torch.allclose(m, k, atol=1e-4))
+        for layer in zip(maps, dropped, kept, strict=True)
+        for m, d, k in zip(*layer, strict=True)
+    }
+    assert choices == {(True, False), (False, True)}
+
+
 def test_planted_defects_can_be_overfitted(model):
     torch.manual_seed(0)
     images = torch.randn(4, 3, SIZE, SIZE) * 0.1
