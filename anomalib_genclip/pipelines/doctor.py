@@ -27,7 +27,7 @@ from anomalib_genclip.utils.precision import bf16_is_fast
 _REQUIRED = ("anomalib", "torch", "torchvision", "open_clip_torch", "lightning")
 _EXTRAS = {"export": ("onnxruntime", "openvino"), "scale": ("pyarrow", "ray"), "app": ("gradio",)}
 _SCENE = ("leather", "hole", 320, 9)  # category, defect, size, seed
-_EXPECTED_SCORE = 0.9676
+_EXPECTED_SCORE = 0.9831
 _TOLERANCE = 0.01  # versions of the packages that render and resize differ in the third decimal
 
 
