@@ -33,6 +33,7 @@ from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.data.image_checks import check_images
 from anomalib_genclip.utils.distributed import Processes
 from anomalib_genclip.utils.files import atomic_write
+from anomalib_genclip.utils.precision import bf16_is_fast
 from anomalib_genclip.utils.tensors import digest
 
 from .dataset import METADATA, read_header
@@ -59,6 +60,9 @@ class _Entry:
 class FeatureWriter:
     """Fills the cache for one model.
 
+    In a float32 run on a device that is fast in bf16, the tower computes in bf16 (ours): patch tokens are stored in
+    half precision anyway. Other precisions are the trainer's.
+
     Args:
         trainer (Trainer): Determines precision and progress bar.
         module (LightningModule): GenCLIP.
@@ -71,7 +75,8 @@ class FeatureWriter:
         self.module = module
         self.model: GenCLIPModel = module.model
         self.preprocess = preprocess
-        self.settings = _settings(self.model, preprocess, trainer.precision)
+        self.in_bf16 = trainer.precision == "32-true" and bf16_is_fast(module.device)
+        self.settings = _settings(self.model, preprocess, "bf16" if self.in_bf16 else trainer.precision)
         height, width = self.model.image_size
         self.folder = folder / f"{self.model.spec.name}_{height}x{width}_{self.settings[:12]}"
 
@@ -142,7 +147,8 @@ class FeatureWriter:
                 "has been written. Give feature_cache a folder on another disk, free some space, or leave it out."
             )
             raise OSError(msg)
-        rank_zero_info(f"Feature cache: writing {what} to {self.folder} ({free / 1e9:.2f} GB free).")
+        how = ", computed in bf16, which is fast here" if self.in_bf16 else ""
+        rank_zero_info(f"Feature cache: writing {what} to {self.folder} ({free / 1e9:.2f} GB free){how}.")
 
     def _bytes_per_image(self) -> int:
         spec, layers = self.model.spec, len(self.model.layers)
@@ -171,12 +177,13 @@ class FeatureWriter:
                     atomic_write(entry.path, save(tensors, {METADATA: json.dumps(metadata)}), sync=False)
 
     def _features(self, batch: ImageBatch) -> Iterator[dict[str, Tensor]]:
-        """Run the vision tower on a batch as training does, and yield the tensors of each image by name."""
+        """Run the vision tower on a batch, and yield the tensors of each image by name."""
         check_images(batch, map(str, batch.image_path or []))
         batch = self.module.transfer_batch_to_device(batch, self.module.device, 0)
         images = self.preprocess(batch.image) if self.preprocess is not None else batch.image
         precision = self.trainer.precision_plugin
-        with precision.forward_context():
+        bf16 = torch.autocast(self.module.device.type, torch.bfloat16, enabled=self.in_bf16)
+        with precision.forward_context(), bf16:
             tokens = self.model.clip.encode_image(precision.convert_input(images))
         fields = {
             "patches": torch.stack(tokens.patches, dim=1).half(),
