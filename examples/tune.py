@@ -8,6 +8,7 @@ metrics. The frozen tower's outputs are computed once per image, so a variant co
 Each row is the mean and the standard deviation over the seeds.
 
     python examples/tune.py --pretrained clip.safetensors --seeds 3 --out tuning.csv
+    python examples/tune.py --folds 5 --seeds 1 --only default "dropout of V 0 (paper)"
 """
 
 import argparse
@@ -15,8 +16,10 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from anomalib.data import Folder, MVTecAD, SyntheticDefects
@@ -97,6 +100,21 @@ class Split:
         tokens = self.tokens
         patches = tuple(layer[index].float() for layer in tokens.patches)
         return ImageTokens(patches, tokens.cls[index], tokens.pooled[index], tokens.embedding[index])
+
+    def of(self, categories: set[str]) -> "Split":
+        """Take the images of some categories."""
+        index = torch.tensor([i for i, name in enumerate(self.categories) if name in categories])
+        masks = None if self.masks is None else self.masks[index]
+        return Split(self.part(index), masks, self.labels[index], [self.categories[i] for i in index.tolist()])
+
+
+def folds_of(source: Split, number: int) -> Iterator[tuple[Split, dict[str, Split]]]:
+    """Yield what is left of the source and the categories that are held out, so that each is held out once."""
+    categories = list(dict.fromkeys(source.categories))
+    order = np.random.default_rng(0).permutation(len(categories))
+    for fold in range(number):
+        held = {categories[i] for i in order[fold::number]}
+        yield source.of(set(categories) - held), {f"fold {fold}": source.of(held)}
 
 
 def synthetic(categories: tuple[str, ...], root: str) -> Iterator[tuple[str, object]]:
@@ -290,13 +308,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of the variants to run")
     parser.add_argument("--root", default="./datasets/SyntheticDefects")
     parser.add_argument("--photographs", type=Path, help="folder of further datasets to choose with")
+    parser.add_argument("--folds", type=int, default=0, help="test on categories of SOURCE, held out in so many folds")
     parser.add_argument("--out", type=Path, default=Path("tuning.csv"))
     args = parser.parse_args()
     settings = ModelSettings.resolve("tiny", args.pretrained)
     clip = load_clip(settings.spec, settings.pretrained, settings.image_size)
     splits: dict[str, tuple[Split, dict[str, Split]]] = {}
-    frozen: dict[str, dict[str, Tensor]] = {}
-    table = []
+    table: list[dict[str, object]] = []
     for variant in VARIANTS:
         if args.only and variant.name not in args.only:
             continue
@@ -307,10 +325,11 @@ def main() -> None:
                 targets[name] = read(reader, iter([(name, datamodule)]))
             source = read(reader, synthetic(SOURCE, args.root))
             splits = {variant.patch_attention: (source, targets)}  # one at a time, for memory
-            frozen = {name: frozen_scores(reader.model.clip, split) for name, split in targets.items()}
-        source, targets = splits[variant.patch_attention]
-        for seed in range(args.seeds):
+        every = splits[variant.patch_attention]
+        rounds = list(folds_of(every[0], args.folds)) if args.folds else [every]
+        for (source, targets), seed in product(rounds, range(args.seeds)):
             start = time.monotonic()
+            frozen = {name: frozen_scores(reader.model.clip, split) for name, split in targets.items()}
             torch.manual_seed(seed)
             model = GenCLIPModel(clip, settings).eval()
             branches = ("both", "vision", "query")
