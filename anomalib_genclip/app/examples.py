@@ -17,8 +17,8 @@ _SIZE = 320
 _SCENES = (
     ("corrugated_cardboard", "crack", 7),
     ("leather", "hole", 9),
-    ("carpet", "stain", 9),
-    ("coin", "stain", 10),
+    ("carpet", "stain", 2),
+    ("coin", "stain", 3),
     ("gear", "missing", 8),
     ("leather", None, 7),
 )

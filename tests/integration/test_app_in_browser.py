@@ -96,9 +96,9 @@ def test_dropped_image_is_scored_without_the_name_of_the_example(page, images):
 
 def test_threshold_is_moved(page):
     before = picture(page)
-    page.locator("#image-threshold input[type=range]").fill("0.95")
+    page.locator("#image-threshold input[type=range]").fill("1")
     expect(page.locator("#verdict")).to_contain_text("normal", timeout=PATIENCE)
-    page.locator("#pixel-threshold input[type=range]").fill("0.99")
+    page.locator("#pixel-threshold input[type=range]").fill("1")
     expect(page.locator("#verdict")).to_contain_text("no region", timeout=PATIENCE)
     assert picture(page) != before
 

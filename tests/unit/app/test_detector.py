@@ -37,7 +37,7 @@ def test_scores_are_those_of_predict(detector, example):
 
 def test_thresholds_change_the_label_and_the_regions_alone(detector, example):
     found = detector.examine(example.path, example.class_name)
-    strict = found.judged(0.99, 0.99)
+    strict = found.judged(1, 1)
     assert (strict.anomalous, strict.regions) == (False, [])
     assert found.judged(0.1, 0.1).anomalous
     assert found.judged(0.1, 0.0).as_row()["anomalous_share"] == 1
@@ -59,7 +59,7 @@ def test_class_name_is_the_given_one_or_that_of_the_model(detector, example):
     with pytest.raises(ValueError, match="Give a shorter name"):
         detector.examine(example.path, "gear " * 99)
     detector.model.class_name = "corrugated_cardboard"
-    assert detector.examine(example.path, "").record.class_name == "corrugated cardboard"
+    assert detector.examine(example.path, "").decision.class_name == "corrugated cardboard"
     detector.model.class_name = None
 
 
