@@ -78,6 +78,7 @@ class GenCLIPModel(nn.Module):
         >>> model = GenCLIPModel(load_clip(settings.spec, settings.pretrained, settings.image_size), settings)
     """
 
+    score_weight = SCORE_WEIGHT
     text_prefix: Tensor
     query_features: Tensor
     default_class: Tensor
@@ -157,7 +158,7 @@ class GenCLIPModel(nn.Module):
 
     def image_score(self, parts: ScoreParts) -> Tensor:
         """Combine the parts of the image score: ``(1 - w) top + w cls``, joined with the references, ``(B,)``."""
-        score = torch.lerp(parts.top, parts.branches.cls, SCORE_WEIGHT)
+        score = torch.lerp(parts.top, parts.branches.cls, self.score_weight)
         return score if parts.distance is None else join_score(score, parts.distance)
 
     def score_parts(

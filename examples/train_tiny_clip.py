@@ -353,11 +353,10 @@ def write_captions(facts: list[dict], vocabulary: "Vocabulary", rng: np.random.G
     claims = own + [Caption(texts[s], name, bool(s)) for name, texts in pair.items() for s in (0, 1)]
     captions = list({claim.text: claim for claim in claims}.values())
     at = {claim.text: k for k, claim in enumerate(captions)}
-    tokens = [vocabulary.encode(text) for text in at]
-    length = max(map(len, tokens))
+    tokens, last = vocabulary.encode_all(list(at))
     return Captions(
-        tokens=torch.tensor([row + [0] * (length - len(row)) for row in tokens]),
-        last=torch.tensor([len(row) - 1 for row in tokens]),
+        tokens=tokens,
+        last=last,
         own=torch.tensor([at[claim.text] for claim in own]),
         truth=torch.from_numpy(truth_table(captions, facts)),
         states=torch.tensor([[at[text] for text in pair[name]] for name in names]),
@@ -369,9 +368,7 @@ def truth_table(captions: list[Caption], facts: list[dict]) -> np.ndarray:
     """Return whether each caption describes each picture ``(B, K)``; what a caption does not claim is not compared."""
     column = lambda values: np.array(values, object)[:, None]  # noqa: E731
     keys = ("name", "damaged", "kind", "place")
-    claimed = {
-        key: np.array([getattr(c, key) for c in captions], object) for key in ("name", "damaged", "kind", "place")
-    }
+    claimed = {key: np.array([getattr(caption, key) for caption in captions], object) for key in keys}
     named = claimed["name"] == column([fact["name"] or MADE_UP for fact in facts])
     surface = (claimed["name"] == "surface") & column([fact["surface"] for fact in facts]).astype(bool)
     table = named | surface | (claimed["name"] == "object")
@@ -408,6 +405,12 @@ class Vocabulary:
             self.cache[text] = tokens
         return self.cache[text]
 
+    def encode_all(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the padded tokens of sentences ``(K, L)`` and the position of [EOS] in each ``(K,)``."""
+        rows = [torch.tensor(self.encode(text)) for text in texts]
+        last = torch.tensor([len(row) - 1 for row in rows])
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), last
+
 
 # --- towers -------------------------------------------------------------------------------------------------------
 
@@ -424,9 +427,7 @@ def encode_texts(model: CLIP, tokens: torch.Tensor, last: torch.Tensor) -> torch
 
 def encode_sentences(model: CLIP, vocabulary: Vocabulary, texts: list[str]) -> torch.Tensor:
     """Encode sentences into unit features ``(K, d)``."""
-    rows = [torch.tensor(vocabulary.encode(text)) for text in texts]
-    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    return encode_texts(model, tokens, torch.tensor([len(row) - 1 for row in rows]))
+    return encode_texts(model, *vocabulary.encode_all(texts))
 
 
 def attend(attention: torch.nn.MultiheadAttention, x: torch.Tensor) -> torch.Tensor:

@@ -320,16 +320,20 @@ def main() -> None:
             continue
         if variant.patch_attention not in splits:
             reader = GenCLIP(backbone="tiny", pretrained=args.pretrained, patch_attention=variant.patch_attention)
-            targets = {"tuning": read(reader, synthetic(TUNING, args.root))}
-            for name, datamodule in photographs(args.photographs) if args.photographs else []:
-                targets[name] = read(reader, iter([(name, datamodule)]))
+            targets: dict[str, Split] = {}
+            if not args.folds:
+                targets["tuning"] = read(reader, synthetic(TUNING, args.root))
+                for name, datamodule in photographs(args.photographs) if args.photographs else []:
+                    targets[name] = read(reader, iter([(name, datamodule)]))
             source = read(reader, synthetic(SOURCE, args.root))
             splits = {variant.patch_attention: (source, targets)}  # one at a time, for memory
         every = splits[variant.patch_attention]
         rounds = list(folds_of(every[0], args.folds)) if args.folds else [every]
-        for (source, targets), seed in product(rounds, range(args.seeds)):
+        frozen = [
+            {name: frozen_scores(reader.model.clip, split) for name, split in targets.items()} for _, targets in rounds
+        ]
+        for ((source, targets), scores), seed in product(zip(rounds, frozen, strict=True), range(args.seeds)):
             start = time.monotonic()
-            frozen = {name: frozen_scores(reader.model.clip, split) for name, split in targets.items()}
             torch.manual_seed(seed)
             model = GenCLIPModel(clip, settings).eval()
             branches = ("both", "vision", "query")
@@ -338,7 +342,7 @@ def main() -> None:
                 if stage == variant.name:
                     train(model, source, variant)
                 for name, split in targets.items():
-                    row = compute_metrics(model, split, frozen[name], branches)
+                    row = compute_metrics(model, split, scores[name], branches)
                     table.append({"variant": stage, "data": name, "seed": seed, **row})
             pd.DataFrame(table).round(2).to_csv(args.out, index=False)
             shown = {key: round(value, 1) for key, value in table[-len(targets)].items() if isinstance(value, float)}

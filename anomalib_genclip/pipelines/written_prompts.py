@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.model_settings import ModelSettings
-from anomalib_genclip.torch_model import GenCLIPModel, ScoreParts
+from anomalib_genclip.torch_model import GenCLIPModel
 
 PromptSet = Literal["pair", "ensemble"]
 
@@ -47,6 +47,8 @@ class WrittenPrompts(GenCLIP):
 class _WrittenPromptsModel(GenCLIPModel):
     """GenCLIP with hand-written prompts instead of both branches."""
 
+    score_weight = 1.0  # the CLS token alone, as in zero-shot classification with CLIP
+
     def __init__(self, clip: Any, settings: ModelSettings, prompts: PromptSet) -> None:  # noqa: ANN401
         super().__init__(clip, settings)
         self.prompt_set = prompts
@@ -64,10 +66,6 @@ class _WrittenPromptsModel(GenCLIPModel):
         """Compare CLIP's own image embedding with the prompts, ``(B, 2)``."""
         text = self._branch_text(image, class_index)["written"][-1]
         return (text @ image.embedding.unsqueeze(-1)).squeeze(-1) * self.clip.model.logit_scale.exp()
-
-    def image_score(self, parts: ScoreParts) -> Tensor:
-        """Take the CLS token's probability alone, as zero-shot classification with CLIP does, ``(B,)``."""
-        return parts.branches.cls
 
     @torch.inference_mode(mode=False)
     @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from anomalib import LearningType
 
 from anomalib_genclip.components.anomaly_map import abnormal_probability, similarity_logits
+from anomalib_genclip.components.references import ReferenceMemory
 from anomalib_genclip.pipelines.measure import build_model
 
 
@@ -32,6 +33,16 @@ def test_map_compares_patches_with_the_written_states(prompts):
         torch.testing.assert_close(scores[0], logits.softmax(-1)[1])
     assert maps.shape == (2, 1, 14, 14)
     assert not torch.allclose(maps[0], maps[1])
+
+
+def test_references_have_their_part_in_the_score():
+    model = build_model({"class_path": "WrittenPrompts", "init_args": {"backbone": "tiny"}}).model.eval()
+    images = torch.randn(2, 3, 112, 112)
+    before = model(images).pred_score
+    tokens = model.clip.encode_image(images[:1])
+    known = (torch.nn.functional.normalize(part, dim=-1) for part in (torch.cat(tokens.patches), tokens.pooled[None]))
+    model.references.set({"cap": ReferenceMemory(*known, torch.tensor(0.5), torch.tensor(0.5), ["hash"])})
+    assert not torch.allclose(model(images).pred_score, before, atol=1e-3)
 
 
 def test_class_names_are_mapped_and_weights_refused():
