@@ -118,9 +118,7 @@ class GenCLIP(AnomalibModule):
         ConnectionError: If CLIP's weights cannot be downloaded.
 
     Example:
-        >>> from anomalib_genclip import GenCLIP
         >>> model = GenCLIP(backbone="ViT-B-16", pretrained="laion2b_s34b_b88k")  # doctest: +SKIP
-        >>> model = GenCLIP(weights="prompts.safetensors")  # doctest: +SKIP
     """
 
     torch_model: Callable[[Any, ModelSettings], GenCLIPModel] = GenCLIPModel
@@ -180,12 +178,8 @@ class GenCLIP(AnomalibModule):
         if source is not None and not self.k_shot:
             msg = "few_shot_source needs k_shot, the number of reference images that are drawn from it."
             raise ValueError(msg)
-        product = {
-            "seed": checked("seed", seed, NonNegativeInt | None),
-            "k_shot": self.k_shot,
-            "few_shot_source": source,
-            "max_reference_patches": checked("max_reference_patches", max_reference_patches, PositiveInt),
-        }
+        max_patches = checked("max_reference_patches", max_reference_patches, PositiveInt)
+        seed = checked("seed", seed, NonNegativeInt | None)
         # Before CLIP is loaded, because it raises if the folder is a file.
         self._feature_cache = FeatureCache(training.feature_cache) if training.feature_cache else None
         self.is_zero_shot = prompts is not None and not fine_tune
@@ -194,7 +188,10 @@ class GenCLIP(AnomalibModule):
         # A checkpoint has the resolved settings as plain data, so that loading it needs no prompts file.
         self.save_hyperparameters({
             **settings.as_hparams(),
-            **product,
+            "seed": seed,
+            "k_shot": self.k_shot,
+            "few_shot_source": source,
+            "max_reference_patches": max_patches,
             "class_name": self.names.given or dict(self.names.of_category) or None,
             "training": asdict(training),
             "tiles": tiles and asdict(tiles),
@@ -224,8 +221,6 @@ class GenCLIP(AnomalibModule):
             if self.is_zero_shot and isinstance(self.post_processor, RawScorePostProcessor):
                 self.post_processor.set_thresholds(**prompts.thresholds, calibration=prompts.description.calibration)
         self.model.set_default_class(self.names.name_of(None))
-
-    # Steps
 
     def training_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:
         """Compute the loss of the vision-enhanced branch (paper), for some images of the query-only branch (ours)."""
@@ -280,8 +275,6 @@ class GenCLIP(AnomalibModule):
             self.post_processor.check_product(used)
         return classes, references
 
-    # Training
-
     def configure_callbacks(self) -> Sequence[Callback]:
         """Add the callbacks: input checks and anomalies before the pre-processor, seeds and references last."""
         settings, cache = self.training_settings, [] if self._feature_cache is None else [self._feature_cache]
@@ -307,8 +300,6 @@ class GenCLIP(AnomalibModule):
         """Return no loaders. anomalib validates zero-shot models even if there are no validation images."""
         return []
 
-    # What anomalib asks of a model
-
     @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Disable the sanity validation, which would only see untrained prompts."""
@@ -323,14 +314,7 @@ class GenCLIP(AnomalibModule):
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Resize (bicubic) and normalize as CLIP does.
-
-        Args:
-            image_size (tuple[int, int] | None): Height and width; ``None`` for the default backbone's.
-
-        Returns:
-            PreProcessor: The pre-processor.
-        """
+        """Resize (bicubic) to height and width, by default the default backbone's, and normalize as CLIP does."""
         size = image_size or resolve_image_size(backbone_spec(DEFAULT_BACKBONE), None)
         return AntialiasedPreProcessor(
             Compose([
@@ -352,8 +336,6 @@ class GenCLIP(AnomalibModule):
     def configure_visualizer(cls) -> Visualizer:
         """One visualization per image, in folders by dataset and category."""
         return CategoryVisualizer()
-
-    # What is saved
 
     def save_weights(self, path: str | Path, references: bool = False) -> Path:
         """Write the learned tensors and thresholds, without CLIP, to a prompts file; in a distributed run once.
