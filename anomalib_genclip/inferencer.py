@@ -4,7 +4,6 @@
 """The one door from an image to what is known about it: score, label, map, mask and regions."""
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from anomalib.pre_processing import PreProcessor
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import Compose
 
 from .callbacks.reference_images import draw_references
 from .components.class_names import GENERIC
 from .components.references import UNNAMED
-from .data.images import pixels_of, read_image
+from .data.images import AnyImage, as_pixels
 from .data.normal_images import images_of_folder
 from .evaluation.good_parts import DriftMonitor, p_value
 from .lightning_model import GenCLIP
@@ -35,7 +33,6 @@ from .utils.settings import UnitFloat, checked
 
 logger = logging.getLogger(__name__)
 
-AnyImage = str | os.PathLike | Image.Image | np.ndarray | Tensor
 _BATCH_SIZE = 8  # images of a list that the model sees at once
 
 
@@ -89,36 +86,44 @@ class Inferencer:
         given = {name: checked(name, value, UnitFloat | None) for name, value in thresholds.items()}
         settings = {name: value for name, value in settings.items() if value is not None}
         self.model: GenCLIP | None = None
-        if not isinstance(weights, GenCLIP) and (path := resolve_weights(weights)).suffix in SUFFIXES:
-            if wrong := [*settings, *([] if class_name is None else ["class_name"])]:
-                msg = f"{wrong[0]} is fixed in an exported model, such as {weights}: export it with another one."
-                raise ValueError(msg)
-            self.device = torch.device("cpu")
-            self.precision = "float32" if path.suffix == ".onnx" else choose_precision(precision, self.device)
-            wanted = "bf16" if precision == "bf16" else self.precision
-            self._exported = ExportedModel(path, str(device), wanted)  # type: ignore[arg-type]
-            self.transform: Callable[[Tensor], Tensor] = self._exported.transform
-            known = self._exported.metadata
-            self.class_name = known.get("class_name")
+        self._given_name = class_name
+        path = None if isinstance(weights, GenCLIP) else resolve_weights(weights)
+        if path is not None and path.suffix in SUFFIXES:
+            known = self._open_export(path, device, precision, {**settings, "class_name": class_name})
         else:
-            model = (
-                weights
-                if isinstance(weights, GenCLIP)
-                else load_trained(str(weights), pretrained, **({} if tiles is None else {"tiles": tiles}))
-            )
-            keep = isinstance(weights, GenCLIP) and device == "auto"
-            self.device = model.device if keep else choose_device(device)
-            self.precision = choose_precision(precision, self.device)
-            self.model = model.eval().to(self.device)
-            self.transform = _transform_of(model.pre_processor)
-            self.class_name = class_name or model.names.given or model.names.of_file
-            self._given_name = class_name
-            self._draw_references(model)
-            known = thresholds_of(model)
-            if class_name is not None:
-                model.look_up([None], class_name)  # raises here if the name cannot be used
-        self.is_given = image_threshold is not None
+            model = weights if isinstance(weights, GenCLIP) else load_trained(str(weights), **settings)
+            stays = isinstance(weights, GenCLIP) and device == "auto"
+            self.device = model.device if stays else choose_device(device)
+            known = self._use(model, precision)
+        self._is_given = image_threshold is not None
         self.set_thresholds(known | {name: value for name, value in given.items() if value is not None})
+
+    def _open_export(
+        self, path: Path, device: str | torch.device, precision: Precision, given: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Open an exported model; return its thresholds."""
+        if fixed := [name for name, value in given.items() if value is not None]:
+            msg = f"{fixed[0]} is fixed in an exported model, such as {path}: export it with another one."
+            raise ValueError(msg)
+        self.device = torch.device("cpu")
+        default = "float32" if path.suffix == ".onnx" else choose_precision(precision, self.device)
+        self.precision = default if precision == "auto" else precision
+        self._exported = ExportedModel(path, str(device), self.precision)  # type: ignore[arg-type]
+        self.transform: Callable[[Tensor], Tensor] = self._exported.transform
+        self.class_name = self._exported.metadata.get("class_name")
+        return self._exported.metadata
+
+    def _use(self, model: GenCLIP, precision: Precision) -> dict[str, Any]:
+        """Prepare a model of torch; return its thresholds."""
+        self.precision = choose_precision(precision, self.device)
+        self.model = model.eval().to(self.device)
+        self.transform = _transform_of(model.pre_processor)
+        self.class_name = self._given_name or model.names.given or model.names.of_file
+        if model.k_shot and (source := model.hparams["few_shot_source"]) is not None:
+            draw_references(model, {self.class_name or UNNAMED: images_of_folder(source, "few_shot_source")})
+        if self._given_name is not None:
+            model.look_up([None], self._given_name)  # raises here if the name cannot be used
+        return thresholds_of(model)
 
     def set_thresholds(self, known: Mapping[str, Any]) -> None:
         """Judge by other thresholds.
@@ -155,7 +160,7 @@ class Inferencer:
     @property
     def alarm_level_note(self) -> str:
         """What to know about the alarm level, in one line; ``""`` if it was calibrated or given."""
-        if self.is_given or self.calibration is not None:
+        if self._is_given or self.calibration is not None:
             return ""
         return (
             "The alarm level is that of the data the model was trained with, not of this product: calibrate it with "
@@ -179,7 +184,7 @@ class Inferencer:
             ValueError: If an image or a class name cannot be used.
         """
         several = isinstance(image, (list, tuple))
-        images = [_pixels(one) for one in (image if several else [image])]
+        images = [as_pixels(one) for one in (image if several else [image])]
         groups: dict[torch.Size, list[tuple[int, Tensor]]] = {}
         for number, (pixels, _) in enumerate(images):
             transformed = self.transform(pixels)
@@ -245,11 +250,6 @@ class Inferencer:
             for row, found in zip(rows, scores, strict=True):
                 records[row] = self._judged(records[row], found)
         return records
-
-    def _draw_references(self, model: GenCLIP) -> None:
-        """Draw the references that the model asks for from their folder."""
-        if model.k_shot and (source := model.hparams["few_shot_source"]) is not None:
-            draw_references(model, {self.class_name or UNNAMED: images_of_folder(source, "few_shot_source")})
 
     def _errors_of(self, categories: Iterable[str | None], given: str | None) -> dict[str | None, str]:
         """Return the errors of the names that cannot be used."""
@@ -335,33 +335,6 @@ def _transform_of(pre_processor: PreProcessor | None) -> Compose:
     """Return the pre-processor's transform, which gives the same result for one image as for a batch."""
     own = None if pre_processor is None else pre_processor.transform
     return Compose([TO_FLOAT] if own is None else [TO_FLOAT, own])
-
-
-def _pixels(image: AnyImage) -> tuple[Tensor, str]:
-    """Return an image as ``(3, H, W)``, uint8, and where it comes from.
-
-    Raises:
-        OSError: If a file cannot be read.
-        ValueError: If it is no RGB image.
-    """
-    if isinstance(image, str | os.PathLike):
-        path = os.fspath(image)
-        return read_image(path), path
-    if isinstance(image, Image.Image):
-        return pixels_of(image, "The image"), ""
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) if _is_array(image) else image
-    if not isinstance(tensor, Tensor) or tensor.dim() != 3 or tensor.shape[0] != 3:
-        what = f"{type(image).__name__} {tuple(getattr(image, 'shape', ()))}"
-        msg = f"{what} is no image: give a path, an image of Pillow, an array (H, W, 3) or a tensor (3, H, W), in RGB."
-        raise ValueError(msg)
-    if tensor.dtype != torch.uint8 and not (tensor.is_floating_point() and 0 <= tensor.min() <= tensor.max() <= 1):
-        msg = f"Pixels must be uint8, or floating-point numbers from 0 to 1: this image has {tensor.dtype}."
-        raise ValueError(msg)
-    return tensor, ""
-
-
-def _is_array(image: AnyImage) -> bool:
-    return isinstance(image, np.ndarray) and image.ndim == 3
 
 
 def _above(values: Any, threshold: float | None, own: Any) -> Any:  # noqa: ANN401  # numbers or arrays

@@ -63,7 +63,8 @@ def calibrate(
     References that the model asks for (``k_shot``) are drawn first.
 
     Args:
-        inferencer (Inferencer): The model, which judges by the new thresholds afterwards; ``inferencer.save`` saves them.
+        inferencer (Inferencer): The model, which judges by the new thresholds afterwards, and saves them
+            (:meth:`~anomalib_genclip.Inferencer.save`).
         normal (LightningDataModule | str | Path): Folder of normal images that were neither trained on nor are
             references; or a datamodule of one category, whose normal training images are used without the references.
         false_alarm_rate (float): ``a``, between 0 and 1. Defaults to ``0.01``.
@@ -87,11 +88,12 @@ def calibrate(
         _draw_references(model, category, images if of_datamodule else None)
         rows = _without_references(model, images, may_hold_some=of_datamodule)
     conformal_threshold(torch.zeros(len(rows)), rate)  # raises before anything is computed
+    own_name = None if model is None else inferencer.class_name or category or None
     scores, highest = [], []
     for row in rows:
         pixels = images.read(row)
         check_images(ImageBatch(image=pixels[None], image_path=[images.files[row]]), {images.files[row]})
-        record = inferencer.predict(pixels, model and (inferencer.class_name or category or None))
+        record = inferencer.predict(pixels, own_name)
         scores.append(record.score)
         highest.append(float(record.anomaly_map.max()))
     thresholds = {
@@ -107,7 +109,7 @@ def calibrate(
     if model is None:
         note["class_name"] = inferencer.class_name
     else:
-        name = note["class_name"] = model.names.name_of(inferencer.class_name or category or None)
+        name = note["class_name"] = model.names.name_of(own_name)
         model.post_processor.set_thresholds(**thresholds, calibration=note)
         model.names = replace(model.names, of_file=name)
     found = {f"{name}_threshold": float(threshold) for name, threshold in thresholds.items()}
