@@ -35,6 +35,7 @@ def test_names_that_cannot_be_used_are_refused_and_not_kept(model, name, message
     ("class_name", "of_file", "category", "name", "products"),
     [
         ("bolt", "nut", "metal_nut", "bolt", ["metal nut", "bolt"]),
+        ("bolt", "nut", None, "bolt", ["bolt"]),
         (None, "nut", "metal_nut", "metal nut", ["metal nut"]),
         (None, "metal_nut", None, "metal nut", ["metal nut"]),
         (None, None, None, "object", []),
