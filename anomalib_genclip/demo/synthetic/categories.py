@@ -5,11 +5,13 @@
 
 from collections.abc import Callable
 
+from numpy.random import Generator
+
 from . import objects, textures
 from .canvas import Canvas
 
 # Painter and possible defects of every category. The order within a tuple is the order of the folders.
-_TEXTURES: dict[str, tuple[Callable[[Canvas], None], tuple[str, ...]]] = {
+_TEXTURES: dict[str, tuple[Callable[[Canvas, Generator], None], tuple[str, ...]]] = {
     "weave": (textures.weave, ("hole", "stain", "contamination", "distortion", "misprint")),
     "wood": (textures.wood, ("scratch", "crack", "hole", "stain", "dent")),
     "brushed_metal": (textures.brushed_metal, ("scratch", "dent", "stain", "contamination", "discoloration")),
@@ -26,9 +28,9 @@ _TEXTURES: dict[str, tuple[Callable[[Canvas], None], tuple[str, ...]]] = {
     "corrugated_cardboard": (textures.corrugated_cardboard, ("crack", "dent", "stain", "hole", "misprint")),
     "rubber_mat": (textures.rubber_mat, ("missing", "scratch", "contamination", "hole", "discoloration")),
     "honeycomb": (textures.honeycomb, ("hole", "distortion", "contamination", "stain", "misprint")),
-    "wicker": (textures.woven_wicker, ("crack", "distortion", "stain", "contamination", "misprint")),
+    "wicker": (textures.wicker, ("crack", "distortion", "stain", "contamination", "misprint")),
 }
-_OBJECTS: dict[str, tuple[Callable[[Canvas], None], tuple[str, ...]]] = {
+_OBJECTS: dict[str, tuple[Callable[[Canvas, Generator], None], tuple[str, ...]]] = {
     "bolt": (objects.bolt, ("scratch", "dent", "missing", "chip", "stain")),
     "washer": (objects.washer, ("scratch", "crack", "missing", "dent", "contamination")),
     "gear": (objects.gear, ("missing", "scratch", "crack", "stain", "chip")),

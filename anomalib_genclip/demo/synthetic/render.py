@@ -5,14 +5,14 @@
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from .canvas import Canvas, fractal
-from .categories import CATEGORIES, DEFECTS_OF, PAINTERS, TEXTURES
+from .categories import CATEGORIES, PAINTERS, TEXTURES
 from .defects import damage, damage_window
-from .textures import ZOOM
 
 
-def light_and_camera(image: np.ndarray, rng: np.random.Generator, sharp_at: int | None = None) -> np.ndarray:
+def light_and_camera(image: np.ndarray, rng: Generator, sharp_at: int | None = None) -> np.ndarray:
     """Apply effects of lighting and camera: uneven light, tint, gamma, blur and noise.
 
     Args:
@@ -39,19 +39,23 @@ def light_and_camera(image: np.ndarray, rng: np.random.Generator, sharp_at: int 
     return (np.clip(image + noise, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def scene(category: str, size: int, rng: np.random.Generator) -> Canvas:
+def scene(category: str, size: int, rng: Generator) -> Canvas:
     """Paint an undamaged scene of a category in a random pose."""
-    if category not in PAINTERS:
+    if category not in CATEGORIES:
         msg = f"There is no synthetic category {category!r}. There are: {', '.join(CATEGORIES)}."
         raise ValueError(msg)
-    canvas = Canvas(size, rng, zoom=ZOOM, shift=0.5) if category in TEXTURES else Canvas(size, rng)
-    PAINTERS[category](canvas)
+    if category in TEXTURES:
+        canvas = Canvas(size, rng, zoom=(0.7, 1.3), shift=0.5)
+    else:
+        canvas = Canvas(size, rng)
+        canvas.backdrop()
+    PAINTERS[category](canvas, rng)
     canvas.image = np.clip(canvas.image, 0, 1).astype(np.float32)
     return canvas
 
 
 def render(
-    category: str, defect: str | None, size: int, rng: np.random.Generator, defect_size: int | None = None
+    category: str, defect: str | None, size: int, rng: Generator, defect_size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Render one image.
 
@@ -71,6 +75,3 @@ def render(
     if defect is not None:
         mask = damage(canvas, defect) if defect_size is None else damage_window(canvas, defect, defect_size)
     return light_and_camera(canvas.image, rng, defect_size), mask * np.uint8(255)
-
-
-__all__ = ["DEFECTS_OF", "light_and_camera", "render", "scene"]
