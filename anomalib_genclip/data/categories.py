@@ -44,7 +44,9 @@ def known_categories(datamodule: AnomalibDataModule) -> tuple[str, ...]:
 
 
 def categories_on_disk(datamodule: AnomalibDataModule, names: Iterable[str]) -> list[str]:
-    """Return the ``names`` that have files under the datamodule's root, in the given order."""
+    """Return the ``names`` that have files under the root, or are known to a datamodule that renders on demand."""
+    if getattr(datamodule, "on_demand", False):
+        return [name for name in names if name in known_categories(datamodule)]
     root = _root(datamodule)
     if root is None or not root.is_dir():
         return []

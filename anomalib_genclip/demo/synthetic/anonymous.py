@@ -130,12 +130,7 @@ def _graft(c: Canvas, rng: Generator) -> np.ndarray:
 
 
 def render_anonymous(damaged: bool, size: int, rng: Generator) -> tuple[np.ndarray, np.ndarray, bool, str | None]:
-    """Render an unnamed object or surface.
-
-    Args:
-        damaged: Whether it has a defect.
-        size: Side ``S`` in pixels.
-        rng: Source of all randomness.
+    """Render an unnamed object or surface of ``size`` pixels, with or without a defect.
 
     Returns:
         Image ``(S, S, 3)`` uint8, mask ``(S, S)`` uint8 (0 or 255), whether it is a surface that fills the image, and

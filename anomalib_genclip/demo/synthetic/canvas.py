@@ -8,7 +8,7 @@ shifted and scaled relative to the image: an object fills about ``[-1, 1]``.
 """
 
 import colorsys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import cv2
@@ -17,37 +17,28 @@ import torch
 from anomalib.data.utils.generators.perlin import generate_perlin_noise
 from numpy.random import Generator
 
-_BANK_SIDE = 256
-
 
 @lru_cache(maxsize=1)
-def perlin_bank() -> dict[int, np.ndarray]:
+def _perlin_bank() -> dict[int, np.ndarray]:
     """Return Perlin noise by number of cells across, each ``(8, 256, 256)`` in ``[-1, 1]``.
 
     anomalib's function takes about a millisecond per call and uses torch's global random state; a bank computed once
     per process from a fixed seed keeps rendering fast and that state unchanged.
     """
-    bank, cpu = {}, torch.device("cpu")
+    bank, side, cpu = {}, 256, torch.device("cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for cells in (2, 4, 8, 16, 32, 64):
-            layers = [generate_perlin_noise(_BANK_SIDE, _BANK_SIDE, (cells, cells), cpu).numpy() for _ in range(8)]
-            noise = np.stack(layers)
+            noise = np.stack([generate_perlin_noise(side, side, (cells, cells), cpu).numpy() for _ in range(8)])
             bank[cells] = (noise / np.abs(noise).max((1, 2), keepdims=True)).astype(np.float32)
     return bank
 
 
 def perlin(rng: Generator, size: int, cells: int) -> np.ndarray:
-    """Crop Perlin noise ``(size, size)`` in ``[-1, 1]`` at random.
-
-    Args:
-        rng: Source of randomness.
-        size: Side of the result in pixels.
-        cells: Noise cells per 256 pixels: 2, 4, 8, 16, 32 or 64. More cells give finer noise.
-    """
-    stack = perlin_bank()[cells]
+    """Crop Perlin noise ``(size, size)`` in ``[-1, 1]`` at random; ``cells`` is one of the bank's, per 256 pixels."""
+    stack = _perlin_bank()[cells]
     noise = stack[rng.integers(len(stack))]
-    if size > _BANK_SIDE:
+    if size > noise.shape[0]:
         noise = cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
     top, left = rng.integers(0, noise.shape[0] - size + 1, 2)
     noise = noise[top : top + size, left : left + size]
@@ -102,13 +93,7 @@ def ring(count: int, radius: float, turn: float = 0) -> Iterator[tuple[float, fl
 
 
 class Canvas:
-    """A scene under construction.
-
-    Args:
-        size: Side ``S`` in pixels.
-        rng: Source of randomness.
-        zoom: Minimum and maximum scale of the object coordinates.
-        shift: Maximum shift as a share of half the image side.
+    """A scene under construction: ``size`` pixels wide, its coordinates scaled by ``zoom`` (minimum and maximum).
 
     Attributes:
         image: The painted image, ``(S, S, 3)``.
@@ -121,9 +106,7 @@ class Canvas:
         light: Direction of the light in radians; the same for all reliefs of the scene.
     """
 
-    def __init__(
-        self, size: int, rng: Generator, zoom: tuple[float, float] = (0.85, 1.1), shift: float = 0.1
-    ) -> None:
+    def __init__(self, size: int, rng: Generator, zoom: tuple[float, float] = (0.85, 1.1), shift: float = 0.1) -> None:
         self.size, self.rng = size, rng
         angle, scale = rng.uniform(-np.pi, np.pi), rng.uniform(*zoom)
         centre = rng.uniform(-shift, shift, 2)
@@ -138,10 +121,8 @@ class Canvas:
         self.parts: list[tuple[np.ndarray, np.ndarray]] = []
         self.prints: list[tuple[np.ndarray, np.ndarray]] = []
 
-    # Shapes: signed distances in object coordinates, negative inside -------------------------------------------------
-
     def circle(self, radius: float, cx: float = 0, cy: float = 0) -> np.ndarray:
-        """Signed distance to a disc."""
+        """Signed distance to a disc in object coordinates, negative inside, ``(S, S)``."""
         return np.hypot(self.x - cx, self.y - cy) - radius
 
     def box(self, half_w: float, half_h: float, cx: float = 0, cy: float = 0, corner: float = 0) -> np.ndarray:
@@ -166,8 +147,6 @@ class Canvas:
     def mask(self, distance: np.ndarray) -> np.ndarray:
         """Turn a signed distance into an antialiased mask."""
         return np.clip(0.5 - distance / self.px, 0, 1)
-
-    # Painting -----------------------------------------------------------------------------------------------------
 
     def fill(self, colour: np.ndarray) -> None:
         """Cover the whole image with one colour."""
@@ -222,24 +201,19 @@ class Canvas:
         self.background = self.image
 
 
+Painter = Callable[[Canvas, Generator], None]
+
+
 def voronoi(c: Canvas, cell: float, jitter: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Split the sheet into random cells.
+    """Split the sheet into cells of a mean side, from square ones (``jitter`` 0) to those of random centres (1).
 
-    Args:
-        c: Gives coordinates and randomness.
-        cell: Mean cell side in object coordinates.
-        jitter: 0 for a square lattice of centres, 1 for a random one.
-
-    Returns:
-        Distance to the nearest border in object coordinates, and the number of the nearest centre, each ``(S, S)``.
+    Returns distance to the nearest border in object coordinates and number of the nearest centre, each ``(S, S)``.
     """
     gx, gy = np.floor(c.x / cell), np.floor(c.y / cell)
     offset = c.rng.uniform(0.5 - jitter / 2, 0.5 + jitter / 2, (64, 64, 2)).astype(np.float32)
-    distances, numbers = [], []
-    for i, j in np.ndindex(3, 3):
-        col, row = (gx + i - 1).astype(np.int32), (gy + j - 1).astype(np.int32)
-        dx, dy = np.moveaxis(offset[row % 64, col % 64], -1, 0)
-        distances.append(np.hypot((col + dx) * cell - c.x, (row + dy) * cell - c.y).astype(np.float32))
-        numbers.append(row % 64 * 64 + col % 64)
-    nearest, second = np.partition(distances, 1, 0)[:2]
-    return (second - nearest) / 2, np.choose(np.argmin(distances, 0), numbers)
+    i, j = np.mgrid[-1:2, -1:2].reshape(2, 9, 1, 1)  # the cell of a pixel and its neighbours
+    col, row = (gx + i).astype(np.int32), (gy + j).astype(np.int32)
+    dx, dy = np.moveaxis(offset[row % 64, col % 64], -1, 0)
+    distance = np.hypot((col + dx) * cell - c.x, (row + dy) * cell - c.y).astype(np.float32)
+    nearest, second = np.partition(distance, 1, 0)[:2]
+    return (second - nearest) / 2, np.choose(distance.argmin(0), row % 64 * 64 + col % 64)

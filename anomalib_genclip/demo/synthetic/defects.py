@@ -3,8 +3,8 @@
 
 """Defects: each function damages a finished scene, before light and camera are applied.
 
-Every function takes a :class:`Canvas` and returns the damaged image ``(S, S, 3)`` and the opacity of the defect
-``(S, S)``. Lengths are shares of the image side, so that a defect looks the same at every render size.
+It returns the damaged image ``(S, S, 3)`` and the opacity of the defect ``(S, S)``. Lengths are shares of the image
+side, so that a defect looks the same at every render size.
 """
 
 from collections.abc import Callable
@@ -35,31 +35,15 @@ def _edge(c: Canvas) -> np.ndarray:
     return np.argwhere(c.region - cv2.erode(c.region, np.ones((3, 3), np.uint8)) > 0.5)
 
 
-def _pixels(c: Canvas) -> tuple[np.ndarray, np.ndarray]:
-    """Return column and row of every pixel, each ``(S, S)`` float32."""
-    rows, cols = np.mgrid[0 : c.size, 0 : c.size].astype(np.float32)
-    return cols, rows
-
-
 def _offsets(c: Canvas, site: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Return every pixel's offset from ``site`` in shares of the side, in a frame turned at random."""
-    (cols, rows), angle = _pixels(c), c.rng.uniform(0, np.pi)
-    u, v = (cols - site[0]) / c.size, (rows - site[1]) / c.size
+    rows, cols = np.mgrid[0 : c.size, 0 : c.size].astype(np.float32)
+    u, v, angle = (cols - site[0]) / c.size, (rows - site[1]) / c.size, c.rng.uniform(0, np.pi)
     return np.cos(angle) * u + np.sin(angle) * v, -np.sin(angle) * u + np.cos(angle) * v
 
 
 def _blob(c: Canvas, radius: tuple[float, float], ragged: float, soft: float | None = None) -> np.ndarray:
-    """Draw an irregular spot somewhere on the object.
-
-    Args:
-        c: The scene.
-        radius: Least and greatest radius.
-        ragged: 0 for an ellipse, 1 for a very uneven outline.
-        soft: Width of the fading edge; ``None`` for a little more than a pixel.
-
-    Returns:
-        Opacity ``(S, S)``.
-    """
+    """Draw the opacity ``(S, S)`` of a spot: an ellipse (``ragged`` 0) to a very uneven one (1), with a soft edge."""
     u, v = _offsets(c, _site(c))
     r, stretch = c.rng.uniform(*radius), c.rng.uniform(1, 1.8)
     distance = np.hypot(u / stretch, v * stretch**0.5) + ragged * r * 0.7 * perlin(c.rng, c.size, 16)
@@ -96,19 +80,16 @@ def _path(c: Canvas, length: float, jag: float, bend: float, steps: int = 12) ->
     return walk - walk[steps // 2] + np.array(_site(c))
 
 
-def _warp(image: np.ndarray, cols: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Fetch every pixel of the result from ``(cols, rows)``, each ``(S, S)``."""
-    cols, rows = cols.astype(np.float32), rows.astype(np.float32)
-    return cv2.remap(image, cols, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+def _warp(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Fetch every pixel of the result from column and row ``(x, y)``, each ``(S, S)``."""
+    return cv2.remap(image, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
 def scratch(c: Canvas, rng: Generator) -> Damage:
     """One to three thin, smooth, pale or dark lines."""
-    alpha = np.zeros((c.size, c.size), np.float32)
     path = _path(c, rng.uniform(0.15, 0.6), 0.03, 0.8)
-    width = rng.uniform(0.7, 2.4) * c.size / 128
-    for k in range(rng.choice([1, 1, 2, 3])):
-        alpha = np.maximum(alpha, _stroke(c, path + k * rng.uniform(2, 5, 2) * c.size / 128, width))
+    width, count = rng.uniform(0.7, 2.4) * c.size / 128, rng.choice([1, 1, 2, 3])
+    alpha = np.max([_stroke(c, path + k * rng.uniform(2, 5, 2) * c.size / 128, width) for k in range(count)], 0)
     alpha *= c.region
     return blend(c.image, alpha * rng.uniform(0.6, 1), _contrast(c, alpha, 0.18, 0.6)), alpha
 
@@ -155,7 +136,8 @@ def dent(c: Canvas, rng: Generator) -> Damage:
     r, stretch = rng.uniform(0.05, 0.14), rng.uniform(1, 2)
     bump = np.exp(-(((u / stretch) ** 2 + (v * stretch**0.5) ** 2) / r**2) * 1.6).astype(np.float32)
     depth = rng.choice([-1, 1]) * rng.uniform(0.5, 1.3)
-    (cols, rows), push = _pixels(c), (depth * bump * r * 0.35 * c.size).astype(np.float32)
+    rows, cols = np.mgrid[0 : c.size, 0 : c.size].astype(np.float32)
+    push = (depth * bump * r * 0.35 * c.size).astype(np.float32)
     warped = _warp(c.image, cols + push * np.cos(c.light), rows + push * np.sin(c.light))
     slope = relief(bump, c.light, 1)
     shading = np.clip(slope / max(np.abs(slope).max(), 1e-6), -1, 1)
@@ -235,7 +217,7 @@ def discoloration(c: Canvas, rng: Generator) -> Damage:
 
 def distortion(c: Canvas, rng: Generator) -> Damage:
     """The pattern is pulled or twisted locally."""
-    (col, row), (cols, rows) = _site(c), _pixels(c)
+    (col, row), (rows, cols) = _site(c), np.mgrid[0 : c.size, 0 : c.size].astype(np.float32)
     dx, dy, r = cols - col, rows - row, rng.uniform(0.09, 0.2) * c.size
     fade = np.clip(1 - np.hypot(dx, dy) / r, 0, 1)
     if rng.random() < 0.5:
@@ -249,10 +231,8 @@ def distortion(c: Canvas, rng: Generator) -> Damage:
     return blend(c.image, alpha, _warp(c.image, cols, rows)), alpha
 
 
-_FUNCTIONS = (
-    scratch, crack, stain, hole, dent, missing, chip, contamination, misprint, discoloration, distortion,
-)  # fmt: skip
-DEFECTS: dict[str, Callable[[Canvas, Generator], Damage]] = {function.__name__: function for function in _FUNCTIONS}
+_ALL = (scratch, crack, stain, hole, dent, missing, chip, contamination, misprint, discoloration, distortion)
+DEFECTS: dict[str, Callable[[Canvas, Generator], Damage]] = {function.__name__: function for function in _ALL}
 # Defects whose mask is restricted to changed pixels: moving equal parts of a pattern is not a visible defect.
 _BY_CHANGE = {"missing", "misprint", "distortion"}
 
@@ -291,16 +271,7 @@ def damage(c: Canvas, name: str) -> np.ndarray:
 
 
 def damage_window(c: Canvas, name: str, side: int) -> np.ndarray:
-    """Damage a square window of the scene as if it were an image of its own: a small defect in a large image.
-
-    Args:
-        c: The scene; it is damaged in place.
-        name: One of ``DEFECTS``.
-        side: Side of the window in pixels, at most that of the image.
-
-    Returns:
-        Binary mask ``(S, S)`` uint8.
-    """
+    """Damage a window of ``side`` pixels as :func:`damage` would a whole image: a small defect in a large image."""
     edge = _edge(c) if name in {"chip", "missing"} else ()
     centre = c.rng.choice(edge)[::-1] if len(edge) else _site(c)
     left, top = (int(np.clip(at - side / 2, 0, c.size - side)) for at in centre)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from .canvas import Canvas, blend, fractal, grey, hsv, perlin, relief, ring
+from .canvas import Canvas, Painter, blend, fractal, grey, hsv, perlin, relief, ring
 
 
 def _metal(c: Canvas, distance: np.ndarray, low: float = 0.45, high: float = 0.8, tint: float = 0.05) -> None:
@@ -32,8 +32,7 @@ def _code(rng: Generator, length: int) -> str:
     return "".join(rng.choice(list("ABCDEFGHJKLMNPRSTUVXYZ23456789"), length))
 
 
-def bolt(c: Canvas, rng: Generator) -> None:
-    """A hexagon-head bolt seen from the side: head, shank, thread."""
+def _bolt(c: Canvas, rng: Generator) -> None:
     length = rng.uniform(0.55, 0.7)
     head, shank = c.box(0.2, 0.42, -0.65, 0, 0.06), c.box(length, 0.2, -0.45 + length, 0, 0.03)
     c.place(np.minimum(head, shank))
@@ -47,8 +46,7 @@ def bolt(c: Canvas, rng: Generator) -> None:
     c.parts.append((thread * (c.x > start + rng.uniform(0, 0.2)), c.background))
 
 
-def washer(c: Canvas, rng: Generator) -> None:
-    """A flat ring of metal."""
+def _washer(c: Canvas, rng: Generator) -> None:
     distance = np.maximum(c.circle(0.85), -c.circle(rng.uniform(0.3, 0.5)))
     mask = c.place(distance)
     _metal(c, distance)
@@ -56,8 +54,7 @@ def washer(c: Canvas, rng: Generator) -> None:
     c.parts.append((mask * c.sector(rng.uniform(0, 6), rng.uniform(0.15, 0.4)), c.background))
 
 
-def gear(c: Canvas, rng: Generator) -> None:
-    """A spur gear with a bore and lightening holes."""
+def _gear(c: Canvas, rng: Generator) -> None:
     teeth, (r, angle) = int(rng.integers(12, 22)), c.polar
     distance = np.maximum(r - (0.8 + 0.09 * np.clip(1.8 * np.cos(teeth * angle), -1, 1)), 0.18 - r)
     for cx, cy in ring(int(rng.integers(3, 7)), 0.45):
@@ -68,8 +65,7 @@ def gear(c: Canvas, rng: Generator) -> None:
     c.parts.append((mask * tooth * (r > 0.72), c.background))
 
 
-def pill(c: Canvas, rng: Generator) -> None:
-    """A round tablet with a break line and a stamped mark."""
+def _pill(c: Canvas, rng: Generator) -> None:
     distance = c.circle(0.78) if rng.random() < 0.5 else c.box(0.85, 0.55, corner=0.5)
     mask = c.place(distance, hsv(rng, rng.random(), rng.uniform(0.02, 0.35), 0.9))
     c.bevel(distance, 0.2, 0.7)
@@ -78,8 +74,7 @@ def pill(c: Canvas, rng: Generator) -> None:
     _text(c, _code(rng, 2), 0, -0.28, 0.36, c.image[c.size // 2, c.size // 2] * 0.7)
 
 
-def capsule(c: Canvas, rng: Generator) -> None:
-    """A two-coloured capsule with a gloss and a printed number."""
+def _capsule(c: Canvas, rng: Generator) -> None:
     distance = c.box(0.9, 0.36, corner=0.36)
     mask = c.place(distance, hsv(rng, rng.random(), 0.65, 0.75))
     half = c.mask(np.maximum(distance - 0.01, c.x - 0.05))
@@ -90,8 +85,7 @@ def capsule(c: Canvas, rng: Generator) -> None:
     _text(c, _code(rng, 3), 0.4, 0.05, 0.26, grey(rng, 0.1, 0.3) if rng.random() < 0.5 else grey(rng, 0.8, 1))
 
 
-def bottle_cap(c: Canvas, rng: Generator) -> None:
-    """A crown cork from above: fluted rim, painted top, letters."""
+def _bottle_cap(c: Canvas, rng: Generator) -> None:
     (r, angle), flutes = c.polar, int(rng.integers(18, 24))
     distance = r - 0.82 - 0.05 * np.cos(flutes * angle)
     mask = c.place(distance, hsv(rng, rng.random(), 0.65, 0.7))
@@ -102,8 +96,7 @@ def bottle_cap(c: Canvas, rng: Generator) -> None:
     c.grain(0.03, 32, mask)
 
 
-def circuit_board(c: Canvas, rng: Generator) -> None:
-    """A printed circuit board: traces, pads, chips and small components."""
+def _circuit_board(c: Canvas, rng: Generator) -> None:
     board = c.box(0.92, 0.8, corner=0.06)
     hue = rng.choice([0.38, 0.36, 0.6, 0.02])
     mask = c.place(board, hsv(rng, hue, 0.7, 0.35, 0.03))
@@ -142,8 +135,7 @@ def _component(c: Canvas, rng: Generator, cx: float, cy: float) -> None:
     c.parts.append((c.mask(outline), bare))
 
 
-def cable(c: Canvas, rng: Generator) -> None:
-    """A cut cable seen end on: a sheath around three insulated cores of stranded copper."""
+def _cable(c: Canvas, rng: Generator) -> None:
     mask = c.place(c.circle(0.88), grey(rng, 0.1, 0.35) if rng.random() < 0.6 else hsv(rng, rng.random(), 0.3, 0.6))
     c.paint(c.circle(0.76), grey(rng, 0.35, 0.75))
     c.grain(0.05, 32, mask)
@@ -158,8 +150,7 @@ def cable(c: Canvas, rng: Generator) -> None:
         c.parts.append((core, blend(bare, core, grey(rng, 0.05, 0.2))))
 
 
-def nut(c: Canvas, rng: Generator) -> None:
-    """A hexagon nut with a threaded bore."""
+def _nut(c: Canvas, rng: Generator) -> None:
     inner = rng.uniform(0.38, 0.46)
     distance, r = np.maximum(c.polygon(6, 0.75), -c.circle(inner)), c.polar[0]
     mask = c.place(distance)
@@ -169,8 +160,7 @@ def nut(c: Canvas, rng: Generator) -> None:
     c.parts.append((mask * c.sector(np.pi / 3 * rng.integers(6), 0.3) * (r > 0.62), c.background))
 
 
-def button(c: Canvas, rng: Generator) -> None:
-    """A sewing button with a rim and four holes."""
+def _button(c: Canvas, rng: Generator) -> None:
     distance = c.circle(0.82)
     mask = c.place(distance, hsv(rng, rng.random(), rng.uniform(0.1, 0.7), rng.uniform(0.4, 0.9)))
     c.bevel(distance, 0.12, 0.8)
@@ -182,8 +172,7 @@ def button(c: Canvas, rng: Generator) -> None:
         c.paint(hole, grey(rng, 0.03, 0.2))
 
 
-def coin(c: Canvas, rng: Generator) -> None:
-    """A coin: raised rim, a ring of beads, a number."""
+def _coin(c: Canvas, rng: Generator) -> None:
     distance, (r, angle) = c.circle(0.88), c.polar
     metal = hsv(rng, rng.uniform(0.06, 0.14), rng.choice([0.08, 0.4, 0.5]), 0.65, 0.02)
     mask = c.place(distance, metal)
@@ -195,8 +184,7 @@ def coin(c: Canvas, rng: Generator) -> None:
     c.grain(0.06, 8, mask)
 
 
-def bearing(c: Canvas, rng: Generator) -> None:
-    """A ball bearing: two rings and the balls between them."""
+def _bearing(c: Canvas, rng: Generator) -> None:
     distance = np.maximum(c.circle(0.9), -c.circle(0.32))
     c.place(distance)
     _metal(c, distance, 0.55, 0.85)
@@ -207,8 +195,7 @@ def bearing(c: Canvas, rng: Generator) -> None:
         c.shade(0.35 * np.exp(-(((c.x - cx + 0.03) ** 2 + (c.y - cy + 0.03) ** 2) / 0.003)))
 
 
-def biscuit(c: Canvas, rng: Generator) -> None:
-    """A baked biscuit: brown rim and docking holes."""
+def _biscuit(c: Canvas, rng: Generator) -> None:
     wobble = 0.05 * np.sin(3 * c.polar[1] + rng.uniform(0, 6)) + 0.02 * perlin(rng, c.size, 16)
     distance = (c.circle(0.8) if rng.random() < 0.6 else c.box(0.8, 0.62, corner=0.12)) + wobble
     mask = c.place(distance, hsv(rng, 0.09, 0.5, 0.78, 0.02))
@@ -219,8 +206,7 @@ def biscuit(c: Canvas, rng: Generator) -> None:
         c.paint(c.circle(0.05, 0.33 * (i - 1), 0.3 * (j - 1)), spot, 0.85)
 
 
-def battery(c: Canvas, rng: Generator) -> None:
-    """A round cell from the side: coloured jacket, print, metal pole."""
+def _battery(c: Canvas, rng: Generator) -> None:
     body, pole = c.box(0.78, 0.34, -0.05, 0, 0.04), c.box(0.08, 0.13, 0.8, 0, 0.02)
     whole = c.place(np.minimum(body, pole))
     c.paint(pole, grey(rng, 0.6, 0.85), part=True)
@@ -230,8 +216,7 @@ def battery(c: Canvas, rng: Generator) -> None:
     c.shade(0.3 * np.cos(c.y / 0.34 * 1.5) - 0.2, whole)
 
 
-def fuse(c: Canvas, rng: Generator) -> None:
-    """A glass fuse: two metal caps, a tube and a wire."""
+def _fuse(c: Canvas, rng: Generator) -> None:
     tube = c.box(0.62, 0.24)
     caps = np.minimum(c.box(0.2, 0.28, -0.68, 0, 0.03), c.box(0.2, 0.28, 0.68, 0, 0.03))
     c.place(np.minimum(tube, caps))
@@ -245,8 +230,7 @@ def fuse(c: Canvas, rng: Generator) -> None:
     c.shade(0.25 * np.cos(c.y / 0.28 * 1.5) - 0.15, c.mask(caps))
 
 
-def key(c: Canvas, rng: Generator) -> None:
-    """A flat door key: bow with a hole, blade with cuts."""
+def _key(c: Canvas, rng: Generator) -> None:
     bow = np.maximum(c.circle(0.36, -0.6, 0), -c.circle(0.12, -0.72, 0))
     cuts = 0.06 * np.abs(np.sin(c.x * rng.uniform(10, 16) + rng.uniform(0, 6))) + 0.05
     whole = np.minimum(bow, np.maximum(c.box(0.6, 0.14, 0.32, 0, 0.02), c.y - cuts))
@@ -257,8 +241,7 @@ def key(c: Canvas, rng: Generator) -> None:
     c.parts.append((mask * (c.x > rng.uniform(0.5, 0.75)), c.background))
 
 
-def label(c: Canvas, rng: Generator) -> None:
-    """A printed label with lines of text and a bar code."""
+def _label(c: Canvas, rng: Generator) -> None:
     c.place(c.box(0.9, 0.62, corner=0.05), hsv(rng, rng.random(), rng.uniform(0, 0.2), 0.92), 0.2)
     c.paint(c.box(0.82, 0.1, 0, -0.46), hsv(rng, rng.random(), 0.6, 0.6))
     ink = grey(rng, 0.05, 0.25)
@@ -267,8 +250,7 @@ def label(c: Canvas, rng: Generator) -> None:
     c.print(c.mask(c.box(0.6, 0.18, -0.1, 0.3)) * bars, ink)
 
 
-def switch(c: Canvas, rng: Generator) -> None:
-    """A wall switch: a plate, two screws and a rocker."""
+def _switch(c: Canvas, rng: Generator) -> None:
     plate = c.box(0.72, 0.85, corner=0.1)
     mask = c.place(plate, hsv(rng, rng.random(), rng.uniform(0, 0.15), rng.uniform(0.6, 0.95)))
     c.bevel(plate, 0.08, 0.8)
@@ -282,3 +264,26 @@ def switch(c: Canvas, rng: Generator) -> None:
         c.paint(c.circle(0.09, 0, cy), grey(rng, 0.55, 0.8))
         slot = np.abs(c.x * 0.8 + (c.y - cy) * 0.6) - 0.018
         c.paint(np.maximum(c.circle(0.08, 0, cy), slot), grey(rng, 0.1, 0.3))
+
+
+# Painter and possible defects; the order of the defects is that of the folders.
+OBJECTS: dict[str, tuple[Painter, tuple[str, ...]]] = {
+    "bolt": (_bolt, ("scratch", "dent", "missing", "chip", "stain")),
+    "washer": (_washer, ("scratch", "crack", "missing", "dent", "contamination")),
+    "gear": (_gear, ("missing", "scratch", "crack", "stain", "chip")),
+    "pill": (_pill, ("chip", "crack", "contamination", "misprint", "discoloration")),
+    "capsule": (_capsule, ("missing", "dent", "scratch", "misprint", "crack")),
+    "bottle_cap": (_bottle_cap, ("dent", "scratch", "misprint", "discoloration", "chip")),
+    "circuit_board": (_circuit_board, ("missing", "scratch", "contamination", "crack", "stain")),
+    "cable": (_cable, ("missing", "hole", "crack", "contamination", "discoloration")),
+    "nut": (_nut, ("missing", "scratch", "dent", "crack", "stain")),
+    "button": (_button, ("missing", "scratch", "chip", "crack", "discoloration")),
+    "coin": (_coin, ("scratch", "misprint", "stain", "dent", "hole")),
+    "bearing": (_bearing, ("missing", "scratch", "contamination", "stain", "crack")),
+    "biscuit": (_biscuit, ("chip", "crack", "hole", "contamination", "discoloration")),
+    "battery": (_battery, ("missing", "dent", "scratch", "misprint", "stain")),
+    "fuse": (_fuse, ("missing", "crack", "discoloration", "scratch", "contamination")),
+    "key": (_key, ("missing", "scratch", "discoloration", "chip", "dent")),
+    "label": (_label, ("misprint", "scratch", "stain", "hole", "crack")),
+    "switch": (_switch, ("missing", "crack", "scratch", "stain", "dent")),
+}

@@ -6,11 +6,10 @@
 import numpy as np
 from numpy.random import Generator
 
-from .canvas import Canvas, blend, fractal, grey, hsv, perlin, relief, voronoi
+from .canvas import Canvas, Painter, blend, fractal, grey, hsv, perlin, relief, voronoi
 
 
-def weave(c: Canvas, rng: Generator) -> None:
-    """Plain-woven cloth: threads over and under, in one or two colours."""
+def _weave(c: Canvas, rng: Generator) -> None:
     hue, pitch = rng.random(), rng.uniform(14, 22)
     warp, weft = hsv(rng, hue, 0.35, 0.7), hsv(rng, hue + rng.uniform(-0.1, 0.1), 0.3, 0.6)
     wobble = 0.03 * fractal(rng, c.size, 4, 2)
@@ -21,8 +20,7 @@ def weave(c: Canvas, rng: Generator) -> None:
     c.grain(0.05, 64)
 
 
-def wood(c: Canvas, rng: Generator) -> None:
-    """Sawn wood: wavy growth rings along one direction, fine pores."""
+def _wood(c: Canvas, rng: Generator) -> None:
     bend = 0.35 * fractal(rng, c.size, 2, 2)
     growth = 0.5 + 0.5 * np.sin(rng.uniform(14, 30) * (c.y + bend + 0.1 * c.x) + rng.uniform(0, 6))
     light = hsv(rng, 0.08, 0.5, 0.75, 0.03)
@@ -32,8 +30,7 @@ def wood(c: Canvas, rng: Generator) -> None:
     c.grain(0.04)
 
 
-def brushed_metal(c: Canvas, rng: Generator) -> None:
-    """Metal with fine parallel brush marks and a broad gloss."""
+def _brushed_metal(c: Canvas, rng: Generator) -> None:
     c.fill(grey(rng, 0.4, 0.75) * hsv(rng, rng.random(), 0.06, 0.97))
     lines = np.convolve(rng.normal(0, 1, 512), np.ones(2) / 2, "same")
     at = np.clip((c.y * 0.25 + 0.5) * 511, 0, 510)
@@ -42,8 +39,7 @@ def brushed_metal(c: Canvas, rng: Generator) -> None:
     c.grain(0.03, 32)
 
 
-def leather(c: Canvas, rng: Generator) -> None:
-    """Leather: small irregular pebbles between dark creases."""
+def _leather(c: Canvas, rng: Generator) -> None:
     c.fill(hsv(rng, rng.choice([0.06, 0.0, 0.6, 0.09]), 0.5, rng.uniform(0.3, 0.65), 0.03))
     border, _ = voronoi(c, rng.uniform(0.1, 0.16))
     c.shade(relief(np.minimum(border * 16, 1) + 0.3 * perlin(rng, c.size, 32), c.light, 0.06))
@@ -51,8 +47,7 @@ def leather(c: Canvas, rng: Generator) -> None:
     c.grain(0.06, 8)
 
 
-def tile(c: Canvas, rng: Generator) -> None:
-    """Square glazed tiles with grout, each slightly different."""
+def _tile(c: Canvas, rng: Generator) -> None:
     pitch, hue = rng.uniform(0.55, 0.8), rng.random()
     i, j = np.floor(c.x / pitch).astype(int), np.floor(c.y / pitch).astype(int)
     tone = rng.uniform(-0.06, 0.06, (32, 32))[i % 32, j % 32]
@@ -64,8 +59,7 @@ def tile(c: Canvas, rng: Generator) -> None:
     c.paint(edge - 0.025, grey(rng, 0.25, 0.85))
 
 
-def grid(c: Canvas, rng: Generator) -> None:
-    """A wire mesh over a plain ground."""
+def _grid(c: Canvas, rng: Generator) -> None:
     pitch, half = rng.uniform(0.2, 0.3), rng.uniform(0.022, 0.035)
     c.fill(grey(rng, 0.05, 0.35))
     c.grain(0.05, 8)
@@ -77,8 +71,7 @@ def grid(c: Canvas, rng: Generator) -> None:
     c.grain(0.03, 64)
 
 
-def paper(c: Canvas, rng: Generator) -> None:
-    """Paper with fine fibres and rows of small printed letters or lines."""
+def _paper(c: Canvas, rng: Generator) -> None:
     c.fill(hsv(rng, 0.12, 0.08, 0.92, 0.03))
     c.grain(0.03, 64)
     pitch = rng.uniform(0.16, 0.24)
@@ -89,16 +82,14 @@ def paper(c: Canvas, rng: Generator) -> None:
     c.image = blend(c.image, ink * rng.uniform(0.5, 0.85), hsv(rng, rng.random(), 0.3, 0.2))
 
 
-def concrete(c: Canvas, rng: Generator) -> None:
-    """Concrete: cloudy grey with pores and sand grains."""
+def _concrete(c: Canvas, rng: Generator) -> None:
     c.fill(grey(rng, 0.4, 0.75))
     c.grain(rng.uniform(0.06, 0.12), 4)
     c.grain(rng.uniform(0.06, 0.14), 64)
     c.shade(-0.15 * (perlin(rng, c.size, 64) > rng.uniform(0.55, 0.7)))
 
 
-def carpet(c: Canvas, rng: Generator) -> None:
-    """Looped pile: tufts in slanting rows, flecked with a second colour."""
+def _carpet(c: Canvas, rng: Generator) -> None:
     hue = rng.random()
     c.fill(hsv(rng, hue, 0.45, 0.5))
     u = c.x * rng.uniform(24, 32) + 0.5 * perlin(rng, c.size, 32)
@@ -109,8 +100,7 @@ def carpet(c: Canvas, rng: Generator) -> None:
     c.grain(0.07, 32)
 
 
-def knit(c: Canvas, rng: Generator) -> None:
-    """Knitted wool: columns of V-shaped stitches."""
+def _knit(c: Canvas, rng: Generator) -> None:
     c.fill(hsv(rng, rng.random(), 0.45, 0.65))
     pitch = rng.uniform(0.17, 0.24)
     across = np.mod(c.x / pitch, 1)
@@ -120,8 +110,7 @@ def knit(c: Canvas, rng: Generator) -> None:
     c.grain(0.07, 64)
 
 
-def cork(c: Canvas, rng: Generator) -> None:
-    """Pressed cork granules of several browns."""
+def _cork(c: Canvas, rng: Generator) -> None:
     border, number = voronoi(c, rng.uniform(0.12, 0.2))
     tones = rng.uniform(0.75, 1.15, 4096)
     c.fill(hsv(rng, 0.085, 0.5, 0.68, 0.02))
@@ -130,8 +119,7 @@ def cork(c: Canvas, rng: Generator) -> None:
     c.grain(0.09, 32)
 
 
-def marble(c: Canvas, rng: Generator) -> None:
-    """Polished marble: pale stone with drawn-out veins."""
+def _marble(c: Canvas, rng: Generator) -> None:
     c.fill(hsv(rng, rng.random(), 0.06, rng.uniform(0.6, 0.9)))
     warp = fractal(rng, c.size, 4, 4)
     vein = 1 - np.abs(np.sin(rng.uniform(3, 6) * c.x + rng.uniform(2, 4) * warp))
@@ -139,8 +127,7 @@ def marble(c: Canvas, rng: Generator) -> None:
     c.grain(0.08, 4)
 
 
-def perforated_sheet(c: Canvas, rng: Generator) -> None:
-    """Sheet metal punched with staggered round holes, any of which may not have been punched."""
+def _perforated_sheet(c: Canvas, rng: Generator) -> None:
     pitch = rng.uniform(0.28, 0.4)
     radius = pitch * rng.uniform(0.26, 0.36)
     metal, ground = grey(rng, 0.5, 0.85), grey(rng, 0.03, 0.25)
@@ -157,8 +144,7 @@ def perforated_sheet(c: Canvas, rng: Generator) -> None:
         c.parts.append((c.mask(c.circle(radius * 1.15, cx, cy)), plain))
 
 
-def corrugated_cardboard(c: Canvas, rng: Generator) -> None:
-    """Cardboard with straight soft flutes."""
+def _corrugated_cardboard(c: Canvas, rng: Generator) -> None:
     c.fill(hsv(rng, 0.09, 0.4, 0.68, 0.02))
     wave = np.sin(c.x * rng.uniform(16, 26) + 0.3 * perlin(rng, c.size, 4))
     c.shade(rng.uniform(0.06, 0.14) * wave)
@@ -166,8 +152,7 @@ def corrugated_cardboard(c: Canvas, rng: Generator) -> None:
     c.grain(0.05, 8)
 
 
-def rubber_mat(c: Canvas, rng: Generator) -> None:
-    """Dark rubber with a lattice of raised studs, any of which may be missing."""
+def _rubber_mat(c: Canvas, rng: Generator) -> None:
     pitch = rng.uniform(0.3, 0.42)
     radius = pitch * rng.uniform(0.24, 0.34)
     c.fill(hsv(rng, rng.random(), rng.uniform(0, 0.4), 0.25))
@@ -180,8 +165,7 @@ def rubber_mat(c: Canvas, rng: Generator) -> None:
         c.parts.append((c.mask(c.circle(radius * 1.2, n * pitch, m * pitch)), flat))
 
 
-def honeycomb(c: Canvas, rng: Generator) -> None:
-    """Hexagonal cells with thin bright walls."""
+def _honeycomb(c: Canvas, rng: Generator) -> None:
     size = rng.uniform(0.26, 0.38)
     ax, ay = size * 0.866, size * 1.5
     near = []
@@ -197,8 +181,7 @@ def honeycomb(c: Canvas, rng: Generator) -> None:
     c.grain(0.06)
 
 
-def wicker(c: Canvas, rng: Generator) -> None:
-    """Broad flat strips plaited over and under."""
+def _wicker(c: Canvas, rng: Generator) -> None:
     pitch = rng.uniform(0.22, 0.34)
     fx, fy = np.mod(c.x / pitch, 1) - 0.5, np.mod(c.y / pitch, 1) - 0.5
     over = np.mod(np.floor(c.x / pitch) + np.floor(c.y / pitch), 2) == 0
@@ -208,3 +191,25 @@ def wicker(c: Canvas, rng: Generator) -> None:
     c.shade(-0.4 * np.clip((np.abs(across) - 0.42) * 12, 0, 1))
     c.shade(0.05 * np.sin(across * 40))
     c.grain(0.06, 32)
+
+
+# Painter and possible defects; the order of the defects is that of the folders.
+TEXTURES: dict[str, tuple[Painter, tuple[str, ...]]] = {
+    "weave": (_weave, ("hole", "stain", "contamination", "distortion", "misprint")),
+    "wood": (_wood, ("scratch", "crack", "hole", "stain", "dent")),
+    "brushed_metal": (_brushed_metal, ("scratch", "dent", "stain", "contamination", "discoloration")),
+    "leather": (_leather, ("scratch", "hole", "stain", "dent", "discoloration")),
+    "tile": (_tile, ("crack", "chip", "stain", "scratch", "misprint")),
+    "grid": (_grid, ("distortion", "contamination", "hole", "misprint", "stain")),
+    "paper": (_paper, ("stain", "hole", "misprint", "contamination", "crack")),
+    "concrete": (_concrete, ("crack", "hole", "stain", "chip", "contamination")),
+    "carpet": (_carpet, ("hole", "stain", "contamination", "discoloration", "distortion")),
+    "knit": (_knit, ("hole", "stain", "contamination", "distortion", "discoloration")),
+    "cork": (_cork, ("hole", "crack", "stain", "contamination", "dent")),
+    "marble": (_marble, ("scratch", "crack", "chip", "stain", "hole")),
+    "perforated_sheet": (_perforated_sheet, ("missing", "scratch", "dent", "stain", "contamination")),
+    "corrugated_cardboard": (_corrugated_cardboard, ("crack", "dent", "stain", "hole", "misprint")),
+    "rubber_mat": (_rubber_mat, ("missing", "scratch", "contamination", "hole", "discoloration")),
+    "honeycomb": (_honeycomb, ("hole", "distortion", "contamination", "stain", "misprint")),
+    "wicker": (_wicker, ("crack", "distortion", "stain", "contamination", "misprint")),
+}
