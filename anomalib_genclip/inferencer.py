@@ -1,0 +1,366 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The one door from an image to what is known about it: score, label, map, mask and regions."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from anomalib.pre_processing import PreProcessor
+from torch import Tensor
+from torchvision.transforms.v2 import Compose
+
+from .callbacks.reference_images import draw_references
+from .components.class_names import GENERIC
+from .components.references import UNNAMED
+from .data.images import AnyImage, as_pixels
+from .data.normal_images import images_of_folder
+from .evaluation.good_parts import DriftMonitor, p_value
+from .lightning_model import GenCLIP
+from .persistence.export_metadata import copy_with_metadata, thresholds_of
+from .persistence.exported_model import SUFFIXES, TO_FLOAT, ExportedModel
+from .persistence.weights_files import resolve_weights
+from .processing.post_processor import NATURAL_THRESHOLD
+from .records import Parts, Record
+from .torch_model import GenCLIPModel, ScoreParts
+from .utils.precision import Precision, choose_device, choose_precision
+from .utils.settings import UnitFloat, checked
+
+logger = logging.getLogger(__name__)
+
+_BATCH_SIZE = 8  # images of a list that the model sees at once
+
+
+class Inferencer:
+    """A trained model that predicts images.
+
+    Args:
+        weights (str | Path | GenCLIP): A prompts file, a checkpoint, ``"tiny-demo"``, ``"hf://owner/name/file"``, an
+            exported model (``.onnx``, ``.xml``), or a model.
+        class_name (str | None): Class name of all images. Defaults to ``None``: each image's own, else that of the
+            weights, else "object".
+        device (str | torch.device): "auto", "cpu", "gpu", or a device of torch. Defaults to ``"auto"``; a model that is
+            given stays where it is.
+        precision (str): "float32", "bf16", or "auto": bf16 on devices with instructions for it. Defaults to ``"auto"``.
+        image_threshold (float | None): Images with a higher score are anomalous. Defaults to ``None``: that of the
+            weights.
+        pixel_threshold (float | None): The same for the pixels of the map. Defaults to ``None``.
+        **settings (Any): Further arguments of :class:`~anomalib_genclip.GenCLIP` for weights of torch, such as
+            ``pretrained``, ``tiles``, or ``k_shot`` with ``few_shot_source``: references are then drawn at once.
+
+    Attributes:
+        model (GenCLIP | None): The model, ``None`` for an exported one.
+        transform (Callable): Applied to an image ``(3, H, W)``, uint8, before images are stacked for
+            :meth:`predict_batch`; it can be pickled.
+        device (torch.device): Where the model computes.
+
+    Raises:
+        FileNotFoundError: If there are no such weights.
+        ValueError: If a setting is wrong or does not fit the weights.
+        ConnectionError: If weights cannot be downloaded.
+
+    Example:
+        >>> from anomalib_genclip import Inferencer
+        >>> inferencer = Inferencer("tiny-demo", class_name="leather")
+        >>> record = inferencer.predict("part.png")  # doctest: +SKIP
+        >>> record.score, record.label, record.regions  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | GenCLIP,
+        class_name: str | None = None,
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+        *,
+        image_threshold: float | None = None,
+        pixel_threshold: float | None = None,
+        **settings: Any,  # noqa: ANN401
+    ) -> None:
+        thresholds = {"image_threshold": image_threshold, "pixel_threshold": pixel_threshold}
+        given = {name: checked(name, value, UnitFloat | None) for name, value in thresholds.items()}
+        settings = {name: value for name, value in settings.items() if value is not None}
+        self.model: GenCLIP | None = None
+        self._given_name = class_name
+        path = None if isinstance(weights, GenCLIP) else resolve_weights(weights)
+        if path is not None and path.suffix in SUFFIXES:
+            known = self._open_export(path, device, precision, {**settings, "class_name": class_name})
+        else:
+            model = weights if isinstance(weights, GenCLIP) else load_trained(str(weights), **settings)
+            stays = isinstance(weights, GenCLIP) and device == "auto"
+            self.device = model.device if stays else choose_device(device)
+            known = self._use(model, precision)
+        self._is_given = image_threshold is not None
+        self.set_thresholds(known | {name: value for name, value in given.items() if value is not None})
+
+    def _open_export(
+        self, path: Path, device: str | torch.device, precision: Precision, given: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Open an exported model; return its thresholds."""
+        if fixed := [name for name, value in given.items() if value is not None]:
+            msg = f"{fixed[0]} is fixed in an exported model, such as {path}: export it with another one."
+            raise ValueError(msg)
+        self.device = torch.device("cpu")
+        default = "float32" if path.suffix == ".onnx" else choose_precision(precision, self.device)
+        self.precision = default if precision == "auto" else precision
+        self._exported = ExportedModel(path, str(device), self.precision)  # type: ignore[arg-type]
+        self.transform: Callable[[Tensor], Tensor] = self._exported.transform
+        self.class_name = self._exported.metadata.get("class_name")
+        return self._exported.metadata
+
+    def _use(self, model: GenCLIP, precision: Precision) -> dict[str, Any]:
+        """Prepare a model of torch; return its thresholds."""
+        self.precision = choose_precision(precision, self.device)
+        self.model = model.eval().to(self.device)
+        self.transform = _transform_of(model.pre_processor)
+        self.class_name = self._given_name or model.names.given or model.names.of_file
+        if model.k_shot and (source := model.hparams["few_shot_source"]) is not None:
+            draw_references(model, {self.class_name or UNNAMED: images_of_folder(source, "few_shot_source")})
+        if self._given_name is not None:
+            model.look_up([None], self._given_name)  # raises here if the name cannot be used
+        return thresholds_of(model)
+
+    def set_thresholds(self, known: Mapping[str, Any]) -> None:
+        """Judge by other thresholds.
+
+        Args:
+            known (Mapping[str, Any]): ``image_threshold``, ``pixel_threshold`` and ``calibration``, as
+                :func:`~anomalib_genclip.persistence.export_metadata.thresholds_of` gives them; missing ones are
+                unknown, as in exported files of other packages, which judge themselves.
+        """
+        self.image_threshold: float | None = known.get("image_threshold")
+        self.pixel_threshold: float | None = known.get("pixel_threshold")
+        self.calibration: dict[str, Any] | None = known.get("calibration")
+        good = (self.calibration or {}).get("scores")
+        self.drift = DriftMonitor(good, self.image_threshold) if good and self.image_threshold is not None else None
+
+    def save(self, path: str | Path) -> Path:
+        """Save the model with its thresholds: to a prompts file, with references if it has some, or as an export.
+
+        Args:
+            path (str | Path): ``*.safetensors``, for an exported model a file with its suffix.
+
+        Returns:
+            Path: The file.
+
+        Raises:
+            ValueError: If the name has another suffix.
+        """
+        if self.model is not None:
+            return self.model.save_weights(path, references=bool(self.model.model.references.memories))
+        names = ("image_threshold", "pixel_threshold", "calibration")
+        thresholds = {name: getattr(self, name) for name in names}
+        return copy_with_metadata(self._exported.path, Path(path), self._exported.metadata | thresholds)
+
+    @property
+    def alarm_level_note(self) -> str:
+        """What to know about the alarm level, in one line; ``""`` if it was calibrated or given."""
+        if self._is_given or self.calibration is not None:
+            return ""
+        return (
+            "The alarm level is that of the data the model was trained with, not of this product: calibrate it with "
+            "good parts (genclip calibrate), or give image_threshold."
+        )
+
+    def predict(self, image: AnyImage | Sequence[AnyImage], class_name: str | None = None, parts: bool = False) -> Any:  # noqa: ANN401
+        """Predict one image or several.
+
+        Args:
+            image (AnyImage | Sequence[AnyImage]): A path or URL, an image of Pillow, an array ``(H, W, 3)`` or a tensor
+                ``(3, H, W)``, both RGB and uint8 (a tensor also float in [0, 1]); or a list of them, of any sizes.
+            class_name (str | None): Class name of these images. Defaults to ``None``: the inferencer's.
+            parts (bool): Whether records tell what the score is made of. Defaults to ``False``.
+
+        Returns:
+            Record | list[Record]: One record per image, a list for a list.
+
+        Raises:
+            OSError: If a file cannot be read.
+            ValueError: If an image or a class name cannot be used.
+        """
+        several = isinstance(image, (list, tuple))
+        images = [as_pixels(one) for one in (image if several else [image])]
+        groups: dict[torch.Size, list[tuple[int, Tensor]]] = {}
+        for number, (pixels, _) in enumerate(images):
+            transformed = self.transform(pixels)
+            groups.setdefault(transformed.shape, []).append((number, transformed))
+        records: dict[int, Record] = {}
+        for group in groups.values():
+            for start in range(0, len(group), _BATCH_SIZE):
+                numbers, batch = zip(*group[start : start + _BATCH_SIZE], strict=True)
+                found = self.predict_batch(
+                    torch.stack(batch),
+                    [images[number][1] for number in numbers],
+                    [(images[number][0].shape[1], images[number][0].shape[2]) for number in numbers],
+                    [None] * len(numbers),
+                    class_name=class_name,
+                    parts=parts,
+                )
+                records |= zip(numbers, found, strict=True)
+        if errors := [record.error for record in records.values() if record.error]:
+            raise ValueError(errors[0])
+        return [records[number] for number in range(len(images))] if several else records[0]
+
+    __call__ = predict
+
+    def predict_batch(
+        self,
+        images: Tensor,
+        paths: Sequence[str],
+        sizes: Sequence[tuple[int, int]],
+        categories: Sequence[str | None],
+        *,
+        class_name: str | None = None,
+        parts: bool = False,
+    ) -> list[Record]:
+        """Predict transformed images.
+
+        Args:
+            images (Tensor): Images of one size after :attr:`transform`, ``(B, 3, H, W)``.
+            paths (Sequence[str]): Where they come from.
+            sizes (Sequence[tuple[int, int]]): Height and width before the transform.
+            categories (Sequence[str | None]): Each image's own class name, ``None`` if it has none.
+            class_name (str | None): Class name of all of them. Defaults to ``None``: the inferencer's.
+            parts (bool): Whether records tell what the score is made of. Defaults to ``False``.
+
+        Returns:
+            list[Record]: One per image. An image whose class name cannot be used has an ``error`` and no score.
+        """
+        records = [Record(path, tuple(size)) for path, size in zip(paths, sizes, strict=True)]
+        if self.model is None:
+            outputs = self._exported(images)
+            return [
+                self._judged(record, {key: value[i] for key, value in outputs.items()})
+                for i, record in enumerate(records)
+            ]
+        given = class_name or self._given_name
+        errors = self._errors_of(categories, given)
+        for row, category in enumerate(categories):
+            if category in errors:
+                records[row] = replace(records[row], error=f"{paths[row]}: {errors[category]}".removeprefix(": "))
+        rows = [row for row, record in enumerate(records) if not record.error]
+        if rows:
+            used = images if len(rows) == len(images) else images[rows]
+            scores = self._score(used, self.model.look_up([categories[row] for row in rows], given), parts)
+            for row, found in zip(rows, scores, strict=True):
+                records[row] = self._judged(records[row], found)
+        return records
+
+    def _errors_of(self, categories: Iterable[str | None], given: str | None) -> dict[str | None, str]:
+        """Return the errors of the names that cannot be used."""
+        errors = {}
+        for category in dict.fromkeys(categories):
+            try:
+                self.model.look_up([category], given)  # type: ignore[union-attr]
+            except ValueError as error:  # noqa: PERF203  # one image's
+                errors[category] = str(error)
+        return errors
+
+    def _score(self, images: Tensor, indices: tuple[Tensor, Tensor | None], parts: bool) -> list[dict[str, Any]]:
+        """Score a batch with torch: the fields of each image's record, before thresholds."""
+        model: Any = self.model.model  # type: ignore[union-attr]
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
+        ):
+            result = model.score_parts(images.to(self.device, non_blocking=True), *indices)
+            score = model.image_score(result).float().cpu().numpy()
+            maps = result.anomaly_map[:, 0].float().cpu().numpy()
+        filtering, names = model.class_name_filter and model.branches != "query", model.class_names.names
+        before, after = indices[0].tolist(), result.branches.class_index.tolist()
+        return [
+            {
+                "class_name": GENERIC if model.branches == "query" else names[after[row]],
+                "class_name_filter": (
+                    None if not filtering or not before[row] else "kept" if before[row] == after[row] else "replaced"
+                ),
+                "pred_score": score[row],
+                "anomaly_map": maps[row],
+                "parts": _parts(model, result, row, before[row]) if parts else None,
+            }
+            for row in range(len(score))
+        ]
+
+    def _judged(self, record: Record, found: dict[str, Any]) -> Record:
+        """Compare an image's score and map with the thresholds; an exported model without any has judged them."""
+        score, anomaly_map = float(found["pred_score"]), found["anomaly_map"]
+        good = self.drift and self.drift.good
+        if self.drift is not None and self.drift.add(score):
+            logger.warning(
+                "The scores of good parts have moved since calibration (the last %d parts, p = %.1g): calibrate again.",
+                self.drift.window,
+                self.drift.last_p_value,
+            )
+        return replace(
+            record,
+            class_name=found.get("class_name", None if self.model else self.class_name),
+            class_name_filter=found.get("class_name_filter"),
+            score=score,
+            anomalous=bool(_above(np.float32(score), self.image_threshold, found.get("pred_label"))),
+            p_value=p_value(score, good) if good else None,
+            image_threshold=self.image_threshold,
+            pixel_threshold=self.pixel_threshold,
+            anomaly_map=anomaly_map,
+            mask=np.asarray(_above(anomaly_map, self.pixel_threshold, found.get("pred_mask"))),
+            parts=found.get("parts"),
+        )
+
+
+def load_trained(weights: str, pretrained: str | None = None, **settings: Any) -> GenCLIP:  # noqa: ANN401
+    """Load a trained model.
+
+    Args:
+        weights (str): A checkpoint (``.ckpt``), a prompts file (``.safetensors``), ``"tiny-demo"``, or an ``hf://``
+            URL.
+        pretrained (str | None): CLIP weights; needed if the model was trained with a file that is not here. ``None``
+            takes those that the model was trained with.
+        **settings (Any): Further arguments of :class:`~anomalib_genclip.GenCLIP`.
+
+    Returns:
+        GenCLIP: The model.
+    """
+    if pretrained is not None:
+        settings["pretrained"] = pretrained
+    if weights.endswith(".ckpt"):
+        return GenCLIP.load_from_checkpoint(weights, map_location="cpu", **settings)
+    return GenCLIP(weights=weights, **settings)
+
+
+def _transform_of(pre_processor: PreProcessor | None) -> Compose:
+    """Return the pre-processor's transform, which gives the same result for one image as for a batch."""
+    own = None if pre_processor is None else pre_processor.transform
+    return Compose([TO_FLOAT] if own is None else [TO_FLOAT, own])
+
+
+def _above(values: Any, threshold: float | None, own: Any) -> Any:  # noqa: ANN401  # numbers or arrays
+    """Compare values with a threshold; without one, take the model's own decisions."""
+    if threshold is None and own is not None:
+        return own.astype(bool)
+    return values > np.float32(NATURAL_THRESHOLD if threshold is None else threshold)
+
+
+def _parts(model: GenCLIPModel, result: ScoreParts, row: int, given: int) -> Parts:
+    """Collect what one image's score is made of."""
+    branches, distance, names = result.branches, result.distance, model.class_names
+    features = names.features[[given, 0]].float()
+    similarity = (features @ branches.embedding[row].float()).tolist()
+    grids = {branch: grid[row, 0].float().cpu().numpy() for branch, grid in branches.maps.items()}
+    layers = {branch: grids[:, row, 0].float().cpu().numpy() for branch, grids in branches.layers.items()}
+    return Parts(
+        maps=grids,
+        layers={branch: dict(zip(model.map_layers, own, strict=True)) for branch, own in layers.items()},
+        top=float(result.top[row]),
+        cls=float(branches.cls[row]),
+        class_name=names.names[given],
+        used_name=names.names[int(branches.class_index[row])],
+        filtering=model.class_name_filter,
+        similarity=similarity[0],
+        generic_similarity=similarity[1],
+        distance=None if distance is None else distance.patches[row].sigmoid().view(model.clip.grid_size).cpu().numpy(),
+        cls_distance=None if distance is None else float(distance.image[row].exp()),
+    )
