@@ -127,13 +127,13 @@ class SyntheticDefects(MVTecAD):
     def _render(self, folder: Path) -> None:
         """Render the images; each has its own random generator and depends only on the recipe and its path."""
         recipe, number = self.recipe, sum(ord(letter) * 31**place for place, letter in enumerate(self.category)) % 2**32
-        parts = [("train/good", None, recipe["train_good"]), ("test/good", None, recipe["test_good"])]
-        parts += [(f"test/{kind}", kind, recipe["test_per_defect"]) for kind in DEFECTS_OF[self.category]]
-        plan = [(part, *rest, k) for part, (*rest, count) in enumerate(parts) for k in range(count)]
-        for part, place, kind, k in track(plan, f"Rendering {self.category}", transient=True):
+        kinds: list[str | None] = [None, None, *DEFECTS_OF[self.category]]
+        counts = [recipe["train_good"], recipe["test_good"]] + [recipe["test_per_defect"]] * (len(kinds) - 2)
+        plan = [(part, kinds[part], k) for part, count in enumerate(counts) for k in range(count)]
+        for part, kind, k in track(plan, f"Rendering {self.category}", transient=True):
             rng = np.random.default_rng([recipe["seed"], number, part, k])
             image, mask = render(self.category, kind, recipe["size"], rng, recipe.get("defect_size"))
-            _write(folder / place / f"{k:03}.png", image)
+            _write(folder / ("test" if part else "train") / (kind or "good") / f"{k:03}.png", image)
             if kind:
                 _write(folder / "ground_truth" / kind / f"{k:03}_mask.png", mask)
 

@@ -23,7 +23,7 @@ from anomalib_genclip.demo.tiny_clip import TEXT, TINY_CLIP_FILE, TRAINED_IDS, t
 
 @pytest.fixture(scope="module")
 def model():
-    return load_clip(backbone_spec("tiny"), None, (112, 112))
+    return load_clip(backbone_spec("tiny"), "bundled", (112, 112))
 
 
 def images_of(category, kinds):
