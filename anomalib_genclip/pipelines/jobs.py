@@ -1,31 +1,42 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Jobs whose results are stored, so that an interrupted comparison resumes."""
+"""Jobs whose results are stored, so that an interrupted comparison resumes; each in a process of its own.
 
-import hashlib
+anomalib's runners take no jobs whose failure is a result, and know neither their number nor what is done already.
+"""
+
+import contextlib
 import json
 import logging
-from collections.abc import Sequence
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import track
 
 from anomalib_genclip import __version__
 from anomalib_genclip.clip.backbone import TINY
+from anomalib_genclip.data.normal_images import file_hash
 from anomalib_genclip.demo.tiny_clip import TINY_CLIP_FILE
-from anomalib_genclip.evaluation.tables import Row
+from anomalib_genclip.evaluation.report import Row
 from anomalib_genclip.persistence.prompts_file import BUNDLED
 from anomalib_genclip.utils.files import atomic_write, is_file
+from anomalib_genclip.utils.tensors import digest
 
-from .task import Settings, run_here, run_isolated
+from .job_actions import Settings, test_model, test_variant, train_model
 
 logger = logging.getLogger(__name__)
+
+ACTIONS: dict[str, Callable[..., Settings]] = {"train": train_model, "test": test_model, "ablate": test_variant}
 
 
 @dataclass(frozen=True)
@@ -33,11 +44,13 @@ class Job:
     """A unit of work, such as testing a model on a category.
 
     Args:
-        settings (Settings): Everything that the result depends on, with an ``action`` of :data:`.task.ACTIONS`.
+        action (str): Name of its function in :data:`ACTIONS`.
+        settings (Settings): The function's arguments, on which the result depends.
         labels (Row): Columns that identify the job in tables.
         failure (str): Why the job cannot run; empty if it can. Defaults to ``""``.
     """
 
+    action: str
     settings: Settings
     labels: Row
     failure: str = ""
@@ -50,10 +63,10 @@ class Job:
         bundled weights, and the versions of this package and of anomalib.
         """
         names = _strings(self.settings)
-        files = {path: _file_hash(Path(path)) for path in names if is_file(path)}
+        files = {path: file_hash(path) for path in names if is_file(path)}
         if {TINY, *BUNDLED} & set(names):
-            files |= {path.name: _file_hash(path) for path in sorted(TINY_CLIP_FILE.parent.glob("*.safetensors"))}
-        return _hash([self.settings, files, __version__, version("anomalib")])
+            files |= {path.name: file_hash(path) for path in sorted(TINY_CLIP_FILE.parent.glob("*.safetensors"))}
+        return digest({}, [self.action, self.settings, files, __version__, version("anomalib")])[:16]
 
     def run(self, folder: Path, isolate: bool) -> Row:
         """Return the stored result, or run the job and store its result; failures are not stored.
@@ -69,58 +82,73 @@ class Job:
             return {**self.labels, "error": self.failure}
         path = folder / "jobs" / f"{self.key}.json"
         # A stored training result is useless without its checkpoint.
-        checkpoint = folder / "checkpoints" / f"{self.key}.ckpt" if self.settings["action"] == "train" else None
-        written: Row = {} if checkpoint is None else {"checkpoint": str(checkpoint)}
+        checkpoint = folder / "checkpoints" / f"{self.key}.ckpt" if self.action == "train" else None
+        written = {"checkpoint": str(checkpoint)} if checkpoint else {}
         result = read_result(path) if checkpoint is None or checkpoint.is_file() else None
         if result is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
             execute = run_isolated if isolate else run_here
-            result = execute({**self.settings, **written}, path.with_suffix(".log"))
+            result = execute(self.action, {**self.settings, **written}, path.with_suffix(".log"))
             if "error" not in result:
-                write_result(path, result)
+                atomic_write(path, json.dumps({"result": result, "digest": digest({}, result)}, indent=2).encode())
         return {**self.labels, **result, **written, **self.labels}
 
 
 def run_jobs(title: str, jobs: Sequence[Job], folder: Path, isolate: bool) -> list[Row]:
     """Run jobs one after the other with a progress bar; a job that fails is a row with the reason."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    # Jobs redirect stdout and stderr; the bar must keep the original stream and not redirect them itself.
-    console = Console(file=Console().file)
-    rows = []
-    with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False, disable=not jobs) as bars:
-        bar = bars.add_task(title, total=len(jobs))
-        for job in jobs:
-            bars.update(bar, description=" · ".join([title, *map(str, job.labels.values())]))
-            rows.append(job.run(folder, isolate))
-            bars.advance(bar)
-        bars.update(bar, description=title)
-    return rows
+    console = Console(file=sys.stdout)  # jobs redirect stdout; the bar must keep the original stream
+    return [job.run(folder, isolate) for job in track(jobs, title, console=console, disable=not jobs)]
 
 
-def read_result(path: Path) -> Row | None:
+def run_here(action: str, settings: Settings, log: Path) -> Settings:
+    """Run a job in this process.
+
+    Args:
+        action (str): Name of its function in :data:`ACTIONS`.
+        settings (Settings): The function's arguments.
+        log (Path): File for the output and the traceback of a failure.
+
+    Returns:
+        Settings: The result as it is stored, or ``{"error": reason}``.
+    """
+    with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            return json.loads(json.dumps(ACTIONS[action](**settings)))
+        except Exception as error:  # noqa: BLE001  # the other jobs still run
+            traceback.print_exc()
+            return {"error": reason(error)}
+
+
+def run_isolated(action: str, settings: Settings, log: Path) -> Settings:
+    """Run a job in a process of its own, whose memory is measured separately and which may crash; see `run_here`."""
+    with TemporaryDirectory() as folder, log.open("w", encoding="utf-8") as file:
+        answer = Path(folder) / "result.json"
+        command = [sys.executable, "-m", "anomalib_genclip.pipelines.jobs", action, json.dumps(settings), str(answer)]
+        ended = subprocess.run([*command, str(log)], stdout=file, stderr=file, check=False)  # noqa: S603  # this very module
+        if answer.is_file():
+            return json.loads(answer.read_text(encoding="utf-8"))
+    hint = ", which is what happens when memory runs out" if ended.returncode == -9 else ""
+    return {"error": f"the process ended with code {ended.returncode}{hint}; see {log}"}
+
+
+def reason(error: BaseException) -> str:
+    """Summarize an error in one line."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def read_result(path: Path) -> Settings | None:
     """Read a stored result, ``None`` if it is missing or has been changed."""
     if not path.is_file():
         return None
-    try:
+    with contextlib.suppress(
+        ValueError, RecursionError, TypeError, KeyError
+    ):  # not JSON, not text, or of something else
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # not JSON, or not text
-        stored = None
-    if not isinstance(stored, dict) or stored.get("digest") != _hash(stored.get("result")):
-        logger.warning("%s is not the result of a job, or has been changed: the job is run again.", path)
-        return None
-    return stored["result"]
-
-
-def write_result(path: Path, result: Row) -> None:
-    """Store a result atomically."""
-    result = json.loads(json.dumps(result))  # as it will be read: keys become strings
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps({"result": result, "digest": _hash(result)}, indent=2).encode())
+        if stored["digest"] == digest({}, stored["result"]):
+            return stored["result"]
+    logger.warning("%s is not the result of a job, or has been changed: the job is run again.", path)
+    return None
 
 
 def _strings(value: Any) -> list[str]:  # noqa: ANN401
@@ -131,14 +159,12 @@ def _strings(value: Any) -> list[str]:  # noqa: ANN401
     return [text for part in parts for text in _strings(part)]
 
 
-def _hash(value: Any) -> str:  # noqa: ANN401
-    """Hash plain data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+def main() -> None:
+    """Entry point of the process of :func:`run_isolated`: action, settings, file for the result, file for the log."""
+    action, settings, answer, log = sys.argv[1:]
+    result = run_here(action, json.loads(settings), Path(log))
+    atomic_write(Path(answer), json.dumps(result).encode(), sync=False)
 
 
-def _file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+if __name__ == "__main__":
+    main()

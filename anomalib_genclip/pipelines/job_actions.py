@@ -1,0 +1,200 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What jobs do: train a model, or test one with speed and memory. Arguments and results are plain data."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import torch
+from anomalib.data import AnomalibDataModule, UnknownDatamoduleError, get_datamodule
+from anomalib.data.utils import TestSplitMode, ValSplitMode
+from anomalib.engine import Engine
+from anomalib.models import AnomalibModule, UnknownModelError, get_model
+from lightning import seed_everything
+from lightning.pytorch.trainer.states import TrainerFn
+
+from anomalib_genclip.data import CrossDataset
+from anomalib_genclip.evaluation import CategoryEvaluator
+from anomalib_genclip.trained_model import load_trained
+
+from .meter import Meter
+from .written_prompts import WrittenPrompts
+
+Settings = dict[str, Any]
+
+
+def train_model(
+    model: Settings,
+    source: list[Settings],
+    source_categories: list[str] | str | None,
+    data: Settings,
+    trainer: Settings,
+    seed: int,
+    accelerator: str,
+    checkpoint: str,
+) -> Settings:
+    """Train a model on the source, with other arguments of ``CrossDataset`` in ``data``, and write a checkpoint."""
+    seed_everything(seed, workers=True)
+    built = build_model(model)
+    built.evaluator, built.visualizer = None, None
+    # Training does not use the target, so the source replaces it.
+    sides = {"source": source, "target": source}
+    categories = {f"{side}_categories": source_categories for side in sides}
+    datamodule = CrossDataset(**sides, **categories, **{"seed": seed, **data})
+    place = Path(checkpoint)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=place.parent) as folder:
+        engine = make_engine(folder, accelerator, trainer)
+        engine.fit(model=built, datamodule=datamodule)
+        written = Path(folder, place.name)
+        engine.trainer.save_checkpoint(written)
+        written.replace(place)
+    return {"checkpoint": checkpoint, "epochs": engine.trainer.current_epoch}
+
+
+def test_model(
+    model: Settings,
+    protocol: str,
+    target: Settings,
+    category: str | None,
+    k_shot: int,
+    seed: int,
+    accelerator: str,
+    trainer: Settings,
+    checkpoint: str | None,
+) -> Settings:
+    """Test a model on one category of the target, after training it there if the protocol is "one_class"."""
+    seed_everything(seed, workers=True)  # before the model is built, because its weights may be random
+    one_class = protocol == "one_class"
+    built = build_model(model, **({"k_shot": k_shot} if k_shot and not one_class else {}))
+    datamodule = build_target(target, category, seed)
+    if k_shot:
+        keep_normal_images(datamodule, k_shot, seed)
+    return measure(built, datamodule, seed, accelerator, trainer, train=one_class, checkpoint=checkpoint)
+
+
+def test_variant(
+    weights: str, pretrained: str | None, variant: Settings, data: Settings, seed: int, accelerator: str
+) -> Settings:
+    """Test a trained model without some of its parts: with other ``branches``, ``class_name_filter``, ``map_layers``."""
+    model = load_trained(weights, pretrained)
+    for name, value in variant.items():
+        setattr(model.model, name, value)
+    return measure(model, build_datamodule(data), seed, accelerator)
+
+
+def measure(
+    model: AnomalibModule,
+    datamodule: AnomalibDataModule,
+    seed: int,
+    accelerator: str,
+    trainer: Settings | None = None,
+    *,
+    train: bool = False,
+    checkpoint: str | None = None,
+) -> Settings:
+    """Test a model, and measure speed and memory.
+
+    anomalib's own benchmark job fails for zero-shot models: it passes datamodules by position, and always trains.
+
+    Args:
+        model (AnomalibModule): The model. Its evaluator and visualizer are replaced, so that all models are evaluated
+            in the same way; it keeps its pre- and post-processor, as in anomalib's benchmark.
+        datamodule (AnomalibDataModule): Data to test on.
+        seed (int): Seed of the run.
+        accelerator (str): As in Lightning.
+        trainer (Settings | None): Arguments of Lightning's trainer, such as ``max_epochs``.
+        train (bool): Train on the datamodule's normal images first. Defaults to ``False``.
+        checkpoint (str | None): A Lightning checkpoint to test.
+
+    Returns:
+        Settings: Means of the defined metrics over categories, ``images``, ``images_per_second``, ``peak_memory_mib``,
+            ``fit_seconds`` (only if trained), ``device`` and ``notes``.
+    """
+    evaluator, meter, fit_seconds = CategoryEvaluator(report=False), Meter(), {}
+    model.evaluator, model.visualizer = evaluator, None
+    seed_everything(seed, workers=True)
+    with TemporaryDirectory() as folder:
+        engine = make_engine(folder, accelerator, trainer or {}, meter)
+        if train:
+            start = perf_counter()
+            engine.fit(model=model, datamodule=datamodule)
+            fit_seconds = {"fit_seconds": perf_counter() - start}
+        engine.test(model=model, datamodule=datamodule, ckpt_path=checkpoint)
+    assert evaluator.result is not None
+    return {**evaluator.result.mean, **meter.result(), **fit_seconds, "notes": evaluator.result.notes}
+
+
+def make_engine(folder: str | Path, accelerator: str, trainer: Settings, *callbacks: Meter) -> Engine:
+    """Create an engine for one device that writes to ``folder`` only."""
+    settings = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, **trainer}
+    return Engine(default_root_dir=folder, accelerator=accelerator, devices=1, callbacks=list(callbacks), **settings)
+
+
+def build_model(settings: Settings, **more: Any) -> AnomalibModule:  # noqa: ANN401  # the model's arguments
+    """Build a model of anomalib, or :class:`.WrittenPrompts`, from ``{"class_path": name, "init_args": {...}}``.
+
+    By name and keywords: given a dictionary, anomalib passes OmegaConf's containers to the model.
+
+    Raises:
+        ValueError: If anomalib has no such model.
+    """
+    name, init_args = settings["class_path"].split(".")[-1], {**settings.get("init_args", {}), **more}
+    if name == WrittenPrompts.__name__:
+        return WrittenPrompts(**init_args)
+    try:
+        return get_model(name, **init_args)
+    except UnknownModelError as error:
+        msg = f"anomalib has no model {name!r}."
+        raise ValueError(msg) from error
+
+
+def build_datamodule(settings: Settings) -> AnomalibDataModule:
+    """Build a datamodule of anomalib, from ``{"class_path": name, "init_args": {...}}``.
+
+    Raises:
+        ValueError: If anomalib has no such datamodule.
+    """
+    try:
+        return get_datamodule(settings)
+    except UnknownDatamoduleError as error:
+        msg = f"anomalib has no datamodule {settings['class_path']!r}."
+        raise ValueError(msg) from error
+
+
+def build_target(settings: Settings, category: str | None, seed: int) -> AnomalibDataModule:
+    """Build a datamodule whose whole test split is tested, with the same images for every model.
+
+    Args:
+        settings (Settings): ``{"class_path": name, "init_args": {...}}``.
+        category (str | None): Category, for datasets with categories.
+        seed (int): Seed of random splits, such as that of a Folder without normal test images.
+
+    Returns:
+        AnomalibDataModule: The datamodule. It validates on the test images, as is anomalib's default.
+    """
+    init_args = {"seed": seed, **settings.get("init_args", {}), **({"category": category} if category else {})}
+    datamodule = build_datamodule({"class_path": settings["class_path"], "init_args": init_args})
+    datamodule.val_split_mode = ValSplitMode.SAME_AS_TEST
+    # Some datamodules default to a mode that drops the normal test images.
+    datamodule.test_split_mode = TestSplitMode.FROM_DIR
+    return datamodule
+
+
+def keep_normal_images(datamodule: AnomalibDataModule, k_shot: int, seed: int) -> None:
+    """Reduce a training set to ``k_shot`` of its images, the same for every model.
+
+    Raises:
+        ValueError: If it has fewer.
+    """
+    datamodule.prepare_data()
+    datamodule.setup(TrainerFn.FITTING)  # with the trainer's own stage, so that the engine does not repeat it
+    count = len(datamodule.train_data)
+    if count < k_shot:
+        msg = f"k_shot={k_shot}, but the number of training images is {count}."
+        raise ValueError(msg)
+    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:k_shot].tolist()
+    datamodule.train_data.subsample(drawn, inplace=True)
