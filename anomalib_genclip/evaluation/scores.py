@@ -123,12 +123,13 @@ class CategoryScores:
         return {name: values[name] for name in METRIC_NAMES + ERROR_RATES if name in values}, notes
 
     def _image_values(self, notes: list[str]) -> dict[str, float]:
-        columns = zip(*(self.images[image] for image in sorted(self.images)), strict=True)
-        scores, labels, alarms = (None if None in column else torch.tensor(column) for column in columns)
+        scores, labels, alarms = zip(*(self.images[image] for image in sorted(self.images)), strict=True)
+        scores, labels = torch.tensor(scores), torch.tensor(labels)
         if not _has_both("image", int((~labels).sum()), int(labels.sum()), notes):
             return {}
         values = {f"image_{name}": value for name, value in _ranking(scores, labels).items()}
-        if alarms is not None:
+        if None not in alarms:
+            alarms = torch.tensor(alarms)
             wrong = {"false_alarm_rate": alarms[~labels], "miss_rate": ~alarms[labels]}
             values |= {name: float(errors.double().mean()) for name, errors in wrong.items()}
         return values | dict(zip(ERROR_RATES[2:], miss_rates(scores, labels, (0.01, 0.05)), strict=True))

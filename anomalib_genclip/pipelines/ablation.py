@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anomalib_genclip.evaluation.report import NOTE, ResultTable
 from anomalib_genclip.evaluation.scores import METRIC_NAMES
-from anomalib_genclip.trained_model import load_trained
+from anomalib_genclip.inferencer import load_trained
 
 from .comparison_tables import with_note
 from .job_actions import Settings

@@ -26,7 +26,6 @@ from .comparison_tables import ComparisonTables
 from .job_actions import Settings, build_datamodule
 from .jobs import Job, run_jobs
 
-
 Kind = TypeVar("Kind", bound=BaseModel)
 Categories = list[str] | Literal["all"] | None
 Numbers = Annotated[
@@ -49,16 +48,19 @@ Components = Annotated[list[Component], BeforeValidator(as_list)]  # one, or a l
 
 
 class Entry(Strict):
-    """A model of a comparison; see :func:`compare`."""
+    """A model of a comparison."""
 
     name: str
+    # Trained once on the source, not at all, or on each category's normal training images.
     protocol: Literal["cross_dataset", "zero_shot", "one_class"]
     model: Component
-    trainer: Settings = {}
     source: Components | None = None
     source_categories: Categories = None
-    data: Settings = {}
-    seeds: Numbers | None = None
+    data: Settings = {}  # other arguments of CrossDataset
+    trainer: Settings = {}  # arguments of Lightning's trainer, such as max_epochs
+    seeds: Numbers | None = None  # the model is trained and tested once per seed; None for that of the comparison
+    # The model is tested once for each number of normal training images, which are drawn with the seed: as references
+    # or, by a one_class model, after training on them.
     k_shot: Numbers | None = None
 
     @model_validator(mode="after")
@@ -73,7 +75,7 @@ class Entry(Strict):
 
 
 class Comparison(Strict):
-    """Settings of a comparison; see :func:`compare`."""
+    """Settings of a comparison; ``configs/comparison.yaml`` explains them."""
 
     target: Components
     target_categories: Categories = None
@@ -106,36 +108,19 @@ class TargetPart(NamedTuple):
 def compare(settings: Settings) -> ComparisonTables:
     """Compare models with different protocols on the same images, and print and write the tables.
 
-    Settings (see ``configs/comparison.yaml``): all models are tested on ``target`` (a datamodule or a list of them) and
-    ``target_categories``, category by category; ``models`` is a list of ``name``, ``protocol`` and ``model``.
-    Protocols:
-
-    - ``cross_dataset``: trained once on ``source`` (``source_categories``, ``data`` for the other arguments of
-      :class:`anomalib_genclip.CrossDataset`), tested on every category of the target.
-    - ``zero_shot``: not trained.
-    - ``one_class``: trained on each category's normal training images.
-
-    ``trainer`` has arguments of Lightning's trainer, such as ``max_epochs``. ``seeds`` of a model is a list that
-    replaces the comparison's ``seed``: the model is trained and tested once per seed, and tables have mean and standard
-    deviation. ``k_shot`` of a model is a list of numbers of normal training images, drawn with the seed: the model is
-    tested once for each number, GenCLIP and WinClip with these images as references and a ``one_class`` model after
-    training on them. With the same seed the images are the same for every model.
-
-    Every job runs in a process of its own unless ``isolate`` is false. Results are stored in ``<jobs_dir>/jobs``
-    (``jobs_dir`` defaults to ``results_dir``), and finished jobs are not repeated. Failed jobs are rows with the
-    reason, and are tried again next time.
+    All models are tested on ``target`` and ``target_categories``, category by category. Every job runs in a process of
+    its own unless ``isolate`` is false. Results are stored in ``<jobs_dir>/jobs`` (``jobs_dir`` defaults to
+    ``results_dir``), and finished jobs are not repeated. Failed jobs are rows with the reason, and are tried again next
+    time.
 
     Args:
-        settings (Settings): As above.
+        settings (Settings): Those of :class:`Comparison`, such as ``configs/comparison.yaml``.
 
     Returns:
         ComparisonTables: The results.
 
     Raises:
         ValueError: If a setting is missing, unknown or invalid; raised before any job runs.
-
-    Example:
-        >>> tables = compare(read_settings("configs/comparison.yaml"))  # doctest: +SKIP
     """
     comparison = validated(Comparison, settings)
     parts = target_parts(comparison)

@@ -42,9 +42,9 @@ class ComparisonTables:
         frame = pd.DataFrame(plain).astype(dict.fromkeys(NUMBERS, float))
         rows = [_summary(own) for _, own in frame.groupby("model", sort=False)]
         done, remarks = frame[~frame.failed], list(REMARKS)
-        if done.groupby("model").category.agg(frozenset).nunique() > 1:
+        if len(set(done.groupby("model").category.agg(frozenset))) > 1:
             remarks.append("The models' means are over different categories, because some jobs failed.")
-        if (done.groupby("category").images.nunique() > 1).any():
+        if len(done[["category", "images"]].drop_duplicates()) > done.category.nunique():
             remarks.append("The models were not tested on the same number of images.")
         return ResultTable("Comparison: means over categories", rows, remarks)
 

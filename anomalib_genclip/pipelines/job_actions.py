@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What jobs do: train a model, or test one with speed and memory. Arguments and results are plain data."""
+"""What jobs do: train a model, or test one with speed and memory. Settings and results are plain data."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_genclip.data import CrossDataset
 from anomalib_genclip.evaluation import CategoryEvaluator
-from anomalib_genclip.trained_model import load_trained
+from anomalib_genclip.inferencer import load_trained
 
 from .meter import Meter
 from .written_prompts import WrittenPrompts
@@ -26,64 +26,45 @@ from .written_prompts import WrittenPrompts
 Settings = dict[str, Any]
 
 
-def train_model(
-    model: Settings,
-    source: list[Settings],
-    source_categories: list[str] | str | None,
-    data: Settings,
-    trainer: Settings,
-    seed: int,
-    accelerator: str,
-    checkpoint: str,
-) -> Settings:
-    """Train a model on the source, with other arguments of ``CrossDataset`` in ``data``, and write a checkpoint."""
-    seed_everything(seed, workers=True)
-    built = build_model(model)
-    built.evaluator, built.visualizer = None, None
+def train_model(settings: Settings) -> Settings:
+    """Train a model on the source and write a checkpoint; settings of :func:`.comparison.training_jobs`."""
+    seed_everything(settings["seed"], workers=True)
+    model = build_model(settings["model"])
+    model.evaluator, model.visualizer = None, None
     # Training does not use the target, so the source replaces it.
-    sides = {"source": source, "target": source}
-    categories = {f"{side}_categories": source_categories for side in sides}
-    datamodule = CrossDataset(**sides, **categories, **{"seed": seed, **data})
-    place = Path(checkpoint)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=place.parent) as folder:
-        engine = make_engine(folder, accelerator, trainer)
-        engine.fit(model=built, datamodule=datamodule)
-        written = Path(folder, place.name)
+    source, categories = settings["source"], settings["source_categories"]
+    options = {"seed": settings["seed"], **settings["data"], "target_categories": categories}
+    datamodule = CrossDataset(source=source, source_categories=categories, target=source, **options)
+    checkpoint = Path(settings["checkpoint"])
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=checkpoint.parent) as folder:
+        engine = make_engine(folder, settings["accelerator"], settings["trainer"])
+        engine.fit(model=model, datamodule=datamodule)
+        written = Path(folder, checkpoint.name)
         engine.trainer.save_checkpoint(written)
-        written.replace(place)
-    return {"checkpoint": checkpoint, "epochs": engine.trainer.current_epoch}
+        written.replace(checkpoint)
+    return {"checkpoint": str(checkpoint), "epochs": engine.trainer.current_epoch}
 
 
-def test_model(
-    model: Settings,
-    protocol: str,
-    target: Settings,
-    category: str | None,
-    k_shot: int,
-    seed: int,
-    accelerator: str,
-    trainer: Settings,
-    checkpoint: str | None,
-) -> Settings:
-    """Test a model on one category of the target, after training it there if the protocol is "one_class"."""
-    seed_everything(seed, workers=True)  # before the model is built, because its weights may be random
-    one_class = protocol == "one_class"
-    built = build_model(model, **({"k_shot": k_shot} if k_shot and not one_class else {}))
-    datamodule = build_target(target, category, seed)
+def test_model(settings: Settings) -> Settings:
+    """Test a model on one category; settings of :func:`.comparison.test_jobs`."""
+    # Before the model is built, because its weights may be random.
+    seed_everything(settings["seed"], workers=True)
+    k_shot, one_class = settings["k_shot"], settings["protocol"] == "one_class"
+    model = build_model(settings["model"], **({"k_shot": k_shot} if k_shot and not one_class else {}))
+    target = build_target(settings["target"], settings["category"], settings["seed"])
     if k_shot:
-        keep_normal_images(datamodule, k_shot, seed)
-    return measure(built, datamodule, seed, accelerator, trainer, train=one_class, checkpoint=checkpoint)
+        keep_normal_images(target, k_shot, settings["seed"])
+    options = {name: settings[name] for name in ("seed", "accelerator", "trainer", "checkpoint")}
+    return measure(model, target, **options, train=one_class)
 
 
-def test_variant(
-    weights: str, pretrained: str | None, variant: Settings, data: Settings, seed: int, accelerator: str
-) -> Settings:
-    """Test a trained model without some of its parts: with other ``branches``, ``class_name_filter``, ``map_layers``."""
-    model = load_trained(weights, pretrained)
-    for name, value in variant.items():
+def test_variant(settings: Settings) -> Settings:
+    """Test a trained model without some of its parts; settings of :func:`.ablation.ablate`."""
+    model = load_trained(settings["weights"], settings["pretrained"])
+    for name, value in settings["variant"].items():
         setattr(model.model, name, value)
-    return measure(model, build_datamodule(data), seed, accelerator)
+    return measure(model, build_datamodule(settings["data"]), settings["seed"], settings["accelerator"])
 
 
 def measure(
@@ -92,9 +73,8 @@ def measure(
     seed: int,
     accelerator: str,
     trainer: Settings | None = None,
-    *,
-    train: bool = False,
     checkpoint: str | None = None,
+    train: bool = False,
 ) -> Settings:
     """Test a model, and measure speed and memory.
 
@@ -107,18 +87,17 @@ def measure(
         seed (int): Seed of the run.
         accelerator (str): As in Lightning.
         trainer (Settings | None): Arguments of Lightning's trainer, such as ``max_epochs``.
-        train (bool): Train on the datamodule's normal images first. Defaults to ``False``.
         checkpoint (str | None): A Lightning checkpoint to test.
+        train (bool): Train on the datamodule's normal images first. Defaults to ``False``.
 
     Returns:
-        Settings: Means of the defined metrics over categories, ``images``, ``images_per_second``, ``peak_memory_mib``,
-            ``fit_seconds`` (only if trained), ``device`` and ``notes``.
+        Settings: Means over categories, :meth:`.Meter.result`, ``fit_seconds`` (only if trained) and ``notes``.
     """
     evaluator, meter, fit_seconds = CategoryEvaluator(report=False), Meter(), {}
     model.evaluator, model.visualizer = evaluator, None
     seed_everything(seed, workers=True)
     with TemporaryDirectory() as folder:
-        engine = make_engine(folder, accelerator, trainer or {}, meter)
+        engine = make_engine(folder, accelerator, {"callbacks": [meter], **(trainer or {})})
         if train:
             start = perf_counter()
             engine.fit(model=model, datamodule=datamodule)
@@ -128,16 +107,14 @@ def measure(
     return {**evaluator.result.mean, **meter.result(), **fit_seconds, "notes": evaluator.result.notes}
 
 
-def make_engine(folder: str | Path, accelerator: str, trainer: Settings, *callbacks: Meter) -> Engine:
+def make_engine(folder: str | Path, accelerator: str, trainer: Settings) -> Engine:
     """Create an engine for one device that writes to ``folder`` only."""
     settings = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, **trainer}
-    return Engine(default_root_dir=folder, accelerator=accelerator, devices=1, callbacks=list(callbacks), **settings)
+    return Engine(default_root_dir=folder, accelerator=accelerator, devices=1, **settings)
 
 
 def build_model(settings: Settings, **more: Any) -> AnomalibModule:  # noqa: ANN401  # the model's arguments
     """Build a model of anomalib, or :class:`.WrittenPrompts`, from ``{"class_path": name, "init_args": {...}}``.
-
-    By name and keywords: given a dictionary, anomalib passes OmegaConf's containers to the model.
 
     Raises:
         ValueError: If anomalib has no such model.
@@ -166,19 +143,13 @@ def build_datamodule(settings: Settings) -> AnomalibDataModule:
 
 
 def build_target(settings: Settings, category: str | None, seed: int) -> AnomalibDataModule:
-    """Build a datamodule whose whole test split is tested, with the same images for every model.
+    """Build a datamodule, of one category if it has some, whose whole test split is tested and validated on.
 
-    Args:
-        settings (Settings): ``{"class_path": name, "init_args": {...}}``.
-        category (str | None): Category, for datasets with categories.
-        seed (int): Seed of random splits, such as that of a Folder without normal test images.
-
-    Returns:
-        AnomalibDataModule: The datamodule. It validates on the test images, as is anomalib's default.
+    With the same seed, random splits, such as that of a Folder without normal test images, are the same.
     """
     init_args = {"seed": seed, **settings.get("init_args", {}), **({"category": category} if category else {})}
     datamodule = build_datamodule({"class_path": settings["class_path"], "init_args": init_args})
-    datamodule.val_split_mode = ValSplitMode.SAME_AS_TEST
+    datamodule.val_split_mode = ValSplitMode.SAME_AS_TEST  # anomalib's default
     # Some datamodules default to a mode that drops the normal test images.
     datamodule.test_split_mode = TestSplitMode.FROM_DIR
     return datamodule

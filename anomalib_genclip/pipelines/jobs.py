@@ -1,9 +1,9 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Jobs whose results are stored, so that an interrupted comparison resumes; each in a process of its own.
+"""Jobs whose results are stored, so that an interrupted comparison resumes, each in a process of its own.
 
-anomalib's runners take no jobs whose failure is a result, and know neither their number nor what is done already.
+anomalib's ``SerialRunner`` does not fit: it ends with an error if a job fails, and shows no number of jobs.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from anomalib_genclip.clip.backbone import TINY
 from anomalib_genclip.data.normal_images import file_hash
 from anomalib_genclip.demo.tiny_clip import TINY_CLIP_FILE
 from anomalib_genclip.evaluation.report import Row
-from anomalib_genclip.persistence.prompts_file import BUNDLED
+from anomalib_genclip.persistence.weights_files import BUNDLED_PROMPTS
 from anomalib_genclip.utils.files import atomic_write, is_file
 from anomalib_genclip.utils.tensors import digest
 
@@ -36,7 +36,7 @@ from .job_actions import Settings, test_model, test_variant, train_model
 
 logger = logging.getLogger(__name__)
 
-ACTIONS: dict[str, Callable[..., Settings]] = {"train": train_model, "test": test_model, "ablate": test_variant}
+ACTIONS: dict[str, Callable[[Settings], Settings]] = {"train": train_model, "test": test_model, "ablate": test_variant}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Job:
 
     Args:
         action (str): Name of its function in :data:`ACTIONS`.
-        settings (Settings): The function's arguments, on which the result depends.
+        settings (Settings): Everything that the result depends on.
         labels (Row): Columns that identify the job in tables.
         failure (str): Why the job cannot run; empty if it can. Defaults to ``""``.
     """
@@ -64,20 +64,12 @@ class Job:
         """
         names = _strings(self.settings)
         files = {path: file_hash(path) for path in names if is_file(path)}
-        if {TINY, *BUNDLED} & set(names):
+        if {TINY, *BUNDLED_PROMPTS} & set(names):
             files |= {path.name: file_hash(path) for path in sorted(TINY_CLIP_FILE.parent.glob("*.safetensors"))}
         return digest({}, [self.action, self.settings, files, __version__, version("anomalib")])[:16]
 
     def run(self, folder: Path, isolate: bool) -> Row:
-        """Return the stored result, or run the job and store its result; failures are not stored.
-
-        Args:
-            folder (Path): Folder of the results of all jobs.
-            isolate (bool): Run in a process of its own.
-
-        Returns:
-            Row: Labels and results, or labels and ``error``.
-        """
+        """Return labels and result, stored in ``folder`` or run, or labels and ``error``, which is not stored."""
         if self.failure:
             return {**self.labels, "error": self.failure}
         path = folder / "jobs" / f"{self.key}.json"
@@ -101,30 +93,21 @@ def run_jobs(title: str, jobs: Sequence[Job], folder: Path, isolate: bool) -> li
 
 
 def run_here(action: str, settings: Settings, log: Path) -> Settings:
-    """Run a job in this process.
-
-    Args:
-        action (str): Name of its function in :data:`ACTIONS`.
-        settings (Settings): The function's arguments.
-        log (Path): File for the output and the traceback of a failure.
-
-    Returns:
-        Settings: The result as it is stored, or ``{"error": reason}``.
-    """
+    """Run a job in this process; output and traceback go to ``log``. The result may be ``{"error": reason}``."""
     with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            return json.loads(json.dumps(ACTIONS[action](**settings)))
+            return json.loads(json.dumps(ACTIONS[action](settings)))  # as it will be read
         except Exception as error:  # noqa: BLE001  # the other jobs still run
             traceback.print_exc()
             return {"error": reason(error)}
 
 
 def run_isolated(action: str, settings: Settings, log: Path) -> Settings:
-    """Run a job in a process of its own, whose memory is measured separately and which may crash; see `run_here`."""
+    """Do the same in a process of its own, whose memory is measured separately and which may crash."""
     with TemporaryDirectory() as folder, log.open("w", encoding="utf-8") as file:
         answer = Path(folder) / "result.json"
         command = [sys.executable, "-m", "anomalib_genclip.pipelines.jobs", action, json.dumps(settings), str(answer)]
-        ended = subprocess.run([*command, str(log)], stdout=file, stderr=file, check=False)  # noqa: S603  # this very module
+        ended = subprocess.run([*command, str(log)], stdout=file, stderr=file, check=False)  # noqa: S603  # this module
         if answer.is_file():
             return json.loads(answer.read_text(encoding="utf-8"))
     hint = ", which is what happens when memory runs out" if ended.returncode == -9 else ""
@@ -159,12 +142,7 @@ def _strings(value: Any) -> list[str]:  # noqa: ANN401
     return [text for part in parts for text in _strings(part)]
 
 
-def main() -> None:
-    """Entry point of the process of :func:`run_isolated`: action, settings, file for the result, file for the log."""
-    action, settings, answer, log = sys.argv[1:]
-    result = run_here(action, json.loads(settings), Path(log))
-    atomic_write(Path(answer), json.dumps(result).encode(), sync=False)
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # the process of run_isolated
+    own_action, own_settings, own_answer, own_log = sys.argv[1:]
+    own_result = run_here(own_action, json.loads(own_settings), Path(own_log))
+    atomic_write(Path(own_answer), json.dumps(own_result).encode(), sync=False)

@@ -33,29 +33,20 @@ class Meter(Callback):
         count = sum(images for images, _ in self._batches)
         return {"images": count, "images_per_second": images / seconds, **self._memory}
 
-    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def on_test_batch_start(self, _: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401
         """Start the timer; the trainer calls its own callbacks before the model's pre-processor."""
-        del trainer, args, kwargs
+        del args
         _wait_for(pl_module.device)
         self._start = time.perf_counter()
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        *args: Any,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
+    def on_test_batch_end(self, _: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401
         """Stop the timer, before post-processor, evaluator and visualizer are called."""
-        del trainer, outputs, args, kwargs
         _wait_for(pl_module.device)
+        batch = args[1]  # after the outputs
         self._batches.append((len(batch), time.perf_counter() - self._start))
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_end(self, _: Trainer, pl_module: LightningModule) -> None:
         """Record the memory, before the evaluator computes its metrics."""
-        del trainer
         self._memory = {"peak_memory_mib": peak_memory_mib(pl_module.device), "device": pl_module.device.type}
 
 

@@ -13,7 +13,8 @@ from huggingface_hub.utils import validate_repo_id
 from anomalib_genclip import __version__
 from anomalib_genclip.data.normal_images import file_hash
 from anomalib_genclip.evaluation.report import ResultTable
-from anomalib_genclip.persistence.prompts_file import LearnedWeights, load_weights, prompts_path
+from anomalib_genclip.persistence.prompts_file import LearnedWeights, load_weights
+from anomalib_genclip.persistence.weights_files import resolve_weights
 from anomalib_genclip.utils.files import atomic_write_folder, why_unreadable
 from anomalib_genclip.utils.logs import quiet
 
@@ -53,7 +54,7 @@ def publish(
         msg = f"repo={repo!r} must be owner/name."
         raise ValueError(msg)
     validate_repo_id(repo)
-    learned, file = load_weights(weights), prompts_path(weights)
+    learned, file = load_weights(weights), resolve_weights(weights)
     figures = f"Figures: {_TO_FILL_IN}." if report is None else read_report(Path(report)).as_markdown()
     card = model_card(learned, file_hash(str(file)), repo, figures, license_id)
 
@@ -92,17 +93,17 @@ def model_card(learned: LearnedWeights, checksum: str, repo: str, figures: str, 
         pipeline_tag="zero-shot-image-classification",
         tags=["anomaly-detection", "zero-shot", "genclip"],
     )
-    signature, (height, width) = learned.signature, learned.image_size
+    signature, description = learned.signature, learned.description
     settings = {
-        "Training data": learned.trained_on or _TO_FILL_IN,
+        "Training data": description.trained_on or _TO_FILL_IN,
         "License": license_id or _TO_FILL_IN,
-        "CLIP": f"{signature.backbone}, weights {learned.pretrained}, fingerprint `{signature.fingerprint}`",
-        "Image size": f"{height} by {width} px",
+        "CLIP": f"{signature.backbone}, weights {description.pretrained}, fingerprint `{signature.fingerprint}`",
+        "Image size": f"{description.image_size[0]} by {description.image_size[1]} px",
         "Feature layers": ", ".join(map(str, signature.layers)),
         "Patch attention": signature.patch_attention,
-        "Prompt lengths": f"n = {signature.state_length}, q = {signature.query_length}",
+        "Prompt lengths": f"n = q = {signature.prompt_length}",
         "Thresholds": ", ".join(f"{name} {float(value):.4f}" for name, value in learned.thresholds.items()),
-        **{name: str(value) for name, value in learned.inference.items()},
+        **{name: str(value) for name, value in description.inference.items()},
         "SHA-256": f"`{checksum}`",
         "Written by": f"anomalib-genclip {__version__}",
     }

@@ -36,12 +36,12 @@ PUBLISHED: dict[str, list[tuple[str, str, dict[str, float]]]] = {
 
 
 class Reproduction(Strict):
-    """Settings of :func:`reproduce`; the last four are those of a comparison."""
+    """Settings of a reproduction; the last four are those of a comparison."""
 
-    model: str
-    protocols: list[str] = Field(min_length=1)
+    model: str  # settings file
+    protocols: list[str] = Field(min_length=1)  # settings files of CrossDataset
     results_dir: Path = Path("results/reproduce")
-    trainer: Settings = {}
+    trainer: Settings = Field(default={})
     accelerator: str = "auto"
     isolate: bool = True
     seed: int = 42
@@ -53,9 +53,7 @@ def reproduce(settings: Settings) -> ResultTable:
     Protocols with the same source share one training run. A protocol that fails is a row with the reason.
 
     Args:
-        settings (Settings): ``model``, settings file of the model; ``protocols``, settings files of
-            :class:`CrossDataset`; and optionally ``results_dir``, ``accelerator``, ``isolate``, ``seed`` and
-            ``trainer``.
+        settings (Settings): Those of :class:`Reproduction`.
 
     Returns:
         ResultTable: Published and measured results.
