@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -69,20 +68,20 @@ class Job:
         return digest({}, [self.action, self.settings, files, __version__, version("anomalib")])[:16]
 
     def run(self, folder: Path, isolate: bool) -> Row:
-        """Return labels and result, stored in ``folder`` or run, or labels and ``error``, which is not stored."""
+        """Return labels and result, or labels and ``error``; only what has no stored result, or an error, is run."""
         if self.failure:
             return {**self.labels, "error": self.failure}
         path = folder / "jobs" / f"{self.key}.json"
-        # A stored training result is useless without its checkpoint.
-        checkpoint = folder / "checkpoints" / f"{self.key}.ckpt" if self.action == "train" else None
-        written = {"checkpoint": str(checkpoint)} if checkpoint else {}
-        result = read_result(path) if checkpoint is None or checkpoint.is_file() else None
-        if result is None:
+        written, result = {}, read_result(path)
+        if self.action == "train":
+            checkpoint = folder / "checkpoints" / f"{self.key}.ckpt"
+            written = {"checkpoint": str(checkpoint)}
+            result = result if checkpoint.is_file() else {}  # useless without its checkpoint
+        if not result or "error" in result:
             path.parent.mkdir(parents=True, exist_ok=True)
-            execute = run_isolated if isolate else run_here
-            result = execute(self.action, {**self.settings, **written}, path.with_suffix(".log"))
-            if "error" not in result:
-                atomic_write(path, json.dumps({"result": result, "digest": digest({}, result)}, indent=2).encode())
+            path.unlink(missing_ok=True)
+            (run_isolated if isolate else run_here)(self.action, {**self.settings, **written}, path)
+            result = read_result(path)
         return {**self.labels, **result, **written, **self.labels}
 
 
@@ -92,26 +91,27 @@ def run_jobs(title: str, jobs: Sequence[Job], folder: Path, isolate: bool) -> li
     return [job.run(folder, isolate) for job in track(jobs, title, console=console, disable=not jobs)]
 
 
-def run_here(action: str, settings: Settings, log: Path) -> Settings:
-    """Run a job in this process; output and traceback go to ``log``. The result may be ``{"error": reason}``."""
-    with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+def run_here(action: str, settings: Settings, path: Path) -> None:
+    """Run a job and write its result or ``{"error": reason}``; output and traceback go to the log beside it."""
+    log = path.with_suffix(".log")
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            return json.loads(json.dumps(ACTIONS[action](settings)))  # as it will be read
+            result = ACTIONS[action](settings)
         except Exception as error:  # noqa: BLE001  # the other jobs still run
             traceback.print_exc()
-            return {"error": reason(error)}
+            result = {"error": reason(error)}
+    atomic_write(path, json.dumps(result, indent=2).encode())
 
 
-def run_isolated(action: str, settings: Settings, log: Path) -> Settings:
+def run_isolated(action: str, settings: Settings, path: Path) -> None:
     """Do the same in a process of its own, whose memory is measured separately and which may crash."""
-    with TemporaryDirectory() as folder, log.open("w", encoding="utf-8") as file:
-        answer = Path(folder) / "result.json"
-        command = [sys.executable, "-m", "anomalib_genclip.pipelines.jobs", action, json.dumps(settings), str(answer)]
-        ended = subprocess.run([*command, str(log)], stdout=file, stderr=file, check=False)  # noqa: S603  # this module
-        if answer.is_file():
-            return json.loads(answer.read_text(encoding="utf-8"))
-    hint = ", which is what happens when memory runs out" if ended.returncode == -9 else ""
-    return {"error": f"the process ended with code {ended.returncode}{hint}; see {log}"}
+    command = [sys.executable, "-m", "anomalib_genclip.pipelines.jobs", action, json.dumps(settings), str(path)]
+    with path.with_suffix(".log").open("a", encoding="utf-8") as log:
+        ended = subprocess.run(command, stdout=log, stderr=log, check=False)  # noqa: S603  # this very module
+    if not path.is_file():
+        hint = ", which is what happens when memory runs out" if ended.returncode == -9 else ""
+        result = {"error": f"the process ended with code {ended.returncode}{hint}; see {log.name}"}
+        atomic_write(path, json.dumps(result).encode())
 
 
 def reason(error: BaseException) -> str:
@@ -120,18 +120,14 @@ def reason(error: BaseException) -> str:
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
-def read_result(path: Path) -> Settings | None:
-    """Read a stored result, ``None`` if it is missing or has been changed."""
+def read_result(path: Path) -> Settings:
+    """Read a stored result; an empty one if there is none."""
     if not path.is_file():
-        return None
-    with contextlib.suppress(
-        ValueError, RecursionError, TypeError, KeyError
-    ):  # not JSON, not text, or of something else
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["digest"] == digest({}, stored["result"]):
-            return stored["result"]
-    logger.warning("%s is not the result of a job, or has been changed: the job is run again.", path)
-    return None
+        return {}
+    with contextlib.suppress(ValueError, TypeError, RecursionError):  # not JSON, or of something else
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    logger.warning("%s is not the result of a job: the job is run again.", path)
+    return {}
 
 
 def _strings(value: Any) -> list[str]:  # noqa: ANN401
@@ -143,6 +139,4 @@ def _strings(value: Any) -> list[str]:  # noqa: ANN401
 
 
 if __name__ == "__main__":  # the process of run_isolated
-    own_action, own_settings, own_answer, own_log = sys.argv[1:]
-    own_result = run_here(own_action, json.loads(own_settings), Path(own_log))
-    atomic_write(Path(own_answer), json.dumps(own_result).encode(), sync=False)
+    run_here(sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3]))
