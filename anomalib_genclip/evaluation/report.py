@@ -33,13 +33,7 @@ STD = "_std"  # suffix of columns with standard deviations, which are shown with
 
 @dataclass
 class ResultTable:
-    """Rows of results.
-
-    Args:
-        title (str): Title of the table.
-        rows (list[Row]): Values by column, metrics in [0, 1]; columns may be missing.
-        remarks (list[str]): Remarks that are printed below the table.
-    """
+    """Rows of results: values by column, metrics in [0, 1]; columns may be missing. Remarks are printed below."""
 
     title: str
     rows: list[Row]
@@ -101,10 +95,10 @@ def _shown(name: str, row: Row) -> str:
 
 @dataclass
 class EvaluationResult:
-    """Metrics and error rates of a test run; undefined ones are absent.
+    """Metrics and error rates of a test run, in [0, 1], by category; undefined ones are absent.
 
     Args:
-        categories (dict[str, dict[str, float]]): Values in [0, 1] by metric or error rate, by category.
+        categories (dict[str, dict[str, float]]): Values by metric or error rate, by category.
         streamed (list[str]): Categories whose pixel metrics are from histograms; all others are exact.
         notes (list[str]): Notes on undefined metrics and excluded images.
 
@@ -165,12 +159,9 @@ class EvaluationResult:
         table.print(["category", *METRIC_NAMES], console)
 
     def write(self, folder: str | Path) -> list[Path]:
-        """Write ``metrics.csv``, ``metrics.json``, ``metrics.md`` and ``metrics.png``, each atomically.
+        """Write ``metrics.csv``, ``metrics.json``, ``metrics.md`` and ``metrics.png``, and return their paths.
 
         A folder that cannot be written to is a warning and not an error, so that the result is not lost.
-
-        Returns:
-            list[Path]: The files written.
         """
         try:
             files = self.table().write(folder, "metrics")
@@ -191,8 +182,7 @@ class EvaluationResult:
             bars = axes.barh(range(len(rows)), [100 * (value or 0) for value in values], color=colours)
             axes.bar_label(bars, ["n/a" if value is None else f"{100 * value:.1f}" for value in values], fontsize=8)
             axes.set_title(name.replace("_", " "), fontsize=9)
-            axes.set_xlim(0, 130)  # room for the numbers
-            axes.set_xticks([0, 50, 100])
+            axes.set(xlim=(0, 130), xticks=[0, 50, 100])  # room for the numbers
         labels = [name if len(name) <= 32 else f"{name[:31]}…" for name, _ in rows]
         figure.axes[0].set_yticks(range(len(rows)), labels, parse_math=False)
         figure.axes[0].invert_yaxis()

@@ -42,9 +42,6 @@ def ablate(
 
     Returns:
         ResultTable: One row per variant.
-
-    Raises:
-        ValueError: If ``weights`` is not a file of GenCLIP.
     """
     common = {"weights": weights, "pretrained": pretrained, "data": data, "seed": seed, "accelerator": accelerator}
     jobs = []

@@ -5,18 +5,10 @@
 
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    Field,
-    NonNegativeInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, ValidationError, model_validator
 
 from anomalib_genclip.data.categories import category_of, expand_each, to_download
 from anomalib_genclip.evaluation.report import Row
@@ -28,9 +20,7 @@ from .jobs import Job, run_jobs
 
 Kind = TypeVar("Kind", bound=BaseModel)
 Categories = list[str] | Literal["all"] | None
-Numbers = Annotated[
-    list[NonNegativeInt], Field(min_length=1), AfterValidator(lambda numbers: [*dict.fromkeys(numbers)])
-]
+Numbers = Annotated[list[NonNegativeInt], Field(min_length=1)]
 
 
 class Strict(BaseModel, extra="forbid"):
@@ -97,27 +87,13 @@ class Comparison(Strict):
         return self
 
 
-class TargetPart(NamedTuple):
-    """One category of a target: its name in tables, the datamodule's settings, and the datamodule's ``category``."""
-
-    label: str
-    target: Settings
-    category: str | None
-
-
 def compare(settings: Settings) -> ComparisonTables:
     """Compare models with different protocols on the same images, and print and write the tables.
 
-    All models are tested on ``target`` and ``target_categories``, category by category. Every job runs in a process of
-    its own unless ``isolate`` is false. Results are stored in ``<jobs_dir>/jobs`` (``jobs_dir`` defaults to
-    ``results_dir``), and finished jobs are not repeated. Failed jobs are rows with the reason, and are tried again next
-    time.
+    Finished jobs are not repeated; failed jobs are rows with the reason, and are tried again next time.
 
     Args:
         settings (Settings): Those of :class:`Comparison`, such as ``configs/comparison.yaml``.
-
-    Returns:
-        ComparisonTables: The results.
 
     Raises:
         ValueError: If a setting is missing, unknown or invalid; raised before any job runs.
@@ -132,8 +108,11 @@ def compare(settings: Settings) -> ComparisonTables:
     return tables
 
 
-def target_parts(comparison: Comparison) -> list[TargetPart]:
+def target_parts(comparison: Comparison) -> list[tuple[str, Settings, str | None]]:
     """List the categories of the targets, after downloading missing datasets.
+
+    Returns:
+        list[tuple[str, Settings, str | None]]: Name in tables, the datamodule's settings, and its ``category``.
 
     Raises:
         ValueError: If anomalib has no such datamodule, or a category is missing.
@@ -147,7 +126,7 @@ def target_parts(comparison: Comparison) -> list[TargetPart]:
     parts = []
     for target, datamodule in zip(targets, datamodules, strict=True):
         own = next(found) if datamodule.category else [datamodule]
-        parts += [TargetPart(category_of(part), target, part.category or None) for part in own]
+        parts += [(category_of(part), target, part.category or None) for part in own]
     return parts
 
 
@@ -166,36 +145,31 @@ def training_jobs(comparison: Comparison) -> list[Job]:
     ]
 
 
-def test_jobs(comparison: Comparison, parts: list[TargetPart], trained: list[Row]) -> list[Job]:
+def test_jobs(comparison: Comparison, parts: list[tuple], trained: list[Row]) -> list[Job]:
     """Create one test job for each model, number of shots, seed and category, from the results of the trainings."""
     trainings = {(row["model"], row["seed"]): row for row in trained}
     jobs = []
     for entry in comparison.models:
-        for k_shot, seed, part in product(entry.k_shot or [0], entry.seeds or [], parts):
+        for k_shot, seed, (category, target, own) in product(entry.k_shot or [0], entry.seeds or [], parts):
             training = trainings.get((entry.name, seed), {})
             settings = {
                 **entry.model_dump(include={"model", "protocol", "trainer"}),
                 "checkpoint": training.get("checkpoint"),
-                "target": part.target,
-                "category": part.category,
+                "target": target,
+                "category": own,
                 "k_shot": k_shot,
                 "seed": seed,
                 "accelerator": comparison.accelerator,
             }
             name = entry.name if entry.k_shot is None else f"{entry.name}, k = {k_shot}"
-            labels = {"model": name, "protocol": entry.protocol, "category": part.label, "seed": seed}
+            labels = {"model": name, "protocol": entry.protocol, "category": category, "seed": seed}
             failure = f"training failed: {training['error']}" if "error" in training else ""
             jobs.append(Job("test", settings, labels, failure))
     return jobs
 
 
 def read_settings(path: str | Path) -> Settings:
-    """Read a YAML file of settings, without running code.
-
-    Raises:
-        ValueError: If it is not YAML, or not a mapping of settings.
-        OSError: If it cannot be read.
-    """
+    """Read a YAML file of settings, without running code; raise ``ValueError`` if it is none."""
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -208,11 +182,7 @@ def read_settings(path: str | Path) -> Settings:
 
 
 def validated(kind: type[Kind], settings: Settings) -> Kind:
-    """Check settings and fill in the defaults.
-
-    Raises:
-        ValueError: If a setting is missing, unknown or invalid; names all that are.
-    """
+    """Check settings and fill in the defaults; a ``ValueError`` names all that are missing, unknown or invalid."""
     try:
         return kind.model_validate(settings)
     except ValidationError as error:

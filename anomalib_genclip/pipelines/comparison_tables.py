@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from anomalib_genclip.evaluation.report import NOTE, STD, ResultTable, Row, png
 from anomalib_genclip.evaluation.scores import METRIC_NAMES
@@ -93,11 +92,7 @@ def _summary(rows: pd.DataFrame) -> Row:
 
 
 def draw_accuracy_against_speed(rows: list[Row]) -> bytes:
-    """Draw one panel per metric with one point per model, as PNG; up and to the right is better.
-
-    Args:
-        rows (list[Row]): ``model``, ``images_per_second`` and metrics; models without results are listed in the title.
-    """
+    """Draw one panel per metric with one point per model, as PNG; models without results are listed in the title."""
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     panels = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
     drawn = {}
@@ -106,12 +101,8 @@ def draw_accuracy_against_speed(rows: list[Row]) -> bytes:
             if row["images_per_second"] is not None and row[metric] is not None:
                 style = {"marker": "osD^vP*X"[index % 8], "color": f"C{index % 10}", "linestyle": "", "markersize": 9}
                 (drawn[row["model"]],) = axes.plot(row["images_per_second"], 100 * row[metric], **style)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.set(xscale="log", xlabel="images per second", title=f"{metric.replace('_', ' ')} in percent")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("images per second")
-        axes.set_title(f"{metric.replace('_', ' ')} in percent", fontsize=10)
         axes.margins(0.15)
         axes.grid(visible=True, which="both", color="#e4e4e4", linewidth=0.6)
     absent = [row["model"] for row in rows if row["images_per_second"] is None]

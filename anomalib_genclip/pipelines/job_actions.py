@@ -85,8 +85,8 @@ def measure(
             in the same way; it keeps its pre- and post-processor, as in anomalib's benchmark.
         datamodule (AnomalibDataModule): Data to test on.
         seed (int): Seed of the run.
-        accelerator (str): As in Lightning.
-        trainer (Settings | None): Arguments of Lightning's trainer, such as ``max_epochs``.
+        accelerator (str): As in Lightning, like the arguments in ``trainer``.
+        trainer (Settings | None): Further arguments of the trainer, such as ``max_epochs``.
         checkpoint (str | None): A Lightning checkpoint to test.
         train (bool): Train on the datamodule's normal images first. Defaults to ``False``.
 
@@ -114,27 +114,17 @@ def make_engine(folder: str | Path, accelerator: str, trainer: Settings) -> Engi
 
 
 def build_model(settings: Settings, **more: Any) -> AnomalibModule:  # noqa: ANN401  # the model's arguments
-    """Build a model of anomalib, or :class:`.WrittenPrompts`, from ``{"class_path": name, "init_args": {...}}``.
-
-    Raises:
-        ValueError: If anomalib has no such model.
-    """
+    """Build a model of anomalib, or :class:`.WrittenPrompts`, from ``{"class_path": name, "init_args": {...}}``."""
     name, init_args = settings["class_path"].split(".")[-1], {**settings.get("init_args", {}), **more}
-    if name == WrittenPrompts.__name__:
-        return WrittenPrompts(**init_args)
     try:
-        return get_model(name, **init_args)
+        return WrittenPrompts(**init_args) if name == WrittenPrompts.__name__ else get_model(name, **init_args)
     except UnknownModelError as error:
         msg = f"anomalib has no model {name!r}."
         raise ValueError(msg) from error
 
 
 def build_datamodule(settings: Settings) -> AnomalibDataModule:
-    """Build a datamodule of anomalib, from ``{"class_path": name, "init_args": {...}}``.
-
-    Raises:
-        ValueError: If anomalib has no such datamodule.
-    """
+    """Build a datamodule of anomalib, from ``{"class_path": name, "init_args": {...}}``."""
     try:
         return get_datamodule(settings)
     except UnknownDatamoduleError as error:
@@ -156,11 +146,7 @@ def build_target(settings: Settings, category: str | None, seed: int) -> Anomali
 
 
 def keep_normal_images(datamodule: AnomalibDataModule, k_shot: int, seed: int) -> None:
-    """Reduce a training set to ``k_shot`` of its images, the same for every model.
-
-    Raises:
-        ValueError: If it has fewer.
-    """
+    """Reduce a training set to ``k_shot`` of its images, the same for every model."""
     datamodule.prepare_data()
     datamodule.setup(TrainerFn.FITTING)  # with the trainer's own stage, so that the engine does not repeat it
     count = len(datamodule.train_data)

@@ -70,12 +70,7 @@ def publish(
 
 
 def read_report(path: Path) -> ResultTable:
-    """Read the ``metrics.json`` of a test run.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a report; names it.
-    """
+    """Read the ``metrics.json`` of a test run; raise ``ValueError`` if it is none."""
     try:
         table = ResultTable(**json.loads(path.read_text(encoding="utf-8")))
         table.as_markdown()
@@ -94,7 +89,7 @@ def model_card(learned: LearnedWeights, checksum: str, repo: str, figures: str, 
         tags=["anomaly-detection", "zero-shot", "genclip"],
     )
     signature, description = learned.signature, learned.description
-    settings = {
+    settings: dict[str, str] = {
         "Training data": description.trained_on or _TO_FILL_IN,
         "License": license_id or _TO_FILL_IN,
         "CLIP": f"{signature.backbone}, weights {description.pretrained}, fingerprint `{signature.fingerprint}`",
@@ -103,7 +98,7 @@ def model_card(learned: LearnedWeights, checksum: str, repo: str, figures: str, 
         "Patch attention": signature.patch_attention,
         "Prompt lengths": f"n = q = {signature.prompt_length}",
         "Thresholds": ", ".join(f"{name} {float(value):.4f}" for name, value in learned.thresholds.items()),
-        **{name: str(value) for name, value in description.inference.items()},
+        **{str(name): str(value) for name, value in description.inference.items()},
         "SHA-256": f"`{checksum}`",
         "Written by": f"anomalib-genclip {__version__}",
     }
@@ -124,9 +119,9 @@ anomalib test --model GenCLIP --model.weights hf://{repo}/{PROMPTS} --data MVTec
 ```
 
 ```python
-from anomalib_genclip import GenCLIP
+from anomalib_genclip import Inferencer
 
-model = GenCLIP(weights="hf://{repo}/{PROMPTS}")
+record = Inferencer("hf://{repo}/{PROMPTS}", class_name="metal nut").predict("part.png")
 ```
 
 ## Training
@@ -142,11 +137,7 @@ model = GenCLIP(weights="hf://{repo}/{PROMPTS}")
 
 
 def _upload(folder: Path, repo: str) -> str:
-    """Upload a folder.
-
-    Raises:
-        ConnectionError: If that fails; says why.
-    """
+    """Upload a folder; a ``ConnectionError`` says why that failed."""
     try:
         with quiet("huggingface_hub"):
             hub = HfApi()

@@ -55,9 +55,6 @@ def reproduce(settings: Settings) -> ResultTable:
     Args:
         settings (Settings): Those of :class:`Reproduction`.
 
-    Returns:
-        ResultTable: Published and measured results.
-
     Raises:
         ValueError: If a setting is missing, unknown or invalid.
     """

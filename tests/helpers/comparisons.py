@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from anomalib import LearningType
 from anomalib.models import AnomalibModule
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Resize
 
@@ -38,6 +39,10 @@ class WhitestPixel(AnomalibModule):
         """Leave images alone."""
         del image_size
         return PreProcessor(Resize((data_trees.SIZE, data_trees.SIZE)))
+
+    def configure_post_processor(self):
+        """Anomalib's usual one."""
+        return PostProcessor()
 
 
 def mvtec(root, **settings) -> dict:

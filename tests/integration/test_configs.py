@@ -142,7 +142,7 @@ def test_comparison_is_complete(tmp_path, monkeypatch):
     TREES["MVTecAD"](tmp_path / "datasets" / "MVTecAD")
     monkeypatch.chdir(tmp_path)
     settings = validated(Comparison, yaml.safe_load((CONFIGS / "comparison.yaml").read_text()))
-    assert [part.label for part in target_parts(settings)] == ["bottle", "cable"]
+    assert [label for label, *_ in target_parts(settings)] == ["bottle", "cable"]
     assert {entry.protocol for entry in settings.models} == {"cross_dataset", "zero_shot", "one_class"}
     known = [entry.model.class_path for entry in settings.models]
     module = sys.modules["anomalib.models"]

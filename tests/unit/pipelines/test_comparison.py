@@ -93,7 +93,7 @@ def test_there_is_a_training_for_each_seed_and_a_test_for_each_seed_category_and
     comparison_data, tmp_path
 ):
     settings = settings_for(comparison_data, tmp_path)
-    settings["models"][0] |= {"seeds": [0, 1, 0], "k_shot": [0, 2]}
+    settings["models"][0] |= {"seeds": [0, 1], "k_shot": [0, 2]}
     settings["models"] = settings["models"][:2]
     comparison = validated(Comparison, settings)
     training = training_jobs(comparison)
@@ -124,7 +124,7 @@ def test_categories_are_shared_out_among_targets(tmp_path):
         targets.append({"class_path": "MVTecAD", "init_args": init_args})
     settings = {"target": targets, "target_categories": ["wood", "bottle"], "models": [MODEL]}
     parts = target_parts(validated(Comparison, settings))
-    assert [(part.label, part.target) for part in parts] == [("bottle", targets[0]), ("wood", targets[1])]
+    assert parts == [("bottle", targets[0], "bottle"), ("wood", targets[1], "wood")]
     settings["target_categories"].append("tile")
     with pytest.raises(ValueError, match="not found: tile"):
         target_parts(validated(Comparison, settings))
