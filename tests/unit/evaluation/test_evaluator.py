@@ -248,49 +248,46 @@ def test_evaluator_holds_nothing_that_cannot_be_pickled_from_python_3_14_on():
 # Several processes
 
 
-class Note(Callback):
-    """Each process writes down what it has logged and how many images it was given."""
+class Silent(CategoryEvaluator):
+    """A second evaluator of the same test."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.images = 0
-
-    def on_test_batch_end(self, *args):
-        """Count the images."""
-        self.images += len(args[3])
-
-    def on_test_end(self, trainer, *_):
-        """Write the note."""
-        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        note = json.dumps({"images": self.images, "logged": logged})
-        (self.folder / f"rank{trainer.global_rank}.json").write_text(note)
+    def log(self, *_args, **_kwargs):
+        """Leave the names to the first one."""
 
 
 class Distributed(Bare):
-    """One that can be sent to other processes."""
+    """A module with an exact and a streaming evaluator, whose processes write down what they know at the end."""
 
-    def __init__(self, evaluator: CategoryEvaluator) -> None:
-        super().__init__(evaluator)
-        del self.configure_callbacks
+    def __init__(self, folder: Path) -> None:
+        super().__init__(CategoryEvaluator())
+        del self.configure_callbacks  # a function that cannot be sent to other processes
+        self.streaming, self.folder = Silent(pixel_budget=0, report=False), folder
 
     def configure_callbacks(self) -> list[Callback]:
-        """The evaluator."""
-        return [self.evaluator]
+        """Both evaluators."""
+        return [self.evaluator, self.streaming]
+
+    def on_test_end(self) -> None:
+        """Write the note."""
+        logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        note = {"logged": logged, "streamed": self.streaming.result.categories}
+        (self.folder / f"rank{self.global_rank}.json").write_text(json.dumps(note))
 
 
-@pytest.mark.parametrize("budget", [10**9, 0])
-def test_two_processes_equal_one(data, tmp_path, budget):
+def test_two_processes_equal_one(data, result, tmp_path):
     """The distributed sampler's padding changes nothing; both processes know the result, one reports it."""
     assert len(data) % 2 == 1
-    logged, alone = evaluate(data, tmp_path / "alone", pixel_budget=budget)
-    trainer = trainer_in(tmp_path, strategy="ddp_spawn", devices=2, callbacks=[Note(tmp_path)])
-    trainer.test(Distributed(CategoryEvaluator(pixel_budget=budget)), loader(data, batch_size=3), verbose=False)
-    notes = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
-    assert sum(note["images"] for note in notes) == len(data) + 1
-    for note in notes:
-        assert note["logged"] == pytest.approx(logged, abs=1e-6)
+    _, streamed = evaluate(data, tmp_path / "alone", pixel_budget=0)
+    trainer = trainer_in(tmp_path, strategy="ddp_spawn", devices=2)
+    trainer.test(Distributed(tmp_path), loader(data, batch_size=3), verbose=False)
+    for rank in range(2):
+        note = json.loads((tmp_path / f"rank{rank}.json").read_text())
+        assert note["logged"] == pytest.approx(result.logged(), abs=1e-6)
+        for category, row in streamed.categories.items():
+            assert note["streamed"][category] == pytest.approx(row, abs=1e-9)
     rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
-    assert rows == [{key: pytest.approx(value, abs=1e-9) for key, value in row.items()} for row in alone.table().rows]
+    for row, expected in zip(rows, result.table().rows, strict=True):
+        assert row == pytest.approx(expected, abs=1e-9)
 
 
 # Report
