@@ -71,12 +71,12 @@ class CategoryEvaluator(Evaluator):
         self.report = report
         self.result: EvaluationResult | None = None
         self._categories: dict[Key, CategoryScores] = {}
-        self._kept_pixels = 0
+        self._pixels = 0
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard the scores of an earlier test."""
         del trainer, pl_module
-        self.result, self._categories, self._kept_pixels = None, {}, 0
+        self.result, self._categories, self._pixels = None, {}, 0
 
     def on_test_batch_end(
         self,
@@ -99,8 +99,8 @@ class CategoryEvaluator(Evaluator):
             return
         place = f"batch {batch_idx} of loader {dataloader_idx} of process {trainer.global_rank}"
         for key, scores in zip(_keys(batch, trainer, dataloader_idx), _scores(batch, place), strict=True):
-            self._kept_pixels += self._categories.setdefault(key, CategoryScores()).add(**scores)
-        if self._kept_pixels > self.pixel_budget // trainer.world_size:
+            self._pixels += self._categories.setdefault(key, CategoryScores()).add(**scores)
+        if self._pixels > self.pixel_budget // trainer.world_size:
             for category in self._categories.values():
                 # A distributed sampler gives all processes equally many images by repeating some, each as the last one
                 # of its process. As a map, and not yet in the histogram, such an image can still be left out.
