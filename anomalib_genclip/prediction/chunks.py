@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from .settings import RunSettings
 from .sources import Source, find_images
 from .storage import ResultFolder
-from .tables import COLUMNS, REGION_COLUMNS, WRITERS, Row
+from .output import COLUMNS, REGION_COLUMNS, WRITERS, Row
 
 FOLDER = "chunks"
 REGIONS = "region_rows"  # key of an image's regions in its row

@@ -26,11 +26,11 @@ from anomalib_genclip.utils.files import why_unreadable
 from anomalib_genclip.utils.precision import choose_device, choose_precision
 
 from .chunks import REGIONS, Chunk, in_lists
-from .outputs import result_files
+from .image_files import result_files
 from .settings import RunSettings
 from .sources import Source
 from .storage import ResultFolder
-from .tables import Row, as_row, region_rows
+from .output import Row, score_row, region_rows
 
 _MOST_WORKERS = 4  # by default
 _OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}  # not of one image
@@ -141,7 +141,7 @@ class Scorer:
             hint = "Use" if record.size[0] else "Repair the file, or use"
             msg = f"{record.error.rstrip('.')}. {hint} --on_error record, and run the command again to resume."
             raise OSError(msg)
-        return as_row(record) | ({REGIONS: region_rows(record)} if self.settings.regions else {})
+        return score_row(record) | ({REGIONS: region_rows(record)} if self.settings.regions else {})
 
 
 def load_image(image: Source, transform: Callable[[Tensor], Tensor]) -> Loaded:

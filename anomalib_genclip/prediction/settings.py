@@ -7,11 +7,11 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from anomalib_genclip.settings import TileSettings
+from anomalib_genclip.settings import TileSettings, as_settings
 from anomalib_genclip.utils.settings import NonNegativeInt, PositiveInt, UnitFloat, check_fields
 
 from .schedulers import Engine
-from .tables import TableFormat
+from .output import TableFormat
 
 Accelerator = Literal["auto", "cpu", "gpu"]
 Maps = Literal["none", "png16", "npy"]
@@ -95,6 +95,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         """Check the settings."""
         check_fields(self)
+        if self.tiles is not None:
+            object.__setattr__(self, "tiles", as_settings(TileSettings, "tiles", self.tiles))
         number, count = self.shard_and_count
         for is_wrong, message in (
             (not self.data, "data is empty: give a path or a URL."),

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hatchling.builders.wheel import WheelBuilder
 from helpers.comparisons import ROOT, settings_for
-from helpers.predictions import Brightness, write_images
+from helpers.predictions import Brightness, use_model, write_images
 
 from anomalib_genclip import cli
 from anomalib_genclip.utils.configs import list_configs
@@ -77,14 +77,15 @@ def predict(root, *options):
 
 
 def test_predict_says_what_it_found_and_how_many_images_failed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("anomalib_genclip.prediction.run.load_backend", lambda _: Brightness())
+    use_model(monkeypatch, Brightness())
     write_images(tmp_path / "images", 20, broken=(3, 11))
     assert predict(tmp_path, "--regions") == 2
     assert "1/00011" not in (error := capsys.readouterr().err)
     assert "0/00003.png cannot be read" in error
+    (tmp_path / "images" / "notes.txt").touch()
     assert predict(tmp_path, "--regions", "--on_error", "record") == 12
     assert "20 images, 9 anomalous, 2 with errors: " in (text := capsys.readouterr().out)
-    assert text.rstrip().endswith("/out/scores.csv")
+    assert text.rstrip().endswith("/out/scores.csv\nSkipped, as no images: 1 .txt")
     assert (tmp_path / "out" / "regions.csv").is_file()
     assert predict(tmp_path, "--regions", "--on_error", "record") == 0
     assert "nothing left to do" in capsys.readouterr().out
@@ -94,12 +95,20 @@ def test_predict_says_what_it_found_and_how_many_images_failed(tmp_path, capsys,
 
 
 def test_predict_leaves_the_statuses_of_signals_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("anomalib_genclip.prediction.run.load_backend", lambda _: Brightness())
+    use_model(monkeypatch, Brightness())
     write_images(tmp_path / "images", 130, broken=tuple(range(130)))
     assert predict(tmp_path, "--on_error", "record") == 125
-    monkeypatch.setattr("anomalib_genclip.prediction.run.load_backend", lambda _: Brightness(calls=0))
+    use_model(monkeypatch, Brightness(calls=0))
     write_images(tmp_path / "images", 1)
     assert predict(tmp_path, "--overwrite") == 130
+
+
+def test_predict_counts_one_image_as_one(tmp_path, capsys, monkeypatch):
+    use_model(monkeypatch, Brightness())
+    write_images(tmp_path / "images", 1)
+    assert predict(tmp_path, "--tiles.size", "64") == 0
+    assert capsys.readouterr().out.startswith("1 image, 0 anomalous")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]["tiles"]["size"] == 64
 
 
 def test_help_needs_neither_torch_nor_anomalib():

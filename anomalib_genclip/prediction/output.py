@@ -32,7 +32,7 @@ _PARQUET_TYPES = {str: "string", int: "int64", float: "float64"}
 _ROW_GROUP = 16_384  # rows of Parquet
 
 
-def as_row(record: Record) -> Row:
+def score_row(record: Record) -> Row:
     """Return a record's values of :data:`COLUMNS` as plain data; scores have six decimals."""
     return {
         "path": printable(record.path),
