@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
+from .output import COLUMNS, REGION_COLUMNS, WRITERS, Row
 from .settings import RunSettings
 from .sources import Source, find_images
 from .storage import ResultFolder
-from .output import COLUMNS, REGION_COLUMNS, WRITERS, Row
 
 FOLDER = "chunks"
 REGIONS = "region_rows"  # key of an image's regions in its row
@@ -99,7 +99,7 @@ class Chunks:
     def _refuse(self, others: set[str]) -> None:
         if others:
             msg = (
-                f"{self.folder.path}/{min(others)} has rows of other images than {self.settings.data} holds now: images "
+                f"{self.folder.path}/{min(others)} has rows of other images than {self.settings.data} holds now: some "
                 "were added, removed or renamed. Restore them to resume, or start again with --overwrite or in another "
                 "folder."
             )

@@ -59,8 +59,8 @@ def run(settings: RunSettings) -> Outcome:
     """
     weights = resolve_weights(settings.weights)  # once: hf:// may be another file a moment later
     with closing(_scheduler(settings)) as scheduler:
-        accelerator = "cpu" if scheduler.device == "cpu" else "gpu"
-        resolved = replace(settings, precision=scheduler.precision, accelerator=accelerator)
+        resolved = replace(settings, precision=scheduler.precision)
+        resolved = replace(resolved, accelerator="cpu" if scheduler.device == "cpu" else "gpu")
         folder, manifest = ResultFolder(settings.out), describe(resolved, weights, scheduler.device)
         claim(folder, manifest, overwrite=settings.overwrite)
         table = f"{folder.path}/scores.{settings.table}"

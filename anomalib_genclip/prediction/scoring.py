@@ -6,7 +6,7 @@
 import errno
 import json
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -27,10 +27,10 @@ from anomalib_genclip.utils.precision import choose_device, choose_precision
 
 from .chunks import REGIONS, Chunk, in_lists
 from .image_files import result_files
+from .output import Row, region_rows, score_row
 from .settings import RunSettings
 from .sources import Source
 from .storage import ResultFolder
-from .output import Row, score_row, region_rows
 
 _MOST_WORKERS = 4  # by default
 _OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}  # not of one image
@@ -85,7 +85,7 @@ class Scorer:
                 self.folder.write(chunk.file, "".join(json.dumps(row) + "\n" for row in rows).encode())
                 yield chunk
 
-    def _load(self, images: Iterable[Source]) -> Iterator[Loaded]:
+    def _load(self, images: Iterable[Source]) -> Generator[Loaded]:
         """Read images in threads, up to two batches ahead, in their order."""
         load = partial(load_image, transform=self.inferencer.transform)
         # One core is left to the model.

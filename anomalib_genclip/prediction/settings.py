@@ -10,14 +10,9 @@ from typing import Any, Literal
 from anomalib_genclip.settings import TileSettings, as_settings
 from anomalib_genclip.utils.settings import NonNegativeInt, PositiveInt, UnitFloat, check_fields
 
-from .schedulers import Engine
 from .output import TableFormat
+from .schedulers import Engine
 
-Accelerator = Literal["auto", "cpu", "gpu"]
-Maps = Literal["none", "png16", "npy"]
-OnError = Literal["stop", "record"]
-Pictures = Literal["none", "anomalous", "all"]
-Precision = Literal["auto", "float32", "bf16"]
 
 _CHUNK_IMAGES = {"gpu": 256, "cpu": 32}  # at most, unless a batch is larger
 # Settings that the results do not depend on. Weights are known by their hash.
@@ -76,14 +71,14 @@ class RunSettings:
     tiles: TileSettings | None = None
     batch_size: PositiveInt = 8
     num_workers: NonNegativeInt | None = None
-    precision: Precision = "auto"
-    accelerator: Accelerator = "auto"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     image_threshold: UnitFloat | None = None
     pixel_threshold: UnitFloat | None = None
-    on_error: OnError = "stop"
+    on_error: Literal["stop", "record"] = "stop"
     table: TableFormat = "csv"
-    pictures: Pictures = "none"
-    maps: Maps = "none"
+    pictures: Literal["none", "anomalous", "all"] = "none"
+    maps: Literal["none", "png16", "npy"] = "none"
     original_size: bool = False
     regions: bool = False
     shard: str = "1/1"
@@ -105,7 +100,10 @@ class RunSettings:
             (self.class_from and self.weights.endswith((".onnx", ".xml")), "class_from is fixed in an exported model."),
             (not 1 <= number <= count, f"shard={self.shard!r} must be number/count, such as 2/8."),
             (self.overwrite and count > 1, "overwrite would remove results of other shards: empty the folder before."),
-            (self.engine != "ray" and (self.ray_address or self.ray_actors), "ray_address, ray_actors need engine=ray."),
+            (
+                self.engine != "ray" and (self.ray_address or self.ray_actors),
+                "ray_address, ray_actors need engine=ray.",
+            ),
         ):
             if is_wrong:
                 raise ValueError(message)

@@ -82,7 +82,7 @@ def _sources(data: str, leave_out: str, skipped: Counter) -> Iterator[Source]:
     if storage.isfile(place) and is_image_file(data):
         return iter([Source(data, PurePath(data).name)])
     if storage.exists(place):  # a file, or a pipe such as /dev/stdin, which fsspec cannot open
-        return _read_list(data, storage.open(place, "rb") if is_url(data) else open(place, "rb"))  # noqa: PTH123, SIM115
+        return _read_list(data, storage.open(place, "rb") if is_url(data) else open(place, "rb"))  # noqa: PTH123
     if glob.has_magic(data):
         return _match(data, storage, leave_out, skipped)
     msg = f"There is no image, folder or list {data}."

@@ -7,11 +7,12 @@ A scheduler is a module of this folder with a class ``Scheduler``, and its name 
 scheduler: a shard is a run of every n-th chunk.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
     from anomalib_genclip.prediction.chunks import Chunk
     from anomalib_genclip.prediction.settings import RunSettings
 
@@ -19,7 +20,7 @@ Engine = Literal["local", "ray"]
 
 
 class Scheduler(Protocol):
-    """Scores the chunks of a run, in any order.
+    """Scores the chunks of a run, in any order. It is made from the settings.
 
     Attributes:
         device (str): Type of the device that all models compute on.
@@ -29,9 +30,7 @@ class Scheduler(Protocol):
     device: str
     precision: Literal["float32", "bf16"]
 
-    def __init__(self, settings: "RunSettings") -> None: ...
-
-    def load(self, settings: "RunSettings", weights: Path) -> "Callable[[Iterable[Chunk]], Iterator[Chunk]]":
+    def load(self, settings: "RunSettings", weights: "Path") -> "Callable[[Iterable[Chunk]], Iterator[Chunk]]":
         """Load the models from a file of weights, with device and precision resolved in the settings.
 
         Returns:

@@ -103,9 +103,7 @@ class _Actor:
         return chunks[0] if chunks else None
 
 
-def actor_resources(
-    settings: RunSettings, nodes: Sequence[Mapping[str, float]]
-) -> tuple[int, int, dict[str, float]]:
+def actor_resources(settings: RunSettings, nodes: Sequence[Mapping[str, float]]) -> tuple[int, int, dict[str, float]]:
     """Return the number of actors, the threads of each, and what Ray must reserve for each.
 
     Args:
@@ -115,7 +113,7 @@ def actor_resources(
     Raises:
         ValueError: If the settings ask for a GPU, and there is none.
     """
-    cpus, gpus = ([int(node.get(kind, 0)) for node in nodes] for kind in ("CPU", "GPU"))
+    cpus, gpus = [int(node.get("CPU", 0)) for node in nodes], [int(node.get("GPU", 0)) for node in nodes]
     if settings.accelerator == "gpu" and not sum(gpus):
         msg = "accelerator=gpu: Ray knows of no GPU."
         raise ValueError(msg)
