@@ -109,8 +109,8 @@ class Chunks:
 def counted(rows: Iterable[Row], counts: Counter[str]) -> Iterator[Row]:
     """Count "images", "anomalous" ones, those with "errors", and "regions", while rows pass."""
     for row in rows:
-        anomalous, error = row["label"] == "anomalous", row["error"] is not None
-        counts.update(images=1, anomalous=anomalous, errors=error, regions=row["regions"] or 0)
+        anomalous, errors = int(row["label"] == "anomalous"), int(row["error"] is not None)
+        counts.update(images=1, anomalous=anomalous, errors=errors, regions=row["regions"] or 0)
         yield row
 
 

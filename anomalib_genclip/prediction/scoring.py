@@ -88,8 +88,8 @@ class Scorer:
     def _load(self, images: Iterable[Source]) -> Generator[Loaded]:
         """Read images in threads, up to two batches ahead, in their order."""
         load = partial(load_image, transform=self.inferencer.transform)
-        # One core is left to the model.
-        default = max(1, min(_MOST_WORKERS, torch.get_num_threads() - 1))
+        cores = torch.get_num_threads()
+        default = max(1, min(_MOST_WORKERS, cores - 1))  # one is left to the model
         workers = default if self.settings.num_workers is None else self.settings.num_workers
         if not workers:
             yield from map(load, images)
@@ -106,6 +106,7 @@ class Scorer:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(cores)  # of threads that start later, too
 
     def _records(self, images: Sequence[Source], loaded: Sequence[Loaded]) -> list[Record]:
         """Score a batch: images of one size at once."""
