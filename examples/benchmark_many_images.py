@@ -50,7 +50,7 @@ class Brightness:
         maps = images.float().mean(dim=1).numpy() / 255
         scored = zip(paths, sizes, maps, maps.mean(axis=(1, 2)).tolist(), strict=True)
         return [
-            Record(path, size, "", None, None, score, score > 0.5, 0.5, 0.5, anomaly_map, anomaly_map > 0.5)
+            Record(path, size, score=score, anomalous=score > 0.5, anomaly_map=anomaly_map, mask=anomaly_map > 0.5)
             for path, size, anomaly_map, score in scored
         ]
 

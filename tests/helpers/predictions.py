@@ -35,7 +35,17 @@ class Brightness:
         maps = images.float().mean(dim=1).numpy() / 255
         found = zip(maps, maps.mean(axis=(1, 2)).tolist(), paths, sizes, categories, strict=True)
         return [
-            Record(path, size, "", name or "object", None, score, score > 0.5, 0.5, 0.5, anomaly_map, anomaly_map > 0.5)
+            Record(
+                path,
+                size,
+                class_name=name or "object",
+                score=score,
+                anomalous=score > 0.5,
+                image_threshold=0.5,
+                pixel_threshold=0.5,
+                anomaly_map=anomaly_map,
+                mask=anomaly_map > 0.5,
+            )
             for anomaly_map, score, path, size, name in found
         ]
 

@@ -4,6 +4,7 @@
 """``genclip predict --engine ray``: Ray is started on this machine, and each of its workers loads the model."""
 
 import json
+import os
 import threading
 import time
 from contextlib import suppress
@@ -17,7 +18,17 @@ from anomalib_genclip.utils.precision import bf16_is_fast
 
 ray = pytest.importorskip("ray", reason="ray comes with the extra: pip install .[scale]")
 pytestmark = pytest.mark.slow
+TWO = {"engine": "ray", "ray_actors": 2}
 OPTIONS = {"on_error": "record", "regions": True, "pictures": "anomalous", "image_threshold": 0.4}
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    """Compute here in as many threads as each of two actors has: another number may change the last decimals."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+    yield
+    torch.set_num_threads(threads)
 
 
 def scorers():
@@ -46,7 +57,7 @@ def test_results_are_those_of_one_process_even_if_a_worker_is_killed(tmp_path, m
                 killed.append(running[0].pid)
 
     threading.Thread(target=kill, daemon=True).start()
-    outcome = run(settings_for(tmp_path, **OPTIONS, engine="ray", ray_actors=2))
+    outcome = run(settings_for(tmp_path, **OPTIONS, **TWO))
     assert len(killed) == kills
     assert outcome.counts["errors"] == 2
     assert results(tmp_path / "out") == results(tmp_path / "whole")
@@ -58,7 +69,7 @@ def test_a_run_begun_by_one_process_is_finished_by_ray(tmp_path):
     with pytest.raises(OSError, match="00039"):
         run(settings_for(tmp_path))
     write_images(tmp_path / "images", 40)
-    assert run(settings_for(tmp_path, engine="ray")).counts["images"] == 40
+    assert run(settings_for(tmp_path, **TWO)).counts["images"] == 40
     run(settings_for(tmp_path, out=str(tmp_path / "whole")))
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
@@ -66,7 +77,7 @@ def test_a_run_begun_by_one_process_is_finished_by_ray(tmp_path):
 def test_a_broken_image_stops_a_run_of_ray_too(tmp_path):
     write_images(tmp_path / "images", 20, broken=(19,))
     with pytest.raises(OSError, match=r"00019.jpg cannot be read.*--on_error record"):
-        run(settings_for(tmp_path, engine="ray"))
+        run(settings_for(tmp_path, **TWO))
     assert not ray.is_initialized()
 
 

@@ -26,7 +26,7 @@ from anomalib_genclip.prediction.sources import Source, find_images
 CUDA = torch.device("cuda")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def model(monkeypatch):
     return use_model(monkeypatch, Brightness())
 
@@ -65,7 +65,7 @@ def test_images_that_cannot_be_read_are_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_chunks_keep_their_order_and_their_errors(tmp_path, model, monkeypatch, workers):
+def test_chunks_keep_their_order_and_their_errors(tmp_path, monkeypatch, workers):
     """Threads read: a script without a guard for child processes works where these are spawned."""
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", None)
     write_images(tmp_path / "images", 27, broken=(4,))
@@ -89,7 +89,7 @@ def test_images_of_one_size_are_scored_together(tmp_path, model, monkeypatch):
     assert sorted(model.seen) == [1, 1, 1, 2, 2]
 
 
-def test_few_images_are_in_memory(tmp_path, model, monkeypatch):
+def test_few_images_are_in_memory(tmp_path, monkeypatch):
     taken, scored = [], []
 
     def image(number):
@@ -116,7 +116,7 @@ def test_a_chunk_is_scored_once(tmp_path, model):
 
 
 @pytest.mark.parametrize("on_error", ["stop", "record"])
-def test_an_image_without_a_picture_is_named(tmp_path, model, on_error):
+def test_an_image_without_a_picture_is_named(tmp_path, on_error):
     """A picture of one pixel cannot be drawn: this is no reason to lose the scores of all others."""
     write_images(tmp_path / "images", 2)
     Image.new("RGB", (1, 1)).save(tmp_path / "images/1/x.png")
@@ -132,7 +132,7 @@ def test_an_image_without_a_picture_is_named(tmp_path, model, on_error):
     assert rows[2]["score"] is not None
 
 
-def test_a_full_disk_stops_a_run_that_records_errors(tmp_path, model, monkeypatch):
+def test_a_full_disk_stops_a_run_that_records_errors(tmp_path, monkeypatch):
     write_images(tmp_path / "images", 2)
 
     def full(path, **_):
@@ -148,13 +148,13 @@ def test_errors_say_what_can_be_done(tmp_path, model, monkeypatch):
     with pytest.raises(OSError, match=r"image file.*\. Repair the file, or use --on_error record, and run"):
         list(scorer_for(tmp_path).score(chunks_of(tmp_path)))
     write_images(tmp_path / "images", 1)
-    with_wrong_name = [scoring.Record("0.png", (6, 9), "0.png: the class name is empty.")]
+    with_wrong_name = [scoring.Record("0.png", (6, 9), error="0.png: the class name is empty.")]
     monkeypatch.setattr(model, "predict_batch", lambda *_: with_wrong_name, raising=False)
     with pytest.raises(OSError, match=r"class name is empty\. Use --on_error record, and run"):
         list(scorer_for(tmp_path).score(chunks_of(tmp_path)))
 
 
-def test_a_core_is_left_to_the_model(tmp_path, model, monkeypatch):
+def test_a_core_is_left_to_the_model(tmp_path, monkeypatch):
     pools = []
     monkeypatch.setattr(scoring, "ThreadPoolExecutor", lambda workers, **_: pools.append(workers) or 1 / 0)
     for cores in (1, 2, 4, 64):

@@ -70,7 +70,7 @@ def test_a_byte_order_mark_hides_no_image(tmp_path):
     assert [source.path for source in find_images(f"{tmp_path}/list.txt")] == ["/x/a.png", "/x/b.png"]
 
 
-def test_lists_come_through_pipes(tmp_path, monkeypatch):
+def test_lists_come_through_pipes(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a.png\nb.png\n")))
     assert [source.path for source in find_images("-")] == ["a.png", "b.png"]
     read, write = os.pipe()  # as `find ... | genclip predict --data /dev/stdin`
