@@ -114,10 +114,10 @@ def actor_resources(settings: RunSettings, nodes: Sequence[Mapping[str, float]])
         ValueError: If the settings ask for a GPU, and there is none.
     """
     cpus, gpus = [int(node.get("CPU", 0)) for node in nodes], [int(node.get("GPU", 0)) for node in nodes]
-    if settings.accelerator == "gpu" and not sum(gpus):
+    if settings.accelerator == "gpu" and not any(gpus):
         msg = "accelerator=gpu: Ray knows of no GPU."
         raise ValueError(msg)
-    if settings.accelerator != "cpu" and sum(gpus):
+    if settings.accelerator != "cpu" and any(gpus):
         count = settings.ray_actors or sum(gpus)
         return count, max(1, sum(cpus) // count), {"num_cpus": 0, "num_gpus": _share(gpus, count, most=1)}
     count = settings.ray_actors or max(1, sum(cpu // _CORES for cpu in cpus))

@@ -7,6 +7,7 @@ import csv
 import errno
 import io
 import json
+import sys
 
 import fsspec
 import pytest
@@ -335,6 +336,13 @@ def test_nothing_is_written_before_there_is_something_to_do(tmp_path, monkeypatc
     with pytest.raises(ZeroDivisionError):  # weights that cannot be loaded
         run(settings_for(tmp_path))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_scheduler_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "anomalib_genclip.prediction.schedulers.ray", raising=False)
+    with pytest.raises(ValueError, match="engine=ray needs .*: pip install ray"):
+        run(settings_for(tmp_path, engine="ray"))
 
 
 def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path, model, monkeypatch):
