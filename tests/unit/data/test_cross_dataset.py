@@ -44,12 +44,12 @@ def paths(datamodule: CrossDataset, subset: str) -> set[str]:
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> MVTecAD:
+def target(tmp_path) -> MVTecAD:
     """Give a small target."""
     return mvtec_ad(tmp_path / "target", ["cable"])
 
 
-def test_every_layout_is_a_source_and_a_target(tmp_path: Path) -> None:
+def test_every_layout_is_a_source_and_a_target(tmp_path):
     """All test images of each data set are used, each with its own names, and the masks are the right ones."""
     sources, targets = (list(every_layout(tmp_path / side).values()) for side in ("source", "target"))
     datamodule = cross(sources, targets)
@@ -69,7 +69,7 @@ def test_every_layout_is_a_source_and_a_target(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", list(ValSplitMode))
-def test_source_is_the_whole_test_split_whatever_its_val_split_mode(tmp_path: Path, target: MVTecAD, mode: str) -> None:
+def test_source_is_the_whole_test_split_whatever_its_val_split_mode(tmp_path, target, mode: str):
     """Also modes that move half of the test split elsewhere, such as Folder's default."""
     source = folder(tmp_path / "source", normal=6, anomalous=10)
     source.val_split_mode = mode
@@ -80,7 +80,7 @@ def test_source_is_the_whole_test_split_whatever_its_val_split_mode(tmp_path: Pa
     assert held_out | train == whole
 
 
-def test_normal_images_stay_where_the_data_set_would_drop_them(tmp_path: Path, target: MVTecAD) -> None:
+def test_normal_images_stay_where_the_data_set_would_drop_them(tmp_path, target):
     """RealIAD and MVTecAD2 have test_split_mode none, under which anomalib removes normal test images."""
     source = mvtec_ad(tmp_path / "source")
     source.test_split_mode = target.test_split_mode = type(source.test_split_mode).NONE
@@ -89,7 +89,7 @@ def test_normal_images_stay_where_the_data_set_would_drop_them(tmp_path: Path, t
     assert counts(datamodule, "test") == {("MVTecAD", "cable", 0): 4, ("MVTecAD", "cable", 1): 4}
 
 
-def test_validation_never_sees_the_target(tmp_path: Path, target: MVTecAD) -> None:
+def test_validation_never_sees_the_target(tmp_path, target):
     """Thresholds come from source images only."""
     datamodule = cross(mvtec_ad(tmp_path / "source"), target)
     assert all(str(tmp_path / "source") in path for path in paths(datamodule, "val") | paths(datamodule, "train"))
@@ -97,7 +97,7 @@ def test_validation_never_sees_the_target(tmp_path: Path, target: MVTecAD) -> No
     assert datamodule.predict_dataloader().dataset is datamodule.test_data
 
 
-def test_held_out_share_is_stratified_and_repeatable(tmp_path: Path, target: MVTecAD) -> None:
+def test_held_out_share_is_stratified_and_repeatable(tmp_path, target):
     """The same in each run, another for another seed, a tenth of each label of each category."""
     source = mvtec_ad(tmp_path / "source", ["bottle", "carpet"], normal=20, anomalous=10)
     both = cross(source, target, source_categories=["bottle", "carpet"])
@@ -109,7 +109,7 @@ def test_held_out_share_is_stratified_and_repeatable(tmp_path: Path, target: MVT
     assert paths(other_seed, "val") != paths(both, "val")
 
 
-def test_test_set_of_sampled_normals_is_repeatable(tmp_path: Path) -> None:
+def test_test_set_of_sampled_normals_is_repeatable(tmp_path):
     """A Folder without normal test images samples them; train and test runs must get the same."""
     target = folder(tmp_path / "target", normal=20, normal_test=False)
     source = mvtec_ad(tmp_path / "source")
@@ -118,7 +118,7 @@ def test_test_set_of_sampled_normals_is_repeatable(tmp_path: Path) -> None:
     assert paths(first, "test") == paths(again, "test")
 
 
-def test_items_match_their_rows_after_sorting_subsampling_and_in_workers(tmp_path: Path) -> None:
+def test_items_match_their_rows_after_sorting_subsampling_and_in_workers(tmp_path):
     """Sorting by path interleaves the parts; each item must still be its own row's image."""
     # The second source's paths sort before the first's.
     sources = [mpdd(tmp_path / "z"), folder(tmp_path / "a", name="screws"), mvtec_ad(tmp_path / "m")]
@@ -143,7 +143,7 @@ def test_items_match_their_rows_after_sorting_subsampling_and_in_workers(tmp_pat
     assert sorted(seen) == sorted(rows.index)
 
 
-def test_category_travels_with_each_item_of_a_batch(tmp_path: Path) -> None:
+def test_category_travels_with_each_item_of_a_batch(tmp_path):
     """One batch may hold several categories."""
     datamodule = cross(
         mpdd(tmp_path / "s"),
@@ -155,7 +155,7 @@ def test_category_travels_with_each_item_of_a_batch(tmp_path: Path) -> None:
     assert [(item.dataset, item.category) for item in batch] == list(zip(batch.dataset, batch.category, strict=True))
 
 
-def test_augmentations_reach_the_images_of_their_own_subset(tmp_path: Path, target: MVTecAD) -> None:
+def test_augmentations_reach_the_images_of_their_own_subset(tmp_path, target):
     """Image and mask are resized, each subset as asked for; subsets do not share a transform."""
     datamodule = cross(mpdd(tmp_path / "s"), target, train_augmentations=Resize((16, 16)), augmentations=Resize((8, 8)))
     for data, side in ((datamodule.train_data, 16), (datamodule.val_data, 8), (datamodule.test_data, 8)):
@@ -167,11 +167,7 @@ def test_augmentations_reach_the_images_of_their_own_subset(tmp_path: Path, targ
     assert datamodule.val_data[0].image.shape == (3, 8, 8)
 
 
-def test_inner_augmentations_are_said_to_be_unused(
-    tmp_path: Path,
-    target: MVTecAD,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_inner_augmentations_are_said_to_be_unused(tmp_path, target, caplog):
     """A user who put them there must not believe that they act."""
     source = mpdd(tmp_path / "s")
     source.train_augmentations = Resize((8, 8))
@@ -203,7 +199,7 @@ class HalvedModule(MVTecAD):
         self.test_data = Halved(root=self.root, category=self.category, split="test")
 
 
-def test_data_sets_with_their_own_reading_are_read_their_way(tmp_path: Path, target: MVTecAD) -> None:
+def test_data_sets_with_their_own_reading_are_read_their_way(tmp_path, target):
     """MVTec LOCO, for one, overrides __getitem__."""
     mvtec_ad(tmp_path / "s")
     datamodule = cross(HalvedModule(root=tmp_path / "s"), target)
@@ -215,7 +211,7 @@ def test_data_sets_with_their_own_reading_are_read_their_way(tmp_path: Path, tar
     assert all(item.gt_mask is None for item in mixed.test_data)
 
 
-def test_several_mask_files_for_one_image_are_a_mask(tmp_path: Path, target: MVTecAD) -> None:
+def test_several_mask_files_for_one_image_are_a_mask(tmp_path, target):
     """MVTec LOCO lists them."""
 
     class Loco(MVTecAD):
@@ -228,11 +224,7 @@ def test_several_mask_files_for_one_image_are_a_mask(tmp_path: Path, target: MVT
     assert len(cross(Loco(root=tmp_path / "s"), target).train_data) == 6
 
 
-def test_all_means_the_known_categories_on_disk(
-    tmp_path: Path,
-    target: MVTecAD,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_all_means_the_known_categories_on_disk(tmp_path, target, caplog):
     """VisA's split tree has empty folders for categories that are not there; they do not count."""
     source = visa(tmp_path / "visa", ["capsules", "pcb1"])
     with caplog.at_level(logging.WARNING):
@@ -247,7 +239,7 @@ def test_all_means_the_known_categories_on_disk(
     assert not hasattr(source, "test_data")
 
 
-def test_all_without_any_known_category_names_what_is_there(tmp_path: Path, target: MVTecAD) -> None:
+def test_all_without_any_known_category_names_what_is_there(tmp_path, target):
     """The way out is to list them, and listed ones need not be known."""
     source = mvtec_ad(tmp_path / "s", ["gear", "plate"])
     with pytest.raises(ValueError, match=r"found none.*gear, plate.*List the categories") as error:
@@ -259,14 +251,14 @@ def test_all_without_any_known_category_names_what_is_there(tmp_path: Path, targ
 
 @pytest.mark.parametrize("missing", ["cabel", "carpet"])
 @pytest.mark.parametrize("there", ["bottle", "gear"])
-def test_a_listed_category_that_is_missing_is_named(tmp_path: Path, target: MVTecAD, there: str, missing: str) -> None:
+def test_a_listed_category_that_is_missing_is_named(tmp_path, target, there: str, missing: str):
     """Misspelt or merely absent, and without starting a download of the whole data set."""
     source = mvtec_ad(tmp_path / "s", [there, "hinge"])
     with pytest.raises(ValueError, match=rf"not found: {missing}\..* has {there}, hinge"):
         cross(source, target, source_categories=[there, missing])
 
 
-def test_listed_categories_are_shared_out_among_datamodules(tmp_path: Path, target: MVTecAD) -> None:
+def test_listed_categories_are_shared_out_among_datamodules(tmp_path, target):
     """Each goes to the data set that has it."""
     sources = [mvtec_ad(tmp_path / "a", ["bottle", "gear"]), visa(tmp_path / "b"), folder(tmp_path / "c")]
     datamodule = cross(sources, target, source_categories=["gear", "candle", "screws"])
@@ -276,17 +268,13 @@ def test_listed_categories_are_shared_out_among_datamodules(tmp_path: Path, targ
         cross(sources, target, source_categories=["gear", "screws"])
 
 
-def test_a_string_of_categories_is_not_taken_letter_by_letter(tmp_path: Path, target: MVTecAD) -> None:
+def test_a_string_of_categories_is_not_taken_letter_by_letter(tmp_path, target):
     """The message shows how to write it."""
     with pytest.raises(TypeError, match=r"\['bottle'\]"):
         cross(mvtec_ad(tmp_path / "s"), target, source_categories="bottle")
 
 
-def test_each_category_is_prepared_and_a_failed_download_is_explained(
-    tmp_path: Path,
-    target: MVTecAD,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_each_category_is_prepared_and_a_failed_download_is_explained(tmp_path, target, monkeypatch):
     """An empty root is downloaded category by category, as some data sets need; a failure names the data set."""
     asked = []
 
@@ -304,18 +292,14 @@ def test_each_category_is_prepared_and_a_failed_download_is_explained(
     assert asked == ["bottle", "cable"]
 
 
-def test_an_absent_folder_is_explained(tmp_path: Path, target: MVTecAD) -> None:
+def test_an_absent_folder_is_explained(tmp_path, target):
     """Folder has nothing to download: set-up fails."""
     source = Folder(name="nuts", root=tmp_path / "absent", normal_dir="good", abnormal_dir="bad")
     with pytest.raises(RuntimeError, match=r"source nuts .*absent"):
         cross(source, target)
 
 
-def test_target_without_masks_has_image_labels_only(
-    tmp_path: Path,
-    target: MVTecAD,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_target_without_masks_has_image_labels_only(tmp_path, target, caplog):
     """One such target makes the whole test set a classification task, and is named."""
     plain = folder(tmp_path / "plain", name="plain", masks=False)
     with caplog.at_level(logging.WARNING):
@@ -328,7 +312,7 @@ def test_target_without_masks_has_image_labels_only(
         assert batch.gt_label is not None
 
 
-def test_a_mask_file_that_is_gone_is_no_mask(tmp_path: Path) -> None:
+def test_a_mask_file_that_is_gone_is_no_mask(tmp_path):
     """BTech makes mask paths up from image names."""
     source, target = every_layout(tmp_path / "s")["BTech"], every_layout(tmp_path / "t")["BTech"]
     (tmp_path / "t/BTech/01/ground_truth/crack/002.png").unlink()
@@ -340,7 +324,7 @@ def test_a_mask_file_that_is_gone_is_no_mask(tmp_path: Path) -> None:
         cross(source, target)
 
 
-def test_source_must_have_masks_and_anomalies(tmp_path: Path, target: MVTecAD) -> None:
+def test_source_must_have_masks_and_anomalies(tmp_path, target):
     """Both errors name the data set and category."""
     with pytest.raises(ValueError, match="4 anomalous images of the source plain/plain have no mask"):
         cross([mpdd(tmp_path / "s"), folder(tmp_path / "plain", name="plain", masks=False)], target)
@@ -349,7 +333,7 @@ def test_source_must_have_masks_and_anomalies(tmp_path: Path, target: MVTecAD) -
         cross([mpdd(tmp_path / "s"), clean], target)
 
 
-def test_the_same_files_in_source_and_target_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_same_files_in_source_and_target_are_named(tmp_path, caplog):
     """Also through links, and only then."""
     source, linked, copy = mpdd(tmp_path / "s"), mpdd(tmp_path / "linked"), mpdd(tmp_path / "copy")
     for image in (tmp_path / "linked" / "tubes" / "test").rglob("*.png"):
@@ -365,14 +349,14 @@ def test_the_same_files_in_source_and_target_are_named(tmp_path: Path, caplog: p
         assert not caplog.text
 
 
-def test_name_and_category_make_the_results_folder(tmp_path: Path, target: MVTecAD) -> None:
+def test_name_and_category_make_the_results_folder(tmp_path, target):
     """The engine writes to results/<model>/<name>/<category>."""
     several = [visa(tmp_path / "a"), folder(tmp_path / "b"), visa(tmp_path / "c")]
     assert CrossDataset(several, target).name == "Visa+screws_to_MVTecAD"
     assert CrossDataset(several, target).category == ""
 
 
-def test_a_used_datamodule_is_set_up_anew_for_each_category(tmp_path: Path, target: MVTecAD) -> None:
+def test_a_used_datamodule_is_set_up_anew_for_each_category(tmp_path, target):
     """After a run of its own, a datamodule remembers its subsets; they are not those of other categories."""
     source = mvtec_ad(tmp_path / "s", ["bottle", "carpet"])
     source.setup()
@@ -383,13 +367,13 @@ def test_a_used_datamodule_is_set_up_anew_for_each_category(tmp_path: Path, targ
 
 
 @pytest.mark.parametrize("ratio", [0, 1, -0.1])
-def test_thresholds_need_a_held_out_share(target: MVTecAD, ratio: float) -> None:
+def test_thresholds_need_a_held_out_share(target, ratio: float):
     """The base class would silently turn 0 into 0.5."""
     with pytest.raises(ValueError, match="val_split_ratio"):
         CrossDataset(target, target, val_split_ratio=ratio)
 
 
-def test_whole_categories_are_held_out(tmp_path: Path, target: MVTecAD) -> None:
+def test_whole_categories_are_held_out(tmp_path, target):
     """Nothing of a held-out category is trained on; the same seed draws the same ones."""
     source = mvtec_ad(tmp_path / "source", ["bottle", "cable", "tile", "wood"])
     options = {"source_categories": "all", "val_split_mode": "categories", "val_split_ratio": 0.5}
@@ -402,7 +386,7 @@ def test_whole_categories_are_held_out(tmp_path: Path, target: MVTecAD) -> None:
     assert any(paths(other, "val") != paths(datamodule, "val") for other in others)
 
 
-def test_one_category_cannot_be_held_out(tmp_path: Path, target: MVTecAD) -> None:
+def test_one_category_cannot_be_held_out(tmp_path, target):
     """There would be nothing left to train on."""
     with pytest.raises(ValueError, match="two or more source categories, there is MVTecAD/bottle"):
         cross(mvtec_ad(tmp_path / "source", ["bottle"]), target, val_split_mode="categories")
@@ -421,19 +405,19 @@ def test_one_category_cannot_be_held_out(tmp_path: Path, target: MVTecAD) -> Non
         ("seed", 1.5),
     ],
 )
-def test_wrong_settings_are_refused_by_name(target: MVTecAD, name: str, value: object) -> None:
+def test_wrong_settings_are_refused_by_name(target, name: str, value: object):
     with pytest.raises(ValueError, match=f"^{name}"):
         CrossDataset(target, target, **{name: value})
 
 
 @pytest.mark.parametrize("value", [5, True, [1], [None], [""], {"a": 1}, "bottle"])
 @pytest.mark.parametrize("name", ["source_categories", "target_categories"])
-def test_categories_are_a_list_of_names(target: MVTecAD, name: str, value: object) -> None:
+def test_categories_are_a_list_of_names(target, name: str, value: object):
     with pytest.raises(TypeError, match=f"^{name} must be a list of category names"):
         CrossDataset(target, target, **{name: value})
 
 
-def test_a_source_without_normal_images_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_source_without_normal_images_is_named(tmp_path, caplog):
     source = mvtec_ad(tmp_path / "source", normal=0, anomalous=3)
     with caplog.at_level(logging.WARNING):
         CrossDataset(source, source).setup()
@@ -441,7 +425,7 @@ def test_a_source_without_normal_images_is_named(tmp_path: Path, caplog: pytest.
 
 
 @pytest.mark.parametrize("source", [[], "Visa", [None]])
-def test_a_source_is_one_or_more_datamodules(target: MVTecAD, source: object) -> None:
+def test_a_source_is_one_or_more_datamodules(target, source: object):
     """Anything else is refused at once."""
     with pytest.raises((TypeError, ValueError), match="source must"):
         CrossDataset(source, target)
@@ -455,7 +439,7 @@ def from_command_line(*arguments: str) -> AnomalibDataModule:
 CLASS = f"{CrossDatasetItself.__module__}.{CrossDatasetItself.__name__}"
 
 
-def test_from_nested_flags(tmp_path: Path) -> None:
+def test_from_nested_flags(tmp_path):
     """Every level can be reached."""
     mpdd(tmp_path / "s")
     mvtec_ad(tmp_path / "t", ["cable", "gear"])
@@ -472,7 +456,7 @@ def test_from_nested_flags(tmp_path: Path) -> None:
     assert {key[:2] for key in counts(datamodule, "test")} == {("MVTecAD", "cable"), ("MVTecAD", "gear")}
 
 
-def test_from_yaml_and_flags_over_it(tmp_path: Path) -> None:
+def test_from_yaml_and_flags_over_it(tmp_path):
     """A list of sources in the file, single values from the command line."""
     mpdd(tmp_path / "s")
     folder(tmp_path / "f")
@@ -506,7 +490,7 @@ init_args:
     assert len(next(iter(datamodule.test_dataloader())).image) == 2
 
 
-def test_from_the_settings_that_a_benchmark_hands_over(tmp_path: Path) -> None:
+def test_from_the_settings_that_a_benchmark_hands_over(tmp_path):
     """get_datamodule leaves nested settings in OmegaConf's containers."""
     folder(tmp_path / "f")
     mvtec_ad(tmp_path / "t", ["cable", "gear"])
@@ -532,12 +516,12 @@ CONFIGS = Path(__file__).parents[3] / "configs" / "data"
         ("folder_to_folder.yaml", "metal nut_to_leather"),
     ],
 )
-def test_the_configs_load(file: str, name: str) -> None:
+def test_the_configs_load(file: str, name: str):
     """With the short class names that users write."""
     assert from_command_line("--data", str(CONFIGS / file)).name == name
 
 
-def test_repeated_runs_draw_nothing_from_the_global_generator(tmp_path: Path, target: MVTecAD) -> None:
+def test_repeated_runs_draw_nothing_from_the_global_generator(tmp_path, target):
     """Splitting must not depend on, or change, the state that training starts from."""
     source = folder(tmp_path / "s", normal_test=False)
     torch.manual_seed(5)
