@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from anomalib_genclip.clip.backbone import TINY
-from anomalib_genclip.components.class_names import GENERIC
+from anomalib_genclip.components.class_names import GENERIC, clean_class_name
 from anomalib_genclip.persistence.checkpoint_io import GenCLIPCheckpointIO
 from anomalib_genclip.utils.loaders import category_of
 from anomalib_genclip.utils.logs import hide_notes_on_runs
@@ -148,16 +148,15 @@ def _hint_at_bf16(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # Gen
 
 
 def _warn_of_unused_class_names(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # GenCLIP
-    """Warn if ``class_names`` has none of the dataset's categories."""
-    if trainer.datamodule is None or not module.class_names:
+    """Warn if ``class_name`` maps categories, and none of the dataset's is among them."""
+    if trainer.datamodule is None or not module.names.of_category:
         return
-    categories = {module.class_name or category_of(trainer.datamodule) or GENERIC}
+    categories = {category_of(trainer.datamodule) or GENERIC}
     for key in ("train_data", "val_data", "test_data"):
-        samples = getattr(getattr(trainer.datamodule, key, None), "samples", {})
-        categories.update(samples.get("category", []))
-    if not categories & module.class_names.keys():
+        categories.update(getattr(getattr(trainer.datamodule, key, None), "samples", {}).get("category", []))
+    if not module.names.of_category.keys() & map(clean_class_name, categories):
         logger.warning(
-            "class_names has none of the categories of the dataset (%s): %s. Its keys must be their exact names.",
+            "class_name has none of the categories of the dataset (%s): %s.",
             ", ".join(sorted(categories)),
-            ", ".join(module.class_names),
+            ", ".join(module.names.of_category),
         )

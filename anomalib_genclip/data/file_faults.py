@@ -12,7 +12,7 @@ from PIL import Image
 
 from anomalib_genclip.utils.text import counted, summarize
 
-from .image_checks import check_depth
+from .images import check_depth
 
 logger = logging.getLogger(__name__)
 
