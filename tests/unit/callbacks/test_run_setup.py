@@ -7,8 +7,10 @@ import logging
 
 import pytest
 import torch
-from anomalib.data import Folder
+from anomalib.data import Folder, ImageBatch
+from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.metrics import AUROC, Evaluator
+from anomalib.models import Padim
 from helpers import data_trees
 from helpers.runs import build, engine
 
@@ -52,15 +54,8 @@ def test_results_of_an_earlier_plain_folder_are_kept(tmp_path, prompts):
     engine(tmp_path / "results").test(model=zero_shot(prompts), datamodule=data)
     engine(tmp_path / "results", max_epochs=1).fit(model=build(), datamodule=data)
     assert (results(tmp_path / "results") / "v0" / "notes.txt").read_text() == "old"
-
-
-def test_a_folder_of_ones_own_stays_plain(tmp_path, prompts):
-    data = data_trees.mvtec_ad(tmp_path / "data", normal=2, anomalous=2)
-    model = zero_shot(prompts)
-    run = engine(tmp_path / "results")
-    run.test(model=model, datamodule=data)
-    assert not (tmp_path / "results").is_symlink()
     assert {path.name for path in tmp_path.iterdir()} == {"data", "results"}
+    assert not (tmp_path / "results").is_symlink()
 
 
 @pytest.mark.parametrize("mode", ["none", "same_as_test", "from_train", "from_test", "synthetic"])
@@ -103,7 +98,7 @@ def test_validation_metrics_of_a_zero_shot_model_are_computed(tmp_path, prompts)
 )
 def test_epochs_are_the_models_unless_the_trainer_has_a_limit(cross, tmp_path, limits, epochs):
     run = engine(tmp_path / "results", limit_train_batches=1, limit_val_batches=0, **limits)
-    run.fit(build(epochs=2), datamodule=cross)
+    run.fit(build(training={"epochs": 2}), datamodule=cross)
     if epochs is None:
         assert run.trainer.global_step == limits["max_steps"]
     else:
@@ -111,12 +106,30 @@ def test_epochs_are_the_models_unless_the_trainer_has_a_limit(cross, tmp_path, l
 
 
 def test_class_names_that_fit_no_category_are_named(tmp_path, caplog):
-    data = data_trees.mvtec_ad(tmp_path, ("bottle",), normal=2, anomalous=2)
-    for names, warned in (({"botle": "flask"}, True), ({"bottle": "flask", "wood": "plank"}, False)):
+    data = data_trees.mvtec_ad(tmp_path, ("metal_nut",), normal=2, anomalous=2)
+    for names, warned in (({"metalnut": "flask"}, True), ({"metal nut": "flask", "wood": "plank"}, False)):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            engine(tmp_path / "results").test(build(class_names=names), datamodule=data)
-        assert ("class_names has none of the categories of the dataset (bottle): botle" in caplog.text) == warned
+            engine(tmp_path / "results").test(build(class_name=names), datamodule=data)
+        assert ("class_name has none of the categories of the dataset (metal_nut): metalnut" in caplog.text) == warned
+
+
+def test_an_engine_runs_another_model_afterwards(tmp_path, prompts):
+    data = data_trees.mvtec_ad(tmp_path / "data", normal=2, anomalous=2)
+    run = engine(tmp_path / "results", max_epochs=1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="Found 0 images"):
+        run.predict(zero_shot(prompts), data_path=tmp_path / "empty")
+    with pytest.raises(ValueError, match="NaN"):
+        run.test(zero_shot(prompts), dataloaders=[ImageBatch(image=torch.full((1, 3, 64, 64), torch.nan))])
+    run.test(zero_shot(prompts), datamodule=data)
+    other = Padim(backbone="resnet18", pre_trained=False, visualizer=False)
+    run.fit(other, datamodule=data)
+    (figures,) = run.test(other, datamodule=data)
+    assert figures.keys() == {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"}
+    assert type(run.trainer.strategy.checkpoint_io) is AnomalibCheckpointIO
+    own = [callback for callback in run.trainer.callbacks if type(callback).__module__.startswith("anomalib_genclip")]
+    assert own == []
 
 
 @pytest.mark.parametrize(
