@@ -31,7 +31,8 @@ class RunSetup(Callback):
     """Prepare trainer and results folder for GenCLIP; the first of the model's callbacks.
 
     Lightning's trainer keeps the callbacks of a model, and would call them for the next model of the same engine. When
-    a run ends, this one removes them.
+    a run ends, this one removes them. The trainer also remembers how test metrics are logged, and refuses another way
+    for the same name; it forgets that before and after a run of GenCLIP.
 
     Args:
         epochs (int): Epochs of a training run whose trainer has no limit.
@@ -48,6 +49,7 @@ class RunSetup(Callback):
             ValueError: If the model would be trained in pure float16.
         """
         hide_notes_on_runs()
+        trainer.test_loop._results.clear()  # noqa: SLF001
         _share_results_folder(trainer)
         if trainer.is_global_zero:
             _version_results_folder(Path(trainer.default_root_dir))
@@ -82,6 +84,7 @@ class RunSetup(Callback):
         first = trainer.callbacks.index(self)
         kept = [callback for callback in trainer.callbacks[first:] if isinstance(callback, Checkpoint)]
         trainer.callbacks = [*trainer.callbacks[:first], *kept]
+        trainer.test_loop._results.clear()  # noqa: SLF001
         self._undo.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -32,6 +32,8 @@ Categories = list[str] | Literal["all"] | None
 
 def known_categories(datamodule: AnomalibDataModule) -> tuple[str, ...]:
     """Return the dataset's official categories, empty if none are listed."""
+    if not datamodule.category:
+        return (category_of(datamodule),)
     for cls in type(datamodule).__mro__:
         # anomalib defines the constant with the dataset: datasets/image/visa.py for datamodules/image/visa.py.
         for module in (cls.__module__, cls.__module__.replace(".datamodules.", ".datasets.")):
@@ -43,8 +45,8 @@ def known_categories(datamodule: AnomalibDataModule) -> tuple[str, ...]:
 def categories_on_disk(datamodule: AnomalibDataModule, names: Iterable[str]) -> list[str]:
     """Return the ``names`` that have files under the datamodule's root, in the given order."""
     root = _root(datamodule)
-    if root is None:
-        return []
+    if root is None or not datamodule.category:
+        return [name for name in names if name == category_of(datamodule)]
     plain = [name for name in names if Path(name).name == name != ".."]  # a path could lead out of the root
     return [name for name in plain if any(map(_has_files, (root / name, *root.glob(f"*/{glob.escape(name)}"))))]
 
@@ -78,9 +80,7 @@ def check_categories(categories: Any, option: str) -> Categories:  # noqa: ANN40
 
 
 def expand_each(
-    datamodules: list[AnomalibDataModule],
-    categories: Categories,
-    option: str,
+    datamodules: list[AnomalibDataModule], categories: Categories, option: str
 ) -> list[list[AnomalibDataModule]]:
     """Create one datamodule per category.
 
@@ -113,7 +113,7 @@ def expand_each(
 def warn_about_missing(datamodules: list[AnomalibDataModule], option: str) -> None:
     """Warn about known categories that ``"all"`` leaves out because they are not on disk."""
     for datamodule in datamodules:
-        known = known_categories(datamodule) if datamodule.category else ()
+        known = known_categories(datamodule)
         found = categories_on_disk(datamodule, known)
         if missing := [name for name in known if name not in found]:
             text = "%s='all': %d of %d categories of %s are not in %s and are left out: %s."
@@ -151,8 +151,6 @@ def _with_category(datamodule: AnomalibDataModule, name: str) -> AnomalibDataMod
 
 def _all_categories(datamodule: AnomalibDataModule, option: str) -> list[str]:
     """Return the known categories on disk."""
-    if not datamodule.category:
-        return [category_of(datamodule)]
     known = known_categories(datamodule)
     found = categories_on_disk(datamodule, known)
     if not found:
@@ -168,8 +166,6 @@ def _all_categories(datamodule: AnomalibDataModule, option: str) -> list[str]:
 def _own_categories(datamodule: AnomalibDataModule, names: list[str]) -> list[str]:
     """Return the names that belong to this datamodule, without repetitions."""
     names = list(dict.fromkeys(names))
-    if not datamodule.category:
-        return [name for name in names if name == category_of(datamodule)]
     known = known_categories(datamodule)
     on_disk = categories_on_disk(datamodule, names)
     # prepare_data() downloads a known category that is not on disk. If others are there, it would download the whole
@@ -179,10 +175,7 @@ def _own_categories(datamodule: AnomalibDataModule, names: list[str]) -> list[st
 
 
 def _refuse_unclaimed(
-    datamodules: list[AnomalibDataModule],
-    names: list[str],
-    chosen: list[list[str]],
-    option: str,
+    datamodules: list[AnomalibDataModule], names: list[str], chosen: list[list[str]], option: str
 ) -> None:
     """Raise if a name belongs to no datamodule, or a datamodule gets no name."""
     missing = [name for name in names if not any(name in own for own in chosen)]

@@ -60,15 +60,9 @@ def check_archive(path: Path) -> None:
 
 @contextmanager
 def atomic_open(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
-    """Open a file that is written atomically: readers and interruptions never see a partial file.
+    """Open a temporary file that becomes ``path`` if nothing is raised: nobody ever sees a partial file.
 
-    Args:
-        path (Path): Path of the file; its folder must exist.
-        sync (bool): Whether to call fsync, so that the file is complete even after a power failure. Defaults to
-            ``True``.
-
-    Yields:
-        BinaryIO: A temporary file, which is renamed to ``path`` if nothing is raised.
+    The folder must exist. ``sync`` calls fsync, so that the file is complete even after a power failure.
 
     Raises:
         OSError: If it cannot be written; names the file. An existing file stays unchanged.
@@ -104,10 +98,8 @@ def atomic_write_folder(target: Path, write: Callable[[Path], Path]) -> Path:
 
     Args:
         target (Path): The folder, which is created if needed. Existing files of the same names are replaced.
-        write (Callable[[Path], Path]): Writes to the folder that it is given, and returns the main file.
-
-    Returns:
-        Path: The main file in ``target``.
+        write (Callable[[Path], Path]): Writes to the folder that it is given, and returns the main file, as this
+            function does.
     """
     target.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", suffix=".part", dir=target) as folder:

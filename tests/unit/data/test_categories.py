@@ -24,7 +24,7 @@ from anomalib_genclip.data.categories import (
 def test_a_datamodule_without_categories_is_one_of_its_own_name(tmp_path):
     screws, bottle = data_trees.folder(tmp_path / "folder"), data_trees.mvtec_ad(tmp_path / "mvtec")
     assert (category_of(screws), category_of(bottle)) == ("screws", "bottle")
-    assert known_categories(screws) == ()
+    assert known_categories(screws) == ("screws",)
     assert {"bottle", "zipper"} <= set(known_categories(bottle))
     assert full_name(screws) == f"screws (root {tmp_path / 'folder'})"
     assert full_name(bottle) == f"MVTecAD category 'bottle' (root {tmp_path / 'mvtec'})"
