@@ -29,9 +29,9 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional
+from unnamed_renders import render_anonymous
 
 from anomalib_genclip.demo.synthetic import CATEGORIES, DEFECTS_OF, SOURCE, TEXTURES, TUNING, UNSEEN_BY_TINY, render
-from anomalib_genclip.demo.synthetic.anonymous import render_anonymous
 from anomalib_genclip.demo.tiny_clip import EMBED_DIM, TEXT, VISION
 
 SEEN = tuple(name for name in CATEGORIES if name not in UNSEEN_BY_TINY)

@@ -27,7 +27,6 @@ from anomalib_genclip.demo.synthetic import (
     datamodule,
     render,
 )
-from anomalib_genclip.demo.synthetic.anonymous import render_anonymous
 from anomalib_genclip.demo.synthetic.defects import DEFECTS, damage_window
 from anomalib_genclip.demo.synthetic.render import scene
 
@@ -198,16 +197,3 @@ def test_contact_sheet_shows_categories(tmp_path):
     contact_sheet = runpy.run_path(str(Path(__file__).parents[3] / "examples" / "contact_sheet.py"))["contact_sheet"]
     target = contact_sheet(tmp_path / "sheet.png", ("wood", "gear"), size=32)
     assert cv2.imread(str(target)).shape[1] > 32 * 4
-
-
-@pytest.mark.parametrize("damaged", [False, True])
-def test_anonymous_renders_follow_their_generator_and_have_a_mask_when_they_are_damaged(damaged):
-    rng, again = generator(), generator()
-    renders = [render_anonymous(damaged, 48, rng) for _ in range(40)]
-    assert np.array_equal(renders[0][0], render_anonymous(damaged, 48, again)[0])
-    assert not np.array_equal(renders[0][0], renders[1][0])
-    masked = [bool(mask.any()) for _, mask, _, _ in renders]
-    assert all(np.isin(mask, (0, 255)).all() for _, mask, _, _ in renders)
-    assert all(kind is None or kind in DEFECTS for *_, kind in renders)
-    assert np.mean(masked) > 0.8 if damaged else not any(masked)
-    assert {surface for *_, surface, _ in renders} == {False, True}

@@ -3,7 +3,7 @@
 
 """Unnamed random objects and surfaces, which teach the demonstration CLIP that anything can be damaged.
 
-Used only by ``examples/train_tiny_clip.py``; they do not imitate categories of the datamodule.
+Used only by ``train_tiny_clip.py``; they do not imitate categories of the datamodule.
 """
 
 from functools import lru_cache
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.random import Generator
 from skimage import data as skimage_data
 
-from .canvas import Canvas, blend, fractal, hsv, perlin, relief, ring, voronoi
-from .defects import DEFECTS, damage
-from .render import light_and_camera
+from anomalib_genclip.demo.synthetic.canvas import Canvas, blend, fractal, hsv, perlin, relief, ring, voronoi
+from anomalib_genclip.demo.synthetic.defects import DEFECTS, damage
+from anomalib_genclip.demo.synthetic.render import light_and_camera
 
 # Photographs that are part of scikit-image's wheel, so that nothing is downloaded. The first three are textures.
 _PHOTOGRAPHS = (
