@@ -62,9 +62,6 @@ class RawScorePostProcessor(PostProcessor):
             "image": checked("image_threshold", image_threshold, UnitFloat | None),
             "pixel": checked("pixel_threshold", pixel_threshold, UnitFloat | None),
         }
-        self.keep_thresholds = False
-        self._warned_of: set[str] = set()
-        self.calibration: dict[str, Any] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -91,6 +88,7 @@ class RawScorePostProcessor(PostProcessor):
         self._image_threshold.fill_(image if given["image"] is None else given["image"])
         self._pixel_threshold.fill_(pixel if given["pixel"] is None else given["pixel"])
         self.keep_thresholds = True
+        self._warned_of: set[str] = set()
         self.calibration = calibration if given["image"] is None and given["pixel"] is None else None
 
     def check_product(self, names: Iterable[str]) -> None:
