@@ -27,7 +27,7 @@ from torchvision.tv_tensors import Image, Mask
 
 from anomalib_genclip.components.anomaly_map import upsample
 from anomalib_genclip.demo.synthetic.datamodule import RENDER_VERSION, render_category
-from anomalib_genclip.evaluation.streaming import ScoreHistogram
+from anomalib_genclip.evaluation.histogram import ScoreHistogram
 from anomalib_genclip.trained_model import load_trained
 from anomalib_genclip.utils.resize import resize
 
