@@ -16,8 +16,7 @@ from anomalib.data import Folder, PredictDataset
 from anomalib.engine import Engine
 
 from anomalib_genclip import GenCLIP, Inferencer
-from anomalib_genclip.demo.synthetic.categories import DEFECTS_OF
-from anomalib_genclip.demo.synthetic.render import render
+from anomalib_genclip.demo.synthetic import DEFECTS_OF, render
 from anomalib_genclip.pipelines.calibration import calibrate
 
 SIZE = 112  # pixels, as the demonstration CLIP sees them
