@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--per-defect", type=int, default=2, help="anomalous images to render of each kind")
     parser.add_argument("--weights", default="tiny-demo")
     parser.add_argument("--pretrained")
-    parser.add_argument("--class-name", help="instead of the name of the category")
+    parser.add_argument("--class_name", help="instead of the name of the category")
     parser.add_argument("--tile-size", type=int, required=True)
     parser.add_argument("--tile-stride", type=int)
     parser.add_argument("--working-size", type=int)
