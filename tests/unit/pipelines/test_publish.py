@@ -3,7 +3,6 @@
 
 """Publication of prompts: the folder, its model card, and the upload to a server on this machine."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,29 +12,32 @@ from helpers.hub import serve
 from huggingface_hub import ModelCard
 
 from anomalib_genclip import cli
-from anomalib_genclip.evaluation.result import EvaluationResult
+from anomalib_genclip.evaluation import EvaluationResult
 from anomalib_genclip.persistence.prompts_file import load_weights
 from anomalib_genclip.pipelines.publish import publish
-
-REPORT = EvaluationResult({"bottle": {"image_AUROC": 0.875}}).as_dict()
 
 
 @pytest.fixture
 def report(tmp_path):
-    (tmp_path / "metrics.json").write_text(json.dumps(REPORT))
+    EvaluationResult({"bottle": {"image_AUROC": 0.875}}).write(tmp_path)
     return str(tmp_path / "metrics.json")
 
 
 def test_dry_run_writes_prompts_and_a_model_card(tmp_path, report, capsys):
     folder = tmp_path / "folder"
-    options = ["--repo", "owner/name", "--output", str(folder), "--report", report, "--license", "mit", "--dry_run"]
+    options = ["--repo", "owner/name", "--out", str(folder), "--report", report, "--license", "mit", "--dry_run"]
     assert cli.main(["publish", "tiny-demo", *options]) == 0
     assert capsys.readouterr().out.strip() == str(folder)
     assert {path.name for path in folder.iterdir()} == {"README.md", "prompts.safetensors", "metrics.json"}
     learned = load_weights(folder / "prompts.safetensors")
     card = ModelCard.load(folder / "README.md")
     assert (card.data.license, card.data.library_name) == ("mit", "anomalib")
-    for text in (learned.trained_on, learned.signature.fingerprint, "hf://owner/name/prompts.safetensors", "| 87.5 |"):
+    for text in (
+        learned.description.trained_on,
+        learned.signature.fingerprint,
+        "hf://owner/name/prompts.safetensors",
+        "| 87.5 |",
+    ):
         assert text in card.text
 
 
@@ -53,7 +55,7 @@ def test_upload_puts_all_files_into_the_repository(tmp_path, report):
         # HF_ENDPOINT is read when huggingface_hub is imported.
         env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_none"}
         command = [sys.executable, "-m", "anomalib_genclip.cli", "publish", "tiny-demo", "--repo", "owner/name"]
-        command += ["--report", report, "--output", str(tmp_path / "folder")]
+        command += ["--report", report, "--out", str(tmp_path / "folder")]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=240)
         assert done.returncode == 0, done.stderr
         stored = hub.repos["owner/name"]["main"]
