@@ -62,7 +62,7 @@ def test_thresholds_are_quantiles_of_scores_and_of_the_maps_highest_values(norma
     inferencer = Inferencer(build(class_name="screw"), precision="float32")
     thresholds = calibrate(inferencer, normal, 0.1)
     records = inferencer.predict(sorted(normal.iterdir()))
-    scores, highest = (sorted(values) for values in zip(*((r.score, r.anomaly_map.max()) for r in records), strict=True))
+    scores, highest = sorted(r.score for r in records), sorted(r.anomaly_map.max() for r in records)
     assert thresholds == pytest.approx({"image": scores[17], "pixel": highest[17]}, abs=1e-6)
     assert sum(record.anomalous for record in records) <= 2
     assert inferencer.image_threshold == thresholds["image"]
