@@ -9,8 +9,8 @@ import pytest
 import torch
 from anomalib.pre_processing import PreProcessor
 from helpers import data_trees
-from helpers.feature_caches import cross, fit
-from helpers.runs import build, engine
+from helpers.feature_caches import build, cross, fit
+from helpers.runs import engine
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
@@ -74,7 +74,7 @@ FLIP = v2.RandomHorizontalFlip()
         ({"augmentations": v2.RandomApply([v2.Grayscale(3)])}, {}, "RandomApply in the datamodule's train_augm"),
         (
             {},
-            {"pre_processor": PreProcessor(v2.Compose([v2.Resize((64, 64)), v2.ColorJitter(0.1)]))},
+            {"pre_processor": PreProcessor(v2.Compose([v2.Resize((32, 32)), v2.ColorJitter(0.1)]))},
             "ColorJitter in the pre_processor",
         ),
         ({}, {"training": {"anomaly_source": "synthetic"}}, "anomaly_source='synthetic'"),

@@ -14,8 +14,7 @@ import pytest
 import torch
 from anomalib.pre_processing import PreProcessor
 from helpers.damage import cut, flip
-from helpers.feature_caches import cross, entries, fit
-from helpers.runs import build
+from helpers.feature_caches import build, cross, entries, fit
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -32,7 +31,7 @@ def test_second_run_writes_nothing(filled, tmp_path, tower_images):
     assert len(before) == len(filled.data.train_data) + len(filled.data.val_data) == 14
     with safe_open(next(iter(before)), "pt") as file:
         assert file.get_slice("patches").get_dtype() == "F16"
-        assert file.get_slice("patches").get_shape() == [4, 4, 384]
+        assert file.get_slice("patches").get_shape() == [4, 16, 128]
     assert {path: path.stat().st_mtime_ns for path in entries(filled.cache)} == before
     assert record.losses == pytest.approx(filled.losses, rel=1e-5)  # matrix products round by where they lie in memory
 
@@ -51,7 +50,7 @@ def test_the_tower_computes_in_bf16_where_that_is_fast_and_the_trainer_says_noth
     assert len(found[False]) == len(found[True]) == 14
     means = [torch.stack(list(patches.values())).mean(0) for patches in found.values()]
     difference = (means[0] - means[1]).abs().max()
-    assert 1e-4 < difference < 0.05
+    assert 1e-4 < difference < 0.1
     model = build()
     trainer = SimpleNamespace(precision="64-true")
     assert not writer.FeatureWriter(trainer, model, None, tmp_path).in_bf16
@@ -62,7 +61,11 @@ def _swap(path: Path) -> None:
     path.write_bytes(other.read_bytes())
 
 
-@pytest.mark.parametrize("damage", [cut, lambda path: path.write_bytes(b""), lambda path: flip(path, 40), _swap])
+def _flip_key(path: Path) -> None:
+    flip(path, path.read_bytes().index(path.stem.encode()))
+
+
+@pytest.mark.parametrize("damage", [cut, lambda path: path.write_bytes(b""), _flip_key, _swap])
 def test_damaged_file_is_noticed_and_made_anew(filled, tmp_path, tower_images, caplog, damage):
     good = entries(filled.cache)
     victim = next(iter(good))
@@ -80,12 +83,12 @@ def test_damaged_file_is_noticed_and_made_anew(filled, tmp_path, tower_images, c
 @pytest.mark.parametrize(
     "other",
     [
-        {"backbone": "ViT-S-16-alt"},
-        {"backbone": "ViT-S-32-alt-quickgelu"},
-        {"layers": [3, 12]},
+        {"backbone": "ViT-S-32-alt", "pretrained": "random"},
+        {"pretrained": "random"},
+        {"layers": [2, 8]},
         {"patch_attention": "value"},
-        {"image_size": 96},
-        {"pre_processor": PreProcessor(v2.Compose([v2.Resize((64, 64)), v2.Normalize([0.5] * 3, [0.5] * 3)]))},
+        {"image_size": 64},
+        {"pre_processor": PreProcessor(v2.Compose([v2.Resize((32, 32)), v2.Normalize([0.5] * 3, [0.5] * 3)]))},
     ],
 )
 def test_another_models_cache_is_not_used(filled, other):
@@ -196,7 +199,7 @@ def _train_in_a_process(root: str) -> None:
 
 def test_two_runs_at_once_leave_one_good_cache(tmp_path, tower_images):
     data = cross(tmp_path / "data")
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # a new interpreter would import torch for seconds
     runs = [context.Process(target=_train_in_a_process, args=(str(tmp_path),)) for _ in range(2)]
     for run in runs:
         run.start()
