@@ -327,7 +327,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = " ".join(["genclip", *(name for name in arguments[:1] if name in COMMANDS)])
         # jsonargparse describes all that it has tried; the first line names the option, the last the value.
         first, *others = str(error).splitlines()
-        print(f"{command}: error: {' '.join([first, *map(str.strip, others[-1:])])}\nSee: {command} --help", file=sys.stderr)
+        print(
+            f"{command}: error: {' '.join([first, *map(str.strip, others[-1:])])}\nSee: {command} --help",
+            file=sys.stderr,
+        )
         return 2
     if args.command is None:
         parser.print_help()

@@ -44,15 +44,7 @@ class Finding:
     picture: Image.Image
 
     def judged(self, image_threshold: float, pixel_threshold: float) -> Record:
-        """Apply thresholds.
-
-        Args:
-            image_threshold (float): Threshold of the image score.
-            pixel_threshold (float): Threshold of the anomaly map.
-
-        Returns:
-            Record: With label, mask and regions.
-        """
+        """Apply thresholds."""
         record = self.record
         assert record.score is not None
         assert record.anomaly_map is not None
@@ -118,9 +110,6 @@ class Detector:
             class_name (str): What it shows; ``""`` for :attr:`class_name`.
             references (Sequence[str]): Image files of good parts to compare it with. Defaults to ``()``: those of the
                 weights, if they have some.
-
-        Returns:
-            Finding: What was found.
 
         Raises:
             ValueError: If image, class name or references cannot be used; says why.

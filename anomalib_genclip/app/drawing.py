@@ -25,9 +25,6 @@ def heat_map(picture: Image.Image, anomaly_map: np.ndarray, opacity: float) -> I
         picture (Image.Image): The image.
         anomaly_map (np.ndarray): ``(H, W)`` of any size, in [0, 1].
         opacity (float): Opacity of high values; 0 shows the image alone.
-
-    Returns:
-        Image.Image: Of the size of ``picture``.
     """
     values = _resized(anomaly_map, picture.size)
     colors = _COLORS(values, alpha=np.minimum(1, values / _OPAQUE_FROM), bytes=True)
@@ -35,15 +32,7 @@ def heat_map(picture: Image.Image, anomaly_map: np.ndarray, opacity: float) -> I
 
 
 def outlined(picture: Image.Image, record: Record) -> Image.Image:
-    """Outline the regions above the pixel threshold, with their numbers and scores.
-
-    Args:
-        picture (Image.Image): Image or heat map.
-        record (Record): With map, threshold and regions.
-
-    Returns:
-        Image.Image: A new picture.
-    """
+    """Outline the regions above the pixel threshold, with their numbers and scores."""
     assert record.anomaly_map is not None
     above = _resized(record.anomaly_map, picture.size) > record.pixel_threshold
     contours, _ = cv2.findContours(above.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

@@ -39,14 +39,7 @@ class Example(NamedTuple):
 
 
 def write_examples(folder: Path) -> list[Example]:
-    """Render the examples.
-
-    Args:
-        folder (Path): Where to; it must exist.
-
-    Returns:
-        list[Example]: The examples.
-    """
+    """Render the examples."""
     examples = []
     for category, defect, seed in _SCENES:
         image, _ = render(category, defect, _SIZE, np.random.default_rng(seed))

@@ -44,14 +44,7 @@ class _Results(NamedTuple):
 
 
 def build_page(answers: Answers) -> gr.Blocks:
-    """Lay the page out. It opens with the first example.
-
-    Args:
-        answers (Answers): Answers to what a visitor does.
-
-    Returns:
-        gr.Blocks: The page.
-    """
+    """Lay the page out. It opens with the first example."""
     thresholds = answers.reset([])
     blocks = gr.Blocks(title="GenCLIP", analytics_enabled=False, delete_cache=(_CHECK_HOURLY, _KEEP_A_DAY))
     with blocks:

@@ -26,15 +26,6 @@ _SESSIONS = 32  # whose images are in memory
 def running(weights: str, pretrained: str | None, host: str, port: int | None) -> Iterator[gr.Blocks]:
     """Run the page in the background.
 
-    Args:
-        weights (str): A prompts file, a checkpoint, or ``"tiny-demo"``.
-        pretrained (str | None): CLIP's weights, if they are others than the prompts file says.
-        host (str): Address to listen on.
-        port (int | None): Port to listen on; ``None`` for any that is free.
-
-    Yields:
-        gr.Blocks: The page; ``local_url`` is its address.
-
     Raises:
         FileNotFoundError: If there are no such weights.
         ValueError: If they cannot be used.

@@ -76,14 +76,7 @@ def class_name(decision: Decision, *, filtering: bool) -> str:
 
 
 def score_parts(decision: Decision) -> str:
-    """Show how the image score comes about.
-
-    Args:
-        decision (Decision): What it is based on.
-
-    Returns:
-        str: A table.
-    """
+    """Show how the image score comes about."""
     rows = [
         (f"Highest {TOP_SHARE:.0%} of the anomaly map, mean", decision.top, f"&times; {1 - SCORE_WEIGHT:.2f}"),
         ("Whole image: frozen CLIP with written states", decision.cls, f"&times; {SCORE_WEIGHT:.2f}"),

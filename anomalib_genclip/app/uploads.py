@@ -23,9 +23,6 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 def read_upload(path: str) -> Tensor:
     """Read an uploaded image.
 
-    Args:
-        path (str): The file.
-
     Returns:
         Tensor: ``(3, H, W)``, uint8, RGB.
 

@@ -86,16 +86,6 @@ def expand_each(
 ) -> list[list[AnomalibDataModule]]:
     """Create one datamodule per category.
 
-    Args:
-        datamodules (list[AnomalibDataModule]): The user's datamodules; they are not changed.
-        categories (list[str] | Literal["all"] | None): ``None`` keeps each datamodule's own category; ``"all"`` takes
-            the known ones that are on disk; the names of a list are assigned to the datamodules that know them or have
-            them on disk.
-        option (str): Name of the user's option, for messages.
-
-    Returns:
-        list[list[AnomalibDataModule]]: For each datamodule its copies, one per category.
-
     Raises:
         TypeError: If ``categories`` has another type.
         ValueError: If a listed category is missing, or ``"all"`` finds none.

@@ -60,9 +60,6 @@ class CategoryDataset(AnomalibDataset):
     def __getitem__(self, index: int) -> CategoryItem:
         """Read one image.
 
-        Args:
-            index (int): Row of ``samples``.
-
         Returns:
             CategoryItem: Image ``(3, H, W)``, label, category, dataset and, for segmentation, mask ``(H, W)``.
         """

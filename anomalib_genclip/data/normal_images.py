@@ -55,14 +55,7 @@ def images_of_folder(folder: str, setting: str) -> NormalImages:
 
 
 def images_of_datamodule(datamodule: LightningDataModule | None) -> list[tuple[str, NormalImages]]:
-    """Return a datamodule's normal training images, for ``CrossDataset`` the target's.
-
-    Args:
-        datamodule (LightningDataModule | None): The datamodule, after ``setup()``.
-
-    Returns:
-        list[tuple[str, NormalImages]]: Each category's name and images; none if there is no datamodule.
-    """
+    """Return a datamodule's normal training images, for ``CrossDataset`` the target's."""
     parts: Any = getattr(datamodule, "normal_images", None)  # CrossDataset's
     if parts is None and datamodule is not None:
         parts = [(category_of(datamodule), getattr(datamodule, "train_data", None))]

@@ -24,11 +24,7 @@ NUM_BINS = 2 * (_OUTSIDE + _INSIDE)
 
 
 def score_bins(scores: Tensor) -> Tensor:
-    """Compute the bin of each score, int64 in [0, ``NUM_BINS``); a higher score never has a lower bin.
-
-    Args:
-        scores (Tensor): Scores of any shape, not NaN; those outside of [0, 1] are binned more coarsely.
-    """
+    """Compute the bin of each score, int64 in [0, ``NUM_BINS``); a higher score never has a lower bin."""
     scores = scores.float()
     low = scores <= 0.5
     distance = torch.where(low, scores, 1 - scores)

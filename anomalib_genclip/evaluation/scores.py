@@ -51,9 +51,6 @@ class CategoryScores:
         """Add one image, identified by its path, unless it was added before. What is unknown is ``None``.
 
         Map and mask are ``(H, W)`` on the CPU, float32 and boolean; ``label`` is the true one, ``alarm`` the predicted.
-
-        Returns:
-            int: Number of pixels that are kept in addition.
         """
         if image in self.images or image in self.left_out["image"]:
             self.repeated += 1
@@ -97,12 +94,7 @@ class CategoryScores:
         return whole
 
     def compute_metrics(self) -> tuple[dict[str, float], list[str]]:
-        """Compute the category's metrics and error rates.
-
-        Returns:
-            tuple[dict[str, float], list[str]]: Values of the defined ones by name, and notes on undefined metrics and
-                images that were left out or repeated.
-        """
+        """Compute the category's metrics and error rates."""
         values: dict[str, float] = {}
         notes: list[str] = []
         for level, compute in (("image", self._image_values), ("pixel", self._pixel_values)):

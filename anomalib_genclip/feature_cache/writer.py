@@ -76,15 +76,7 @@ class FeatureWriter:
         self.folder = folder / f"{model.spec.name}_{height}x{width}_{self.settings[:12]}"
 
     def fill(self, datasets: Sequence[AnomalibDataset], group: Processes) -> list[list[str]]:
-        """Write missing files.
-
-        Args:
-            datasets (Sequence[AnomalibDataset]): Datasets to cache.
-            group (Processes): The processes that share the work.
-
-        Returns:
-            list[list[str]]: Files of the samples of each dataset.
-        """
+        """Write missing files."""
         entries = pd.concat([self._entries(dataset, group) for dataset in datasets], keys=range(len(datasets)))
         single = entries.drop_duplicates("path")  # copies of an image share a file
         missing = single[~single.good]

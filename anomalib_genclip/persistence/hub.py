@@ -25,13 +25,6 @@ _REASONS = {  # subclasses first
 def download_prompts(url: str) -> Path:
     """Download a prompts file, or return it from the hub's cache if it is there or there is no network access.
 
-    Args:
-        url (str): ``hf://owner/name/file.safetensors``, with ``@revision`` after the name for a branch, tag or commit
-            other than ``main``; a slash in the revision is written ``%2F``.
-
-    Returns:
-        Path: The file in the cache.
-
     Raises:
         ValueError: If the URL has another form.
         ConnectionError: If the file cannot be downloaded; says why, and how to work without network access.

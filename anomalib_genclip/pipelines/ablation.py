@@ -29,20 +29,7 @@ def ablate(
     isolate: bool = True,
     pretrained: str | None = None,
 ) -> ResultTable:
-    """Test a trained model without some of its parts, and print and write the table.
-
-    Args:
-        weights (str): As in :func:`anomalib_genclip.inferencer.load_trained`, like ``pretrained``.
-        data (Settings): The datamodule, ``{"class_path": name, "init_args": {...}}``.
-        results_dir (str | Path): Folder for the results.
-        accelerator (str): As in Lightning.
-        seed (int): Seed of the tests.
-        isolate (bool): Run each test in a process of its own.
-        pretrained (str | None): CLIP weights.
-
-    Returns:
-        ResultTable: One row per variant.
-    """
+    """Test a trained model without some of its parts, and print and write the table."""
     common = {"weights": weights, "pretrained": pretrained, "data": data, "seed": seed, "accelerator": accelerator}
     jobs = []
     for variant in variants(load_trained(weights, pretrained).model.layers):

@@ -62,16 +62,6 @@ def calibrate(
     and, likewise, to have a pixel above the pixel threshold. Later validations of the model keep the thresholds.
     References that the model asks for (``k_shot``) are drawn first.
 
-    Args:
-        inferencer (Inferencer): The model, which judges by the new thresholds afterwards, and saves them
-            (:meth:`~anomalib_genclip.Inferencer.save`).
-        normal (LightningDataModule | str | Path): Folder of normal images that were neither trained on nor are
-            references; or a datamodule of one category, whose normal training images are used without the references.
-        false_alarm_rate (float): ``a``, between 0 and 1. Defaults to ``0.01``.
-
-    Returns:
-        dict[str, float]: ``image`` and ``pixel`` threshold.
-
     Raises:
         ValueError: If there are too few images, references among them, several categories, or an image that cannot
             be used; or if the model has another post-processor than the default.
@@ -155,9 +145,6 @@ def _without_references(model: GenCLIP, images: NormalImages, *, may_hold_some: 
 
 def _normal_images(normal: LightningDataModule | str | Path) -> tuple[str, NormalImages, str]:
     """Find the normal images.
-
-    Returns:
-        tuple[str, NormalImages, str]: Category, images, and the name of folder or datamodule.
 
     Raises:
         ValueError: If there are none, or those of several categories.

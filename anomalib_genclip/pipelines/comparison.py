@@ -92,9 +92,6 @@ def compare(settings: Settings) -> ComparisonTables:
 
     Finished jobs are not repeated; failed jobs are rows with the reason, and are tried again next time.
 
-    Args:
-        settings (Settings): Those of :class:`Comparison`, such as ``configs/comparison.yaml``.
-
     Raises:
         ValueError: If a setting is missing, unknown or invalid; raised before any job runs.
     """
@@ -110,9 +107,6 @@ def compare(settings: Settings) -> ComparisonTables:
 
 def target_parts(comparison: Comparison) -> list[tuple[str, Settings, str | None]]:
     """List the categories of the targets, after downloading missing datasets.
-
-    Returns:
-        list[tuple[str, Settings, str | None]]: Name in tables, the datamodule's settings, and its ``category``.
 
     Raises:
         ValueError: If anomalib has no such datamodule, or a category is missing.

@@ -79,19 +79,6 @@ def measure(
     """Test a model, and measure speed and memory.
 
     anomalib's own benchmark job fails for zero-shot models: it passes datamodules by position, and always trains.
-
-    Args:
-        model (AnomalibModule): The model. Its evaluator and visualizer are replaced, so that all models are evaluated
-            in the same way; it keeps its pre- and post-processor, as in anomalib's benchmark.
-        datamodule (AnomalibDataModule): Data to test on.
-        seed (int): Seed of the run.
-        accelerator (str): As in Lightning, like the arguments in ``trainer``.
-        trainer (Settings | None): Further arguments of the trainer, such as ``max_epochs``.
-        checkpoint (str | None): A Lightning checkpoint to test.
-        train (bool): Train on the datamodule's normal images first. Defaults to ``False``.
-
-    Returns:
-        Settings: Means over categories, :meth:`.Meter.result`, ``fit_seconds`` (only if trained) and ``notes``.
     """
     evaluator, meter, fit_seconds = CategoryEvaluator(report=False), Meter(), {}
     model.evaluator, model.visualizer = evaluator, None

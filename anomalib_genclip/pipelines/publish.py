@@ -33,18 +33,6 @@ def publish(
 ) -> str:
     """Write a folder with a prompts file and its model card, and upload it.
 
-    Args:
-        weights (str): The prompts file.
-        repo (str): ``owner/name`` of the repository, which is created if it does not exist.
-        output (str | Path): The folder.
-        report (str | None): ``metrics.json`` of a test run, whose figures are put into the card. Defaults to ``None``.
-        license_id (str | None): Identifier of the license, such as ``"apache-2.0"``. Defaults to ``None``: the card
-            says that it is missing.
-        upload (bool): Whether to upload the folder. Defaults to ``True``.
-
-    Returns:
-        str: URL of the commit, or the folder if nothing was uploaded.
-
     Raises:
         FileNotFoundError: If there is no such prompts file or report.
         ValueError: If the prompts file, the report or the name of the repository is not valid.

@@ -52,9 +52,6 @@ def reproduce(settings: Settings) -> ResultTable:
 
     Protocols with the same source share one training run. A protocol that fails is a row with the reason.
 
-    Args:
-        settings (Settings): Those of :class:`Reproduction`.
-
     Raises:
         ValueError: If a setting is missing, unknown or invalid.
     """

@@ -77,9 +77,6 @@ class Chunks:
     def finish(self) -> Counter[str] | None:
         """Write the tables if all chunks are done. Processes that do so at the same time write the same bytes.
 
-        Returns:
-            Counter[str] | None: Counts as in :func:`counted`, ``None`` if other shards are not complete.
-
         Raises:
             ValueError: If there are chunks of other images.
         """

@@ -58,13 +58,7 @@ def region_rows(record: Record) -> list[Row]:
 
 
 def write_csv(file: BinaryIO, columns: Mapping[str, type], rows: Iterable[Row]) -> None:
-    """Write comma-separated values in UTF-8; ``None`` becomes an empty field.
-
-    Args:
-        file (BinaryIO): The file.
-        columns (Mapping[str, type]): Names and types; other values of the rows are left out.
-        rows (Iterable[Row]): The rows, which are never all in memory.
-    """
+    """Write comma-separated values in UTF-8; ``None`` becomes an empty field."""
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -45,12 +45,6 @@ class Outcome:
 def run(settings: RunSettings) -> Outcome:
     """Score images and write the results.
 
-    Args:
-        settings (RunSettings): The settings.
-
-    Returns:
-        Outcome: Counts and the path of the table.
-
     Raises:
         FileNotFoundError: If there are no such weights or images.
         ValueError: If settings do not fit each other, the weights, or earlier results in the folder.

@@ -65,12 +65,6 @@ class Scorer:
     def score(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         """Score chunks that are not done, and write their files; images are read ahead, over the ends of chunks.
 
-        Args:
-            chunks (Iterable[Chunk]): The chunks.
-
-        Yields:
-            Chunk: Each chunk after its file was written.
-
         Raises:
             OSError: If an image cannot be used and ``on_error`` is "stop", or a file cannot be written. The chunk has
                 no file then.

@@ -22,12 +22,6 @@ def log_picture(loggers: Iterable[Logger], name: str, picture: Image.Image, step
 
     anomalib's loggers derive from these classes. Their own ``add_image`` has another meaning in each and, for W&B,
     shows nothing before a call that Lightning does not make.
-
-    Args:
-        loggers (Iterable[Logger]): The trainer's loggers.
-        name (str): Name of the picture, with ``/`` between its parts and without a suffix.
-        picture (Image.Image): The picture, RGB.
-        step (int): The trainer's global step; MLflow's files have none.
     """
     pixels = np.asarray(picture)
     for logger in loggers:

@@ -78,11 +78,6 @@ class RawScorePostProcessor(PostProcessor):
         """Set thresholds where none was given, and keep them in later validations.
 
         anomalib validates zero-shot models before each test, by default on the test images.
-
-        Args:
-            image (Tensor | float): Image threshold, a scalar; NaN for none.
-            pixel (Tensor | float): Pixel threshold, a scalar; NaN for none.
-            calibration (dict[str, Any] | None): What the thresholds were calibrated on, as plain data.
         """
         given = self.given
         self._image_threshold.fill_(image if given["image"] is None else given["image"])

@@ -42,13 +42,7 @@ class AntialiasedPreProcessor(PreProcessor):
         return self._model_size is not None
 
     def keep_size(self, working_size: int | Sequence[int] | None, model_size: tuple[int, int]) -> None:
-        """Leave the resize to the model's size to the model, except in training.
-
-        Args:
-            working_size (int | Sequence[int] | None): What images are resized to: the longer side, or height and
-                width, in pixels; ``None`` for their own size.
-            model_size (tuple[int, int]): Height and width of the images that training sees.
-        """
+        """Leave the resize to the model's size to the model, except in training."""
         self.working_size, self._model_size = working_size, model_size
         self._set(self._for_model_size)
 

@@ -94,13 +94,7 @@ def atomic_write(path: Path, content: bytes, *, sync: bool = True) -> Path:
 
 
 def atomic_write_folder(target: Path, write: Callable[[Path], Path]) -> Path:
-    """Write files to a temporary folder, and move them to their folder when all of them are written.
-
-    Args:
-        target (Path): The folder, which is created if needed. Existing files of the same names are replaced.
-        write (Callable[[Path], Path]): Writes to the folder that it is given, and returns the main file, as this
-            function does.
-    """
+    """Write files to a temporary folder, and move them to their folder when all of them are written."""
     target.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", suffix=".part", dir=target) as folder:
         first = write(Path(folder))

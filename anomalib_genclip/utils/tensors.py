@@ -13,15 +13,7 @@ from torch import Tensor
 
 
 def digest(tensors: Mapping[str, Tensor], description: Any) -> str:  # noqa: ANN401  # plain data
-    """Hash tensors of any type and their description; safetensors and torch do not detect flipped bits in tensors.
-
-    Args:
-        tensors (Mapping[str, Tensor]): Tensors by name.
-        description (Any): Plain data that belongs to them.
-
-    Returns:
-        str: The SHA-256. It detects damage, but does not authenticate the file's author.
-    """
+    """Hash tensors of any type and their description; safetensors and torch do not detect flipped bits in tensors."""
     result = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for key in sorted(tensors):
         value = tensors[key].detach().cpu().contiguous()

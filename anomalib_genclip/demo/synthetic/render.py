@@ -70,14 +70,6 @@ def render(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Render one image.
 
-    Args:
-        category: One of :data:`CATEGORIES`.
-        defect: One of ``DEFECTS``, or ``None`` for a normal image.
-        size: Side ``S`` in pixels.
-        rng: Source of all randomness; equal generators give equal images.
-        defect_size: Side of an image in which the defect would have its usual share, in pixels, at most ``size``;
-            ``None`` for ``size``.
-
     Returns:
         The image ``(S, S, 3)`` uint8 RGB and the mask ``(S, S)`` uint8, 255 where it is anomalous.
     """

@@ -31,11 +31,7 @@ class Scheduler(Protocol):
     precision: Literal["float32", "bf16"]
 
     def load(self, settings: "RunSettings", weights: "Path") -> "Callable[[Iterable[Chunk]], Iterator[Chunk]]":
-        """Load the models from a file of weights, with device and precision resolved in the settings.
-
-        Returns:
-            Callable[[Iterable[Chunk]], Iterator[Chunk]]: Scores chunks, and yields each one when its file is there.
-        """
+        """Load the models from a file of weights, with device and precision resolved in the settings."""
 
     def close(self) -> None:
         """Free what was acquired."""

@@ -106,10 +106,6 @@ class _Actor:
 def actor_resources(settings: RunSettings, nodes: Sequence[Mapping[str, float]]) -> tuple[int, int, dict[str, float]]:
     """Return the number of actors, the threads of each, and what Ray must reserve for each.
 
-    Args:
-        settings (RunSettings): The settings.
-        nodes (Sequence[Mapping[str, float]]): Numbers of "CPU" and "GPU" of each machine.
-
     Raises:
         ValueError: If the settings ask for a GPU, and there is none.
     """
