@@ -16,8 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from anomalib_genclip.data.file_faults import FileFaults
-from anomalib_genclip.data.images import check_images
+from anomalib_genclip.data.images import FileFaults, check_images
 from anomalib_genclip.utils.files import why_unreadable
 from anomalib_genclip.utils.loaders import as_list, image_paths, running_loaders
 from anomalib_genclip.utils.text import counted, summarize

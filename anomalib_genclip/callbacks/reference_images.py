@@ -20,9 +20,10 @@ from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.components.anomaly_map import top_mean
 from anomalib_genclip.components.references import UNNAMED, ReferenceMemory, nearest_distance
 from anomalib_genclip.data.images import check_images
-from anomalib_genclip.data.normal_images import NormalImages, file_hash, images_of_datamodule, images_of_folder
+from anomalib_genclip.data.normal_images import NormalImages, images_of_datamodule, images_of_folder
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 from anomalib_genclip.torch_model import GenCLIPModel, tile_grid
+from anomalib_genclip.utils.files import file_hash
 from anomalib_genclip.utils.loaders import datamodule_of, origin_of, running_loaders
 from anomalib_genclip.utils.resize import resize
 from anomalib_genclip.utils.text import summarize

@@ -12,17 +12,12 @@ from anomalib.data.utils import LabelName
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from anomalib_genclip.utils.files import file_hash, why_unreadable  # noqa: F401  # file_hash: callers
+from anomalib_genclip.utils.files import why_unreadable
 from anomalib_genclip.utils.loaders import category_of
 
 
 class NormalImages(NamedTuple):
-    """Normal images of one category.
-
-    Args:
-        files (list[str]): Their paths.
-        read_row (Callable[[int], Tensor]): Reads one of them by its index, ``(3, H, W)``.
-    """
+    """Normal images of one category: their paths, and a function that reads one by its index, ``(3, H, W)``."""
 
     files: list[str]
     read_row: Callable[[int], Tensor]

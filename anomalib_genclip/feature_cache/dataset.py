@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from anomalib_genclip.clip.frozen_clip import ImageTokens
-from anomalib_genclip.data.batch import CategoryBatch
+from anomalib_genclip.data.category_dataset import CategoryBatch
 from anomalib_genclip.utils.tensors import digest
 
 

@@ -18,10 +18,11 @@ from torch import Tensor
 from anomalib_genclip.callbacks.reference_images import draw_references
 from anomalib_genclip.components.references import UNNAMED
 from anomalib_genclip.data.images import check_images
-from anomalib_genclip.data.normal_images import NormalImages, file_hash, images_of_datamodule, images_of_folder
+from anomalib_genclip.data.normal_images import NormalImages, images_of_datamodule, images_of_folder
 from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
+from anomalib_genclip.utils.files import file_hash
 from anomalib_genclip.utils.settings import OpenUnitFloat, checked
 from anomalib_genclip.utils.text import summarize
 

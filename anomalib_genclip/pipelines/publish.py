@@ -11,11 +11,10 @@ from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
 from anomalib_genclip import __version__
-from anomalib_genclip.data.normal_images import file_hash
 from anomalib_genclip.evaluation.report import ResultTable
 from anomalib_genclip.persistence.prompts_file import LearnedWeights, load_weights
 from anomalib_genclip.persistence.weights_files import resolve_weights
-from anomalib_genclip.utils.files import atomic_write_folder, why_unreadable
+from anomalib_genclip.utils.files import atomic_write_folder, file_hash, why_unreadable
 from anomalib_genclip.utils.logs import quiet
 
 CARD, PROMPTS, REPORT = "README.md", "prompts.safetensors", "metrics.json"

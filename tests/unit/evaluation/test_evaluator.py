@@ -19,7 +19,7 @@ from helpers.scored import SIZE, anomalib_metrics, collate, scored
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from anomalib_genclip.data.batch import CategoryBatch
+from anomalib_genclip.data.category_dataset import CategoryBatch
 from anomalib_genclip.evaluation import METRIC_NAMES, CategoryEvaluator, EvaluationResult
 from anomalib_genclip.utils.distributed import processes
 
