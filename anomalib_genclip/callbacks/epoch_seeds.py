@@ -31,14 +31,12 @@ class EpochSeeds(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed the first epoch; Lightning creates its iterator, which draws numbers, before that epoch starts."""
-        del pl_module
         if self.seed is None:
             self.seed = int(torch.randint(_SEEDS, ()))
         self._seed_epoch(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed all other epochs."""
-        del pl_module
         if not self._seeded:
             self.epoch = trainer.current_epoch
             self._seed_epoch(trainer)
@@ -46,17 +44,15 @@ class EpochSeeds(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args, **kwargs) -> None:
         """Advance the epoch after its last step, before a checkpoint is saved."""
-        del args, kwargs
         if trainer.is_last_batch:
             self.epoch = trainer.current_epoch + 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the flag: a resumed run first ends the epoch in which its checkpoint was saved."""
-        del trainer, pl_module
         self._seeded = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return seed and epoch for the checkpoint."""
+        """Describe the state for a checkpoint."""
         return {"seed": self.seed, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -25,14 +25,7 @@ class FeatureCache(Callback):
 
     The datamodule's datasets are replaced while the model is fitted. Several processes, of one run or of several, may
     use one folder at the same time, because files are written atomically and their content does not depend on the
-    process.
-
-    Args:
-        folder (str | Path): Folder of the cache, on a disk that all processes share. It may be deleted whenever no
-            training runs.
-
-    Raises:
-        NotADirectoryError: If ``folder`` is a file.
+    process. The folder may be deleted whenever no training runs.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -69,13 +62,11 @@ class FeatureCache(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the datamodule's datasets."""
-        del trainer, pl_module, stage
         while self._replaced:
             setattr(*self._replaced.pop())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restore the datamodule's datasets."""
-        del exception
         self.teardown(trainer, pl_module, "fit")
 
 

@@ -3,10 +3,9 @@
 
 """Filling the feature cache.
 
-There is one safetensors file per image, named after a hash of everything that its content depends on: CLIP's weights,
-feature layers, patch attention, image size, preprocessing, label, and the bytes of image and mask. An edited image or
-another model therefore gets a new file. Names and headers are checked before training, the checksum of the tensors when
-a file is read.
+There is one safetensors file per image, named after a hash of everything that its content depends on: an edited image
+or another model gets a new file. Names and headers are checked before training, the checksum of the tensors when a file
+is read.
 """
 
 import logging
@@ -50,12 +49,6 @@ class FeatureWriter:
 
     In a float32 run on a device that is fast in bf16, the tower computes in bf16 (ours): patch tokens are stored in
     half precision anyway. Other precisions are the trainer's.
-
-    Args:
-        trainer (Trainer): Determines precision and progress bar.
-        module (LightningModule): GenCLIP.
-        preprocess (nn.Module | None): Transform of the pre-processor.
-        folder (Path): Folder of the cache.
     """
 
     def __init__(self, trainer: Trainer, module: LightningModule, preprocess: nn.Module | None, folder: Path) -> None:
@@ -66,17 +59,13 @@ class FeatureWriter:
         self.in_bf16 = trainer.precision == "32-true" and bf16_is_fast(module.device)
         model, (height, width) = self.model, self.model.image_size
         precision = "bf16" if self.in_bf16 else trainer.precision
-        self.settings = digest(
-            {"positions": model.clip.model.visual.positional_embedding},  # not in the fingerprint
-            [
-                *(_FORMAT, model.spec.name, model.fingerprint, model.layers, model.clip.patch_attention),
-                *(model.image_size, repr(preprocess), precision),
-            ],
-        )
+        own = [_FORMAT, model.spec.name, model.fingerprint, model.layers, model.clip.patch_attention, model.image_size]
+        positions = {"positions": model.clip.model.visual.positional_embedding}  # not in the fingerprint
+        self.settings = digest(positions, [*own, repr(preprocess), precision])
         self.folder = folder / f"{model.spec.name}_{height}x{width}_{self.settings[:12]}"
 
     def fill(self, datasets: Sequence[AnomalibDataset], group: Processes) -> list[list[str]]:
-        """Write missing files."""
+        """Write missing files, and return the file of each sample."""
         entries = pd.concat([self._entries(dataset, group) for dataset in datasets], keys=range(len(datasets)))
         single = entries.drop_duplicates("path")  # copies of an image share a file
         missing = single[~single.good]
@@ -173,7 +162,6 @@ class FeatureWriter:
 
 @contextmanager
 def _readable_errors(folder: Path) -> Iterator[None]:
-    """Name the setting in errors of the file system."""
     try:
         yield
     except OSError as error:
