@@ -17,8 +17,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from . import __version__
 from .prediction.settings import RunSettings
 from .settings import TileSettings
-from .utils.configs import find_config, list_configs
-from .utils.logs import quiet_screen
+from .utils.files import find_config, list_configs
+from .utils.messages import quiet_screen
 from .utils.settings import PositiveInt
 
 _RESUMED = {"predict", "benchmark", "ablation", "reproduce"}

@@ -19,7 +19,7 @@ from torch import Tensor
 from anomalib_genclip.data.images import FileFaults, check_images
 from anomalib_genclip.utils.files import why_unreadable
 from anomalib_genclip.utils.loaders import as_list, image_paths, running_loaders
-from anomalib_genclip.utils.text import counted, summarize
+from anomalib_genclip.utils.messages import counted, summarize
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from anomalib_genclip.components.class_names import GENERIC, clean_class_name
 from anomalib_genclip.persistence.checkpoint_io import GenCLIPCheckpointIO
 from anomalib_genclip.processing.pre_processor import AntialiasedPreProcessor
 from anomalib_genclip.settings import TileSettings
+from anomalib_genclip.utils.devices import bf16_is_fast
 from anomalib_genclip.utils.loaders import category_of
-from anomalib_genclip.utils.logs import hide_notes_on_runs
-from anomalib_genclip.utils.precision import bf16_is_fast
+from anomalib_genclip.utils.messages import hide_notes_on_runs
 
 logger = logging.getLogger(__name__)
 

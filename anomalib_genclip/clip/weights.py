@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from anomalib_genclip.utils.files import check_archive, why_unreadable
-from anomalib_genclip.utils.logs import quiet
+from anomalib_genclip.utils.messages import quiet
 
 _NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}  # in OpenAI's files
 

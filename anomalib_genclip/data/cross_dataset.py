@@ -19,8 +19,8 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_genclip.utils.files import is_file, why_unreadable
 from anomalib_genclip.utils.loaders import as_list, category_of
+from anomalib_genclip.utils.messages import counted, summarize
 from anomalib_genclip.utils.settings import NonNegativeInt, OpenUnitFloat, PositiveInt, checked
-from anomalib_genclip.utils.text import counted, summarize
 
 from .categories import check_categories, expand_each, folders_on_disk, full_name, to_download, warn_about_missing
 from .category_dataset import CategoryDataset, CategoryPart

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_image
 
-from anomalib_genclip.utils.text import counted, summarize
+from anomalib_genclip.utils.messages import counted, summarize
 
 logger = logging.getLogger(__name__)
 

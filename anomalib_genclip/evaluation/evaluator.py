@@ -15,7 +15,7 @@ from anomalib.models import AnomalibModule
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from anomalib_genclip.utils.distributed import Processes, processes
+from anomalib_genclip.utils.devices import Processes, processes
 from anomalib_genclip.utils.loaders import as_list, origin_of
 from anomalib_genclip.utils.settings import NonNegativeInt, checked
 

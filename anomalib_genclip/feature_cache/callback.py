@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from anomalib_genclip.callbacks.synthetic_anomalies import makes_anomalies
-from anomalib_genclip.utils.distributed import processes
+from anomalib_genclip.utils.devices import processes
 
 from .dataset import FeatureDataset
 from .writer import FeatureWriter

@@ -27,11 +27,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from anomalib_genclip.data.images import check_images
-from anomalib_genclip.utils.distributed import Processes
+from anomalib_genclip.utils.devices import Processes, bf16_is_fast
 from anomalib_genclip.utils.files import atomic_write, file_hash
-from anomalib_genclip.utils.precision import bf16_is_fast
+from anomalib_genclip.utils.messages import counted, summarize
 from anomalib_genclip.utils.tensors import digest
-from anomalib_genclip.utils.text import counted, summarize
 
 from .dataset import read_header
 

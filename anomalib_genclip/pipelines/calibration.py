@@ -23,8 +23,8 @@ from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 from anomalib_genclip.utils.files import file_hash
+from anomalib_genclip.utils.messages import summarize
 from anomalib_genclip.utils.settings import OpenUnitFloat, checked
-from anomalib_genclip.utils.text import summarize
 
 
 def conformal_threshold(scores: Tensor, false_alarm_rate: float) -> Tensor:

@@ -21,8 +21,8 @@ from rich.table import Table
 from anomalib_genclip import Inferencer, __version__
 from anomalib_genclip.clip.backbone import DEFAULT_BACKBONE, DEFAULT_PRETRAINED
 from anomalib_genclip.demo.synthetic import render
+from anomalib_genclip.utils.devices import bf16_is_fast
 from anomalib_genclip.utils.files import why_unreadable
-from anomalib_genclip.utils.precision import bf16_is_fast
 
 _REQUIRED = ("anomalib", "torch", "torchvision", "open_clip_torch", "lightning")
 _EXTRAS = {"export": ("onnxruntime", "openvino"), "scale": ("pyarrow", "ray"), "app": ("gradio",)}

@@ -15,7 +15,7 @@ from anomalib_genclip.evaluation.report import ResultTable
 from anomalib_genclip.persistence.prompts_file import LearnedWeights, load_weights
 from anomalib_genclip.persistence.weights_files import resolve_weights
 from anomalib_genclip.utils.files import atomic_write_folder, file_hash, why_unreadable
-from anomalib_genclip.utils.logs import quiet
+from anomalib_genclip.utils.messages import quiet
 
 CARD, PROMPTS, REPORT = "README.md", "prompts.safetensors", "metrics.json"
 _TO_FILL_IN = "to be filled in by the publisher"

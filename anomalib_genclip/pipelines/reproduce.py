@@ -9,7 +9,7 @@ from pydantic import Field
 
 from anomalib_genclip.evaluation.report import NOTE, ResultTable, Row
 from anomalib_genclip.evaluation.scores import METRIC_NAMES
-from anomalib_genclip.utils.configs import find_config
+from anomalib_genclip.utils.files import find_config
 from anomalib_genclip.utils.loaders import as_list
 
 from .comparison import Strict, compare, read_settings, validated

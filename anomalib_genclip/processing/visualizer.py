@@ -18,7 +18,7 @@ from anomalib.visualization import ImageVisualizer
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from anomalib_genclip.utils.distributed import processes
+from anomalib_genclip.utils.devices import processes
 from anomalib_genclip.utils.files import atomic_open
 from anomalib_genclip.utils.loaders import as_list, datamodule_of, image_paths
 from anomalib_genclip.utils.tensors import digest

@@ -10,11 +10,11 @@ import sys
 import pytest
 from helpers.data_trees import write_anomalous
 
-from anomalib_genclip.utils.logs import quiet
+from anomalib_genclip.utils.messages import quiet, summarize
 
 PROGRAM = """
 import sys, torch
-from anomalib_genclip.utils.logs import quiet_screen
+from anomalib_genclip.utils.messages import quiet_screen
 quiet_screen()
 from anomalib.data import Folder
 from anomalib.engine import Engine
@@ -52,3 +52,17 @@ def test_notes_that_nobody_can_act_on_are_hidden_and_others_are_not(tmp_path):
     for note in ("FutureWarning", "eval mode", "no logger", "LeafSpec", "Tip", "GPU available"):
         assert note not in done.stderr, done.stderr
     assert "shown" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([], ""),
+        (["a"], "a"),
+        (iter(range(5)), "0, 1, 2, 3, 4"),
+        (range(6), "0, 1, 2, 3, 4 and 1 more"),
+        ({"a": 1} | {str(i): i for i in range(1000)}, "a, 0, 1, 2, 3 and 996 more"),
+    ],
+)
+def test_a_few_values_are_shown_and_the_others_counted(values, text):
+    assert summarize(values) == text
