@@ -26,7 +26,7 @@ from anomalib_genclip.torch_model import GenCLIPModel, tile_grid
 from anomalib_genclip.utils.files import file_hash
 from anomalib_genclip.utils.loaders import datamodule_of, image_paths, origin_of, running_loaders
 from anomalib_genclip.utils.messages import summarize
-from anomalib_genclip.utils.resize import resize
+from anomalib_genclip.utils.tensors import resize
 
 logger = logging.getLogger(__name__)
 

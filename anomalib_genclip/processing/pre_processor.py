@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
 from torchvision.tv_tensors import Mask
 
-from anomalib_genclip.utils.resize import MatrixResize, resize
+from anomalib_genclip.utils.tensors import MatrixResize, resize
 
 
 class AntialiasedPreProcessor(PreProcessor):
