@@ -17,11 +17,8 @@ class EpochSeeds(Callback):
     """Seed every epoch from the run's seed and the epoch's number.
 
     A run that resumes from the checkpoint of an epoch then draws the same random numbers, the order of the images
-    included, as an uninterrupted run. The run's seed is saved in the checkpoint.
-
-    Args:
-        seed (int | None): The run's seed. ``None`` draws it when training starts, so that it follows from
-            ``seed_everything``.
+    included, as an uninterrupted run. The run's seed is saved in the checkpoint; without one, it is drawn when training
+    starts, so that it follows from ``seed_everything``.
     """
 
     def __init__(self, seed: int | None = None) -> None:

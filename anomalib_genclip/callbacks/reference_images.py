@@ -48,11 +48,7 @@ class ReferenceImages(Callback):
             self.on_test_start(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401  # GenCLIP
-        """Draw the references from the folder or the datamodule of the running stage.
-
-        Raises:
-            ValueError: If there is nothing to draw from, or one folder for several categories.
-        """
+        """Draw the references from the folder or the datamodule of the running stage."""
         if not pl_module.k_shot:
             return
         loaders = running_loaders(trainer)
@@ -96,8 +92,8 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
     seed = torch.initial_seed() if own is None and seed is None else seed if own is None else own
     rows = {category: _choose(module, category, len(found.files), seed) for category, found in images.items()}
     files = {category: [found.files[row] for row in rows[category]] for category, found in images.items()}
-    hashes = {category: [file_hash(file) for file in drawn] for category, drawn in files.items()}
-    drawn = [file for category in files.values() for file in category]
+    hashes = {category: [*map(file_hash, own)] for category, own in files.items()}
+    drawn = [file for own in files.values() for file in own]
     model, drawn_with = module.model, _settings_of(module)
     wanted = [(own, drawn_with) for own in hashes.values()]
     if [(memory.images, memory.drawn_with) for memory in model.references.memories] == wanted:
@@ -168,11 +164,7 @@ def _coreset(features: Tensor, max_patches: int, seed: int) -> Tensor:
 
 
 def preprocessed(image: Tensor, file: str, module: Any) -> Tensor:  # noqa: ANN401  # GenCLIP
-    """Check and preprocess an image ``(3, H, W)``: ``(1, 3, H, W)`` in the model's precision.
-
-    Raises:
-        ValueError: If it cannot be used; names the file.
-    """
+    """Check and preprocess an image ``(3, H, W)``: ``(1, 3, H, W)`` in the model's precision."""
     image = image.unsqueeze(0)
     check_images(ImageBatch(image=image, image_path=[file]), {file})
     image = module.pre_processor.transform(image) if module.pre_processor else image

@@ -35,9 +35,6 @@ class RunSetup(Callback):
     Lightning's trainer keeps the callbacks of a model, and would call them for the next model of the same engine. When
     a run ends, this one removes them. The trainer also remembers how test metrics are logged, and refuses another way
     for the same name; it forgets that before and after a run of GenCLIP.
-
-    Args:
-        epochs (int): Epochs of a training run whose trainer has no limit.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -67,8 +64,7 @@ class RunSetup(Callback):
                 "'bf16-mixed' or 'bf16-true'; testing and prediction work with '16-true'."
             )
             raise ValueError(msg)
-        # Lightning's default of 1000 epochs means that the user gave no limit. anomalib's trainer_arguments would
-        # override a limit that the user did give.
+        # Lightning's default means that the user gave no limit. anomalib's trainer_arguments would override one.
         if trainer.max_epochs == _LIGHTNING_DEFAULT_EPOCHS and trainer.max_steps == -1:
             trainer.fit_loop.max_epochs = self.epochs
         names = (getattr(trainer.datamodule, key, "") for key in ("name", "category"))

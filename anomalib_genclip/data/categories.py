@@ -66,11 +66,7 @@ def full_name(datamodule: AnomalibDataModule) -> str:
 
 
 def check_categories(categories: Any, option: str) -> Categories:  # noqa: ANN401
-    """Check a user's categories and return them.
-
-    Raises:
-        TypeError: If they have another type; names the option and the expected type.
-    """
+    """Check a user's categories and return them; a ``TypeError`` names the option and the expected type."""
     if categories is None or categories == "all":
         return categories
     if isinstance(categories, list | tuple) and all(isinstance(name, str) and name for name in categories):
@@ -83,12 +79,7 @@ def check_categories(categories: Any, option: str) -> Categories:  # noqa: ANN40
 def expand_each(
     datamodules: list[AnomalibDataModule], categories: Categories, option: str
 ) -> list[list[AnomalibDataModule]]:
-    """Create one datamodule per category.
-
-    Raises:
-        TypeError: If ``categories`` has another type.
-        ValueError: If a listed category is missing, or ``"all"`` finds none.
-    """
+    """Create one datamodule per category; a ``ValueError`` names those that are missing."""
     categories = check_categories(categories, option)
     if categories is None:
         return [[copy.copy(datamodule)] for datamodule in datamodules]

@@ -75,8 +75,8 @@ class CategoryDataset(AnomalibDataset):
         tables = []
         for index, part in enumerate(self.parts):
             part.data.samples.attrs["task"] = task.value
-            table = part.data.samples.assign(category=part.category, dataset=part.dataset, part=index)
-            table["row"] = range(len(table))
+            rows = range(len(part.data.samples))
+            table = part.data.samples.assign(category=part.category, dataset=part.dataset, part=index, row=rows)
             table.attrs.clear()  # those of the datasets differ, and concat would compare them
             tables.append(table.astype({"label_index": int, "image_path": str}).reindex(columns=_COLUMNS))
         samples = pd.concat(tables, ignore_index=True).assign(split=split)

@@ -44,13 +44,10 @@ def read_image(path: str) -> Tensor:
 
 
 def as_pixels(image: AnyImage) -> tuple[Tensor, str]:
-    """Return an image as a tensor, and where it comes from.
+    """Return an image as a tensor ``(3, H, W)``, uint8, or as given float in [0, 1]; and its path, ``""`` without one.
 
     Args:
         image (AnyImage): A path or URL, an image of Pillow, an array ``(H, W, 3)`` or a tensor ``(3, H, W)``, both RGB.
-
-    Returns:
-        tuple[Tensor, str]: ``(3, H, W)``, uint8, or as given float in [0, 1]; and the path, ``""`` if there is none.
 
     Raises:
         OSError: If a file cannot be read.
@@ -80,11 +77,7 @@ def pixels_of(image: Image.Image, name: str) -> Tensor:
 
 
 def check_images(batch: ImageBatch, files: Iterable[str]) -> None:
-    """Refuse images ``(B, 3, H, W)`` that are not finite, and ``files`` whose pixels anomalib clips.
-
-    Raises:
-        ValueError: If there is such an image; names the file.
-    """
+    """Refuse by name images ``(B, 3, H, W)`` that are not finite, and ``files`` whose pixels anomalib clips."""
     if batch.image is None:  # features instead of images, checked when they were computed
         return
     finite = torch.isfinite(batch.image).flatten(1).all(dim=1).tolist()

@@ -23,11 +23,7 @@ class NormalImages(NamedTuple):
     read_row: Callable[[int], Tensor]
 
     def read(self, row: int) -> Tensor:
-        """Read an image by its index: ``(3, H, W)``, float32, in [0, 1].
-
-        Raises:
-            ValueError: If it cannot be read; names the file.
-        """
+        """Read an image: ``(3, H, W)``, float32, in [0, 1]; a ``ValueError`` names one that cannot be read."""
         try:
             return self.read_row(row)
         except Exception as error:
@@ -36,11 +32,7 @@ class NormalImages(NamedTuple):
 
 
 def images_of_folder(folder: str, setting: str) -> NormalImages:
-    """Return all images of a folder; ``setting`` is the name of the setting in messages.
-
-    Raises:
-        ValueError: If there is no such folder, or no image in it.
-    """
+    """Return all images of a folder; a ``ValueError`` names the ``setting`` that has none."""
     try:
         dataset = PredictDataset(folder)
     except (OSError, ValueError) as error:

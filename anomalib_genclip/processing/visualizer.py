@@ -170,8 +170,7 @@ def _tail_lengths(loaders: list, fallbacks: list[_Group]) -> dict[_Group, int]:
 def log_picture(loggers: Iterable[Logger], name: str, picture: Image.Image, step: int) -> None:
     """Give a picture to every TensorBoard, W&B and MLflow logger; others are left alone (ours).
 
-    anomalib's loggers derive from these classes. Their own ``add_image`` has another meaning in each and, for W&B,
-    shows nothing before a call that Lightning does not make.
+    anomalib's ``add_image`` has another meaning in each and, for W&B, shows nothing before a call that is never made.
     """
     pixels = np.asarray(picture)
     for logger in loggers:

@@ -47,10 +47,7 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 
 class Processes:
-    """The processes of a run: ``rank`` is that of this one among ``number``, and each operation is called by all.
-
-    A run that is not distributed has one process.
-    """
+    """The processes of a run: ``rank`` is that of this one among ``number``, and each operation is called by all."""
 
     def __init__(self, group: "distributed.ProcessGroup | None" = None) -> None:
         self.group = group

@@ -59,10 +59,8 @@ def check_archive(path: Path) -> None:
 def atomic_open(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes ``path`` if nothing is raised: nobody ever sees a partial file.
 
-    The folder must exist. ``sync`` calls fsync, so that the file is complete even after a power failure.
-
-    Raises:
-        OSError: If it cannot be written; names the file. An existing file stays unchanged.
+    The folder must exist. ``sync`` calls fsync, so that the file is complete even after a power failure. If it cannot
+    be written, an ``OSError`` names it, and an existing file stays unchanged.
     """
     # A random name: one derived from the file's name may be too long, and process IDs are not unique across machines
     # and threads.

@@ -41,10 +41,8 @@ _NUMBERS: dict[Any, tuple[Callable[[Any], Any], str]] = {
 def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # any user input
     """Check a setting and convert it to a plain number, string or bool.
 
-    NumPy scalars and other subclasses of numbers make checkpoints unreadable with ``weights_only=True``.
-
-    Raises:
-        ValueError: If the value is not of that kind; names the setting.
+    NumPy scalars and other subclasses of numbers make checkpoints unreadable with ``weights_only=True``. A
+    ``ValueError`` names a setting whose value is not of that kind.
     """
     choices = get_args(kind)
     if NoneType in choices:
@@ -54,10 +52,10 @@ def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # any use
             msg = f"{name}={value!r} is unknown. Choose one of {', '.join(choices)}."
             raise ValueError(msg)
         return str(value)
+    if kind is bool and not isinstance(value, bool):
+        msg = f"{name}={value!r} must be true or false."
+        raise ValueError(msg)
     if kind is bool:
-        if not isinstance(value, bool):
-            msg = f"{name}={value!r} must be true or false."
-            raise ValueError(msg)  # invalid settings are ValueErrors
         return value
     plain, bounds = _NUMBERS[kind]
     try:
