@@ -21,20 +21,20 @@ from .plugin import watch_imports
 if TYPE_CHECKING:
     from .data.cross_dataset import CrossDataset
     from .demo.synthetic.datamodule import SyntheticDefects
+    from .inferencer import Inferencer
     from .lightning_model import GenCLIP
-    from .prediction.predict import predict
     from .torch_model import GenCLIPModel
 
 __version__ = "0.1.0"
 
-__all__ = ["CrossDataset", "GenCLIP", "GenCLIPModel", "SyntheticDefects", "predict", "__version__"]
+__all__ = ["CrossDataset", "GenCLIP", "GenCLIPModel", "Inferencer", "SyntheticDefects", "__version__"]
 
 _MODULE_OF = {
     "CrossDataset": "anomalib_genclip.data.cross_dataset",
     "GenCLIP": "anomalib_genclip.lightning_model",
     "GenCLIPModel": "anomalib_genclip.torch_model",
+    "Inferencer": "anomalib_genclip.inferencer",
     "SyntheticDefects": "anomalib_genclip.demo.synthetic.datamodule",
-    "predict": "anomalib_genclip.prediction.predict",
 }
 
 # Also here, because torch's entry points can be switched off.

@@ -7,14 +7,16 @@ A subcommand is a function of :data:`COMMANDS`, whose arguments and docstring de
 are imported inside the functions, so that ``genclip --help`` is fast.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from . import __version__
 from .prediction.settings import RunSettings
+from .settings import TileSettings
 from .utils.configs import find_config, list_configs
 from .utils.logs import quiet_screen
 from .utils.settings import PositiveInt
@@ -76,7 +78,7 @@ def explain(
     image: str,
     mask: str | None = None,
     class_name: str | None = None,
-    output: str = "explanation.png",
+    out: str = "explanation.png",
     pretrained: str | None = None,
 ) -> int:
     """Explain the score of one image in a figure: each branch's map, and the class name after filtering.
@@ -86,7 +88,7 @@ def explain(
         image: Image file.
         mask: File with the ground truth, if there is one.
         class_name: Class name of the image, such as "metal nut".
-        output: Path of the figure.
+        out: Path of the figure.
         pretrained: CLIP weights, if the model was trained with a file that has been moved.
 
     Returns:
@@ -94,7 +96,7 @@ def explain(
     """
     from .pipelines.explain import explain as draw
 
-    print(draw(weights, image, mask, class_name, output, pretrained), output, sep="\n")  # the command's result
+    print(draw(weights, image, mask, class_name, out, pretrained), out, sep="\n")  # the command's result
     return 0
 
 
@@ -146,9 +148,7 @@ def calibrate(
     k_shot: int = 0,
     few_shot_source: str | None = None,
     class_name: str | None = None,
-    tile_size: int | None = None,
-    tile_stride: int | None = None,
-    working_size: int | None = None,
+    tiles: TileSettings | None = None,
     pretrained: str | None = None,
 ) -> int:
     """Set thresholds from normal images alone, so that at most a chosen share of normal images raises an alarm.
@@ -163,20 +163,19 @@ def calibrate(
         k_shot: Reference images to draw; 0 keeps those of the weights.
         few_shot_source: Folder to draw them from, other images than the normal ones.
         class_name: Class name of the product, such as "metal nut".
-        tile_size: Side of the tiles that large images are cut into, as in the later predictions.
-        tile_stride: Maximum distance from one tile to the next.
-        working_size: Longer side that images are scaled to before they are cut.
+        tiles: Tiles that large images are cut into, the default of later predictions.
         pretrained: CLIP weights; needed if the model was trained with a file that is not here.
 
     Returns:
         0.
     """
-    from .trained_model import load_trained
+    from .inferencer import Inferencer, load_trained
+    from .pipelines.calibration import calibrate as find_thresholds
 
     given: dict[str, Any] = {"k_shot": k_shot, "few_shot_source": few_shot_source, "class_name": class_name}
-    given |= {"tile_size": tile_size, "tile_stride": tile_stride, "working_size": working_size}
+    given |= {"tiles": tiles}
     model = load_trained(weights, pretrained, **{name: value for name, value in given.items() if value})
-    thresholds = model.calibrate(normal, false_alarm_rate)
+    thresholds = find_thresholds(Inferencer(model), normal, false_alarm_rate)
     model.save_weights(out, references=bool(model.model.references.memories))
     print(f"image_threshold {thresholds['image']:.4f}, pixel_threshold {thresholds['pixel']:.4f}: {out}")
     return 0
@@ -212,7 +211,7 @@ def publish(
     repo: str,
     report: str | None = None,
     license: str | None = None,  # noqa: A002  # the option's name
-    output: str | None = None,
+    out: str | None = None,
     dry_run: bool = False,
 ) -> int:
     """Publish a prompts file on the Hugging Face Hub, with a model card.
@@ -224,7 +223,7 @@ def publish(
         repo: Repository as owner/name; created if it does not exist.
         report: File metrics.json of a test run, whose figures are put into the card.
         license: Identifier of the license, such as apache-2.0.
-        output: Folder for prompts and card. Default: results/publish/<name>.
+        out: Folder for prompts and card. Default: results/publish/<name>.
         dry_run: Only write the folder.
 
     Returns:
@@ -232,7 +231,7 @@ def publish(
     """
     from .pipelines.publish import publish as write
 
-    folder = output or f"results/publish/{repo.rpartition('/')[2]}"
+    folder = out or f"results/publish/{repo.rpartition('/')[2]}"
     print(write(weights, repo, folder, report, license, upload=not dry_run))  # the command's result
     return 0
 
@@ -269,16 +268,22 @@ COMMANDS: dict[str, Callable[..., int]] = {
     command.__name__: command
     for command in (predict, calibrate, benchmark, ablation, explain, app, reproduce, publish, doctor, config)
 }
+_FLAGS = {
+    f"--{name}"
+    for command in (RunSettings, *COMMANDS.values())
+    for name, kind in get_type_hints(command).items()
+    if kind is bool
+}
 
 
 def get_parser() -> ArgumentParser:
     """Build the parser of the command line, with a subcommand for each function of :data:`COMMANDS`."""
     description = "GenCLIP's commands, in addition to those of `anomalib`."
-    parser = ArgumentParser(prog="genclip", description=description, version=__version__)
-    subcommands = parser.add_subcommands(dest="command", required=True)
+    parser = ArgumentParser(prog="genclip", description=description, version=__version__, exit_on_error=False)
+    subcommands = parser.add_subcommands(dest="command", required=False)
     for name, command in COMMANDS.items():
         summary = (command.__doc__ or "").partition("\n\n    Args:")[0]
-        own = ArgumentParser(description=" ".join(summary.split()))
+        own = ArgumentParser(description=" ".join(summary.split()), exit_on_error=False)
         if command is config:
             own.add_argument("name", nargs="?", help="Name of a settings file.")
         elif command is predict:
@@ -288,11 +293,17 @@ def get_parser() -> ArgumentParser:
             own.add_function_arguments(command, as_group=False, skip={"weights"})
         else:
             own.add_function_arguments(command, as_group=False)
-        for action in own._actions:  # noqa: SLF001  # jsonargparse has no plain flags: --regions is --regions true
-            if getattr(action, "_typehint", None) is bool:
-                action.nargs, action.const = "?", True
         subcommands.add_subcommand(name, own, help=summary.partition("\n")[0])
     return parser
+
+
+def _with_flags(arguments: Sequence[str]) -> list[str]:
+    """Write ``--regions`` as ``--regions=true``: jsonargparse has no plain flags."""
+    following = [*arguments[1:], "--"]
+    return [
+        f"{name}=true" if name in _FLAGS and value.startswith("--") else name
+        for name, value in zip(arguments, following, strict=False)
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -304,10 +315,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         int: The exit status.
     """
-    args = get_parser().parse_args(arguments)
+    parser = get_parser()
+    arguments = _with_flags(sys.argv[1:] if arguments is None else arguments)
+    try:
+        args = parser.parse_args(arguments)
+    except ArgumentError as error:
+        command = " ".join(["genclip", *(name for name in arguments[:1] if name in COMMANDS)])
+        print(f"{command}: error: {error}\nSee: {command} --help", file=sys.stderr)
+        return 2
+    if args.command is None:
+        parser.print_help()
+        return 0
     quiet_screen()
     try:
-        return COMMANDS[args.command](**args[args.command].as_dict())
+        status = COMMANDS[args.command](**args[args.command].as_dict())
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         print(f"genclip {args.command}: error: {error}", file=sys.stderr)
         return 2
@@ -315,6 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "; it resumes when it is started again" if args.command in _RESUMED else ""
         print(f"genclip {args.command}: interrupted{hint}.", file=sys.stderr)
         return 130
+    return status
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class BranchMaps(NamedTuple):
         layers (dict[str, Tensor]): The layer-wise maps of each branch on the patch grid, ``(M, B, 1, h, w)``.
         text (Mapping[str, Sequence[Tensor]]): Text features of the same branches, for each layer ``(B, 2, d)`` or
             ``(2, d)``.
+        embedding (Tensor): CLIP's image embeddings, ``(B, d)``, unit length.
     """
 
     maps: dict[str, Tensor]
@@ -45,6 +46,7 @@ class BranchMaps(NamedTuple):
     class_index: Tensor
     layers: dict[str, Tensor]
     text: Mapping[str, Sequence[Tensor]]
+    embedding: Tensor
 
 
 class ScoreParts(NamedTuple):
@@ -74,7 +76,7 @@ class GenCLIPModel(nn.Module):
     Example:
         >>> from anomalib_genclip.clip.backbone import load_clip
         >>> from anomalib_genclip.model_settings import ModelSettings
-        >>> settings = ModelSettings.resolve(backbone="tiny")
+        >>> settings = ModelSettings.resolve("tiny")
         >>> model = GenCLIPModel(load_clip(settings.spec, settings.pretrained, settings.image_size), settings)
     """
 
@@ -98,9 +100,7 @@ class GenCLIPModel(nn.Module):
         self.fingerprint = fingerprint(clip)  # computed now, because training in half precision rounds the weights
 
         self.clip = FrozenCLIP(clip, self.layers, settings.patch_attention)
-        self.prompts = PromptLearner(
-            spec.vision_width, spec.text_width, len(self.layers), settings.state_length, settings.query_length
-        )
+        self.prompts = PromptLearner(spec.vision_width, spec.text_width, len(self.layers), settings.prompt_length)
         # ψ is initialized with CLIP's own projection, so that an untrained model compares features as CLIP does.
         self.projections = nn.ParameterList(clip.visual.proj.detach().clone() for _ in self.layers)
         self.class_names = ClassNames(self.clip, settings.max_suffix_tokens)
@@ -231,7 +231,7 @@ class GenCLIPModel(nn.Module):
             layers[branch] = torch.stack(own).unflatten(-1, self.clip.grid_size).unsqueeze(2)
         cls = abnormal_probability(self.state_logits(image, class_index))
         maps = {branch: own.mean(dim=0) for branch, own in layers.items()}
-        return BranchMaps(maps, cls, class_index, layers, text)
+        return BranchMaps(maps, cls, class_index, layers, text, image.embedding)
 
     def state_logits(self, image: ImageTokens, class_index: Tensor) -> Tensor:
         """Compare CLIP's own image embedding with written states (ours), which training cannot degrade: ``(B, 2)``."""

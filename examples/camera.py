@@ -3,7 +3,7 @@
 
 """Find defects in what a camera sees: a device, a video file, or a folder of frames.
 
-    python examples/camera.py 0 --weights prompts.safetensors --class-name "bottle cap"
+    python examples/camera.py 0 --weights prompts.safetensors --class_name "bottle cap"
     python examples/camera.py line.mp4 --weights prompts.safetensors --every 10
 
 Prints a score per frame, and writes scores.csv and overlay.avi, the frames with their heat maps. Ctrl-C ends it.
@@ -18,9 +18,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
-from anomalib_genclip import GenCLIP
+from anomalib_genclip import Inferencer
 
 FOLDER_RATE = 5.0  # frames per second of the overlays of a folder
 HEAT_SHARE = 0.4  # of the colours in an overlay; the rest is the frame
@@ -52,22 +51,6 @@ def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
         yield frame
 
 
-@torch.no_grad()
-def find_anomalies(model: GenCLIP, frame: np.ndarray) -> tuple[float, bool, np.ndarray]:
-    """Run the model on a frame.
-
-    Args:
-        model (GenCLIP): In evaluation mode.
-        frame (np.ndarray): ``(H, W, 3)``, BGR, uint8.
-
-    Returns:
-        tuple[float, bool, np.ndarray]: Score, whether it is above its threshold, and the anomaly map, ``(h, w)``.
-    """
-    pixels = torch.from_numpy(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
-    found = model(pixels[None].to(model.device) / 255)  # resize, normalisation and thresholds are inside
-    return found.pred_score.item(), bool(found.pred_label.item()), found.anomaly_map[0, 0].cpu().numpy()
-
-
 def overlay(frame: np.ndarray, anomaly_map: np.ndarray, text: str) -> np.ndarray:
     """Lay an anomaly map and a text over a frame."""
     values = cv2.resize(anomaly_map, frame.shape[1::-1])
@@ -81,36 +64,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="number of a device, a video file, or a folder of frames")
     parser.add_argument("--weights", required=True, help="a prompts file, or tiny-demo")
-    parser.add_argument("--class-name", help="what the frames show; left out: object")
+    parser.add_argument("--class_name", help="what the frames show; left out: object")
     parser.add_argument("--every", type=int, default=1, help="look at every n-th frame (%(default)s)")
-    parser.add_argument("--results", type=Path, default=Path("results/camera"), help="folder (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/camera"), help="folder (%(default)s)")
     args = parser.parse_args(arguments)
 
     frames, rate = open_source(args.source)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = GenCLIP(weights=args.weights, class_name=args.class_name).eval().to(device)
-    args.results.mkdir(parents=True, exist_ok=True)
+    inferencer = Inferencer(args.weights, args.class_name)
+    args.out.mkdir(parents=True, exist_ok=True)
     video, size = None, (0, 0)
-    with (args.results / "scores.csv").open("w", newline="", encoding="utf-8") as file:
+    with (args.out / "scores.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["frame", "seconds", "score", "anomalous"])
         try:
             for number, frame in islice(enumerate(frames), 0, None, args.every):
-                score, anomalous, anomaly_map = find_anomalies(model, frame)
-                text = f"{score:.3f} {'anomalous' if anomalous else 'normal'}"
+                record = inferencer.predict(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+                text = f"{record.score:.3f} {record.label}"
                 print(f"{number:6}  {text}")
-                table.writerow([number, f"{number / rate:.3f}", f"{score:.6f}", int(anomalous)])
+                table.writerow([number, f"{number / rate:.3f}", f"{record.score:.6f}", int(record.anomalous)])
                 file.flush()  # what is done stays, whatever happens
                 if video is None:
                     code, size = cv2.VideoWriter.fourcc(*"MJPG"), frame.shape[1::-1]
-                    video = cv2.VideoWriter(str(args.results / "overlay.avi"), code, rate / args.every, size)
-                video.write(cv2.resize(overlay(frame, anomaly_map, text), size))
+                    video = cv2.VideoWriter(str(args.out / "overlay.avi"), code, rate / args.every, size)
+                video.write(cv2.resize(overlay(frame, record.anomaly_map, text), size))
         except KeyboardInterrupt:
             print("Stopped.")
     if video is None:
         sys.exit(f"There are no frames in {args.source}.")
     video.release()
-    print(f"Scores: {args.results}/scores.csv, overlays: {args.results}/overlay.avi")
+    print(f"Scores: {args.out}/scores.csv, overlays: {args.out}/overlay.avi")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from anomalib.data.utils.image import is_image_file, read_image
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
-from anomalib_genclip.data.image_checks import check_images
+from anomalib_genclip.data.images import check_images
 from anomalib_genclip.utils.loaders import running_loaders
 from anomalib_genclip.utils.text import summarize
 

@@ -3,6 +3,7 @@
 
 """Few-shot reference images: which images are drawn, and their features."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,8 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.components.anomaly_map import top_mean
 from anomalib_genclip.components.references import UNNAMED, ReferenceMemory, nearest_distance
-from anomalib_genclip.data.image_checks import check_images
+from anomalib_genclip.data.images import check_images
 from anomalib_genclip.data.normal_images import NormalImages, file_hash, images_of_datamodule, images_of_folder
-from anomalib_genclip.model_settings import ProductSettings
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 from anomalib_genclip.torch_model import GenCLIPModel, tile_grid
 from anomalib_genclip.utils.loaders import datamodule_of, origin_of, running_loaders
@@ -33,25 +33,14 @@ _FLIPS = ([-1], [-2], [-2, -1])  # axes; the last is a rotation by 180 degrees
 
 
 class ReferenceImages(Callback):
-    """Draw the reference images of each category before testing, prediction and validation.
+    """Draw ``k_shot`` reference images of each category before testing, prediction and validation."""
 
-    Args:
-        product (ProductSettings): ``k_shot`` images per category; 0 draws none and keeps the references that were
-            loaded.
-        seed (int | None): Seed of the draw. ``None`` takes the one of ``seed_everything``.
-    """
-
-    def __init__(self, product: ProductSettings, seed: int | None) -> None:
-        self.k_shot = product.k_shot
-        self.source = product.few_shot_source
-        self.max_patches = product.max_reference_patches
-        self.thresholds = product.thresholds
-        self.seed = seed
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the references: ``w`` and the thresholds are chosen on other products."""
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401  # GenCLIP
+        """Remove the references and what was found with them: training sees other products."""
         del trainer
         pl_module.model.references.set({})
+        if isinstance(pl_module.post_processor, RawScorePostProcessor):
+            pl_module.post_processor.reset()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the references, except in training."""
@@ -66,111 +55,140 @@ class ReferenceImages(Callback):
         """Draw the references."""
         self._draw(trainer, pl_module)
 
-    def _draw(self, trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # GenCLIP
+    @staticmethod
+    def _draw(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # GenCLIP
         """Draw from the folder or the datamodule of the running stage.
 
         Raises:
             ValueError: If there is nothing to draw from, or one folder for several categories.
         """
-        if not self.k_shot:
+        if not module.k_shot:
             return
         loaders = running_loaders(trainer)
         found = images_of_datamodule(datamodule_of(trainer, loaders[0]))
-        if self.source is not None:
+        source = module.hparams["few_shot_source"]
+        if source is not None:
             if len(found) > 1:
                 msg = (
-                    f"few_shot_source={self.source} is one folder, and the test images are of {len(found)} categories: "
+                    f"few_shot_source={source} is one folder, and the test images are of {len(found)} categories: "
                     "leave it out to draw from each category's training images, or test the categories one by one."
                 )
                 raise ValueError(msg)
             category = found[0][0] if found else origin_of(trainer, loaders[0]).category
-            found = [(category or module.class_name or UNNAMED, images_of_folder(self.source, "few_shot_source"))]
+            found = [(category or module.names.given or UNNAMED, images_of_folder(source, "few_shot_source"))]
         images = dict(found)
         if not images:
             msg = (
-                f"k_shot={self.k_shot} has nothing to draw from: this run has no datamodule with normal training "
+                f"k_shot={module.k_shot} has nothing to draw from: this run has no datamodule with normal training "
                 "images. Give a folder of normal images as few_shot_source."
             )
             raise ValueError(msg)
         if len(images) < len(found):
-            msg = f"k_shot={self.k_shot}: two target datasets share a category's name. Test them one by one."
+            msg = f"k_shot={module.k_shot}: two target datasets share a category's name. Test them one by one."
             raise ValueError(msg)
-        _warn_of_test_images(loaders, self.draw(module, images))
+        # All processes of a run draw the same images.
+        seed = trainer.strategy.broadcast(torch.initial_seed())
+        _warn_of_test_images(loaders, draw_references(module, images, seed))
 
-    @torch.inference_mode(mode=False)
-    @torch.no_grad()
-    def draw(self, module: Any, images: dict[str, NormalImages]) -> list[str]:  # noqa: ANN401  # GenCLIP
-        """Draw references and set those of the model, unless it has them already.
 
-        Args:
-            module (GenCLIP): The model.
-            images (dict[str, NormalImages]): What to draw from, for each category.
+@torch.inference_mode(mode=False)
+@torch.no_grad()
+def draw_references(module: Any, images: dict[str, NormalImages], seed: int | None = None) -> list[str]:  # noqa: ANN401
+    """Draw references and set those of the model, unless it has them already.
 
-        Returns:
-            list[str]: The files that were drawn.
+    Args:
+        module (GenCLIP): The model; its ``seed`` counts more than the one given here.
+        images (dict[str, NormalImages]): What to draw from, for each category.
+        seed (int | None): Seed of the draw. Defaults to ``None``: torch's.
 
-        Raises:
-            ValueError: If there are too few images, or one that cannot be used.
-        """
-        rows = {category: self._choose(category, len(found.files)) for category, found in images.items()}
-        files = {category: [found.files[row] for row in rows[category]] for category, found in images.items()}
-        hashes = {category: [file_hash(file) for file in drawn] for category, drawn in files.items()}
-        drawn = [file for category in files.values() for file in category]
-        references = module.model.references
-        if [known["images"] for known in references.describe()] == list(hashes.values()):
-            # Calibration on a folder may not have known the name of the category.
-            references.set(dict(zip(hashes, references.memories, strict=True)))
-            return drawn
-        memories = {}
-        for category, found in images.items():
-            pixels = [preprocessed(found.read(row), found.files[row], module) for row in rows[category]]
-            memories[category] = self._remember(module.model, pixels, hashes[category])
-            patches, name = memories[category].patches, f" of {category}" if category else ""
-            text = "References%s: %d image(s), %d patches, %.1f MB."
-            logger.info(text, name, self.k_shot, patches.shape[1], patches.nbytes / 1e6)
-        references.set(memories)
-        if isinstance(module.post_processor, RawScorePostProcessor):
-            # Those of the prompts file or of a validation were found on scores without references.
-            module.post_processor.set_thresholds(**self.thresholds)
+    Returns:
+        list[str]: The files that were drawn.
+
+    Raises:
+        ValueError: If there are too few images, or one that cannot be used.
+    """
+    own = module.hparams["seed"]
+    seed = torch.initial_seed() if own is None and seed is None else seed if own is None else own
+    rows = {category: _choose(module, category, len(found.files), seed) for category, found in images.items()}
+    files = {category: [found.files[row] for row in rows[category]] for category, found in images.items()}
+    hashes = {category: [file_hash(file) for file in drawn] for category, drawn in files.items()}
+    drawn = [file for category in files.values() for file in category]
+    model = module.model
+    drawn_with = _settings_of(module)
+    wanted = [(own, drawn_with) for own in hashes.values()]
+    if [(memory.images, memory.drawn_with) for memory in model.references.memories] == wanted:
+        # Calibration on a folder may not have known the name of the category.
+        model.references.set(dict(zip(hashes, model.references.memories, strict=True)))
         return drawn
+    memories = {}
+    for category, found in images.items():
+        pixels = [preprocessed(found.read(row), found.files[row], module) for row in rows[category]]
+        patches, cls, *usual = _remember(model, pixels, module.hparams["max_reference_patches"], seed)
+        memories[category] = ReferenceMemory(patches, cls, *usual, hashes[category], drawn_with)
+        name = f" of {category}" if category else ""
+        text = "References%s: images: %d, patches: %d, %.1f MB."
+        logger.info(text, name, module.k_shot, patches.shape[1], patches.nbytes / 1e6)
+    model.references.set(memories)
+    if isinstance(module.post_processor, RawScorePostProcessor):
+        # Those of the prompts file or of a validation were found on scores without references.
+        module.post_processor.set_thresholds()
+    return drawn
 
-    def _choose(self, category: str, count: int) -> list[int]:
-        """Draw ``k_shot`` of ``count`` images.
 
-        Raises:
-            ValueError: If there are fewer.
-        """
-        if count < self.k_shot:
-            where = f"in few_shot_source={self.source}" if self.source else "among the datamodule's training images"
-            msg = (
-                f"k_shot={self.k_shot}, but there are only {count} normal images of {category!r} {where}. Lower k_shot "
-                "or give a folder with more images as few_shot_source."
-            )
-            raise ValueError(msg)
-        seed = torch.initial_seed() if self.seed is None else self.seed
-        return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: self.k_shot].tolist()
+def _settings_of(module: Any) -> str:  # noqa: ANN401  # GenCLIP
+    """Describe the settings that the features of references depend on."""
+    tiler, model = module.model.tiler, module.model
+    tiles = tiler and [tiler.tile_size_h, tiler.tile_size_w, tiler.stride_h, tiler.stride_w]
+    scaled = tiler and getattr(module.pre_processor, "working_size", None)
+    parts = {"image_size": model.image_size, "tiles": tiles, "working_size": scaled}
+    return json.dumps(parts | {"max_reference_patches": module.hparams["max_reference_patches"]})
 
-    def _remember(self, model: GenCLIPModel, images: list[Tensor], hashes: list[str]) -> ReferenceMemory:
-        """Compute a memory from preprocessed images, each ``(1, 3, H, W)``."""
-        patches, cls = _features(model, images)
-        kept = self._coreset(patches.flatten(1, 2))
-        memory, origin = patches.flatten(1, 2)[:, kept], kept // patches.shape[2]
-        if len(images) == 1:  # there is no other image to compare with, so the image itself is, flipped
-            views, views_cls = _features(model, [images[0].flip(axes) for axes in _FLIPS])
-            distances = nearest_distance(views, memory), nearest_distance(views_cls.unsqueeze(2), cls)
-        else:
-            number = torch.arange(len(images), device=origin.device)
-            distances = _among_images(patches, memory, origin), _among_images(cls.unsqueeze(2), cls, number)
-        patch_distance, cls_distance = (top_mean(maps).mean() for maps in distances)
-        return ReferenceMemory(memory, cls, patch_distance, cls_distance, hashes)
 
-    def _coreset(self, features: Tensor) -> Tensor:
-        """Choose at most ``max_reference_patches`` patches of ``(M, P, d_v)``, the same in each layer."""
-        count = features.shape[1]
-        if count <= self.max_patches:
-            return torch.arange(count, device=features.device)
-        logger.info("Coreset of %d out of %d patches.", self.max_patches, count)
-        sampler = KCenterGreedy(features.transpose(0, 1).flatten(1), sampling_ratio=(self.max_patches + 0.5) / count)
+def _choose(module: Any, category: str, count: int, seed: int) -> list[int]:  # noqa: ANN401  # GenCLIP
+    """Draw ``k_shot`` of ``count`` images.
+
+    Raises:
+        ValueError: If there are fewer.
+    """
+    if count < module.k_shot:
+        source = module.hparams["few_shot_source"]
+        where = f"in few_shot_source={source}" if source else "among the datamodule's training images"
+        msg = (
+            f"k_shot={module.k_shot}, but there are only {count} normal images of {category!r} {where}. Lower k_shot "
+            "or give a folder with more images as few_shot_source."
+        )
+        raise ValueError(msg)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: module.k_shot].tolist()
+
+
+def _remember(model: GenCLIPModel, images: list[Tensor], max_patches: int, seed: int) -> tuple[Tensor, ...]:
+    """Compute a memory from preprocessed images, each ``(1, 3, H, W)``.
+
+    Returns:
+        tuple[Tensor, ...]: Patches, CLS tokens, and the usual distances of both.
+    """
+    patches, cls = _features(model, images)
+    kept = _coreset(patches.flatten(1, 2), max_patches, seed)
+    memory, origin = patches.flatten(1, 2)[:, kept], kept // patches.shape[2]
+    if len(images) == 1:  # there is no other image to compare with, so the image itself is, flipped
+        views, views_cls = _features(model, [images[0].flip(axes) for axes in _FLIPS])
+        distances = nearest_distance(views, memory), nearest_distance(views_cls.unsqueeze(2), cls)
+    else:
+        number = torch.arange(len(images), device=origin.device)
+        distances = _among_images(patches, memory, origin), _among_images(cls.unsqueeze(2), cls, number)
+    return memory, cls, *(top_mean(maps).mean() for maps in distances)
+
+
+def _coreset(features: Tensor, max_patches: int, seed: int) -> Tensor:
+    """Choose at most ``max_patches`` patches of ``(M, P, d_v)``, the same in each layer."""
+    count = features.shape[1]
+    if count <= max_patches:
+        return torch.arange(count, device=features.device)
+    logger.info("Coreset of %d out of %d patches.", max_patches, count)
+    sampler = KCenterGreedy(features.transpose(0, 1).flatten(1), sampling_ratio=(max_patches + 0.5) / count)
+    sampler.model.random_state = seed % 2**32  # NumPy's
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
         return torch.tensor(sorted(sampler.select_coreset_idxs()), device=features.device)
 
 
@@ -229,5 +247,5 @@ def _warn_of_test_images(loaders: list, drawn: list[str]) -> None:
         paths = getattr(dataset, "image_filenames", []) if samples is None else samples.image_path
         tested |= {Path(path).resolve() for path in paths}
     if shared := sorted(references[path] for path in references.keys() & tested):
-        text = "%d reference image(s) are also test images, and no defect will be found in them: %s."
+        text = "Reference images that are also test images: %d. No defect will be found in them: %s."
         logger.warning(text, len(shared), summarize(shared))

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_BACKBONE = "ViT-L-14-336"
 DEFAULT_PRETRAINED = "openai"
+BUNDLED, RANDOM = "bundled", "random"  # values of `pretrained` beside open_clip's tags and files
 TINY = "tiny"
 PAPER_IMAGE_SIZE = 518  # paper, implementation details: 37 patches of 14 px per side
 MAX_IMAGE_SIZE = 16_384  # a larger one is a mistake: attention between that many patches fits into no memory
@@ -203,16 +204,21 @@ def _find_pretrained(spec: BackboneSpec, pretrained: str) -> tuple[dict[str, Any
     return config, bool(quick) or bool(config.get("quick_gelu")) or pretrained == DEFAULT_PRETRAINED
 
 
-def check_pretrained(spec: BackboneSpec, pretrained: str | None) -> None:
+def default_pretrained(spec: BackboneSpec) -> str:
+    """Return the weights of a backbone for which none are given: OpenAI's, for ``"tiny"`` the bundled ones."""
+    return BUNDLED if spec.name == TINY else DEFAULT_PRETRAINED
+
+
+def check_pretrained(spec: BackboneSpec, pretrained: str) -> None:
     """Check the ``pretrained`` argument before anything is loaded.
 
     Raises:
-        ValueError: If it is neither ``None``, nor one of open_clip's tags for this model, nor a file.
+        ValueError: If it is neither ``"random"``, nor one of open_clip's tags for this model, nor a file.
     """
-    if pretrained is None or is_file(pretrained):
+    if pretrained == RANDOM or is_file(pretrained):
         return
     if spec.name == TINY:
-        if pretrained == DEFAULT_PRETRAINED:
+        if pretrained == BUNDLED:
             return
         msg = (
             f"pretrained={pretrained!r} is not a file, and {TINY} has its own weights: leave it out, or give the path "
@@ -225,7 +231,7 @@ def check_pretrained(spec: BackboneSpec, pretrained: str | None) -> None:
     tags = sorted({tag for name in names for tag in open_clip.list_pretrained_tags_by_model(name)})
     msg = (
         f"pretrained={pretrained!r} is neither a file nor an open_clip tag of {spec.name}. "
-        f"Tags: {', '.join(tags) or 'none'}. Or give the path of a weights file, or null for random weights."
+        f"Tags: {', '.join(tags) or 'none'}. Or give the path of a weights file, or random."
     )
     raise ValueError(msg)
 
@@ -264,15 +270,15 @@ def _build(name: str, image_size: tuple[int, int], quick_gelu: bool, *, random: 
     return model
 
 
-def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int, int]) -> CLIP:
+def load_clip(spec: BackboneSpec, pretrained: str, image_size: tuple[int, int]) -> CLIP:
     """Build a CLIP model for an image size and load its weights.
 
     The position embedding is interpolated to the image size by open_clip's own function (bicubic, antialiased).
 
     Args:
         spec (BackboneSpec): The architecture.
-        pretrained (str | None): An open_clip tag, a weights file, or ``None`` for random weights, which are the same
-            on every call. ``"tiny"`` uses its bundled weights unless a file is given.
+        pretrained (str): An open_clip tag, a weights file, ``"bundled"`` (of ``"tiny"``), or ``"random"``: random
+            weights, the same on every call.
         image_size (tuple[int, int]): Height and width in pixels.
 
     Returns:
@@ -284,16 +290,16 @@ def load_clip(spec: BackboneSpec, pretrained: str | None, image_size: tuple[int,
     """
     quick_gelu = spec.quick_gelu
     state, origin = None, pretrained
-    if pretrained is not None and is_file(pretrained):
+    if is_file(pretrained):
         state = read_weights(pretrained)
         if spec.name == TINY:
             state = expand_vocabulary(state)
         else:
             quick_gelu = quick_gelu or _file_needs_quick_gelu(spec, Path(pretrained))
-    elif spec.name == TINY:
+    elif pretrained == RANDOM:
+        logger.warning("%s has random weights: its scores are meaningless.", spec.name)
+    elif pretrained == BUNDLED:
         state, origin = tiny_state_dict(), "the bundled weights"
-    elif pretrained is None:
-        logger.warning("%s has random weights (pretrained=None): its scores are meaningless.", spec.name)
     else:
         config, trained_with_quick_gelu = _find_pretrained(spec, pretrained)
         quick_gelu = quick_gelu or trained_with_quick_gelu

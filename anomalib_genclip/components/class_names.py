@@ -4,6 +4,8 @@
 """Class names: their tokens, and Class Name Filtering (CNF)."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,31 +77,63 @@ def suffix_ids(name: str, max_tokens: int) -> tuple[list[int], list[int]]:
     return normal, abnormal
 
 
-def check_class_names(class_name: str | None, class_names: Mapping[str, str] | None, max_tokens: int) -> dict[str, str]:
-    """Check the user's class names before a model is built.
+@dataclass(frozen=True)
+class NameRule:
+    """Which class name an image gets: the given one, then its category, then the weights file's, then "object".
+
+    All names are cleaned, so that ``metal_nut`` and ``metal nut`` are one.
 
     Args:
-        class_name (str | None): The model's argument of that name.
-        class_names (Mapping[str, str] | None): The model's argument of that name.
-        max_tokens (int): Maximum number of tokens of ``damaged {class} [EOS]``.
-
-    Returns:
-        dict[str, str]: ``class_names``, empty for ``None``.
-
-    Raises:
-        ValueError: If ``class_names`` is not a mapping of strings, or a name is blank, or has no tokens or too many.
+        given (str | None): Name for all images.
+        of_category (Mapping[str, str]): Names for categories without a meaningful one.
+        of_file (str | None): Product that the weights were calibrated or given references for.
     """
-    class_names = {} if class_names is None else class_names
-    if not isinstance(class_names, Mapping):
-        msg = f"class_names={class_names!r} must map categories to names, such as {{'01': 'cable'}}."
-        raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
-    for key in class_names:
-        if not isinstance(key, str):
-            msg = f'class_names has the category {key!r}, not a string. Put it in quotes: \'{{"01": "cable"}}\'.'
-            raise ValueError(msg)  # noqa: TRY004  # likewise
-    for name in [*([] if class_name is None else [class_name]), *class_names.values()]:
-        suffix_ids(clean_class_name(name), max_tokens)
-    return dict(class_names)
+
+    given: str | None = None
+    of_category: Mapping[str, str] = field(default_factory=dict)
+    of_file: str | None = None
+
+    @classmethod
+    def of(cls, class_name: Any, of_file: str | None, max_tokens: int) -> "NameRule":  # noqa: ANN401  # any user input
+        """Build the rule from the model's argument, and check it before a model is built.
+
+        Args:
+            class_name (str | Mapping[str, str] | None): A name, or names by category.
+            of_file (str | None): The weights file's.
+            max_tokens (int): Maximum number of tokens of ``damaged {class} [EOS]``.
+
+        Raises:
+            ValueError: If it is neither, or a name is blank, or has no tokens or too many.
+        """
+        names = {None: class_name} if class_name is None or isinstance(class_name, str) else class_name
+        if not isinstance(names, Mapping):
+            msg = f"class_name={class_name!r} must be a name, or map categories to names, such as {{'01': 'cable'}}."
+            raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
+        cleaned = {}
+        for key, name in names.items():
+            if not isinstance(key, str | None):
+                msg = f'class_name has the category {key!r}, not a string. Put it in quotes: \'{{"01": "cable"}}\'.'
+                raise ValueError(msg)  # noqa: TRY004  # likewise
+            if name is not None or key is not None:
+                cleaned[key and clean_class_name(key)] = clean_class_name(name)
+        for name in cleaned.values():
+            suffix_ids(name, max_tokens)
+        given = cleaned.pop(None, None)
+        return cls(given, cleaned, of_file)
+
+    def name_of(self, category: str | None) -> str:
+        """Return the class name of an image, from its category or ``None``.
+
+        Raises:
+            ValueError: If the category is blank.
+        """
+        name = clean_class_name(self.given or category or self.of_file or GENERIC)
+        return self.of_category.get(name, name)
+
+    def products_of(self, category: str | None) -> list[str]:
+        """Return the names by which an image's references are looked up; none if nothing is known of it."""
+        known = [category, self.given or (category and self.name_of(category)), None if category else self.of_file]
+        return list(dict.fromkeys(clean_class_name(name) for name in known if name))
 
 
 class ClassNames(nn.Module):

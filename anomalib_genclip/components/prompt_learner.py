@@ -47,18 +47,15 @@ class PromptLearner(nn.Module):
         vision_width (int): ``d_v``.
         text_width (int): ``d_t``.
         num_layers (int): ``M``, number of feature layers.
-        state_length (int): ``n``, length of ``N_p`` and ``A_p``.
-        query_length (int): ``q``, length of ``Q_p`` and ``V^i``.
+        length (int): ``n = q``, length of ``N_p``, ``A_p``, ``Q_p`` and ``V^i``.
     """
 
-    def __init__(
-        self, vision_width: int, text_width: int, num_layers: int, state_length: int, query_length: int
-    ) -> None:
+    def __init__(self, vision_width: int, text_width: int, num_layers: int, length: int) -> None:
         super().__init__()
-        self.normal = nn.Parameter(torch.randn(state_length, text_width) * INIT_STD)
-        self.abnormal = nn.Parameter(torch.randn(state_length, text_width) * INIT_STD)
-        self.query = nn.Parameter(torch.randn(query_length, text_width) * INIT_STD)
-        self.vision = nn.ModuleList(VisionPrompt(vision_width, text_width, query_length) for _ in range(num_layers))
+        self.normal = nn.Parameter(torch.randn(length, text_width) * INIT_STD)
+        self.abnormal = nn.Parameter(torch.randn(length, text_width) * INIT_STD)
+        self.query = nn.Parameter(torch.randn(length, text_width) * INIT_STD)
+        self.vision = nn.ModuleList(VisionPrompt(vision_width, text_width, length) for _ in range(num_layers))
 
     def vision_prompts(self, cls: Tensor) -> Tensor:
         """Compute the multi-layer vision prompts.

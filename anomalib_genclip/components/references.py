@@ -4,7 +4,7 @@
 """Few-shot references: normal images whose patches the patches of a test image are compared with (ours)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_genclip.clip.frozen_clip import ImageTokens
 
+from .class_names import clean_class_name
+
 ZERO_SHOT_WEIGHT = 0.5  # of the zero-shot map's log-odds in the joined map (ours)
+MOST_SIMILARITIES = 1 << 24  # at once: 64 MB in float32
 SMALLEST_DISTANCE = 1e-4  # smaller ones are float32's rounding
 UNNAMED = ""  # category of references that were drawn without knowing one
 
@@ -38,6 +41,7 @@ class ReferenceMemory(nn.Module):
         usual_patch_distance (Tensor): Distance between normal images: mean of the farthest 1 % of the patches, ``()``.
         usual_cls_distance (Tensor): Distance of their CLS tokens, ``()``.
         images (Sequence[str]): Hash of each image's file.
+        drawn_with (str): The settings that the features depend on.
     """
 
     patches: Tensor
@@ -52,13 +56,14 @@ class ReferenceMemory(nn.Module):
         usual_patch_distance: Tensor,
         usual_cls_distance: Tensor,
         images: Sequence[str],
+        drawn_with: str = "",
     ) -> None:
         super().__init__()
         self.register_buffer("patches", patches.float())
         self.register_buffer("cls", cls.float())
         self.register_buffer("usual_patch_distance", usual_patch_distance.float())
         self.register_buffer("usual_cls_distance", usual_cls_distance.float())
-        self.images = list(images)
+        self.images, self.drawn_with = list(images), drawn_with
 
     def forward(self, image: ImageTokens) -> RelativeDistance:
         """Compare images with the references.
@@ -91,33 +96,31 @@ class References(nn.Module):
 
     def set(self, memories: Mapping[str, ReferenceMemory]) -> None:
         """Replace the memories by others; by none, which makes the model zero-shot again."""
-        self.categories, self.default = list(memories), None if len(memories) > 1 else 0
+        self.categories = [clean_class_name(name) if name else UNNAMED for name in memories]
+        self.default = None if len(memories) > 1 else 0
         self.memories = nn.ModuleList(memories.values())
 
-    def index(self, categories: Sequence[str | None], class_name: str | None = None) -> Tensor | None:
+    def index(self, products: Sequence[Sequence[str]]) -> Tensor | None:
         """Look up the memories that images are compared with.
 
         Args:
-            categories (Sequence[str | None]): Each image's category, ``None`` if it is unknown.
-            class_name (str | None): Category to try for those that have no references of their own.
+            products (Sequence[Sequence[str]]): Each image's names, the most specific one first; none if unknown.
 
         Returns:
-            Tensor | None: Indices for :meth:`join`, ``(len(categories),)``; ``None`` without references.
+            Tensor | None: Indices for :meth:`forward`, ``(len(products),)``; ``None`` without references.
 
         Raises:
-            ValueError: If there are none for one of the categories; names it and those that have some.
+            ValueError: If there are none for one of the images; names it and those that have some.
         """
-        if not self.memories:
-            return None
-        return torch.tensor([self._lookup(category, class_name) for category in categories])
+        return torch.tensor([self._lookup(names) for names in products]) if self.memories else None
 
-    def _lookup(self, category: str | None, class_name: str | None) -> int:
-        for name in (category, class_name, UNNAMED):
+    def _lookup(self, names: Sequence[str]) -> int:
+        for name in (*names, UNNAMED):
             if name in self.categories:
                 return self.categories.index(name)
-        if category is None and len(self.categories) == 1:
+        if not names and len(self.categories) == 1:
             return 0
-        what = "images of unknown category" if category is None else f"images of category {category!r}"
+        what = f"images of {names[0]!r}" if names else "images of unknown category"
         msg = (
             f"There are no references for {what}, only for {', '.join(map(repr, self.categories))}. If they show that "
             "product, give its name as class_name; otherwise draw other references (k_shot, few_shot_source)."
@@ -137,7 +140,7 @@ class References(nn.Module):
         if not self.memories:
             return None
         if index is None and self.default is None:
-            self._lookup(None, None)  # raises
+            self._lookup([])  # raises
         if index is None or len(self.memories) == 1:
             return self.memories[self.default](image)
         index = index.to(image.pooled.device)
@@ -148,11 +151,6 @@ class References(nn.Module):
             own = ImageTokens(tuple(layer[rows] for layer in image.patches), *(part[rows] for part in image[1:]))
             result.patches[rows], result.image[rows] = self.memories[number](own)
         return result
-
-    def describe(self) -> list[dict[str, Any]]:
-        """Return category and file hashes of each memory, as plain data."""
-        memories = zip(self.categories, self.memories, strict=True)
-        return [{"category": category, "images": memory.images} for category, memory in memories]
 
 
 def join_map(grid: Tensor, distance: RelativeDistance) -> Tensor:
@@ -187,6 +185,14 @@ def nearest_distance(layers: Sequence[Tensor], memory: Tensor) -> Tensor:
     for patches, known in zip(layers, memory, strict=True):
         unit = F.normalize(patches.float(), dim=-1)
         # The run's precision finds the nearest patch; in half precision small distances would be 0.
-        nearest = (unit.to(patches.dtype) @ known.to(patches.dtype).T).argmax(dim=-1)
+        nearest = _nearest(unit.to(patches.dtype), known.to(patches.dtype))
         distances.append(1 - (unit * known[nearest]).sum(dim=-1))
     return torch.stack(distances).mean(dim=0).clamp(min=SMALLEST_DISTANCE)
+
+
+def _nearest(patches: Tensor, memory: Tensor) -> Tensor:
+    """Find the most similar vector of ``(P, d)`` for each of ``(B, N, d)``: its index, ``(B, N)``."""
+    if torch.compiler.is_exporting():  # an exported graph has no loops
+        return (patches @ memory.T).argmax(dim=-1)
+    rows = patches.flatten(0, 1).split(max(1, MOST_SIMILARITIES // len(memory)))
+    return torch.cat([(part @ memory.T).argmax(dim=-1) for part in rows]).view(patches.shape[:2])

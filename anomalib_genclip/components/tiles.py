@@ -12,12 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from anomalib_genclip.utils.resize import resize
-
-WHOLE_SHARE = 0.5  # of the training images when training on tiles (ours)
-DEFECT_SHARE = 0.5  # of an anomalous image's tiles that are drawn to have a part of the defect (ours)
 
 
 @dataclass(frozen=True)
@@ -155,55 +151,3 @@ class TileGrid:
 def join_tiles(whole: Tensor, tiles: Tensor) -> Tensor:
     """Join the map of the whole image with the merged map of its tiles (ours), each ``(B, 1, H, W)`` in [0, 1]."""
     return (whole + tiles) / 2
-
-
-@dataclass(frozen=True)
-class TrainingTiles:
-    """What training makes of images that have kept their size: images of the model's size.
-
-    Args:
-        size (tuple[int, int]): Height and width of the model's images.
-        tile (tuple[int, int] | None): Height and width of a tile; half of the images are replaced by one, which for
-            half of the anomalous ones has a part of the defect. ``None`` trains on whole images.
-    """
-
-    size: tuple[int, int]
-    tile: tuple[int, int] | None = None
-
-    def __call__(self, images: Tensor, masks: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Resize images, or tiles of them.
-
-        Args:
-            images (Tensor): ``(B, 3, H, W)``.
-            masks (Tensor): ``(B, H, W)``.
-            labels (Tensor | None): ``(B,)``; a tile's label is that of its mask.
-
-        Returns:
-            tuple[Tensor, Tensor, Tensor | None]: Images ``(B, 3, *size)``, masks ``(B, *size)`` and labels ``(B,)``.
-        """
-        drawn = [self._draw(mask) for mask in masks]
-        cuts = [image[None, :, rows, columns] for image, (rows, columns) in zip(images, drawn, strict=True)]
-        own = [mask[rows, columns] for mask, (rows, columns) in zip(masks, drawn, strict=True)]
-        small = [F.interpolate(mask[None, None].float(), self.size)[0] > 0 for mask in own]
-        if labels is not None and self.tile is not None:
-            whole = torch.tensor([mask.shape == masks.shape[1:] for mask in own], device=labels.device)
-            labels = torch.where(whole, labels, torch.stack([mask.any() for mask in own]).to(labels))
-        return torch.cat([resize(cut, self.size) for cut in cuts]), torch.cat(small), labels
-
-    def _draw(self, mask: Tensor) -> tuple[slice, slice]:
-        """Draw a tile or the whole image: its rows and columns."""
-        size = mask.shape
-        if self.tile is None or torch.rand(()) < WHOLE_SHARE:
-            return slice(0, size[0]), slice(0, size[1])
-        defect = mask.nonzero()
-        near = (
-            defect[torch.randint(len(defect), ())].tolist() if len(defect) and torch.rand(()) < DEFECT_SHARE else None
-        )
-        starts = []
-        for axis, (length, tile) in enumerate(zip(size, self.tile, strict=True)):
-            low, high = 0, max(0, length - tile)
-            if near is not None:
-                low, high = max(low, near[axis] - tile + 1), min(high, near[axis])
-            starts.append(int(torch.randint(low, high + 1, ())))
-        (top, left), (height, width) = starts, self.tile
-        return slice(top, top + height), slice(left, left + width)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from anomalib_genclip.clip.frozen_clip import ImageTokens
-from anomalib_genclip.data.image_checks import check_images
+from anomalib_genclip.data.images import check_images
 from anomalib_genclip.utils.distributed import Processes
 from anomalib_genclip.utils.files import atomic_write
 from anomalib_genclip.utils.precision import bf16_is_fast

@@ -5,10 +5,11 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -16,15 +17,15 @@ from torch import Tensor
 from anomalib_genclip.utils.files import atomic_write
 from anomalib_genclip.utils.tensors import check_finite, digest
 
-from .hub import SCHEME, download_prompts
+from .weights_files import resolve_weights
 
-FORMAT = "anomalib-genclip"
-FORMAT_VERSION = 2
-INFERENCE: dict[str, Any] = {"branches": "both", "class_name_filter": True, "smoothing_sigma": 0.0}  # defaults
-BUNDLED = {"tiny-demo": "demo/assets/tiny_demo.safetensors"}
+FORMAT, FORMAT_VERSION = "anomalib-genclip", 3
+_STRICT = ConfigDict(strict=True)
+_THRESHOLD = "threshold."  # prefix of the thresholds' names among the tensors
+Described = TypeVar("Described")
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=_STRICT)
 class ModelSignature:
     """Settings of the model that learned tensors belong to; compared when they are loaded.
 
@@ -32,34 +33,15 @@ class ModelSignature:
         backbone (str): Name of the architecture.
         fingerprint (str): Hash of the CLIP weights.
         layers (list[int]): Feature layers.
-        state_length (int): ``n``.
-        query_length (int): ``q``.
-        patch_attention (str): Patch features, "clip" in files without this entry.
+        prompt_length (int): ``n = q``.
+        patch_attention (str): Patch features.
     """
 
     backbone: str
     fingerprint: str
     layers: list[int]
-    state_length: int
-    query_length: int
-    patch_attention: str = "clip"
-
-    @classmethod
-    def parse(cls, description: Any, source: str) -> "ModelSignature":  # noqa: ANN401  # whatever was in the file
-        """Create a signature from plain data, which may have other entries.
-
-        Raises:
-            ValueError: If an entry is missing or of the wrong type; names the source.
-        """
-        kinds = {"backbone": str, "fingerprint": str, "layers": list, "state_length": int, "query_length": int}
-        kinds |= {"patch_attention": str}
-        given = {"patch_attention": cls.patch_attention} | description if isinstance(description, dict) else {}
-        parts: dict[str, Any] = {name: given.get(name) for name in kinds}
-        wrong = [name for name, kind in kinds.items() if type(parts[name]) is not kind]
-        if wrong or not all(type(layer) is int for layer in parts["layers"]):
-            msg = f"{source} has no valid entry for {', '.join(wrong) or 'layers'}."
-            raise ValueError(msg)
-        return cls(**parts)
+    prompt_length: int
+    patch_attention: str
 
     def check(self, other: "ModelSignature", source: str) -> None:
         """Refuse tensors that belong to another model.
@@ -83,34 +65,82 @@ class ModelSignature:
         raise ValueError(msg)
 
 
+@checked_dataclass(frozen=True, config=_STRICT)
+class ReferenceNote:
+    """What the references of one category are.
+
+    Args:
+        category (str): Its name, ``""`` if none was known.
+        images (list[str]): Hash of each image's file.
+        drawn_with (str): The settings that their features depend on.
+    """
+
+    category: str
+    images: list[str]
+    drawn_with: str
+
+
+@checked_dataclass(frozen=True, config=_STRICT)
+class Description:
+    """What a prompts file says of its tensors.
+
+    Args:
+        signature (ModelSignature): Settings of the model that they belong to.
+        pretrained (str): The ``pretrained`` argument of the training run; for a file its name without folders.
+        image_size (list[int]): Height and width of the images.
+        trained_on (str): Name of the training data, for information.
+        inference (dict[str, Any]): Settings that the thresholds depend on: ``branches``, ``class_name_filter``,
+            ``smoothing_sigma``.
+        class_name (str | None): Product that the file was calibrated or given references for.
+        tiles (dict[str, Any] | None): Tiles that it was calibrated or given references with.
+        calibration (dict[str, Any] | None): What the thresholds were calibrated on, if they were.
+        references (list[ReferenceNote]): The references of each category.
+        format (str): "anomalib-genclip".
+        version (int): Version of the format.
+    """
+
+    signature: ModelSignature
+    # A file from elsewhere must not determine which files are read, so this is no path.
+    pretrained: Annotated[str, Field(pattern=r"^[^/\\]+$")]
+    image_size: Annotated[list[int], Field(min_length=2, max_length=2)]
+    trained_on: str
+    inference: dict[Literal["branches", "class_name_filter", "smoothing_sigma"], Any]
+    class_name: str | None = None
+    tiles: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
+    references: list[ReferenceNote] = Field(default_factory=list)
+    format: Literal["anomalib-genclip"] = FORMAT  # type: ignore[assignment]
+    version: Literal[3] = FORMAT_VERSION  # type: ignore[assignment]
+
+
 @dataclass(frozen=True)
 class LearnedWeights:
     """Contents of a prompts file.
 
     Args:
-        signature (ModelSignature): Settings of the model that the tensors belong to.
-        pretrained (str | None): The ``pretrained`` argument of the training run; for a file its name without folders.
-        image_size (tuple[int, int]): Height and width of the training images.
-        trained_on (str): Name of the training data, for information.
+        description (Description): What the tensors are.
         tensors (dict[str, Tensor]): The learned tensors.
-        thresholds (dict[str, Tensor]): Image and pixel threshold, NaN for none.
-        inference (dict[str, Any]): Settings that the thresholds depend on: ``branches``, ``class_name_filter``,
-            ``smoothing_sigma``; empty for the defaults.
-        calibration (dict[str, Any] | None): What the thresholds were calibrated on, if they were.
-        references (list[dict[str, Any]]): For each category with references its name and the hashes of the images.
+        thresholds (dict[str, Tensor]): "image" and "pixel" threshold, NaN for none.
         source (str): Where they come from, for messages.
     """
 
-    signature: ModelSignature
-    pretrained: str | None
-    image_size: tuple[int, int]
-    trained_on: str
+    description: Description
     tensors: dict[str, Tensor]
     thresholds: dict[str, Tensor]
-    inference: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] | None = None
-    references: list[dict[str, Any]] = field(default_factory=list)
-    source: str = ""
+    source: str = field(default="")
+
+    @property
+    def signature(self) -> ModelSignature:
+        """Settings of the model that the tensors belong to."""
+        return self.description.signature
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the model by the names of its arguments, without the backbone."""
+        signature = asdict(self.signature)
+        chosen = {name: signature[name] for name in ("layers", "prompt_length", "patch_attention")}
+        own = {"pretrained": self.description.pretrained, "image_size": tuple(self.description.image_size)}
+        return chosen | own | self.description.inference
 
     def save(self, path: str | Path) -> Path:
         """Write the file atomically.
@@ -129,36 +159,19 @@ class LearnedWeights:
         if path.suffix != ".safetensors":
             msg = f"A prompts file must be named *.safetensors, got {path}."
             raise ValueError(msg)
-        metadata: dict[str, Any] = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "signature": asdict(self.signature),
-            "pretrained": self.pretrained,
-            "image_size": list(self.image_size),
-            "trained_on": self.trained_on,
-        }
-        optional = {"inference": self.inference, "calibration": self.calibration, "references": self.references}
-        metadata |= {key: value for key, value in optional.items() if value}
-        tensors = {**self.tensors, **{f"threshold.{key}": value for key, value in self.thresholds.items()}}
+        metadata: dict[str, Any] = asdict(self.description)
+        tensors = {**self.tensors, **{f"{_THRESHOLD}{key}": value for key, value in self.thresholds.items()}}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         metadata["digest"] = digest(tensors, metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
         return atomic_write(path, save(tensors, {"genclip": json.dumps(metadata)}))
 
 
-def prompts_path(path: str | Path) -> Path:
-    """Return the file for a path, the name of bundled prompts, or a URL of the Hugging Face Hub."""
-    if str(path) in BUNDLED:
-        return Path(str(files("anomalib_genclip") / BUNDLED[str(path)]))
-    return download_prompts(path) if isinstance(path, str) and path.startswith(SCHEME) else Path(path)
-
-
 def load_weights(path: str | Path) -> LearnedWeights:
     """Read a prompts file. It contains only tensors and plain text, no code.
 
     Args:
-        path (str | Path): A file written by :meth:`LearnedWeights.save`, the name of bundled prompts, or
-            ``"hf://owner/name[@revision]/file.safetensors"``.
+        path (str | Path): As in :func:`~anomalib_genclip.persistence.weights_files.resolve_weights`.
 
     Returns:
         LearnedWeights: Its contents.
@@ -169,10 +182,7 @@ def load_weights(path: str | Path) -> LearnedWeights:
         ValueError: If it is not a prompts file, is damaged, or has values that are not finite.
     """
     source = str(path)
-    path = prompts_path(path)
-    if not path.is_file():
-        msg = f"No prompts file {source}. Give a *.safetensors file, or one of the bundled: {', '.join(BUNDLED)}."
-        raise FileNotFoundError(msg)
+    path = resolve_weights(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("genclip", "{}"))
@@ -181,11 +191,6 @@ def load_weights(path: str | Path) -> LearnedWeights:
         hint = " A Lightning checkpoint goes to ckpt_path instead." if path.suffix == ".ckpt" else ""
         msg = f"{source} is not a readable prompts file: {error}.{hint}"
         raise ValueError(msg) from error
-    return _parse(metadata, tensors, source)
-
-
-def _parse(metadata: Any, tensors: dict[str, Tensor], source: str) -> LearnedWeights:  # noqa: ANN401
-    """Check the contents of a file and return them."""
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         msg = f"{source} is a safetensors file, but not one of GenCLIP's prompts files."
         raise ValueError(msg)
@@ -195,77 +200,30 @@ def _parse(metadata: Any, tensors: dict[str, Tensor], source: str) -> LearnedWei
     if metadata.pop("digest", None) != digest(tensors, metadata):
         msg = f"{source} is damaged: its contents do not match its checksum. Copy or create it again."
         raise ValueError(msg)
-    thresholds = {key.removeprefix("threshold."): tensors.pop(key) for key in list(tensors) if "threshold." in key}
+    thresholds = {name: tensors.pop(f"{_THRESHOLD}{name}", None) for name in ("image", "pixel")}
     check_finite(tensors, source)
-    try:
-        return LearnedWeights(
-            signature=ModelSignature.parse(metadata["signature"], source),
-            pretrained=_plain_name(metadata["pretrained"], source),
-            image_size=_two_numbers(metadata["image_size"], source),
-            trained_on=str(metadata["trained_on"]),
-            tensors=tensors,
-            thresholds={
-                key: _in_unit_interval(thresholds[key], f"{key} threshold", source) for key in ("image", "pixel")
-            },
-            inference=_inference(metadata.get("inference", {}), source),
-            calibration=_mapping(metadata.get("calibration"), source),
-            references=check_references(metadata.get("references", []), source),
-            source=source,
-        )
-    except KeyError as error:
-        msg = f"{source} has no entry {error}."
-        raise ValueError(msg) from error
+    for name, value in thresholds.items():
+        if value is None or value.shape != () or not (value.isnan() or 0 <= value <= 1):
+            msg = f"{source}: the {name} threshold is not a number between 0 and 1."
+            raise ValueError(msg)
+    return LearnedWeights(described(Description, metadata, source), tensors, thresholds, source)  # type: ignore[arg-type]
 
 
-def check_references(references: Any, source: str) -> list[dict[str, Any]]:  # noqa: ANN401  # whatever was in the file
-    """Return the description of references if it is one.
+def described(kind: type[Described], content: Any, source: str) -> Described:  # noqa: ANN401  # whatever was in a file
+    """Read a description from plain data.
+
+    Args:
+        kind (type[Described]): :class:`Description`, :class:`ModelSignature` or a list of :class:`ReferenceNote`.
+        content (Any): The data.
+        source (str): Where it comes from, for the message.
 
     Raises:
-        ValueError: If it is not; names the source.
+        ValueError: If an entry is missing or of the wrong type; names it.
     """
-    for entry in references if isinstance(references, list) else [None]:
-        category, images = (entry.get(key) if isinstance(entry, dict) else None for key in ("category", "images"))
-        if not isinstance(images, list) or not all(isinstance(text, str) for text in [category, *images]):
-            msg = f"{source} has references without a category or images."
-            raise ValueError(msg)
-    return references
-
-
-def _inference(inference: Any, source: str) -> dict[str, Any]:  # noqa: ANN401  # whatever was in the file
-    """Return the settings of inference if they are known ones; their values are checked with the other settings."""
-    if isinstance(inference, dict) and inference.keys() <= INFERENCE.keys():
-        return inference
-    msg = f"{source} has inference={inference!r}, which are no settings of this version."
-    raise ValueError(msg)
-
-
-def _mapping(calibration: Any, source: str) -> dict[str, Any] | None:  # noqa: ANN401  # whatever was in the file
-    """Return the description of a calibration if it is one."""
-    if calibration is None or isinstance(calibration, dict):
-        return calibration
-    msg = f"{source} has calibration={calibration!r}, which describes none."
-    raise ValueError(msg)
-
-
-def _in_unit_interval(value: Tensor, name: str, source: str) -> Tensor:
-    """Return a tensor if it is a scalar in [0, 1], or NaN for none."""
-    if value.shape == () and value.is_floating_point() and (value.isnan() or 0 <= value <= 1):
-        return value
-    msg = f"{source}: the {name} is not a number between 0 and 1."
-    raise ValueError(msg)
-
-
-def _plain_name(pretrained: Any, source: str) -> str | None:  # noqa: ANN401
-    """Refuse ``pretrained`` if it is a path: a file from elsewhere must not determine which files are read."""
-    if pretrained is None or (isinstance(pretrained, str) and Path(pretrained).name == pretrained != ".."):
-        return pretrained
-    msg = f"{source} has pretrained={pretrained!r}, which is not a tag or file name: give pretrained yourself."
-    raise ValueError(msg)
-
-
-def _two_numbers(image_size: Any, source: str) -> tuple[int, int]:  # noqa: ANN401
-    """Return height and width."""
-    if isinstance(image_size, list) and len(image_size) == 2 and all(type(side) is int for side in image_size):
-        return image_size[0], image_size[1]
-    msg = f"{source} has image_size={image_size!r}, which is not height and width."
-    raise ValueError(msg)
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(content, default=str))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        msg = f"{source} has no valid entry for {place or 'its description'}: {first['msg']}."
+        raise ValueError(msg) from error

@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_genclip import GenCLIP, __version__
+from anomalib_genclip import Inferencer, __version__
 from anomalib_genclip.clip.backbone import DEFAULT_BACKBONE, DEFAULT_PRETRAINED
 from anomalib_genclip.demo.synthetic import render
 from anomalib_genclip.utils.files import why_unreadable
@@ -117,13 +117,12 @@ def _clip_weights() -> str:
     return f"{DEFAULT_BACKBONE} {DEFAULT_PRETRAINED}: {where}"
 
 
-@torch.inference_mode()
 def _self_test() -> str:
     category, defect, size, seed = _SCENE
     pixels, _ = render(category, defect, size, np.random.default_rng(seed))
-    model = GenCLIP(weights="tiny-demo", class_name=category).eval()
+    inferencer = Inferencer("tiny-demo", category, "cpu", "float32")
     start = time.perf_counter()
-    score = model(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255).pred_score.item()
+    score = inferencer.predict(pixels).score
     milliseconds = 1000 * (time.perf_counter() - start)
     if abs(score - _EXPECTED_SCORE) > _TOLERANCE:
         msg = f"score {score:.4f} of a rendered image, expected {_EXPECTED_SCORE:.4f}"

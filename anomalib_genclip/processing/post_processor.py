@@ -3,6 +3,8 @@
 
 """Post-processor with thresholds on raw scores."""
 
+import logging
+from collections.abc import Iterable
 from math import nan
 from typing import Any
 
@@ -10,6 +12,10 @@ import torch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+
+from anomalib_genclip.utils.settings import UnitFloat, checked
+
+logger = logging.getLogger(__name__)
 
 NATURAL_THRESHOLD = 0.5  # scores are probabilities
 
@@ -22,16 +28,24 @@ class RawScorePostProcessor(PostProcessor):
     own class with ``enable_normalization=False`` computes thresholds, but its labels use 0.5.
 
     Args:
+        image_threshold (float | None): Image score above which an image is anomalous. Defaults to ``None``: that of
+            the weights, else the one found in validation, else 0.5.
+        pixel_threshold (float | None): The same for the map. Defaults to ``None``.
         enable_thresholding (bool): Whether to predict labels and masks. Defaults to ``True``.
         enable_threshold_matching (bool): Whether the pixel threshold replaces a missing image threshold and vice
             versa. Defaults to ``True``.
         image_sensitivity (float): 0.5 uses the threshold found in validation; 0.1 more lowers the threshold by 0.1.
             Defaults to ``0.5``.
         pixel_sensitivity (float): The same for the mask. Defaults to ``0.5``.
+
+    Raises:
+        ValueError: If a threshold is not a number from 0 to 1.
     """
 
     def __init__(
         self,
+        image_threshold: UnitFloat | None = None,
+        pixel_threshold: UnitFloat | None = None,
         enable_thresholding: bool = True,
         enable_threshold_matching: bool = True,
         image_sensitivity: float = 0.5,
@@ -44,8 +58,19 @@ class RawScorePostProcessor(PostProcessor):
             image_sensitivity=image_sensitivity,
             pixel_sensitivity=pixel_sensitivity,
         )
+        self.given = {
+            "image": checked("image_threshold", image_threshold, UnitFloat | None),
+            "pixel": checked("pixel_threshold", pixel_threshold, UnitFloat | None),
+        }
         self.keep_thresholds = False
+        self._warned_of: set[str] = set()
         self.calibration: dict[str, Any] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all thresholds but the given ones; later validations find others."""
+        self.set_thresholds()
+        self.keep_thresholds = any(value is not None for value in self.given.values())
 
     def set_thresholds(
         self,
@@ -53,7 +78,7 @@ class RawScorePostProcessor(PostProcessor):
         pixel: Tensor | float = nan,
         calibration: dict[str, Any] | None = None,
     ) -> None:
-        """Set thresholds, and keep them in later validations.
+        """Set thresholds where none was given, and keep them in later validations.
 
         anomalib validates zero-shot models before each test, by default on the test images.
 
@@ -62,13 +87,22 @@ class RawScorePostProcessor(PostProcessor):
             pixel (Tensor | float): Pixel threshold, a scalar; NaN for none.
             calibration (dict[str, Any] | None): What the thresholds were calibrated on, as plain data.
         """
-        self._image_threshold.fill_(image)
-        self._pixel_threshold.fill_(pixel)
+        given = self.given
+        self._image_threshold.fill_(image if given["image"] is None else given["image"])
+        self._pixel_threshold.fill_(pixel if given["pixel"] is None else given["pixel"])
         self.keep_thresholds = True
-        self.calibration = calibration
+        self.calibration = calibration if given["image"] is None and given["pixel"] is None else None
+
+    def check_product(self, names: Iterable[str]) -> None:
+        """Warn once for each class name that the thresholds were not calibrated for."""
+        known = self.calibration and self.calibration["class_name"]
+        for name in {*names} - {known, *self._warned_of} if known else ():
+            self._warned_of.add(name)
+            text = "The thresholds were calibrated for %r and may not hold for %r: calibrate again."
+            logger.warning(text, known, name)
 
     def raw_thresholds(self) -> dict[str, Tensor]:
-        """Return the thresholds found in validation as arguments of :meth:`set_thresholds`; NaN for none."""
+        """Return the thresholds as arguments of :meth:`set_thresholds`; NaN for none."""
         return {"image": self._image_threshold, "pixel": self._pixel_threshold}
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args, **kwargs) -> None:

@@ -3,20 +3,19 @@
 
 """Pre-processor with the same resize in the engine and in exported models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from anomalib.data import Batch
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
 from torchvision.tv_tensors import Mask
 
-from anomalib_genclip.utils.resize import MatrixResize
-
-TrainingTiles = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor | None]]
+from anomalib_genclip.utils.resize import MatrixResize, resize
 
 
 class AntialiasedPreProcessor(PreProcessor):
@@ -34,33 +33,32 @@ class AntialiasedPreProcessor(PreProcessor):
     def __init__(self, transform: Transform | None = None) -> None:
         super().__init__(transform)
         self._for_model_size = transform
-        self._working_size: int | Sequence[int] | None = None
-        self._training_tiles: TrainingTiles | None = None
+        self.working_size: int | Sequence[int] | None = None
+        self._model_size: tuple[int, int] | None = None
         self._set(transform)
 
     @property
     def keeps_size(self) -> bool:
         """Whether images reach the model at their own or the working size."""
-        return self._training_tiles is not None
+        return self._model_size is not None
 
-    def keep_size(self, working_size: int | Sequence[int] | None, training_tiles: TrainingTiles) -> None:
+    def keep_size(self, working_size: int | Sequence[int] | None, model_size: tuple[int, int]) -> None:
         """Leave the resize to the model's size to the model, except in training.
 
         Args:
             working_size (int | Sequence[int] | None): What images are resized to: the longer side, or height and
                 width, in pixels; ``None`` for their own size.
-            training_tiles (TrainingTiles): What training makes of images, masks and labels of a batch:
-                :class:`~anomalib_genclip.components.tiles.TrainingTiles`.
+            model_size (tuple[int, int]): Height and width of the images that training sees.
         """
-        self._working_size, self._training_tiles = working_size, training_tiles
+        self.working_size, self._model_size = working_size, model_size
         self._set(self._for_model_size)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Transform the batch; images that have kept their size get the model's."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        if self._training_tiles is not None and batch.image is not None and batch.gt_mask is not None:
-            images, masks, labels = self._training_tiles(batch.image, batch.gt_mask, batch.gt_label)
-            batch.update(image=images, gt_mask=Mask(masks), gt_label=labels)
+        if self._model_size is not None and batch.image is not None and batch.gt_mask is not None:
+            masks = F.interpolate(batch.gt_mask[:, None].float(), self._model_size)[:, 0] > 0
+            batch.update(image=resize(batch.image, self._model_size), gt_mask=Mask(masks))
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -88,7 +86,7 @@ class AntialiasedPreProcessor(PreProcessor):
         if self.keeps_size:
             steps = transform.transforms if isinstance(transform, Compose) else filter(None, [transform])
             others = [step for step in steps if not isinstance(step, Resize)]
-            transform = Compose([*_scaling(self._working_size), *others])
+            transform = Compose([*_scaling(self.working_size), *others])
         self.transform = transform
         self.export_transform = _exportable(transform)
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Choice between float32 and bfloat16."""
+"""Choice of the device, and between float32 and bfloat16."""
 
 from typing import Literal
 
@@ -43,3 +43,24 @@ def choose_precision(precision: Precision, device: torch.device) -> Literal["flo
     if precision != "auto":
         return precision
     return "bf16" if bf16_is_fast(device) else "float32"
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """Return the device for a setting.
+
+    Args:
+        device (str | torch.device): ``"auto"``, ``"cpu"``, ``"gpu"``, or a device of torch.
+
+    Returns:
+        torch.device: The device; for ``"auto"`` the GPU if there is one.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    if device not in {"auto", "cpu", "gpu"}:
+        return torch.device(device)
+    gpu = torch.accelerator.current_accelerator(check_available=True)
+    if device == "gpu" and gpu is None:
+        msg = "torch finds no GPU on this machine: use the CPU."
+        raise ValueError(msg)
+    return torch.device("cpu") if gpu is None or device == "cpu" else gpu

@@ -6,9 +6,12 @@
 The restricted numbers are jsonargparse's: the command line checks them, and ``--help`` shows them.
 """
 
+from collections.abc import Callable
+from dataclasses import fields
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import typing
 
@@ -25,6 +28,16 @@ else:
     NonNegativeInt, PositiveInt = typing.NonNegativeInt, typing.PositiveInt
     RenderSize = typing.restricted_number_type("RenderSize", int, [(">=", 32), ("<=", 2048)])
 
+# Each kind's plain type and its bounds, as messages say them.
+_NUMBERS: dict[Any, tuple[Callable[[Any], Any], str]] = {
+    NonNegativeFloat: (float, "a number >=0 and finite"),
+    OpenUnitFloat: (float, "a number >0 and <1"),
+    UnitFloat: (float, "a number >=0 and <=1"),
+    NonNegativeInt: (int, "a whole number >=0"),
+    PositiveInt: (int, "a whole number >0"),
+    RenderSize: (int, "a whole number >=32 and <=2048"),
+}
+
 
 def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # any user input
     """Check a setting and convert it to a plain number, string or bool.
@@ -34,7 +47,7 @@ def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # any use
     Args:
         name (str): Name of the setting, for the message.
         value (Any): Value of the setting.
-        kind (Any): A restricted number of this module, a ``Literal``, or ``bool``.
+        kind (Any): A restricted number of this module, a ``Literal``, ``bool``, or one of them or ``None``.
 
     Returns:
         Any: The value with its plain type.
@@ -42,9 +55,12 @@ def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # any use
     Raises:
         ValueError: If the value is not of that kind; names the setting.
     """
+    choices = get_args(kind)
+    if NoneType in choices:
+        return None if value is None else checked(name, value, choices[0])
     if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            msg = f"{name}={value!r} is unknown. Choose one of {', '.join(get_args(kind))}."
+        if value not in choices:
+            msg = f"{name}={value!r} is unknown. Choose one of {', '.join(choices)}."
             raise ValueError(msg)
         return str(value)
     if kind is bool:
@@ -52,16 +68,36 @@ def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # any use
             msg = f"{name}={value!r} must be true or false."
             raise ValueError(msg)  # invalid settings are ValueErrors
         return value
+    plain, bounds = _NUMBERS[kind]
     try:
         if isinstance(value, str):  # jsonargparse would parse it, as it parses the command line
             raise TypeError  # noqa: TRY301
-        return kind._type(kind(value))  # noqa: SLF001  # the plain type that jsonargparse restricts
+        return plain(kind(value))
     except (TypeError, ValueError, OverflowError):
-        bounds = kind._expression.replace("v", "").replace("and <inf", "and finite")  # noqa: SLF001
-        msg = f"{name}={value!r} is out of range: it must be a number {bounds}".rstrip() + "."
-        if kind._type is int:  # noqa: SLF001
-            msg = msg.replace("a number", "a whole number")
+        msg = f"{name}={value!r} is out of range: it must be {bounds}."
         raise ValueError(msg) from None
+
+
+def check_fields(settings: Any) -> None:  # noqa: ANN401  # a frozen dataclass
+    """Check the fields of a dataclass whose type is a kind of :func:`checked`, and convert them to plain types.
+
+    Args:
+        settings (Any): A frozen dataclass, in its ``__post_init__``.
+
+    Raises:
+        ValueError: If a field's value is not of its kind; names it.
+    """
+    hints = get_type_hints(type(settings))
+    for field in fields(settings):
+        kind = hints[field.name]
+        inner = next((part for part in get_args(kind) if part is not NoneType), kind) if not _is_literal(kind) else kind
+        if inner in _NUMBERS or inner is bool or _is_literal(inner):
+            value = checked(field.name, getattr(settings, field.name), kind)
+            object.__setattr__(settings, field.name, value)
+
+
+def _is_literal(kind: Any) -> bool:  # noqa: ANN401
+    return get_origin(kind) is Literal
 
 
 def checked_path(name: str, value: Any) -> str | None:  # noqa: ANN401

@@ -17,9 +17,9 @@ BACKBONE = "ViT-S-32-alt"
 SIZE = 96
 
 
-def torch_model(backbone: str, pretrained: str | None = None, image_size=None, layers=None, **settings) -> GenCLIPModel:
+def torch_model(backbone: str, pretrained: str = "random", **settings) -> GenCLIPModel:
     """Build a torch model: of random weights unless told otherwise."""
-    resolved = ModelSettings.resolve(backbone, pretrained, image_size, layers, **settings)
+    resolved = ModelSettings.resolve(backbone, pretrained=pretrained, **settings)
     return GenCLIPModel(load_clip(resolved.spec, resolved.pretrained, resolved.image_size), resolved)
 
 
@@ -49,7 +49,7 @@ def attended_by_value(block: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 def built() -> GenCLIPModel:
     """Build the model once: random weights, the same for all tests."""
     torch.manual_seed(0)
-    return torch_model(BACKBONE, pretrained=None, image_size=SIZE)
+    return torch_model(BACKBONE, image_size=SIZE)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from anomalib_genclip import CrossDataset, GenCLIP
 from helpers import data_trees
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-SETTINGS = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}
+SETTINGS = {"backbone": "ViT-S-32-alt", "pretrained": "random", "image_size": 64}
 
 
 def build(**settings) -> GenCLIP:

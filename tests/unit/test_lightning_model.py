@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Subset
 
 from anomalib_genclip import GenCLIP
 from anomalib_genclip.data import CategoryBatch
+from anomalib_genclip.utils.loaders import categories_of
 
 # Class names
 
@@ -39,8 +40,8 @@ def trainer_that_tests(datamodule) -> SimpleNamespace:
         ({}, ["cable", ""], {"category": "wood"}, ["cable", "wood"]),
         ({}, None, {"category": "metal_nut"}, ["metal nut", "metal nut"]),
         ({}, None, {"category": ""}, ["object", "object"]),
-        ({"class_names": {"01": "cable"}}, ["01", "02"], None, ["cable", "02"]),
-        ({"class_names": {"01": "cable"}}, None, {"category": "01"}, ["cable", "cable"]),
+        ({"class_name": {"01": "cable"}}, ["01", "02"], None, ["cable", "02"]),
+        ({"class_name": {"01": "cable"}}, None, {"category": "01"}, ["cable", "cable"]),
         ({}, None, None, ["object", "object"]),
     ],
 )
@@ -51,14 +52,15 @@ def test_class_name_comes_from_argument_batch_datamodule_or_is_object(settings, 
     batch = ImageBatch(image=torch.zeros(2, 3, 8, 8))
     if category is not None:
         batch = CategoryBatch(image=torch.zeros(2, 3, 8, 8), category=category)
-    names = [model.model.class_names.names[i] for i in model._indices(batch)[0]]
+    categories = categories_of(batch, model._trainer, 0)
+    names = [model.model.class_names.names[i] for i in model.look_up(categories)[0]]
     assert names == expected
 
 
 def test_folder_gives_its_name(tmp_path):
     model = build()
     model._trainer = trainer_that_tests(Folder(name="steel_screw", normal_dir=tmp_path))
-    index = model._indices(ImageBatch(image=torch.zeros(1, 3, 8, 8)))[0]
+    index = model.look_up(categories_of(ImageBatch(image=torch.zeros(1, 3, 8, 8)), model._trainer, 0))[0]
     assert model.model.class_names.names[int(index)] == "steel screw"
 
 
@@ -91,9 +93,8 @@ def test_loaders_of_a_datamodules_own_making_keep_its_category(tmp_path):
 
 
 def test_class_name_is_the_default_of_an_exported_model():
-    for settings, name in (({}, "bolt"), ({"class_names": {"bolt": "hex bolt"}}, "hex bolt")):
-        model = build(class_name="bolt", **settings)
-        assert model.model.class_names.names[int(model.model.default_class)] == name
+    model = build(class_name="hex_bolt")
+    assert model.model.class_names.names[int(model.model.default_class)] == "hex bolt"
 
 
 # Training through the engine
@@ -165,20 +166,22 @@ def test_fine_tuning_needs_weights():
     ("settings", "message"),
     [
         ({"branches": "text"}, "both, vision, query"),
-        ({"anomaly_source": "none"}, "auto, labels, synthetic"),
-        ({"query_only_prob": 1.5}, "<=1"),
-        ({"learning_rate": -1.0}, "learning_rate=-1.0"),
-        ({"projection_learning_rate": float("nan")}, "projection_learning_rate=nan"),
-        ({"image_loss_weight": -1}, "image_loss_weight"),
+        ({"training": {"anomaly_source": "none"}}, "auto, labels, synthetic"),
+        ({"training": {"query_only_prob": 1.5}}, "<=1"),
+        ({"training": {"learning_rate": -1.0}}, "learning_rate=-1.0"),
+        ({"training": {"projection_learning_rate": float("nan")}}, "projection_learning_rate=nan"),
+        ({"training": {"image_loss_weight": -1}}, "image_loss_weight"),
         ({"smoothing_sigma": -1}, "smoothing_sigma"),
-        ({"epochs": 0}, "epochs=0"),
+        ({"training": {"epochs": 0}}, "epochs=0"),
         ({"class_name": " "}, "is empty"),
         ({"class_name": "screw " * 300}, "300 tokens"),
-        ({"class_names": {"01": ""}}, "is empty"),
+        ({"class_name": {"01": ""}}, "is empty"),
         ({"layers": [13]}, "between 1 and 12"),
         ({"patch_attention": "v-v"}, r"patch_attention='v-v' is unknown\. Choose one of clip, value"),
         ({"image_size": 65}, "patch size 32"),
-        ({"state_length": 0}, "at least 1"),
+        ({"prompt_length": 0}, "whole number from 1 to"),
+        ({"training": {"rate": 1}}, "some of its settings: learning_rate"),
+        ({"tiles": {"stride": 3}}, "size"),
     ],
 )
 def test_wrong_settings_are_refused_before_clip_is_built(monkeypatch, settings, message):
@@ -188,7 +191,7 @@ def test_wrong_settings_are_refused_before_clip_is_built(monkeypatch, settings, 
 
 
 def test_learning_rates_go_to_their_parameters():
-    model = build(learning_rate=0.5, projection_learning_rate=0.25)
+    model = build(training={"learning_rate": 0.5, "projection_learning_rate": 0.25})
     groups = {group["lr"]: group["params"] for group in model.configure_optimizers()["optimizer"].param_groups}
     assert len(groups[0.5]) == len(list(model.model.prompts.parameters()))
     assert len(groups[0.25]) == len(model.model.projections)
@@ -201,7 +204,7 @@ def test_learning_rates_fall_to_zero_in_a_line(cross, tmp_path):
 
     seen = []
     run = engine(tmp_path / "results", max_epochs=2, callbacks=[Rates()])
-    run.fit(build(learning_rate=0.5, projection_learning_rate=0.25), datamodule=cross)
+    run.fit(build(training={"learning_rate": 0.5, "projection_learning_rate": 0.25}), datamodule=cross)
     shares = [1 - step / len(seen) for step in range(len(seen))]
     assert len(seen) >= 4
     torch.testing.assert_close(torch.tensor(seen), torch.tensor([[0.5 * share, 0.25 * share] for share in shares]))
@@ -256,7 +259,7 @@ def test_tiled_ensemble_trains_one_model_per_tile_and_tests_them_together(tmp_pa
 
 
 def test_training_that_diverges_is_an_error_and_writes_nothing_that_is_not_finite(cross, tmp_path):
-    model = build(learning_rate=1e30, projection_learning_rate=1e30)
+    model = build(training={"learning_rate": 1e30, "projection_learning_rate": 1e30})
     with pytest.raises(ValueError, match=r"The loss is \w+ at step \d+.*lower learning_rate"):
         engine(tmp_path / "results", max_epochs=5).fit(model, datamodule=cross)
     for path in (tmp_path / "results").rglob("*.ckpt"):
@@ -299,3 +302,20 @@ def test_seed_repeats_a_training_and_leaves_other_random_numbers_alone(cross, tm
         learned.append(model.model.prompts.state_dict())
     torch.testing.assert_close(*learned, rtol=0, atol=0)
     assert not torch.equal(build(seed=4).model.prompts.query, build(seed=3).model.prompts.query)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("learning_rate", "training.learning_rate"),
+        ("epochs", "training.epochs"),
+        ("feature_cache", "training.feature_cache"),
+        ("state_length", "prompt_length"),
+        ("class_names", "class_name"),
+        ("tile_size", "tiles.size"),
+        ("image_threshold", "post_processor.image_threshold"),
+    ],
+)
+def test_the_error_for_an_old_argument_says_the_new_one(old, new):
+    with pytest.raises(TypeError, match=rf"no argument {old}: it is {new} now"):
+        GenCLIP(**{old: 1})

@@ -16,7 +16,7 @@ from anomalib_genclip.components.class_names import clean_class_name, suffix_ids
 from anomalib_genclip.data import CrossDataset
 from anomalib_genclip.torch_model import GenCLIPModel
 
-SMALL = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}
+SMALL = {"backbone": "ViT-S-32-alt", "pretrained": "random", "image_size": 64}
 PATCH, DEPTH, CONTEXT = 32, 12, 77
 QUICK = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 

@@ -1,18 +1,48 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks of images: pixels that are not finite, and values that anomalib clips."""
+"""Reading of images as anomalib does, and checks: pixels that are not finite, and values that anomalib clips."""
 
 import logging
 from collections.abc import Iterable
 
+import fsspec
 import torch
 from anomalib.data import ImageBatch
 from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_image
 
 logger = logging.getLogger(__name__)
 
 _DEEP_MODES = ("I", "F")
+
+
+def read_image(path: str) -> Tensor:
+    """Read an image as anomalib does, from a path or a URL.
+
+    Args:
+        path (str): Path or URL.
+
+    Returns:
+        Tensor: ``(3, H, W)``, uint8, RGB.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it has more than 8 bits per channel.
+    """
+    with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file, Image.open(file) as image:  # noqa: PTH123
+        return pixels_of(image, path)
+
+
+def pixels_of(image: Image.Image, name: str) -> Tensor:
+    """Convert an image of Pillow to ``(3, H, W)``, uint8, RGB.
+
+    Raises:
+        ValueError: If it has more than 8 bits per channel; says ``name``.
+    """
+    check_depth(image.mode, name)
+    return to_image(image.convert("RGB")).as_subclass(Tensor)
 
 
 def check_images(batch: ImageBatch, files: Iterable[str]) -> None:

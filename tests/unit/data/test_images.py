@@ -13,7 +13,7 @@ import torch
 from anomalib.data import ImageBatch
 from PIL import Image
 
-from anomalib_genclip.data.image_checks import check_depth, check_images
+from anomalib_genclip.data.images import check_depth, check_images
 
 
 @pytest.mark.parametrize(("paths", "named"), [(["a.png", "b.png"], r"b\.png\."), (None, r"image 1 of the batch\.")])

@@ -1,0 +1,161 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Thresholds with a known rate of false alarms, from normal images alone."""
+
+from dataclasses import replace
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import ImageBatch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from anomalib_genclip.callbacks.reference_images import draw_references
+from anomalib_genclip.components.references import UNNAMED
+from anomalib_genclip.data.images import check_images
+from anomalib_genclip.data.normal_images import NormalImages, file_hash, images_of_datamodule, images_of_folder
+from anomalib_genclip.inferencer import Inferencer
+from anomalib_genclip.lightning_model import GenCLIP
+from anomalib_genclip.processing.post_processor import RawScorePostProcessor
+from anomalib_genclip.utils.settings import OpenUnitFloat, checked
+from anomalib_genclip.utils.text import summarize
+
+
+def conformal_threshold(scores: Tensor, false_alarm_rate: float) -> Tensor:
+    """Compute the threshold of split conformal prediction: the ``ceil((n + 1)(1 - a))``-th smallest score.
+
+    If a new score is exchangeable with the ``n`` given ones, it is greater than the threshold with a probability of
+    at most ``a``, in the mean over all sets of ``n`` scores.
+
+    Args:
+        scores (Tensor): Scores of normal images, ``(n,)``.
+        false_alarm_rate (float): ``a``.
+
+    Returns:
+        Tensor: The threshold, ``()``.
+
+    Raises:
+        ValueError: If there are too few scores; says how many are needed.
+    """
+    rate, count = Fraction(str(false_alarm_rate)), len(scores)  # exact: 0.05 is no sum of powers of 2
+    rank = ceil((count + 1) * (1 - rate))
+    if rank > count:
+        msg = (
+            f"false_alarm_rate={false_alarm_rate} needs at least {ceil(1 / rate) - 1} normal images, and there are "
+            f"{count}: give more images, or a rate of at least {ceil(1e4 / (count + 1)) / 1e4}."
+        )
+        raise ValueError(msg)
+    return scores.sort().values[rank - 1]
+
+
+def calibrate(
+    inferencer: Inferencer, normal: LightningDataModule | str | Path, false_alarm_rate: float = 0.01
+) -> dict[str, float]:
+    """Set image and pixel threshold from normal images, by split conformal prediction.
+
+    Of new images from the same production, at most the given share is expected to score above the image threshold
+    and, likewise, to have a pixel above the pixel threshold. Later validations of the model keep the thresholds, and
+    :meth:`~anomalib_genclip.GenCLIP.save_weights` saves them. References that the model asks for (``k_shot``) are drawn
+    first.
+
+    Args:
+        inferencer (Inferencer): A model of torch.
+        normal (LightningDataModule | str | Path): Folder of normal images that were neither trained on nor are
+            references; or a datamodule of one category, whose normal training images are used without the references.
+        false_alarm_rate (float): ``a``, between 0 and 1. Defaults to ``0.01``.
+
+    Returns:
+        dict[str, float]: ``image`` and ``pixel`` threshold.
+
+    Raises:
+        ValueError: If there are too few images, references among them, several categories, or an image that cannot
+            be used; or if the model has another post-processor than the default.
+    """
+    rate = checked("false_alarm_rate", false_alarm_rate, OpenUnitFloat)
+    model: Any = inferencer.model
+    post_processor = getattr(model, "post_processor", None)
+    if not isinstance(post_processor, RawScorePostProcessor):
+        msg = "calibrate sets thresholds on raw scores: it needs a model of torch with the default post_processor."
+        raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
+    of_datamodule = isinstance(normal, LightningDataModule)
+    category, images, source = _normal_images(normal, inferencer.class_name)
+    _draw_references(model, category, images if of_datamodule else None)
+    rows = _without_references(model, images, may_hold_some=of_datamodule)
+    conformal_threshold(torch.zeros(len(rows)), rate)  # raises before anything is computed
+    scores, highest = [], []
+    for row in rows:
+        pixels = images.read(row)
+        check_images(ImageBatch(image=pixels[None], image_path=[images.files[row]]), {images.files[row]})
+        record = inferencer.predict(pixels, inferencer.class_name or category or None)
+        scores.append(record.score)
+        highest.append(float(record.anomaly_map.max()))
+    thresholds = {
+        "image": conformal_threshold(torch.tensor(scores), rate),
+        "pixel": conformal_threshold(torch.tensor(highest), rate),
+    }
+    note = {"false_alarm_rate": rate, "normal_images": len(rows), "source": source}
+    name = model.names.name_of(inferencer.class_name or category or None)
+    post_processor.set_thresholds(**thresholds, calibration={**note, "class_name": name})
+    model.names = replace(model.names, of_file=name)
+    return {name: float(threshold) for name, threshold in thresholds.items()}
+
+
+def _draw_references(model: GenCLIP, category: str, images: NormalImages | None) -> None:
+    """Draw ``k_shot`` references, from ``few_shot_source`` or the given images.
+
+    Raises:
+        ValueError: If there is nothing to draw from.
+    """
+    if not model.k_shot:
+        return
+    if model.hparams["few_shot_source"] is not None:
+        images = images_of_folder(model.hparams["few_shot_source"], "few_shot_source")
+    if images is not None:
+        draw_references(model, {category: images})
+    elif not model.model.references.memories:
+        msg = f"k_shot={model.k_shot} has nothing to draw from: give few_shot_source."
+        raise ValueError(msg)
+
+
+def _without_references(model: GenCLIP, images: NormalImages, *, may_hold_some: bool) -> list[int]:
+    """Return the indices of the images that are no references.
+
+    Raises:
+        ValueError: If there are references among them where there must be none.
+    """
+    references = {image for memory in model.model.references.memories for image in memory.images}
+    shared = [row for row, file in enumerate(images.files) if references and file_hash(file) in references]
+    if shared and not may_hold_some:
+        names = summarize(images.files[row] for row in shared)
+        msg = (
+            f"References are among the normal images ({len(shared)}), with lower scores than those of new images: "
+            f"{names}. Give other images."
+        )
+        raise ValueError(msg)
+    return [row for row in range(len(images.files)) if row not in set(shared)]
+
+
+def _normal_images(normal: LightningDataModule | str | Path, class_name: str | None) -> tuple[str, NormalImages, str]:
+    """Find the normal images.
+
+    Returns:
+        tuple[str, NormalImages, str]: Category, images, and the name of folder or datamodule.
+
+    Raises:
+        ValueError: If there are none, or those of several categories.
+    """
+    if not isinstance(normal, LightningDataModule):
+        return class_name or UNNAMED, images_of_folder(str(normal), "normal"), Path(normal).name
+    normal.prepare_data()
+    normal.setup(TrainerFn.FITTING)  # with the trainer's own stage, so that a later test does not split again
+    found, source = images_of_datamodule(normal), str(getattr(normal, "name", ""))
+    if len(found) > 1:
+        names = summarize(category for category, _ in found)
+        msg = f"calibrate takes the images of one category, and {source} has {len(found)}: {names}."
+        raise ValueError(msg)
+    return *found[0], source

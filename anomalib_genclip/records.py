@@ -1,0 +1,142 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is found out about one image."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+
+class Region(NamedTuple):
+    """A connected region of anomalous pixels, in pixels of the image file.
+
+    Args:
+        x (int): Left edge of the bounding box.
+        y (int): Upper edge of the bounding box.
+        width (int): Width of the bounding box.
+        height (int): Height of the bounding box.
+        area (int): Number of pixels.
+        score (float): Highest value of the anomaly map in the region.
+        centre_x (float): Horizontal centre of mass; 0 is the centre of the first pixel.
+        centre_y (float): Vertical centre of mass.
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area: int
+    score: float
+    centre_x: float
+    centre_y: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the score of an image is made of.
+
+    Args:
+        maps (dict[str, np.ndarray]): Map of each active branch ("vision", "query") on the patch grid, ``(h, w)``, in
+            [0, 1].
+        layers (dict[str, dict[int, np.ndarray]]): Layer-wise maps of the same branches, likewise.
+        top (float): Mean of the highest 1 % of the anomaly map.
+        cls (float): Abnormal probability of the whole image from the frozen CLIP and hand-written prompts.
+        class_name (str): Class name before CNF.
+        used_name (str): Class name in the prompts, after CNF.
+        filtering (bool): Whether CNF is on.
+        similarity (float): Cosine of the image and "a photo of a {class_name}".
+        generic_similarity (float): Cosine of the image and "a photo of an object".
+        distance (np.ndarray | None): ``r / (1 + r)`` with the distance ``r`` of each patch to the references, ``(h,
+            w)``; ``None`` without references.
+        cls_distance (float | None): ``r`` of the CLS token, likewise.
+    """
+
+    maps: dict[str, np.ndarray]
+    layers: dict[str, dict[int, np.ndarray]]
+    top: float
+    cls: float
+    class_name: str
+    used_name: str
+    filtering: bool
+    similarity: float
+    generic_similarity: float
+    distance: np.ndarray | None = None
+    cls_distance: float | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """Prediction of an image.
+
+    Args:
+        path (str): Path or URL of the image, ``""`` for pixels.
+        size (tuple[int, int]): Height and width of the image, ``(0, 0)`` if it could not be read.
+        error (str): Reason why the image has no score, ``""`` for a scored image.
+        class_name (str | None): Class name in the prompts; ``None`` for an exported model.
+        class_name_filter (str | None): Decision of Class Name Filtering on the given name: "kept" or "replaced";
+            ``None`` if no name was given.
+        score (float | None): Image score in [0, 1].
+        anomalous (bool | None): Whether the score is above the threshold.
+        image_threshold (float | None): Threshold of the image score; ``None`` for an exported model.
+        pixel_threshold (float | None): Threshold of the anomaly map; ``None`` for an exported model.
+        anomaly_map (np.ndarray | None): ``(H, W)`` in the model's resolution, float32, in [0, 1].
+        mask (np.ndarray | None): Pixels above the threshold, ``(H, W)``, bool.
+        parts (Parts | None): What the score is made of, if it was asked for.
+    """
+
+    path: str = ""
+    size: tuple[int, int] = (0, 0)
+    error: str = ""
+    class_name: str | None = None
+    class_name_filter: str | None = None
+    score: float | None = None
+    anomalous: bool | None = None
+    image_threshold: float | None = None
+    pixel_threshold: float | None = None
+    anomaly_map: np.ndarray | None = field(default=None, repr=False, compare=False)
+    mask: np.ndarray | None = field(default=None, repr=False, compare=False)
+    parts: Parts | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def label(self) -> str | None:
+        """Either "anomalous" or "normal"; ``None`` without a score."""
+        return None if self.anomalous is None else "anomalous" if self.anomalous else "normal"
+
+    @cached_property
+    def regions(self) -> list[Region]:
+        """Connected regions of the mask, the highest score first."""
+        if self.mask is None or self.anomaly_map is None:
+            return []
+        return find_regions(self.mask, self.anomaly_map, self.size)
+
+
+def find_regions(mask: np.ndarray, anomaly_map: np.ndarray, size: tuple[int, int]) -> list[Region]:
+    """Find the connected regions of a mask (8-connectivity) with OpenCV.
+
+    Args:
+        mask (np.ndarray): ``(H, W)``, bool.
+        anomaly_map (np.ndarray): ``(H, W)``.
+        size (tuple[int, int]): Height and width of the image; regions are given in its pixels.
+
+    Returns:
+        list[Region]: The regions, the highest score first.
+    """
+    count, labels, boxes, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    top = np.zeros(count, anomaly_map.dtype)
+    np.maximum.at(top, labels[mask], anomaly_map[mask])
+    rows, columns = mask.shape
+    regions = []
+    for label in np.argsort(-top[1:], kind="stable") + 1:
+        x, y, width, height, area = boxes[label].tolist()
+        left, upper = x * size[1] // columns, y * size[0] // rows
+        right, lower = -(-(x + width) * size[1] // columns), -(-(y + height) * size[0] // rows)  # rounded up
+        area = round(area * size[0] * size[1] / (rows * columns))
+        centre_x = (float(centres[label][0]) + 0.5) * size[1] / columns - 0.5
+        centre_y = (float(centres[label][1]) + 0.5) * size[0] / rows - 0.5
+        box = (left, upper, right - left, lower - upper)
+        regions.append(Region(*box, area, float(top[label]), centre_x, centre_y))
+    return regions
