@@ -16,7 +16,7 @@ from PIL import Image
 from anomalib_genclip.components.anomaly_map import TOP_SHARE
 from anomalib_genclip.components.class_names import GENERIC
 from anomalib_genclip.pipelines.explain import BRANCH_TITLES, describe
-from anomalib_genclip.prediction.output import COLUMNS, REGION_COLUMNS, region_rows, score_row
+from anomalib_genclip.prediction.tables import COLUMNS, REGION_COLUMNS, as_row, region_rows
 from anomalib_genclip.processing.post_processor import NATURAL_THRESHOLD
 from anomalib_genclip.torch_model import SCORE_WEIGHT
 
@@ -120,7 +120,7 @@ def view(
 ) -> tuple[Any, ...]:
     """Show what depends on the sliders: label, summary, picture, tables of scores and regions, and their files."""
     records = [with_thresholds(image.record, image_threshold, pixel_threshold) for image in images]
-    scores = pd.DataFrame([score_row(record) for record in records], columns=list(COLUMNS))
+    scores = pd.DataFrame([as_row(record) for record in records], columns=list(COLUMNS))
     regions = pd.DataFrame([row for record in records for row in region_rows(record)], columns=list(REGION_COLUMNS))
     tables = scores[_SHOWN_COLUMNS].round(3), regions[_SHOWN_REGION_COLUMNS].round(3)
     if not records:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
-from anomalib_genclip.callbacks.reference_images import ReferenceImages
+from anomalib_genclip.callbacks.reference_images import draw_references
 from anomalib_genclip.components.references import UNNAMED
 from anomalib_genclip.data.normal_images import NormalImages
 from anomalib_genclip.inferencer import Inferencer
@@ -97,9 +97,9 @@ class Scorer:
         if not files:
             self.model.model.references.set(self._own_references)
             return
+        self.model.k_shot = len(files)  # all are drawn
         images = NormalImages(files, lambda row: read_upload(files[row]).float() / 255)
-        product = replace(self.model.product, k_shot=len(files), few_shot_source=None)  # all are drawn
-        ReferenceImages(product, seed=0).draw(self.model, {UNNAMED: images})
+        draw_references(self.model, {UNNAMED: images}, seed=0)
 
 
 def with_thresholds(record: Record, image_threshold: float, pixel_threshold: float) -> Record:

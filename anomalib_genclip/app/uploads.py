@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from anomalib_genclip.prediction.images import read_image
+from anomalib_genclip.data.images import read_image
 from anomalib_genclip.utils.files import why_unreadable
 
 MAX_IMAGES = 32  # at a time
