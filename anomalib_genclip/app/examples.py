@@ -10,7 +10,6 @@ from PIL import Image
 
 from anomalib_genclip.demo.synthetic import render
 
-_SIZE = 320
 # Category, defect, seed. With tiny-demo three defects are found, one is found in part, the missing tooth is not found,
 # and the last image is normal.
 _SCENES = (
@@ -27,7 +26,7 @@ def write_examples(folder: Path) -> list[tuple[str, str]]:
     """Render the examples to an existing folder: their files and class names."""
     examples = []
     for category, defect, seed in _SCENES:
-        image, _ = render(category, defect, _SIZE, np.random.default_rng(seed))
+        image, _ = render(category, defect, 320, np.random.default_rng(seed))
         path = folder / f"{category}_{defect or 'good'}.png"
         Image.fromarray(image).save(path)
         examples.append((str(path), category.replace("_", " ")))

@@ -11,7 +11,6 @@ import gradio as gr
 import pandas as pd
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
-from PIL import Image
 
 from anomalib_genclip.components.anomaly_map import TOP_SHARE
 from anomalib_genclip.components.class_names import GENERIC
@@ -25,7 +24,7 @@ from .scoring import ScoredImage, Scorer, with_thresholds
 from .uploads import MAX_IMAGES, MAX_REFERENCES
 
 OPACITY = 0.8  # to start with
-_PANEL_SIDE = 320
+_SHRINKING = 3  # of small pictures
 _COLORS = {True: "#e69f00", False: "#56b4e9"}  # anomalous, normal; color-blind people tell them apart
 _SHOWN_COLUMNS = ["path", "score", "label", "regions", "class_name"]
 _SHOWN_REGION_COLUMNS = ["path", "region", "score", "x", "y", "width", "height", "area"]
@@ -69,29 +68,26 @@ class Handlers:
             problems.append(f"Only the first {MAX_REFERENCES} of {len(references)} good parts are used.")
         return _show(scored, problems, image_threshold, pixel_threshold, opacity)
 
-    def choose_example(self, event: gr.SelectData) -> tuple[list[str], str, bool]:
-        """Return image and class name of an example, and that the name is one of an example."""
+    def choose_example(self, event: gr.SelectData) -> tuple[list[str], str, str]:
+        """Return image and class name of an example, and the name again to be recognized later."""
         path, name = self.examples[event.index]
-        return [path], name, True
+        return [path], name, name
 
-    def replace_class_name(self, class_name: str, is_example: bool) -> tuple[str, bool]:
+    def replace_class_name(self, class_name: str, of_example: str) -> tuple[str, str]:
         """Replace the class name of an example: it does not fit the visitor's own images."""
-        return (self.class_name if is_example else class_name), False
+        return (self.class_name if class_name == of_example else class_name), ""
 
     def reset_thresholds(self, references: list[str] | None) -> tuple[float, float, str]:
-        """Return the thresholds to start with, as precise as the sliders, and where they come from.
-
-        Those of the weights belong to scores without a visitor's references.
-        """
+        """Return the thresholds to start with, as precise as the sliders, and where they come from."""
         inferencer, source = self.scorer.inferencer, "that of the training data"
         image, pixel, calibration = inferencer.image_threshold, inferencer.pixel_threshold, inferencer.calibration
-        if references:
+        if references:  # scores are others than those that the weights' thresholds belong to
             image, pixel, calibration, source = NATURAL_THRESHOLD, NATURAL_THRESHOLD, None, "0.5"
         if calibration is None:
             origin = f"⚠ The alarm level is {source}, not that of your product: `genclip calibrate` sets one."
         else:
             origin = (
-                f"The alarm level was calibrated for {calibration['class_name']!r}, with a rate of false alarms of "
+                f"The alarm level was calibrated for `{calibration['class_name']}`, with a rate of false alarms of "
                 f"{calibration['false_alarm_rate']:.3g}; number of normal images: {calibration['normal_images']}."
             )
         return round(image, 3), round(pixel, 3), origin
@@ -99,7 +95,7 @@ class Handlers:
 
 def _show(images: list[ScoredImage], problems: list[str], *sliders: float) -> tuple[Any, ...]:
     """Show newly scored images, and the first one in full."""
-    strip = [(_scaled(picture), f"{record.score:.3f} {record.path}") for record, picture in images]
+    strip = [(picture.reduce(_SHRINKING), f"{record.score:.3f} {record.path}") for record, picture in images]
     return (
         images,
         0,
@@ -150,26 +146,21 @@ def explain(images: list[ScoredImage]) -> tuple[Any, ...]:
     assert parts is not None
     rows = [
         (f"mean of the highest {TOP_SHARE:.0%} of the anomaly map", parts.top, f"{1 - SCORE_WEIGHT:.2f}"),
-        ("whole image: frozen CLIP with written states", parts.cls, f"{SCORE_WEIGHT:.2f}"),
+        ("whole image: frozen CLIP with hand-written prompts", parts.cls, f"{SCORE_WEIGHT:.2f}"),
         ("distance to the references, in multiples of the usual one", parts.cls_distance, "factor of the odds"),
         ("image score", record.score, ""),
     ]
-    maps = {BRANCH_TITLES[name]: grid for name, grid in parts.maps.items()}
+    maps: dict[str, Any] = {BRANCH_TITLES[name]: grid for name, grid in parts.maps.items()}
     maps |= {"distance to the references": parts.distance, "anomaly map": record.anomaly_map}
     for name, layers in parts.layers.items():
         maps |= {f"layer {layer}, {BRANCH_TITLES[name]}": grid for layer, grid in layers.items()}
+    small = picture.reduce(_SHRINKING)
     panels = [
-        (drawing.heat_map(_scaled(picture), grid, OPACITY), f"{title}, {grid.min():.2f} to {grid.max():.2f}")
+        (drawing.heat_map(small, grid, OPACITY), f"{title}, {grid.min():.2f} to {grid.max():.2f}")
         for title, grid in maps.items()
         if grid is not None
     ]
     return describe(record).splitlines()[-1], pd.DataFrame(rows, columns=_PART_COLUMNS).dropna().round(3), panels
-
-
-def _scaled(picture: Image.Image) -> Image.Image:
-    picture = picture.copy()
-    picture.thumbnail((_PANEL_SIDE, _PANEL_SIDE))
-    return picture
 
 
 def _saved(content: bytes, name: str) -> str:

@@ -21,19 +21,16 @@ _LEGEND = '<div class="genclip-legend">0<span></span>1 &ensp; abnormal probabili
 
 
 class Page:
-    """The page, which opens with the first example that the model can score.
+    """The page, which opens with the first example that the model can score; gradio serves its ``blocks``.
 
     Args:
         title (str): Shown above the page, Markdown.
         does (Handlers): Handlers of the events.
-
-    Attributes:
-        blocks (gr.Blocks): What gradio serves.
     """
 
     def __init__(self, title: str, does: Handlers) -> None:
-        kept = (3600, 86400)  # files of visitors: checked each hour, kept for a day
-        self.blocks = gr.Blocks(title="GenCLIP", analytics_enabled=False, delete_cache=kept)
+        # Files of visitors are checked every hour and kept for a day.
+        self.blocks = gr.Blocks(title="GenCLIP", analytics_enabled=False, delete_cache=(3600, 86400))
         with self.blocks:
             gr.Markdown(title)
             image_threshold, pixel_threshold, origin = does.reset_thresholds([])
@@ -58,11 +55,12 @@ class Page:
             info='What the images show: choose or type, such as "metal nut".',
             elem_id="class-name",
         )
-        self.is_example = gr.State(value=bool(names))  # whether the class name is that of an example
+        self.of_example = gr.State("".join(names[:1]))  # class name that was not given by the visitor
         with gr.Accordion("Good parts to compare with (optional)", open=False, elem_id="good-parts"):
             self.references = gr.File(label="A few images without defects", height=120, elem_id="references", **_FILES)
-        gallery: dict[str, Any] = {"label": "Examples (rendered)", "visible": bool(names), "elem_id": "examples"}
-        self.examples = gr.Gallery(captions, columns=3, **gallery, **_CHOICE)
+        self.examples = gr.Gallery(
+            captions, label="Examples", columns=3, visible=bool(names), elem_id="examples", **_CHOICE
+        )
 
     def _add_outputs(self, image_threshold: float, pixel_threshold: float) -> None:
         """Add what a visitor sees, and the sliders."""
@@ -92,14 +90,13 @@ class Page:
 
     def _connect(self, does: Handlers) -> None:
         """Connect events with handlers."""
-        shown, selected, named = gr.State([]), gr.State(0), [self.class_name, self.is_example]
+        shown, selected, named = gr.State([]), gr.State(0), [self.class_name, self.of_example]
         outputs = [shown, selected, self.problems, self.strip, *self.view, *self.explanation]
         given = [self.images, self.class_name, self.references, *self.sliders]
         score: dict[str, Any] = {"fn": does.score, "inputs": given, "outputs": outputs}
         score |= {"show_progress_on": self.view[2], "concurrency_id": "model", "concurrency_limit": 1}
         self.blocks.load(does.open, self.sliders, outputs, **_QUIET)
         gr.on([self.images.delete, self.images.clear, self.class_name.input], api_name="score", **score)
-        self.class_name.input(lambda: False, None, self.is_example, **_QUIET)
         compared = [self.references.upload, self.references.delete, self.references.clear]
         levels = [*self.sliders[:2], self.alarm_level]
         for event in (

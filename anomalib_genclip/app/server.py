@@ -18,17 +18,14 @@ from .page import Page
 from .scoring import Scorer
 from .uploads import MAX_FILE_SIZE
 
-_STYLE = Path(__file__).with_name("style.css")
-_SESSIONS = 32  # whose images are in memory
-
 
 @contextmanager
 def running(weights: str, pretrained: str | None, host: str, port: int | None) -> Iterator[gr.Blocks]:
     """Run the page in the background.
 
     Args:
-        weights (str): A prompts file, a checkpoint, or ``"tiny-demo"``.
-        pretrained (str | None): CLIP's weights, if they are others than the prompts file says.
+        weights (str): As in :class:`~anomalib_genclip.app.scoring.Scorer`, like the errors.
+        pretrained (str | None): Likewise.
         host (str): Address to listen on.
         port (int | None): Port to listen on; ``None`` for any that is free.
 
@@ -36,8 +33,6 @@ def running(weights: str, pretrained: str | None, host: str, port: int | None) -
         gr.Blocks: The page; ``local_url`` is its address.
 
     Raises:
-        FileNotFoundError: If there are no such weights.
-        ValueError: If they cannot be used.
         OSError: If the port is taken.
     """
     with TemporaryDirectory(prefix="genclip-app-") as folder:
@@ -55,13 +50,12 @@ def running(weights: str, pretrained: str | None, host: str, port: int | None) -
             quiet=True,
             share=False,
             max_file_size=MAX_FILE_SIZE,
-            state_session_capacity=_SESSIONS,
+            state_session_capacity=32,  # visitors whose images are in memory
             enable_monitoring=False,
             run_history=False,
-            mcp_server=False,
             footer_links=["api"],
             theme=theme,
-            css_paths=_STYLE,
+            css_paths=Path(__file__).with_name("style.css"),
         )
         try:
             yield page

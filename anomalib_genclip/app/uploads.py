@@ -21,13 +21,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def read_upload(path: str) -> Tensor:
-    """Read an uploaded image; format and size are checked before anything is decoded.
-
-    Args:
-        path (str): The file.
-
-    Returns:
-        Tensor: ``(3, H, W)``, uint8, RGB.
+    """Read an uploaded image, ``(3, H, W)``, uint8, RGB; format and size are checked before anything is decoded.
 
     Raises:
         ValueError: If it cannot be used; names the file without its folder.

@@ -71,9 +71,10 @@ def test_examples_are_those_that_the_weights_are_for(products, shown, class_name
 def test_class_name_of_an_example_is_not_kept_for_other_images():
     does = Handlers(scorer_of(), [("1.png", "cable"), ("2.png", "metal nut")])
     chosen = does.choose_example(SimpleNamespace(index=1))
-    assert chosen == (["2.png"], "metal nut", True)
-    assert does.replace_class_name(*chosen[1:]) == ("object", False)
-    assert does.replace_class_name("typed", is_example=False) == ("typed", False)
+    assert chosen == (["2.png"], "metal nut", "metal nut")
+    assert does.replace_class_name(*chosen[1:]) == ("object", "")
+    assert does.replace_class_name("typed", "metal nut") == ("typed", "")
+    assert does.replace_class_name("metal nut", "") == ("metal nut", "")
 
 
 def test_alarm_level_says_where_it_comes_from():
@@ -82,7 +83,7 @@ def test_alarm_level_says_where_it_comes_from():
     assert "training data, not that of your product" in source[2]
     note = {"class_name": "bolt", "false_alarm_rate": 0.05, "normal_images": 99}
     does = Handlers(scorer_of(calibration=note), [])
-    assert "calibrated for 'bolt', with a rate of false alarms of 0.05; number of" in does.reset_thresholds([])[2]
+    assert "calibrated for `bolt`, with a rate of false alarms of 0.05; number of" in does.reset_thresholds([])[2]
     own = does.reset_thresholds(["good.png"])
     assert own[:2] == (0.5, 0.5)
     assert "not that of your product" in own[2]

@@ -9,6 +9,7 @@ from PIL import Image
 
 from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.app.examples import write_examples
+from anomalib_genclip.app.handlers import Handlers
 from anomalib_genclip.app.scoring import Scorer, with_thresholds
 from anomalib_genclip.pipelines.calibration import calibrate
 
@@ -88,6 +89,12 @@ def test_good_parts_of_a_visitor_replace_references_for_one_call(scorer, crack, 
     assert own.inferencer.image_threshold == thresholds
     assert scorer.products == []
     assert record_of(scorer, [crack]).parts.cls_distance is None  # nothing is left of them
+
+
+def test_page_of_another_product_starts_without_examples(calibrated, crack):
+    does = Handlers(Scorer(calibrated), [(crack, "corrugated cardboard")])
+    assert (does.class_name, does.examples) == ("bolt", [])
+    assert does.open(*does.reset_thresholds([])[:2], 0.8)[0] == []
 
 
 def test_weights_that_do_not_explain_themselves_are_refused(tmp_path, monkeypatch):
