@@ -156,9 +156,10 @@ def calibrate(
     For example: genclip calibrate --weights prompts.safetensors --normal line3/good --out line3.safetensors
 
     Args:
-        weights: Trained model: a checkpoint (.ckpt), a prompts file (.safetensors), or tiny-demo.
+        weights: Trained model: a checkpoint (.ckpt), a prompts file (.safetensors), tiny-demo, or an exported model.
         normal: Folder of normal images of one product.
-        out: Prompts file (.safetensors) for the result, with the references if there are some.
+        out: File for the result: a prompts file (.safetensors), with the references if there are some, or for an
+            exported model one with the same suffix.
         false_alarm_rate: Share of the normal images that may raise a false alarm: at least 1 / (images + 1).
         k_shot: Reference images to draw; 0 keeps those of the weights.
         few_shot_source: Folder to draw them from, other images than the normal ones.
@@ -169,14 +170,14 @@ def calibrate(
     Returns:
         0.
     """
-    from .inferencer import Inferencer, load_trained
+    from .inferencer import Inferencer
     from .pipelines.calibration import calibrate as find_thresholds
 
-    given: dict[str, Any] = {"k_shot": k_shot, "few_shot_source": few_shot_source, "class_name": class_name}
-    given |= {"tiles": tiles}
-    model = load_trained(weights, pretrained, **{name: value for name, value in given.items() if value})
-    thresholds = find_thresholds(Inferencer(model), normal, false_alarm_rate)
-    model.save_weights(out, references=bool(model.model.references.memories))
+    inferencer = Inferencer(
+        weights, class_name, pretrained=pretrained, tiles=tiles, k_shot=k_shot or None, few_shot_source=few_shot_source
+    )
+    thresholds = find_thresholds(inferencer, normal, false_alarm_rate)
+    inferencer.save(out)
     print(f"image_threshold {thresholds['image']:.4f}, pixel_threshold {thresholds['pixel']:.4f}: {out}")
     return 0
 

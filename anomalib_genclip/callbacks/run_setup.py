@@ -144,16 +144,16 @@ def _hint_at_bf16(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # Gen
 def _warn_of_unused_class_names(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # GenCLIP
     """Warn if ``class_names`` has none of the dataset's categories."""
     datamodule = getattr(trainer, "datamodule", None)
-    if datamodule is None or not module.class_names:
+    if datamodule is None or not module.names.of_category:
         return
     subsets = [getattr(datamodule, key, None) for key in ("train_data", "val_data", "test_data")]
     tables = [samples for data in subsets if (samples := getattr(data, "samples", None)) is not None]
     own = (module.class_name, getattr(datamodule, "category", None), getattr(datamodule, "name", None))
     categories = {str(next(filter(None, own), GENERIC))}
     categories |= {str(name) for table in tables if "category" in table for name in table["category"].unique()}
-    if not categories & module.class_names.keys():
+    if not categories & module.names.of_category.keys():
         logger.warning(
             "class_names has none of the categories of the dataset (%s): %s. Its keys must be their exact names.",
             ", ".join(sorted(categories)),
-            ", ".join(module.class_names),
+            ", ".join(module.names.of_category),
         )

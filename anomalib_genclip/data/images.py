@@ -4,9 +4,11 @@
 """Reading of images as anomalib does, and checks: pixels that are not finite, and values that anomalib clips."""
 
 import logging
+import os
 from collections.abc import Iterable
 
 import fsspec
+import numpy as np
 import torch
 from anomalib.data import ImageBatch
 from PIL import Image
@@ -15,6 +17,7 @@ from torchvision.transforms.v2.functional import to_image
 
 logger = logging.getLogger(__name__)
 
+AnyImage = str | os.PathLike | Image.Image | np.ndarray | Tensor
 _DEEP_MODES = ("I", "F")
 
 
@@ -33,6 +36,36 @@ def read_image(path: str) -> Tensor:
     """
     with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file, Image.open(file) as image:  # noqa: PTH123
         return pixels_of(image, path)
+
+
+def as_pixels(image: AnyImage) -> tuple[Tensor, str]:
+    """Return an image as a tensor, and where it comes from.
+
+    Args:
+        image (AnyImage): A path or URL, an image of Pillow, an array ``(H, W, 3)`` or a tensor ``(3, H, W)``, both RGB.
+
+    Returns:
+        tuple[Tensor, str]: ``(3, H, W)``, uint8, or as given float in [0, 1]; and the path, ``""`` if there is none.
+
+    Raises:
+        OSError: If a file cannot be read.
+        ValueError: If it is no RGB image.
+    """
+    if isinstance(image, str | os.PathLike):
+        path = os.fspath(image)
+        return read_image(path), path
+    if isinstance(image, Image.Image):
+        return pixels_of(image, "The image"), ""
+    is_array = isinstance(image, np.ndarray) and image.ndim == 3
+    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) if is_array else image
+    if not isinstance(tensor, Tensor) or tensor.dim() != 3 or tensor.shape[0] != 3:
+        what = f"{type(image).__name__} {tuple(getattr(image, 'shape', ()))}"
+        msg = f"{what} is no image: give a path, an image of Pillow, an array (H, W, 3) or a tensor (3, H, W), in RGB."
+        raise ValueError(msg)
+    if tensor.dtype != torch.uint8 and not (tensor.is_floating_point() and 0 <= tensor.min() <= tensor.max() <= 1):
+        msg = f"Pixels must be uint8, or floating-point numbers from 0 to 1: this image has {tensor.dtype}."
+        raise ValueError(msg)
+    return tensor, ""
 
 
 def pixels_of(image: Image.Image, name: str) -> Tensor:

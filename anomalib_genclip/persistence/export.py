@@ -11,6 +11,8 @@ from typing import Any
 from anomalib_genclip.components.class_names import GENERIC
 from anomalib_genclip.utils.files import atomic_write_folder
 
+from .export_metadata import metadata_of, write_metadata
+
 logger = logging.getLogger(__name__)
 
 ONNX_OPSET = 18  # the oldest that torch's exporter writes; anomalib's 14 makes it print a failed conversion
@@ -47,7 +49,13 @@ def export_atomically(module: Any, export_root: Path | str, write: Callable[[Pat
         )
     # anomalib's command line shows INFO of all loggers, and this one logs a thousand merged constants.
     logging.getLogger("onnx_ir").setLevel(logging.WARNING)
-    return atomic_write_folder(Path(export_root), write)
+
+    def write_described(folder: Path) -> Path:
+        path = write(folder)
+        write_metadata(path, metadata_of(module))
+        return path
+
+    return atomic_write_folder(Path(export_root), write_described)
 
 
 def check_dynamic_size(model: Any) -> None:  # noqa: ANN401  # GenCLIPModel

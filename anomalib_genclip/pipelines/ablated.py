@@ -9,7 +9,7 @@ from typing import Any
 from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.persistence.checkpoint_io import GenCLIPCheckpointIO
 from anomalib_genclip.persistence.prompts_file import load_weights
-from anomalib_genclip.trained_model import load_trained
+from anomalib_genclip.inferencer import load_trained
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def ablated(weights: str, variant: dict[str, Any], pretrained: str | None = None
     """Load a trained model and disable parts of it.
 
     Args:
-        weights (str): As in :func:`anomalib_genclip.trained_model.load_trained`, like ``pretrained``.
+        weights (str): As in :func:`anomalib_genclip.inferencer.load_trained`, like ``pretrained``.
         variant (dict[str, Any]): Arguments of :class:`Variant`.
         pretrained (str | None): CLIP weights.
 

@@ -31,7 +31,7 @@ def ablate(
     """Test a trained model without some of its parts, and print and write the table.
 
     Args:
-        weights (str): As in :func:`anomalib_genclip.trained_model.load_trained`, like ``pretrained``.
+        weights (str): As in :func:`anomalib_genclip.inferencer.load_trained`, like ``pretrained``.
         data (Settings): The datamodule, ``{"class_path": name, "init_args": {...}}``.
         results_dir (str | Path): Folder for the results.
         accelerator (str): As in Lightning.

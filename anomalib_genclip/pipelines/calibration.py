@@ -59,12 +59,12 @@ def calibrate(
     """Set image and pixel threshold from normal images, by split conformal prediction.
 
     Of new images from the same production, at most the given share is expected to score above the image threshold
-    and, likewise, to have a pixel above the pixel threshold. Later validations of the model keep the thresholds, and
-    :meth:`~anomalib_genclip.GenCLIP.save_weights` saves them. References that the model asks for (``k_shot``) are drawn
-    first.
+    and, likewise, to have a pixel above the pixel threshold. Later validations of the model keep the thresholds.
+    References that the model asks for (``k_shot``) are drawn first.
 
     Args:
-        inferencer (Inferencer): A model of torch.
+        inferencer (Inferencer): The model, which judges by the new thresholds afterwards, and saves them
+            (:meth:`~anomalib_genclip.Inferencer.save`).
         normal (LightningDataModule | str | Path): Folder of normal images that were neither trained on nor are
             references; or a datamodule of one category, whose normal training images are used without the references.
         false_alarm_rate (float): ``a``, between 0 and 1. Defaults to ``0.01``.
@@ -77,44 +77,54 @@ def calibrate(
             be used; or if the model has another post-processor than the default.
     """
     rate = checked("false_alarm_rate", false_alarm_rate, OpenUnitFloat)
-    model: Any = inferencer.model
-    post_processor = getattr(model, "post_processor", None)
-    if not isinstance(post_processor, RawScorePostProcessor):
-        msg = "calibrate sets thresholds on raw scores: it needs a model of torch with the default post_processor."
-        raise ValueError(msg)  # noqa: TRY004  # wrong settings are ValueErrors
+    model = inferencer.model
+    if model is not None and not isinstance(model.post_processor, RawScorePostProcessor):
+        msg = "calibrate sets thresholds on raw scores: the model needs the default post_processor."
+        raise ValueError(msg)
     of_datamodule = isinstance(normal, LightningDataModule)
     category, images, source = _normal_images(normal, inferencer.class_name)
-    _draw_references(model, category, images if of_datamodule else None)
-    rows = _without_references(model, images, may_hold_some=of_datamodule)
+    rows = list(range(len(images.files)))
+    if model is not None:
+        _draw_references(model, category, images if of_datamodule else None)
+        rows = _without_references(model, images, may_hold_some=of_datamodule)
     conformal_threshold(torch.zeros(len(rows)), rate)  # raises before anything is computed
+    own_name = None if model is None else inferencer.class_name or category or None
     scores, highest = [], []
     for row in rows:
         pixels = images.read(row)
         check_images(ImageBatch(image=pixels[None], image_path=[images.files[row]]), {images.files[row]})
-        record = inferencer.predict(pixels, inferencer.class_name or category or None)
+        record = inferencer.predict(pixels, own_name)
         scores.append(record.score)
         highest.append(float(record.anomaly_map.max()))
     thresholds = {
         "image": conformal_threshold(torch.tensor(scores), rate),
         "pixel": conformal_threshold(torch.tensor(highest), rate),
     }
-    note = {"false_alarm_rate": rate, "normal_images": len(rows), "source": source}
-    name = model.names.name_of(inferencer.class_name or category or None)
-    post_processor.set_thresholds(**thresholds, calibration={**note, "class_name": name})
-    model.names = replace(model.names, of_file=name)
+    note: dict[str, Any] = {
+        "false_alarm_rate": rate,
+        "normal_images": len(rows),
+        "source": source,
+        "scores": sorted(scores),
+    }
+    if model is None:
+        note["class_name"] = inferencer.class_name
+    else:
+        name = note["class_name"] = model.names.name_of(own_name)
+        model.post_processor.set_thresholds(**thresholds, calibration=note)
+        model.names = replace(model.names, of_file=name)
+    found = {f"{name}_threshold": float(threshold) for name, threshold in thresholds.items()}
+    inferencer.set_thresholds({**found, "calibration": note})
     return {name: float(threshold) for name, threshold in thresholds.items()}
 
 
 def _draw_references(model: GenCLIP, category: str, images: NormalImages | None) -> None:
-    """Draw ``k_shot`` references, from ``few_shot_source`` or the given images.
+    """Draw ``k_shot`` references from the given images.
 
     Raises:
         ValueError: If there is nothing to draw from.
     """
-    if not model.k_shot:
+    if not model.k_shot or model.hparams["few_shot_source"] is not None:  # the inferencer has drawn from a folder
         return
-    if model.hparams["few_shot_source"] is not None:
-        images = images_of_folder(model.hparams["few_shot_source"], "few_shot_source")
     if images is not None:
         draw_references(model, {category: images})
     elif not model.model.references.memories:

@@ -20,7 +20,7 @@ from anomalib_genclip import __version__
 from anomalib_genclip.clip.backbone import TINY
 from anomalib_genclip.demo.tiny_clip import TINY_CLIP_FILE
 from anomalib_genclip.evaluation.tables import Row
-from anomalib_genclip.persistence.prompts_file import BUNDLED
+from anomalib_genclip.persistence.weights_files import BUNDLED_PROMPTS
 from anomalib_genclip.utils.files import atomic_write, is_file
 
 from .task import Settings, run_here, run_isolated
@@ -51,7 +51,7 @@ class Job:
         """
         names = _strings(self.settings)
         files = {path: _file_hash(Path(path)) for path in names if is_file(path)}
-        if {TINY, *BUNDLED} & set(names):
+        if {TINY, *BUNDLED_PROMPTS} & set(names):
             files |= {path.name: _file_hash(path) for path in sorted(TINY_CLIP_FILE.parent.glob("*.safetensors"))}
         return _hash([self.settings, files, __version__, version("anomalib")])
 

@@ -15,7 +15,8 @@ from huggingface_hub.utils import validate_repo_id
 from anomalib_genclip import __version__
 from anomalib_genclip.evaluation.report import table_of
 from anomalib_genclip.evaluation.result import EvaluationResult
-from anomalib_genclip.persistence.prompts_file import LearnedWeights, load_weights, prompts_path
+from anomalib_genclip.persistence.prompts_file import LearnedWeights, load_weights
+from anomalib_genclip.persistence.weights_files import resolve_weights
 from anomalib_genclip.utils.files import atomic_write_folder, why_unreadable
 from anomalib_genclip.utils.logs import quiet
 
@@ -55,7 +56,7 @@ def publish(
         msg = f"repo={repo!r} must be owner/name."
         raise ValueError(msg)
     validate_repo_id(repo)
-    learned, file = load_weights(weights), prompts_path(weights)
+    learned, file = load_weights(weights), resolve_weights(weights)
     figures = None if report is None else read_report(Path(report))
     card = model_card(learned, sha256(file.read_bytes()).hexdigest(), repo, figures, license_id)
 
