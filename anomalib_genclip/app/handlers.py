@@ -15,7 +15,7 @@ from gradio.utils import get_upload_folder
 from anomalib_genclip.components.anomaly_map import TOP_SHARE
 from anomalib_genclip.components.class_names import GENERIC
 from anomalib_genclip.pipelines.explain import BRANCH_TITLES, describe
-from anomalib_genclip.prediction.tables import COLUMNS, REGION_COLUMNS, as_row, region_rows
+from anomalib_genclip.prediction.output import COLUMNS, REGION_COLUMNS, region_rows, score_row
 from anomalib_genclip.processing.post_processor import NATURAL_THRESHOLD
 from anomalib_genclip.torch_model import SCORE_WEIGHT
 
@@ -24,7 +24,6 @@ from .scoring import ScoredImage, Scorer, with_thresholds
 from .uploads import MAX_IMAGES, MAX_REFERENCES
 
 OPACITY = 0.8  # to start with
-_SHRINKING = 3  # of small pictures
 _COLORS = {True: "#e69f00", False: "#56b4e9"}  # anomalous, normal; color-blind people tell them apart
 _SHOWN_COLUMNS = ["path", "score", "label", "regions", "class_name"]
 _SHOWN_REGION_COLUMNS = ["path", "region", "score", "x", "y", "width", "height", "area"]
@@ -79,28 +78,27 @@ class Handlers:
 
     def reset_thresholds(self, references: list[str] | None) -> tuple[float, float, str]:
         """Return the thresholds to start with, as precise as the sliders, and where they come from."""
-        inferencer, source = self.scorer.inferencer, "that of the training data"
-        image, pixel, calibration = inferencer.image_threshold, inferencer.pixel_threshold, inferencer.calibration
+        known, origin = self.scorer.thresholds, f"⚠ {self.scorer.alarm_level_note}"
         if references:  # scores are others than those that the weights' thresholds belong to
-            image, pixel, calibration, source = NATURAL_THRESHOLD, NATURAL_THRESHOLD, None, "0.5"
-        if calibration is None:
-            origin = f"⚠ The alarm level is {source}, not that of your product: `genclip calibrate` sets one."
-        else:
+            known, origin = {}, "⚠ The alarm level is 0.5, not that of your product: `genclip calibrate` sets one."
+        elif calibration := known["calibration"]:
             origin = (
                 f"The alarm level was calibrated for `{calibration['class_name']}`, with a rate of false alarms of "
                 f"{calibration['false_alarm_rate']:.3g}; number of normal images: {calibration['normal_images']}."
             )
+        image, pixel = (known.get(f"{name}_threshold", NATURAL_THRESHOLD) for name in ("image", "pixel"))
         return round(image, 3), round(pixel, 3), origin
 
 
 def _show(images: list[ScoredImage], problems: list[str], *sliders: float) -> tuple[Any, ...]:
     """Show newly scored images, and the first one in full."""
-    strip = [(picture.reduce(_SHRINKING), f"{record.score:.3f} {record.path}") for record, picture in images]
+    several = images if len(images) > 1 else []
+    strip = [(picture.reduce(3), f"{record.score:.3f} {record.path}") for record, picture in several]
     return (
         images,
         0,
         gr.Textbox("\n".join(problems), visible=bool(problems)),
-        gr.Gallery(strip, visible=len(strip) > 1, selected_index=0),
+        gr.Gallery(strip, visible=bool(strip), selected_index=0),
         *view(images, 0, *sliders),
         *explain(images[:1]),
     )
@@ -116,7 +114,7 @@ def view(
 ) -> tuple[Any, ...]:
     """Show what depends on the sliders: label, summary, picture, tables of scores and regions, and their files."""
     records = [with_thresholds(image.record, image_threshold, pixel_threshold) for image in images]
-    scores = pd.DataFrame([as_row(record) for record in records], columns=list(COLUMNS))
+    scores = pd.DataFrame([score_row(record) for record in records], columns=list(COLUMNS))
     regions = pd.DataFrame([row for record in records for row in region_rows(record)], columns=list(REGION_COLUMNS))
     tables = scores[_SHOWN_COLUMNS].round(3), regions[_SHOWN_REGION_COLUMNS].round(3)
     if not records:
@@ -126,10 +124,13 @@ def view(
     content = io.BytesIO()
     drawing.draw_regions(drawing.heat_map(picture, record.anomaly_map, opacity), record).save(content, format="jpeg")
     count = len(record.regions)
-    found = f"{count or 'no'} region{'' if count == 1 else 's'}"
+    summary = f"Image score **{record.score:.3f}**, threshold {image_threshold:.3f}"
+    summary += f"; {count or 'no'} region{'' if count == 1 else 's'} above {pixel_threshold:.3f}"
+    if record.p_value is not None:
+        summary += f"; share of good parts with such a score: {record.p_value:.3f}"
     return (
         gr.Label(record.label, label=record.path, color=_COLORS[bool(record.anomalous)]),
-        f"Image score **{record.score:.3f}**, threshold {image_threshold:.3f}; {found} above {pixel_threshold:.3f}",
+        summary,
         _saved(content.getvalue(), f"{Path(record.path).stem}_anomaly_map.jpg"),
         *tables,
         _saved(scores.to_csv(index=False).encode(), "scores.csv"),
@@ -154,7 +155,7 @@ def explain(images: list[ScoredImage]) -> tuple[Any, ...]:
     maps |= {"distance to the references": parts.distance, "anomaly map": record.anomaly_map}
     for name, layers in parts.layers.items():
         maps |= {f"layer {layer}, {BRANCH_TITLES[name]}": grid for layer, grid in layers.items()}
-    small = picture.reduce(_SHRINKING)
+    small = picture.reduce(3)
     panels = [
         (drawing.heat_map(small, grid, OPACITY), f"{title}, {grid.min():.2f} to {grid.max():.2f}")
         for title, grid in maps.items()

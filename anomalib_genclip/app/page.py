@@ -21,12 +21,7 @@ _LEGEND = '<div class="genclip-legend">0<span></span>1 &ensp; abnormal probabili
 
 
 class Page:
-    """The page, which opens with the first example that the model can score; gradio serves its ``blocks``.
-
-    Args:
-        title (str): Shown above the page, Markdown.
-        does (Handlers): Handlers of the events.
-    """
+    """The page below a title in Markdown, with handlers of its events; gradio serves its ``blocks``."""
 
     def __init__(self, title: str, does: Handlers) -> None:
         # Files of visitors are checked every hour and kept for a day.
@@ -98,11 +93,10 @@ class Page:
         self.blocks.load(does.open, self.sliders, outputs, **_QUIET)
         gr.on([self.images.delete, self.images.clear, self.class_name.input], api_name="score", **score)
         compared = [self.references.upload, self.references.delete, self.references.clear]
-        levels = [*self.sliders[:2], self.alarm_level]
         for event in (
             self.images.upload(does.replace_class_name, named, named, **_QUIET),
             self.examples.select(does.choose_example, None, [self.images, *named], **_QUIET),
-            gr.on(compared, does.reset_thresholds, self.references, levels, **_QUIET),
+            gr.on(compared, does.reset_thresholds, self.references, [*self.sliders[:2], self.alarm_level], **_QUIET),
         ):
             event.then(api_visibility="private", **score)
         moved, latest = [slider.input for slider in self.sliders], {"trigger_mode": "always_last"}

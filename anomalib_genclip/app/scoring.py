@@ -17,6 +17,7 @@ from anomalib_genclip.callbacks.reference_images import draw_references
 from anomalib_genclip.components.references import UNNAMED
 from anomalib_genclip.data.normal_images import NormalImages
 from anomalib_genclip.inferencer import Inferencer
+from anomalib_genclip.persistence.export_metadata import thresholds_of
 from anomalib_genclip.records import Record
 
 from .uploads import read_upload
@@ -39,6 +40,8 @@ class Scorer:
         pretrained (str | None): CLIP's weights, if they are others than the prompts file says.
 
     Attributes:
+        thresholds (dict): Those of the weights, and their ``calibration``.
+        alarm_level_note (str): What to know about them, ``""`` if they were calibrated.
         products (list[str]): Class names that the weights are for, ``""`` for an unknown one; empty for all.
 
     Raises:
@@ -52,6 +55,8 @@ class Scorer:
             msg = f"{weights} is an exported model, which does not explain its scores: give its prompts file."
             raise ValueError(msg)
         self.model = self.inferencer.model
+        self.thresholds = thresholds_of(self.model)
+        self.alarm_level_note = self.inferencer.alarm_level_note
         own = self.model.model.references
         self._own_references = dict(zip(own.categories, own.memories, strict=True))
         names = (self.inferencer.class_name, *own.categories)
@@ -88,12 +93,12 @@ class Scorer:
                 picture = to_pil_image(pixels)
                 scale = _PICTURE_SIDE / max(picture.size)
                 size = [max(1, round(side * scale)) for side in picture.size]
-                picture = picture.resize(size, Image.Resampling.BICUBIC)
-                scored.append(ScoredImage(replace(record, path=Path(path).name), picture))
+                scored.append(ScoredImage(replace(record, path=Path(path).name), picture.resize(size)))
         return scored, list(dict.fromkeys(problems))
 
     def _set_references(self, files: list[str]) -> None:
         """Compare images with good parts, or with the references of the weights."""
+        self.inferencer.set_thresholds({} if files else self.thresholds)
         if not files:
             self.model.model.references.set(self._own_references)
             return

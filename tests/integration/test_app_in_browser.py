@@ -3,6 +3,7 @@
 
 """The page in a real browser: needs Chromium, which `apt-get install chromium` brings."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,7 +12,6 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from anomalib_genclip.app.examples import write_examples
 from anomalib_genclip.app.server import running
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -55,11 +55,11 @@ def page(address, browser: Browser):
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
+def images(address, tmp_path_factory):  # noqa: ARG001  # it renders the examples
     """Paths of the examples by their names, and a broken file."""
-    folder = tmp_path_factory.mktemp("images")
-    (folder / "broken.png").write_bytes(b"no image")
-    return {Path(path).stem: path for path, _ in write_examples(folder)} | {"broken": str(folder / "broken.png")}
+    broken = tmp_path_factory.mktemp("images") / "broken.png"
+    broken.write_bytes(b"no image")
+    return {path.stem: str(path) for path in (broken, *Path(os.environ["GRADIO_TEMP_DIR"]).glob("*.png"))}
 
 
 def picture(page: Page) -> str:

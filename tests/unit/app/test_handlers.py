@@ -42,9 +42,10 @@ def scored(path="bolt.png", spots=1, **parts):
 
 def scorer_of(products=(), calibration=None):
     """Return a scorer that finds a spot in every image."""
-    inferencer = SimpleNamespace(image_threshold=0.4581, pixel_threshold=0.5192, calibration=calibration)
+    thresholds = {"image_threshold": 0.4581, "pixel_threshold": 0.5192, "calibration": calibration}
     score = lambda paths, *_: ([scored(path) for path in paths], [])  # noqa: E731
-    return SimpleNamespace(inferencer=inferencer, products=list(products), score=score)
+    note = "" if calibration else "That of the source."
+    return SimpleNamespace(thresholds=thresholds, alarm_level_note=note, products=list(products), score=score)
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,7 @@ def test_class_name_of_an_example_is_not_kept_for_other_images():
 def test_alarm_level_says_where_it_comes_from():
     source = Handlers(scorer_of(), []).reset_thresholds([])
     assert source[:2] == (0.458, 0.519)
-    assert "training data, not that of your product" in source[2]
+    assert source[2] == "⚠ That of the source."
     note = {"class_name": "bolt", "false_alarm_rate": 0.05, "normal_images": 99}
     does = Handlers(scorer_of(calibration=note), [])
     assert "calibrated for `bolt`, with a rate of false alarms of 0.05; number of" in does.reset_thresholds([])[2]
@@ -99,6 +100,8 @@ def test_label_score_and_regions_follow_the_thresholds(spots, words):
     label, summary, *_ = handlers.view([scored(spots=spots)], 0, 0.7, 0.9, 0.8)
     assert label.value["label"] == "normal"
     assert "no regions above 0.900" in summary
+    likely = scored()._replace(record=replace(scored().record, p_value=0.25))
+    assert "share of good parts with such a score: 0.250" in handlers.view([likely], 0, *SLIDERS)[1]
 
 
 def test_tables_are_saved_with_the_columns_of_predict(saved, tmp_path):

@@ -80,13 +80,16 @@ def calibrated(tmp_path_factory):
 def test_good_parts_of_a_visitor_replace_references_for_one_call(scorer, crack, calibrated):
     own = Scorer(calibrated)
     assert own.products == ["bolt"]
-    before, thresholds = record_of(own, [crack], "bolt"), own.inferencer.image_threshold
+    before = record_of(own, [crack], "bolt")
+    assert before.p_value == 0.5  # one of the good part and this one
     found = record_of(own, [crack], "gear", [crack])
+    assert found.p_value is None
     assert found.parts.cls_distance < before.parts.cls_distance
     assert found.score == pytest.approx(record_of(scorer, [crack], "gear", [crack]).score)
     assert record_of(own, [crack], "bolt").score == before.score
     assert record_of(own, [crack]).class_name == before.class_name
-    assert own.inferencer.image_threshold == thresholds
+    assert record_of(own, [crack], "bolt").image_threshold == before.image_threshold
+    assert record_of(own, [crack], "bolt").p_value == 0.5
     assert scorer.products == []
     assert record_of(scorer, [crack]).parts.cls_distance is None  # nothing is left of them
 
