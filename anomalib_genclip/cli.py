@@ -130,14 +130,17 @@ def predict(**settings: Any) -> int:  # noqa: ANN401  # those of RunSettings
 
     outcome = run(RunSettings(**settings))
     found = outcome.counts
+    images = f"{found['images']} image{'' if found['images'] == 1 else 's'}"
     result = outcome.table or "the last shard will write the table"
-    print(f"{found.images} images, {found.anomalous} anomalous, {found.errors} with errors: {result}")
+    print(f"{images}, {found['anomalous']} anomalous, {found['errors']} with errors: {result}")
+    if outcome.skipped:
+        print(f"Skipped, as no images: {', '.join(f'{count} {suffix}' for suffix, count in outcome.skipped.items())}")
     if settings.get("pictures", "none") != "none":
         print(f"Result images: {settings['out']}/pictures")
     if outcome.was_complete:
         print("The run was complete: there was nothing left to do.")
         return 0
-    return min(_WITH_ERRORS + found.errors, _MOST_ERRORS) if found.errors else 0
+    return min(_WITH_ERRORS + found["errors"], _MOST_ERRORS) if found["errors"] else 0
 
 
 def calibrate(
@@ -322,7 +325,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parser.parse_args(arguments)
     except ArgumentError as error:
         command = " ".join(["genclip", *(name for name in arguments[:1] if name in COMMANDS)])
-        print(f"{command}: error: {error}\nSee: {command} --help", file=sys.stderr)
+        # jsonargparse describes all that it has tried; the first line names the option, the last the value.
+        first, *others = str(error).splitlines()
+        print(
+            f"{command}: error: {' '.join([first, *map(str.strip, others[-1:])])}\nSee: {command} --help",
+            file=sys.stderr,
+        )
         return 2
     if args.command is None:
         parser.print_help()

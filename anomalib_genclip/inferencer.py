@@ -86,7 +86,7 @@ class Inferencer:
         given = {name: checked(name, value, UnitFloat | None) for name, value in thresholds.items()}
         settings = {name: value for name, value in settings.items() if value is not None}
         self.model: GenCLIP | None = None
-        self._given_name = class_name
+        self.given_name = class_name
         path = None if isinstance(weights, GenCLIP) else resolve_weights(weights)
         if path is not None and path.suffix in SUFFIXES:
             known = self._open_export(path, device, precision, {**settings, "class_name": class_name})
@@ -118,11 +118,11 @@ class Inferencer:
         self.precision = choose_precision(precision, self.device)
         self.model = model.eval().to(self.device)
         self.transform = _transform_of(model.pre_processor)
-        self.class_name = self._given_name or model.names.given or model.names.of_file
+        self.class_name = self.given_name or model.names.given or model.names.of_file
         if model.k_shot and (source := model.hparams["few_shot_source"]) is not None:
             draw_references(model, {self.class_name or UNNAMED: images_of_folder(source, "few_shot_source")})
-        if self._given_name is not None:
-            model.look_up([None], self._given_name)  # raises here if the name cannot be used
+        if self.given_name is not None:
+            model.look_up([None], self.given_name)  # raises here if the name cannot be used
         return thresholds_of(model)
 
     def set_thresholds(self, known: Mapping[str, Any]) -> None:
@@ -238,7 +238,7 @@ class Inferencer:
                 self._judged(record, {key: value[i] for key, value in outputs.items()})
                 for i, record in enumerate(records)
             ]
-        given = class_name or self._given_name
+        given = class_name or self.given_name
         errors = self._errors_of(categories, given)
         for row, category in enumerate(categories):
             if category in errors:

@@ -26,8 +26,8 @@ from torchmetrics.functional.classification import binary_auroc
 from torchvision.tv_tensors import Image, Mask
 
 from anomalib_genclip.components.anomaly_map import upsample
-from anomalib_genclip.demo.synthetic.datamodule import RENDER_VERSION, render_category
-from anomalib_genclip.evaluation.streaming import ScoreHistogram
+from anomalib_genclip.demo.synthetic import SyntheticDefects
+from anomalib_genclip.evaluation.histogram import ScoreHistogram
 from anomalib_genclip.trained_model import load_trained
 from anomalib_genclip.utils.resize import resize
 
@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--per-defect", type=int, default=2, help="anomalous images to render of each kind")
     parser.add_argument("--weights", default="tiny-demo")
     parser.add_argument("--pretrained")
-    parser.add_argument("--class-name", help="instead of the name of the category")
+    parser.add_argument("--class_name", help="instead of the name of the category")
     parser.add_argument("--tile-size", type=int, required=True)
     parser.add_argument("--tile-stride", type=int)
     parser.add_argument("--working-size", type=int)
@@ -55,14 +55,11 @@ def parse() -> argparse.Namespace:
 
 def render(args: argparse.Namespace) -> None:
     """Render the categories that are not there."""
-    counts = {"train_good": 1, "test_good": args.normal, "test_per_defect": args.per_defect}
     size, defect_size = args.render
-    recipe = {"version": RENDER_VERSION, "seed": 0, "size": size, **counts}
-    if defect_size < size:
-        recipe["defect_size"] = defect_size
+    counts = {"train_good": 1, "test_good": args.normal, "test_per_defect": args.per_defect}
     for category in args.categories:
-        if not (args.root / category).exists():
-            render_category(args.root, category, recipe)
+        small = defect_size if defect_size < size else None
+        SyntheticDefects(args.root, category, render_size=size, defect_size=small, **counts).prepare_data()
 
 
 def by_size(mask: Tensor) -> dict[str, Tensor]:

@@ -27,23 +27,21 @@ class EpochSeeds(Callback):
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
         self.epoch = 0  # the next one to train
-        self.rank = 0
         self._seeded = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed the first epoch; Lightning creates its iterator, which draws numbers, before that epoch starts."""
         del pl_module
-        self.rank = trainer.global_rank  # each process draws its own numbers
         if self.seed is None:
             self.seed = int(torch.randint(_SEEDS, ()))
-        self._seed()
+        self._seed_epoch(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed all other epochs."""
         del pl_module
         if not self._seeded:
             self.epoch = trainer.current_epoch
-            self._seed()
+            self._seed_epoch(trainer)
         self._seeded = False
 
     def on_train_batch_end(self, trainer: Trainer, *args, **kwargs) -> None:
@@ -65,9 +63,9 @@ class EpochSeeds(Callback):
         """Restore seed and epoch from the checkpoint."""
         self.seed, self.epoch = state_dict["seed"], state_dict["epoch"]
 
-    def _seed(self) -> None:
-        generator = np.random.default_rng([self.seed or 0, self.epoch, self.rank])
-        number = int(generator.integers(_SEEDS))
+    def _seed_epoch(self, trainer: Trainer) -> None:
+        """Seed all generators; each process draws its own numbers."""
+        number = int(np.random.default_rng([self.seed or 0, self.epoch, trainer.global_rank]).integers(_SEEDS))
         random.seed(number)
         np.random.seed(number)  # noqa: NPY002  # augmentations may use NumPy's global generator
         torch.manual_seed(number)

@@ -1,23 +1,26 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Input checks: errors that name the file of an image that cannot be used."""
+"""Input checks: messages that name the files of images and masks that cannot be used, or are not as they were meant."""
 
 import errno
 import logging
 from collections.abc import Callable, Iterable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from anomalib.data import ImageBatch
 from anomalib.data.utils.image import is_image_file, read_image
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
+from torch import Tensor
 
+from anomalib_genclip.data.file_faults import FileFaults
 from anomalib_genclip.data.images import check_images
-from anomalib_genclip.utils.loaders import running_loaders
-from anomalib_genclip.utils.text import summarize
+from anomalib_genclip.utils.files import why_unreadable
+from anomalib_genclip.utils.loaders import as_list, image_paths, running_loaders
+from anomalib_genclip.utils.text import counted, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -26,44 +29,81 @@ _READ_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)  # raised by
 
 
 class InputChecks(Callback):
-    """Stop at images that cannot be used, with an error that names the file.
+    """Stop at images that cannot be used, and warn of those that are not used as they were meant, with their files.
 
     anomalib's datasets pass on Pillow's exceptions, often without the name of the file. This callback searches for the
     file after reading has failed. It must come before the pre-processor.
     """
 
     def __init__(self) -> None:
-        self._checked: set[str] = set()  # files whose headers have been checked
+        self._faults = FileFaults()
+        self._batch: ImageBatch | None = None  # of the training step
+        self._masks: list[tuple[list[str], Tensor]] = []  # images, and the shares that their masks cover
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, *args: Any) -> None:  # noqa: ANN401
-        """Check the images."""
-        del trainer, pl_module, args
-        self._check(batch)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the headers of all files that labelled datasets list."""
+        del pl_module
+        for loader in running_loaders(trainer):
+            samples = getattr(getattr(loader, "dataset", None), "samples", None)
+            if samples is not None and "mask_path" in samples:
+                self._faults.check_headers(image_paths(loader), samples["mask_path"])
+        self._faults.report()
 
-    on_validation_batch_start = on_train_batch_start
-    on_test_batch_start = on_train_batch_start
-    on_predict_batch_start = on_train_batch_start
+    on_validation_start = on_test_start = on_train_start
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn about files of the folder that are left out."""
-        del pl_module
+        """Check headers, and warn about files of the folder that are left out."""
+        self.on_train_start(trainer, pl_module)
         for loader in running_loaders(trainer):
             _warn_of_files_left_out(getattr(getattr(loader, "dataset", None), "image_filenames", []))
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, *args: Any) -> None:  # noqa: ANN401
+        """Check the files. The pixels are checked if the loss is not finite: each check waits for the device."""
+        del trainer, pl_module, args
+        self._batch = batch
+        self._check_files(batch)
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, *args: Any) -> None:  # noqa: ANN401
+        """Check files and pixels."""
+        del trainer, pl_module, args
+        check_images(batch, ())
+        self._check_files(batch)
+
+    on_validation_batch_start = on_predict_batch_start = on_test_batch_start
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn about the files of the epoch."""
+        del trainer, pl_module
+        for images, shares in self._masks:
+            self._faults.check_masks(images, shares.tolist())
+        self._masks.clear()
+        self._faults.report()
+
+    on_validation_epoch_end = on_test_epoch_end = on_predict_epoch_end = on_train_epoch_end
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Name the file if reading it has failed."""
+        """Name the file if reading it has failed, or if its pixels are the reason why the loss is not finite."""
         del pl_module
+        if isinstance(exception, ValueError) and self._batch is not None:
+            try:
+                check_images(self._batch, ())
+            except ValueError as error:
+                _rewrite(exception, str(error))
         if not isinstance(exception, _READ_ERRORS) or getattr(exception, "errno", None) in _WRITE_ERRORS:
             return
         if found := _first_unreadable(running_loaders(trainer)):
-            file, error = found
-            _rewrite(exception, f"{file} cannot be read: {error}. Repair the file or remove it from the data.")
+            file, reason = found
+            _rewrite(exception, f"{file} cannot be read: {reason}. Repair the file or remove it from the data.")
 
-    def _check(self, batch: ImageBatch) -> None:
-        """Check images, and the headers of files that have not been checked before."""
-        files = {str(path) for path in batch.image_path or []}
-        check_images(batch, files - self._checked)
-        self._checked |= files
+    def _check_files(self, batch: ImageBatch) -> None:
+        """Check the headers of files that have not been checked, and note the areas of the masks."""
+        if not batch.image_path:
+            return
+        paths = [str(path) for path in batch.image_path]
+        self._faults.check_headers(paths, batch.mask_path or [None] * len(paths))
+        if batch.gt_mask is not None and batch.gt_label is not None:
+            shares = batch.gt_mask.flatten(1).float().mean(dim=1)
+            self._masks.append((paths, torch.where(batch.gt_label.bool(), shares, torch.nan)))  # normal images: neither
 
 
 def _rewrite(exception: Exception, message: str) -> None:
@@ -73,30 +113,24 @@ def _rewrite(exception: Exception, message: str) -> None:
         del exception.errno, exception.strerror, exception.filename
 
 
-def _first_unreadable(loaders: Iterable[Any]) -> tuple[str, Exception] | None:
-    """Return the first file of the loaders that cannot be read and the error, ``None`` if all can be read."""
-    for loader in loaders:
-        dataset: Any = getattr(loader, "dataset", None)
+def _first_unreadable(loaders: Iterable[Any]) -> tuple[str, str] | None:
+    """Return the first file of the loaders that cannot be read and the reason, ``None`` if all can be read."""
+    for dataset in (getattr(loader, "dataset", None) for loader in loaders):
         for index in range(len(dataset)) if hasattr(dataset, "__len__") else ():
-            if error := _failure(dataset.__getitem__, index):
-                return _broken_file(dataset, index), error
+            if reason := _failure(dataset.__getitem__, index):
+                files = _files(dataset, index)
+                broken = [file for file in files if _failure(read_image, file)] or files
+                return " or ".join(broken) or f"Image {index} of {type(dataset).__name__}", reason
     return None
 
 
-def _broken_file(dataset: Any, index: int) -> str:  # noqa: ANN401
-    """Return the damaged file of a sample, or all of its files if each can be read."""
-    files = _files(dataset, index)
-    broken = [file for file in files if _failure(read_image, file)]
-    return " or ".join(broken or files) or f"Image {index} of {type(dataset).__name__}"
-
-
-def _failure(read: Callable[[Any], Any], what: int | str) -> Exception | None:
-    """Return the exception of reading a sample or file, ``None`` if it can be read."""
+def _failure(read: Callable[[Any], Any], what: int | str) -> str:
+    """Return why a sample or file cannot be read, "" if it can be."""
     try:
         read(what)
     except Exception as error:  # noqa: BLE001  # a dataset that overrides reading may raise any type
-        return error
-    return None
+        return why_unreadable(error)
+    return ""
 
 
 def _files(dataset: Any, index: int) -> list[str]:  # noqa: ANN401
@@ -105,23 +139,15 @@ def _files(dataset: Any, index: int) -> list[str]:  # noqa: ANN401
         return [str(dataset.image_filenames[index])]
     samples = getattr(dataset, "samples", None)
     row = {} if samples is None else samples.iloc[index]
-    values = chain.from_iterable(
-        value if isinstance(value, list) else [value] for value in (row.get("image_path"), row.get("mask_path"))
-    )
+    values = [row.get("image_path"), *as_list(row.get("mask_path"))]
     return [str(value) for value in values if isinstance(value, str | Path) and str(value)]
 
 
 def _warn_of_files_left_out(images: list[Path]) -> None:
     """Warn about files in the images' folders that anomalib ignores because of their suffixes."""
-    if len(images) < 2:
-        return
-    folders = sorted({Path(image).parent for image in images})
-    others = [
-        file
-        for folder in folders
-        for file in sorted(folder.iterdir())
-        if file.is_file() and not file.name.startswith(".") and not is_image_file(file)
-    ]
+    folders = sorted({Path(image).parent for image in images}) if len(images) > 1 else []
+    files = [file for folder in folders for file in sorted(folder.iterdir())]
+    others = [file for file in files if file.is_file() and file.name[0] != "." and not is_image_file(file)]
     if others:
-        text = "%d file(s) are left out, because anomalib does not read images with these suffixes: %s."
-        logger.warning(text, len(others), summarize(others))
+        text = "Left out, because anomalib does not read images with these suffixes: %s: %s."
+        logger.warning(text, counted(len(others), "file"), summarize(others))

@@ -96,14 +96,6 @@ class ReferenceImages(Callback):
 def draw_references(module: Any, images: dict[str, NormalImages], seed: int | None = None) -> list[str]:  # noqa: ANN401
     """Draw references and set those of the model, unless it has them already.
 
-    Args:
-        module (GenCLIP): The model; its ``seed`` counts more than the one given here.
-        images (dict[str, NormalImages]): What to draw from, for each category.
-        seed (int | None): Seed of the draw. Defaults to ``None``: torch's.
-
-    Returns:
-        list[str]: The files that were drawn.
-
     Raises:
         ValueError: If there are too few images, or one that cannot be used.
     """
@@ -162,11 +154,7 @@ def _choose(module: Any, category: str, count: int, seed: int) -> list[int]:  # 
 
 
 def _remember(model: GenCLIPModel, images: list[Tensor], max_patches: int, seed: int) -> tuple[Tensor, ...]:
-    """Compute a memory from preprocessed images, each ``(1, 3, H, W)``.
-
-    Returns:
-        tuple[Tensor, ...]: Patches, CLS tokens, and the usual distances of both.
-    """
+    """Compute a memory from preprocessed images, each ``(1, 3, H, W)``."""
     patches, cls = _features(model, images)
     kept = _coreset(patches.flatten(1, 2), max_patches, seed)
     memory, origin = patches.flatten(1, 2)[:, kept], kept // patches.shape[2]

@@ -4,7 +4,7 @@
 """Setup of a run: results folder, checkpoint I/O, number of epochs, validation."""
 
 import logging
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,12 +12,13 @@ from uuid import uuid4
 from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.utils.path import create_versioned_dir
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from anomalib_genclip.clip.backbone import TINY
-from anomalib_genclip.components.class_names import GENERIC
+from anomalib_genclip.components.class_names import GENERIC, clean_class_name
 from anomalib_genclip.persistence.checkpoint_io import GenCLIPCheckpointIO
-from anomalib_genclip.processing.post_processor import RawScorePostProcessor
+from anomalib_genclip.utils.loaders import category_of
 from anomalib_genclip.utils.logs import hide_notes_on_runs
 from anomalib_genclip.utils.precision import bf16_is_fast
 
@@ -27,7 +28,11 @@ _LIGHTNING_DEFAULT_EPOCHS = 1000
 
 
 class RunSetup(Callback):
-    """Prepare trainer and results folder for GenCLIP.
+    """Prepare trainer and results folder for GenCLIP; the first of the model's callbacks.
+
+    Lightning's trainer keeps the callbacks of a model, and would call them for the next model of the same engine. When
+    a run ends, this one removes them. The trainer also remembers how test metrics are logged, and refuses another way
+    for the same name; it forgets that before and after a run of GenCLIP.
 
     Args:
         epochs (int): Epochs of a training run whose trainer has no limit.
@@ -35,7 +40,7 @@ class RunSetup(Callback):
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
-        self._limit_val_batches: float | None = None
+        self._undo = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Prepare a run.
@@ -44,15 +49,18 @@ class RunSetup(Callback):
             ValueError: If the model would be trained in pure float16.
         """
         hide_notes_on_runs()
+        trainer.test_loop._results.clear()  # noqa: SLF001
         _share_results_folder(trainer)
         if trainer.is_global_zero:
             _version_results_folder(Path(trainer.default_root_dir))
-        strategy = trainer.strategy
-        if type(strategy.checkpoint_io) is AnomalibCheckpointIO:  # not one of the user's
-            strategy.checkpoint_io = GenCLIPCheckpointIO(strategy.checkpoint_io.extra_safe_globals)
+        own_io = trainer.strategy.checkpoint_io
+        if type(own_io) is AnomalibCheckpointIO:  # not one of the user's
+            self._undo.callback(setattr, trainer.strategy, "checkpoint_io", own_io)
+            trainer.strategy.checkpoint_io = GenCLIPCheckpointIO(own_io.extra_safe_globals)
         _warn_of_unused_class_names(trainer, pl_module)
         if _validates_nothing(trainer, pl_module):
-            self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
+            self._undo.callback(setattr, trainer, "limit_val_batches", trainer.limit_val_batches)
+            trainer.limit_val_batches = 0
         if stage in {"test", "predict"}:
             _hint_at_bf16(trainer, pl_module)
         if stage != "fit":
@@ -67,18 +75,20 @@ class RunSetup(Callback):
         # override a limit that the user did give.
         if trainer.max_epochs == _LIGHTNING_DEFAULT_EPOCHS and trainer.max_steps == -1:
             trainer.fit_loop.max_epochs = self.epochs
-        datamodule = getattr(trainer, "datamodule", None)
-        names = (getattr(datamodule, key, "") for key in ("name", "category"))
+        names = (getattr(trainer.datamodule, key, "") for key in ("name", "category"))
         pl_module.trained_on = " ".join(filter(None, names))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Restore the trainer's settings."""
+        """Restore the trainer's settings, and remove the model's callbacks: Lightning adds them at the end."""
         del pl_module, stage
-        if self._limit_val_batches is not None:
-            trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
+        first = trainer.callbacks.index(self)
+        kept = [callback for callback in trainer.callbacks[first:] if isinstance(callback, Checkpoint)]
+        trainer.callbacks = [*trainer.callbacks[:first], *kept]
+        trainer.test_loop._results.clear()  # noqa: SLF001
+        self._undo.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Restore the trainer's settings."""
+        """Restore the trainer's settings, and remove the model's callbacks."""
         del exception
         self.teardown(trainer, pl_module, "")
 
@@ -89,11 +99,10 @@ def _validates_nothing(trainer: Trainer, module: Any) -> bool:  # noqa: ANN401  
     anomalib validates a zero-shot model before each test to compute thresholds, and its datamodules fail there with
     ``val_split_mode="none"``, which leaves no validation images.
     """
-    datamodule: Any = getattr(trainer, "datamodule", None)
-    if datamodule is not None and hasattr(datamodule, "val_split_mode") and not hasattr(datamodule, "val_data"):
+    datamodule: Any = trainer.datamodule
+    if hasattr(datamodule, "val_split_mode") and not hasattr(datamodule, "val_data"):
         return True
-    post_processor = module.post_processor
-    keeps_thresholds = isinstance(post_processor, RawScorePostProcessor) and post_processor.keep_thresholds
+    keeps_thresholds = getattr(module.post_processor, "keep_thresholds", False)
     return module.is_zero_shot and keeps_thresholds and not getattr(module.evaluator, "val_metrics", None)
 
 
@@ -142,18 +151,15 @@ def _hint_at_bf16(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # Gen
 
 
 def _warn_of_unused_class_names(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # GenCLIP
-    """Warn if ``class_names`` has none of the dataset's categories."""
-    datamodule = getattr(trainer, "datamodule", None)
-    if datamodule is None or not module.names.of_category:
+    """Warn if ``class_name`` maps categories, and none of the dataset's is among them."""
+    if trainer.datamodule is None or not module.names.of_category:
         return
-    subsets = [getattr(datamodule, key, None) for key in ("train_data", "val_data", "test_data")]
-    tables = [samples for data in subsets if (samples := getattr(data, "samples", None)) is not None]
-    own = (module.class_name, getattr(datamodule, "category", None), getattr(datamodule, "name", None))
-    categories = {str(next(filter(None, own), GENERIC))}
-    categories |= {str(name) for table in tables if "category" in table for name in table["category"].unique()}
-    if not categories & module.names.of_category.keys():
+    categories = {category_of(trainer.datamodule) or GENERIC}
+    for key in ("train_data", "val_data", "test_data"):
+        categories.update(getattr(getattr(trainer.datamodule, key, None), "samples", {}).get("category", []))
+    if not module.names.of_category.keys() & map(clean_class_name, categories):
         logger.warning(
-            "class_names has none of the categories of the dataset (%s): %s. Its keys must be their exact names.",
+            "class_name has none of the categories of the dataset (%s): %s.",
             ", ".join(sorted(categories)),
             ", ".join(module.names.of_category),
         )

@@ -15,15 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def makes_anomalies(source: str, dataset: object) -> bool:
-    """Return whether training on a dataset uses synthetic anomalies.
-
-    Args:
-        source (str): "auto", "labels" or "synthetic".
-        dataset (object): The training set.
-
-    Returns:
-        bool: Whether it does.
-    """
+    """Return whether training on a dataset uses synthetic anomalies; ``source`` as in :class:`PerlinAnomalies`."""
     return source == "synthetic" or (source == "auto" and not _is_labelled(dataset))
 
 
@@ -50,7 +42,7 @@ class PerlinAnomalies(Callback):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.generator = PerlinAnomalyGenerator()
-        self.active = False
+        self.active = self.labelled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the training set's labels.
@@ -61,8 +53,8 @@ class PerlinAnomalies(Callback):
         del pl_module
         dataset = getattr(trainer.train_dataloader, "dataset", None)
         name = getattr(dataset, "name", None) or "The training set"
-        self.active = makes_anomalies(self.source, dataset)
-        if self.source == "labels" and not _is_labelled(dataset):
+        self.active, self.labelled = makes_anomalies(self.source, dataset), _is_labelled(dataset)
+        if self.source == "labels" and not self.labelled:
             msg = (
                 f"{name} has no anomalous training image and anomaly_source is 'labels'. Train on a labelled source "
                 "(CrossDataset), or set anomaly_source to 'synthetic'."
@@ -78,14 +70,12 @@ class PerlinAnomalies(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Add anomalies to normal images of the batch; anomalous images stay unchanged."""
         del trainer, pl_module, batch_idx
-        if not self.active:
+        if not self.active or (self.labelled and batch.gt_mask is None):  # the training step raises without masks
             return
         images, masks = self.generator(batch.image)
         masks = masks.squeeze(1) > 0
         labels = masks.flatten(1).any(dim=1)
-        if batch.gt_label is not None and bool(batch.gt_label.any()):
-            if batch.gt_mask is None:  # the training step raises and names the image
-                return
+        if self.labelled:
             real = batch.gt_label.bool().view(-1, 1, 1)
             images = torch.where(real[:, None], batch.image, images)
             masks = torch.where(real, batch.gt_mask.as_subclass(torch.Tensor).bool(), masks)

@@ -22,11 +22,7 @@ class TileSetup(Callback):
         self.settings = settings
 
     def apply(self, module: Any) -> None:  # noqa: ANN401  # GenCLIP
-        """Set the tiler, and let images reach the model at their own or the working size.
-
-        Args:
-            module (GenCLIP): The model, just built.
-        """
+        """Set the tiler, and let images reach the model at their own or the working size."""
         if self.settings is not None:
             module.model.tiler = self.settings.tiler()
             module.model.tile_batch_size = self.settings.batch_size

@@ -35,51 +35,37 @@ PAPER_IMAGE_SIZE = 518  # paper, implementation details: 37 patches of 14 px per
 MAX_IMAGE_SIZE = 16_384  # a larger one is a mistake: attention between that many patches fits into no memory
 NUM_LAYERS = 4
 _QUICKGELU = "-quickgelu"
-_RANDOM_SEED = 0
-_RESIZED = "visual.positional_embedding"
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Dimensions of a CLIP model, known before its weights are loaded.
+    """Dimensions of a CLIP model, known before its weights are loaded."""
 
-    Args:
-        name (str): open_clip's name of the architecture, without ``-quickgelu``, or ``"tiny"``.
-        patch_size (int): Side of a patch in pixels.
-        image_size (int): Side of the images that the model was trained on, in pixels.
-        depth (int): Number of transformer blocks of the vision tower.
-        vision_width (int): ``d_v``.
-        text_width (int): ``d_t``.
-        embed_dim (int): ``d``.
-        context_length (int): Maximum length of a prompt in tokens, including [SOS] and [EOS].
-        quick_gelu (bool): Whether the architecture uses QuickGELU. Weights can require it too.
-    """
-
-    name: str
-    patch_size: int
-    image_size: int
-    depth: int
-    vision_width: int
-    text_width: int
-    embed_dim: int
-    context_length: int
-    quick_gelu: bool
+    name: str  # open_clip's, without "-quickgelu", or "tiny"
+    patch_size: int  # pixels
+    image_size: int  # side of the images that the model was trained on, in pixels
+    depth: int  # blocks of the vision tower
+    vision_width: int  # d_v
+    text_width: int  # d_t
+    embed_dim: int  # d
+    context_length: int  # maximum length of a prompt in tokens, including [SOS] and [EOS]
+    quick_gelu: bool  # of the architecture; weights can require it too
 
 
 def _unsupported_reason(config: Mapping[str, Any]) -> str | None:
     """Return why a configuration is not a plain-ViT CLIP, ``None`` if it is one."""
     vision, text = config["vision_cfg"], config["text_cfg"]
-    if "timm_model_name" in vision:
-        return "its image tower is a timm model"
-    if not isinstance(vision.get("layers"), int):
-        return "its image tower is a ResNet"
-    if vision.get("attentional_pool") or vision.get("pool_type", "tok") != "tok" or vision.get("final_ln_after_pool"):
-        return "its image tower has no CLS token output"
-    if any(key.startswith("hf_") for key in text):
-        return "its text tower or tokenizer is not CLIP's"
-    if text.get("embed_cls") or text.get("no_causal_mask") or text.get("pool_type", "argmax") != "argmax":
-        return "its text tower is not CLIP's causal one"
-    return None
+    reasons = {
+        "its image tower is a timm model": "timm_model_name" in vision,
+        "its image tower is a ResNet": not isinstance(vision.get("layers"), int),
+        "its image tower pools by attention": vision.get("attentional_pool"),
+        "its image tower has no CLS token output": vision.get("pool_type", "tok") != "tok",
+        "its image tower normalizes after pooling": vision.get("final_ln_after_pool"),
+        "its text tower or tokenizer is not CLIP's": any(key.startswith("hf_") for key in text),
+        "its text tower is not CLIP's causal one": text.get("embed_cls") or text.get("no_causal_mask"),
+        "its text tower has no [EOS] token output": text.get("pool_type", "argmax") != "argmax",
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def list_backbones() -> list[str]:
@@ -94,11 +80,8 @@ def _read_config(name: str) -> dict[str, Any]:
         return tiny_config()
     # Checked first, because open_clip would read a configuration from "hf-hub:..." and "local-dir:...".
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
-    if config is None:
-        msg = f"Unknown backbone {name!r}. Supported are: {', '.join(list_backbones())}."
-        raise ValueError(msg)
-    reason = _unsupported_reason(config)
-    if reason is not None:
+    reason = "open_clip has none of that name" if config is None else _unsupported_reason(config)
+    if config is None or reason:
         msg = (
             f"Backbone {name!r} cannot be used: {reason}. GenCLIP needs a plain ViT with a CLS token and CLIP's own "
             f"text tower. Supported are: {', '.join(list_backbones())}."
@@ -113,13 +96,7 @@ def plain_name(backbone: str) -> str:
 
 
 def backbone_spec(backbone: str) -> BackboneSpec:
-    """Look up an architecture without building it.
-
-    Args:
-        backbone (str): A name of :func:`list_backbones`, with or without ``-quickgelu``.
-
-    Returns:
-        BackboneSpec: Its dimensions.
+    """Look up the dimensions of an architecture (name with or without ``-quickgelu``) without building it.
 
     Raises:
         ValueError: If the name is unknown or the model is not a plain-ViT CLIP.
@@ -149,29 +126,19 @@ def resolve_image_size(spec: BackboneSpec, image_size: int | Sequence[int] | Non
     Raises:
         ValueError: If a side is not a positive multiple of the patch size, or exceeds ``MAX_IMAGE_SIZE``.
     """
+    patch = spec.patch_size
     if image_size is None:
-        native = spec.image_size
-        side = native if native < 224 else PAPER_IMAGE_SIZE // spec.patch_size * spec.patch_size
-        return side, side
+        image_size = spec.image_size if spec.image_size < 224 else PAPER_IMAGE_SIZE // patch * patch
     sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(sides) != 2:
-        msg = f"image_size must be one number or (height, width), got {image_size!r}."
+    fit = all(type(side) is int and side % patch == 0 and 0 < side <= MAX_IMAGE_SIZE for side in sides)
+    if len(sides) != 2 or not fit:
+        near = {side - side % patch + step for side in sides if isinstance(side, int) for step in (0, patch)}
+        hint = ", ".join(str(value) for value in sorted(near) if 0 < value <= MAX_IMAGE_SIZE)
+        msg = (
+            f"image_size {image_size!r} does not fit {spec.name}: give one number or (height, width), multiples of its "
+            f"patch size {patch} up to {MAX_IMAGE_SIZE}.{hint and f' Nearest: {hint}.'}"
+        )
         raise ValueError(msg)
-    for side in sides:
-        if (
-            isinstance(side, bool)
-            or not isinstance(side, int)
-            or side % spec.patch_size
-            or not 0 < side <= MAX_IMAGE_SIZE
-        ):
-            lower = side // spec.patch_size * spec.patch_size if isinstance(side, int) else 0
-            nearest = [value for value in (lower, lower + spec.patch_size) if 0 < value <= MAX_IMAGE_SIZE]
-            hint = f" Nearest: {' or '.join(map(str, nearest))}." if nearest else ""
-            msg = (
-                f"image_size {image_size!r} does not fit {spec.name}: both sides must be multiples of its patch size "
-                f"{spec.patch_size} up to {MAX_IMAGE_SIZE}.{hint}"
-            )
-            raise ValueError(msg)
     return sides
 
 
@@ -186,8 +153,8 @@ def resolve_layers(spec: BackboneSpec, layers: Sequence[int] | None) -> list[int
     if layers is None:
         return sorted({max(1, spec.depth * quarter // NUM_LAYERS) for quarter in range(1, NUM_LAYERS + 1)})
     layers = list(layers) if isinstance(layers, Sequence) else [layers]
-    whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers)
-    if not layers or not whole or len(set(layers)) != len(layers) or min(layers) < 1 or max(layers) > spec.depth:
+    fit = all(type(layer) is int and 1 <= layer <= spec.depth for layer in layers)
+    if not layers or not fit or len(set(layers)) != len(layers):
         msg = f"layers {layers!r} do not fit {spec.name}: give distinct block numbers between 1 and {spec.depth}."
         raise ValueError(msg)
     return sorted(layers)
@@ -213,55 +180,41 @@ def check_pretrained(spec: BackboneSpec, pretrained: str) -> None:
     """Check the ``pretrained`` argument before anything is loaded.
 
     Raises:
-        ValueError: If it is neither ``"random"``, nor one of open_clip's tags for this model, nor a file.
+        ValueError: If it is neither ``"random"``, nor weights that this model has, nor a file.
     """
-    if pretrained == RANDOM or is_file(pretrained):
+    names = (spec.name, spec.name + _QUICKGELU)
+    own = sorted({tag for name in names for tag in open_clip.list_pretrained_tags_by_model(name)})
+    own = [BUNDLED] if spec.name == TINY else own
+    if pretrained in [RANDOM, *own] or is_file(pretrained):
         return
-    if spec.name == TINY:
-        if pretrained == BUNDLED:
-            return
+    if not isinstance(pretrained, str) or not _find_pretrained(spec, pretrained)[0]:  # it knows other spellings
         msg = (
-            f"pretrained={pretrained!r} is not a file, and {TINY} has its own weights: leave it out, or give the path "
-            "of a weights file."
+            f"pretrained={pretrained!r} is neither a file nor {RANDOM!r}, and {spec.name} has its own weights: "
+            f"{', '.join(own) or 'none'}."
         )
         raise ValueError(msg)
-    if isinstance(pretrained, str) and _find_pretrained(spec, pretrained)[0]:
-        return
-    names = (spec.name, spec.name + _QUICKGELU)
-    tags = sorted({tag for name in names for tag in open_clip.list_pretrained_tags_by_model(name)})
-    msg = (
-        f"pretrained={pretrained!r} is neither a file nor an open_clip tag of {spec.name}. "
-        f"Tags: {', '.join(tags) or 'none'}. Or give the path of a weights file, or random."
-    )
-    raise ValueError(msg)
 
 
 def _file_needs_quick_gelu(spec: BackboneSpec, path: Path) -> bool:
-    """Infer the activation of a local file, which does not store it, and warn if GELU is assumed.
-
-    TorchScript archives are OpenAI's, and for some architectures (ViT-L-14-336) all published weights use QuickGELU.
-    """
+    """Infer the activation of a local file, which does not store it, and warn if GELU is assumed."""
     tags = open_clip.list_pretrained_tags_by_model(spec.name)
+    # TorchScript archives are OpenAI's; for some architectures (ViT-L-14-336) all published weights use QuickGELU.
     quick = is_torchscript(path) or (bool(tags) and all(_find_pretrained(spec, tag)[1] for tag in tags))
     if not quick:
-        logger.warning(
-            "%s is read with GELU. If its weights were trained with QuickGELU, as OpenAI's were, use backbone=%r.",
-            path.name,
-            spec.name + _QUICKGELU,
-        )
+        text = "%s is read with GELU. If its weights were trained with QuickGELU, as OpenAI's were, use backbone=%r."
+        logger.warning(text, path.name, spec.name + _QUICKGELU)
     return quick
 
 
 def _build(name: str, image_size: tuple[int, int], quick_gelu: bool, *, random: bool) -> CLIP:
-    """Build the architecture, without changing the global random state.
+    """Build the architecture with seeded random weights, or with uninitialized memory for weights that are loaded.
 
-    With ``random`` its weights are seeded random numbers, otherwise uninitialized memory for loaded weights: drawing
-    random numbers takes seconds for a large model.
+    The global random state does not change. Drawing random numbers takes seconds for a large model.
     """
     config = _read_config(name)
     config["vision_cfg"]["image_size"] = image_size
     with torch.random.fork_rng(devices=[]), torch.device("cpu" if random else "meta"):
-        torch.manual_seed(_RANDOM_SEED)
+        torch.manual_seed(0)
         model = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick_gelu)
     if random:
         return model
@@ -288,25 +241,24 @@ def load_clip(spec: BackboneSpec, pretrained: str, image_size: tuple[int, int]) 
         ConnectionError: If the weights cannot be downloaded.
         ValueError: If a weights file cannot be read or does not fit the architecture.
     """
-    quick_gelu = spec.quick_gelu
-    state, origin = None, pretrained
+    quick_gelu, state = spec.quick_gelu, None
     if is_file(pretrained):
         state = read_weights(pretrained)
         if spec.name == TINY:
             state = expand_vocabulary(state)
         else:
             quick_gelu = quick_gelu or _file_needs_quick_gelu(spec, Path(pretrained))
+    elif pretrained == BUNDLED:
+        state = tiny_state_dict()
     elif pretrained == RANDOM:
         logger.warning("%s has random weights: its scores are meaningless.", spec.name)
-    elif pretrained == BUNDLED:
-        state, origin = tiny_state_dict(), "the bundled weights"
     else:
         config, trained_with_quick_gelu = _find_pretrained(spec, pretrained)
         quick_gelu = quick_gelu or trained_with_quick_gelu
         state = read_weights(download_weights(spec.name, pretrained, config))
     model = _build(spec.name, image_size, quick_gelu, random=state is None)
     if state is not None:
-        _load_state(model, state, spec, str(origin))
+        _load_state(model, state, spec, str(pretrained))
     return model.eval().requires_grad_(requires_grad=False)
 
 
@@ -332,8 +284,8 @@ def full_name(spec: BackboneSpec, model: CLIP) -> str:
 def fingerprint(model: CLIP) -> str:
     """Hash weights (float32) and activation of a model, to identify a CLIP independently of its file.
 
-    The vision tower's position embedding is excluded, because it depends on the image size.
+    The vision tower's position embedding is left out, because it depends on the image size.
     """
     activation = type(model.visual.transformer.resblocks[0].mlp.gelu).__name__
-    weights = {key: value for key, value in model.named_parameters() if key != _RESIZED}
+    weights = {key: value for key, value in model.named_parameters() if key != "visual.positional_embedding"}
     return digest(weights, {"activation": activation})[:16]

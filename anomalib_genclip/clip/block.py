@@ -13,11 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 
 def run_block(
-    block: nn.Module,
-    tokens: Tensor,
-    mask: Tensor | None = None,
-    past: Tensor | None = None,
-    only: Tensor | None = None,
+    block: nn.Module, tokens: Tensor, mask: Tensor | None = None, past: Tensor | None = None, only: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Compute the same as open_clip's block, batch-first for every version of open_clip.
 
@@ -25,8 +21,7 @@ def run_block(
         block (nn.Module): open_clip's ``ResidualAttentionBlock``.
         tokens (Tensor): ``(S, L, width)``.
         mask (Tensor | None): Which of the P + L tokens each of these attends to, ``(L, P + L)``, bool.
-        past (Tensor | None): Keys and values of P earlier tokens that all sequences share,
-            ``(2, 1, heads, P, width / heads)``.
+        past (Tensor | None): Keys and values of P earlier tokens of all sequences, ``(2, 1, heads, P, width / heads)``.
         only (Tensor | None): Positions of the only K tokens of each sequence to compute, ``(S, K)``.
 
     Returns:
@@ -50,16 +45,10 @@ def run_block(
 
 
 def attend_by_value(block: nn.Module, values: Tensor) -> Tensor:
-    """Compute patch tokens that attend by the similarity of their values, not of queries and keys.
+    """Compute patch tokens ``(B, N, width)`` that attend by the similarity of their values, not of queries and keys.
 
-    After AnomalyCLIP's value-value attention; without residual and MLP (ours).
-
-    Args:
-        block (nn.Module): open_clip's ``ResidualAttentionBlock``.
-        values (Tensor): Values from :func:`run_block`, CLS token first, ``(B, heads, 1 + N, width / heads)``.
-
-    Returns:
-        Tensor: Patch tokens, ``(B, N, width)``.
+    After AnomalyCLIP's value-value attention; without residual and MLP (ours). ``values`` are those of
+    :func:`run_block`, CLS token first, ``(B, heads, 1 + N, width / heads)``.
     """
     attended = F.scaled_dot_product_attention(values[:, :, 1:], values, values)
     return block.ls_1(block.attn.out_proj(attended.transpose(1, 2).flatten(2)))

@@ -25,20 +25,12 @@ def clip_tokenizer() -> SimpleTokenizer:
 
 
 class ImageTokens(NamedTuple):
-    """Vision-encoder outputs for a batch.
+    """Vision-encoder outputs for a batch."""
 
-    Args:
-        patches (tuple[Tensor, ...]): Patch tokens of each feature layer after CLIP's final norm, ``(B, N, d_v)``, in
-            row-major order of the patch grid.
-        cls (Tensor): CLS tokens ``c^i`` of the feature layers, without norm, ``(B, M, d_v)``.
-        pooled (Tensor): CLS token of the last feature layer after CLIP's final norm, ``(B, d_v)``.
-        embedding (Tensor): CLIP's own image embedding, ``(B, d)``, unit length.
-    """
-
-    patches: tuple[Tensor, ...]
-    cls: Tensor
-    pooled: Tensor
-    embedding: Tensor
+    patches: tuple[Tensor, ...]  # of each feature layer after CLIP's final norm, (B, N, d_v), row by row of the grid
+    cls: Tensor  # CLS tokens c^i of the feature layers, without norm, (B, M, d_v)
+    pooled: Tensor  # CLS token of the last feature layer after CLIP's final norm, (B, d_v)
+    embedding: Tensor  # CLIP's own image embedding, (B, d), unit length
 
 
 class FrozenCLIP(nn.Module):
@@ -56,6 +48,7 @@ class FrozenCLIP(nn.Module):
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.layers = tuple(layers)
         self.tokenizer = clip_tokenizer()
+        self.sos_id, self.eos_id = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
         self.grid_size: tuple[int, int] = tuple(model.visual.grid_size)
         self.patch_attention = patch_attention
 
@@ -65,13 +58,7 @@ class FrozenCLIP(nn.Module):
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageTokens:
-        """Run the vision tower once.
-
-        Args:
-            images (Tensor): Normalized images, ``(B, 3, H, W)``, of the size that the model was built for.
-
-        Returns:
-            ImageTokens: Tokens of the feature layers and CLIP's image embedding.
+        """Run the vision tower once on normalized images ``(B, 3, H, W)`` of the size that the model was built for.
 
         Raises:
             ValueError: If the images have another size.
@@ -91,14 +78,12 @@ class FrozenCLIP(nn.Module):
         cls_tokens, patch_tokens = [], []
         blocks, by_value = visual.transformer.resblocks, self.patch_attention == "value"
         for number, block in enumerate(blocks, start=1):
-            only = None
-            if by_value and number == len(blocks):  # of its output only the CLS token is used
-                only = torch.zeros(1, 1, dtype=torch.long, device=tokens.device).expand(tokens.shape[0], 1)
-            tokens, keys_values = run_block(block, tokens, only=only)
+            cls_only = by_value and number == len(blocks)  # of its output only the CLS token is used
+            only = torch.zeros(tokens.shape[0], 1, dtype=torch.long, device=tokens.device) if cls_only else None
+            tokens, past = run_block(block, tokens, only=only)
             if number in self.layers:
                 cls_tokens.append(tokens[:, 0])
-                own = attend_by_value(block, keys_values[1]).to(tokens.dtype) if by_value else tokens[:, 1:]
-                patch_tokens.append(own)
+                patch_tokens.append(attend_by_value(block, past[1]).to(tokens.dtype) if by_value else tokens[:, 1:])
         # Decides on class names, by differences that are smaller than what autocast rounds.
         with torch.autocast(images.device.type, enabled=False):
             embedding = F.normalize(visual.ln_post(tokens[:, 0]) @ visual.proj, dim=-1)
@@ -110,16 +95,12 @@ class FrozenCLIP(nn.Module):
         )
 
     def encode_prefix(self, embeddings: Tensor) -> Tensor:
-        """Run the text tower on the prefixes of prompts.
+        """Run the text tower on the prefixes of prompts, given as token embeddings from [SOS] on, ``(K, P, d_t)``.
 
         The tower is causal: keys and values of the first tokens do not depend on the tokens that follow.
 
-        Args:
-            embeddings (Tensor): Token embeddings from [SOS] on, ``(K, P, d_t)``.
-
         Returns:
-            Tensor: Keys and values in each block, ``(blocks, 2, 1, heads, K * P, d_t / heads)``. Gradients reach
-                ``embeddings``.
+            Tensor: Keys and values in each block, ``(blocks, 2, 1, heads, K * P, d_t / heads)``, with gradients.
         """
         places = self._places([embeddings.shape[1]] * embeddings.shape[0], 0)
         tokens = self._add_positions(embeddings.flatten(0, 1).unsqueeze(0), places)
@@ -136,14 +117,13 @@ class FrozenCLIP(nn.Module):
         """Run the text tower on prompts given as token embeddings.
 
         A sequence may hold several prompts one after the other, which do not see each other: none needs padding to
-        the length of another. The tower is causal, so tokens after [EOS] have no effect: prompts may be cut after the
-        [EOS] of the longest one, and shorter ones padded with anything.
+        the length of another. The tower is causal: what follows [EOS] has no effect, so shorter prompts may be padded
+        with anything.
 
         Args:
             embeddings (Tensor): Token embeddings of K prompts from [SOS], or from the end of their prefixes, to at
                 least [EOS], ``(S, L, d_t)``.
-            lengths (Sequence[int]): Their lengths, K numbers whose sum is L; each with its prefix at most the tower's
-                context length.
+            lengths (Sequence[int]): Their K lengths, whose sum is L; with its prefix each fits into the context.
             eos (Tensor): Positions of their [EOS] in ``embeddings``, ``(S, K)``, integers.
             prefix (Tensor | None): From :meth:`encode_prefix`. ``None`` if the embeddings begin with [SOS].
 
@@ -180,25 +160,9 @@ class FrozenCLIP(nn.Module):
         weight = self.model.token_embedding.weight
         return weight[torch.tensor(token_ids, dtype=torch.long, device=weight.device)]
 
-    @property
-    def sos_id(self) -> int:
-        """Token ID of [SOS]."""
-        return self.tokenizer.sot_token_id
-
-    @property
-    def eos_id(self) -> int:
-        """Token ID of [EOS]."""
-        return self.tokenizer.eot_token_id
-
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Encode prompts given as text, in one pass.
-
-        Args:
-            texts (Sequence[str]): The prompts, without special tokens.
-
-        Returns:
-            Tensor: Text features, ``(len(texts), d)``, unit length.
+        """Encode prompts given as text without special tokens, in one pass: ``(len(texts), d)``, unit length.
 
         Raises:
             ValueError: If a prompt exceeds the text tower's context length.
@@ -206,10 +170,8 @@ class FrozenCLIP(nn.Module):
         prompts = [[self.sos_id, *self.tokenizer.encode(text), self.eos_id] for text in texts]
         for text, ids in zip(texts, prompts, strict=True):
             if len(ids) > self.model.context_length:
-                msg = (
-                    f"The prompt {text[:60]!r}... has {len(ids)} tokens, the text tower takes "
-                    f"{self.model.context_length}."
-                )
+                most = self.model.context_length
+                msg = f"The prompt {text[:60]!r}... has {len(ids)} tokens, the text tower takes {most}."
                 raise ValueError(msg)
         embeddings = nn.utils.rnn.pad_sequence([self.embed(ids) for ids in prompts], batch_first=True)
         eos = torch.tensor([[len(ids) - 1] for ids in prompts], device=embeddings.device)

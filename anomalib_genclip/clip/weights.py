@@ -16,49 +16,35 @@ from safetensors.torch import load_file
 from anomalib_genclip.utils.files import check_archive, why_unreadable
 from anomalib_genclip.utils.logs import quiet
 
+_NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}  # in OpenAI's files
+
 
 def download_weights(backbone: str, pretrained: str, config: dict[str, Any]) -> str:
-    """Download the weights of a tag through open_clip.
-
-    Args:
-        backbone (str): Name of the architecture, for the message.
-        pretrained (str): The tag, for the message.
-        config (dict[str, Any]): open_clip's entry for it.
-
-    Returns:
-        str: The file.
+    """Download the weights of a tag through open_clip, whose entry for it is ``config``, and return the file.
 
     Raises:
         ConnectionError: If that fails; says how to work without a network.
     """
-    source = config.get("hf_hub") or config.get("url") or "unknown address"
     try:
         with quiet("huggingface_hub"):
             return open_clip.download_pretrained(config)
     except Exception as error:  # noqa: BLE001  # hub clients and their versions raise different types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         msg = (
-            f"The CLIP weights {pretrained!r} of {backbone} could not be downloaded from {source}: {reason}\n"
+            f"The CLIP weights {pretrained!r} of {backbone} could not be downloaded: {reason}\n"
             "Alternatives:\n"
             "  - pretrained=<file>: a local copy (.safetensors or .pt) in open_clip's or OpenAI's layout;\n"
             "  - fill the cache on a machine with network access and copy it: ~/.cache/huggingface or ~/.cache/clip;\n"
             "  - backbone='tiny': the bundled demonstration CLIP, which needs no download."
         )
-        # The hub client's traceback has nothing that the user can act on.
-        raise ConnectionError(msg) from None
+        raise ConnectionError(msg) from None  # the hub client's traceback has nothing that a user can act on
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a weights file in open_clip's or OpenAI's layout without running pickled code.
-
-    Args:
-        path (str | Path): A ``.safetensors``, torch or TorchScript file.
-
-    Returns:
-        dict[str, torch.Tensor]: The tensors by open_clip's names.
+    """Read the tensors of a ``.safetensors``, torch or TorchScript file in open_clip's or OpenAI's layout.
 
     Raises:
-        ValueError: If the file cannot be read, or contains code or other objects than tensors.
+        ValueError: If the file cannot be read, or contains code, which is not run, or other objects; names it.
     """
     path = Path(path)
     if zipfile.is_zipfile(path):
@@ -77,10 +63,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         msg = f"{path} cannot be read as CLIP weights: it is not a dictionary of tensors."
         raise ValueError(msg)
-    state = {str(key).removeprefix("module."): value for key, value in state.items()}
-    for key in ("input_resolution", "context_length", "vocab_size", "attn_mask"):
-        state.pop(key, None)
-    return state
+    return {str(key).removeprefix("module."): value for key, value in state.items() if key not in _NO_WEIGHTS}
 
 
 def is_torchscript(path: Path) -> bool:
@@ -92,11 +75,8 @@ def is_torchscript(path: Path) -> bool:
 
 
 def _read_torchscript(path: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a TorchScript archive; refuse ``__setstate__``, a method that loading would run.
-
-    The checked files are copied and loaded from the copy, because torch locates the files of an archive differently.
-    """
-    copy = io.BytesIO()
+    """Read the tensors of a TorchScript archive; refuse ``__setstate__``, a method that loading would run."""
+    copy = io.BytesIO()  # what was checked is loaded, because torch locates the files of an archive differently
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as checked:
         for name in archive.namelist():
             content = archive.read(name)

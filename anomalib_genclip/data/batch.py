@@ -13,13 +13,9 @@ from typing import Any, ClassVar
 from anomalib.data import ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem
 
 
-def _as_numpy(value: ImageItem | ImageBatch, numpy_class: type) -> Any:  # noqa: ANN401
-    """Convert to NumPy without category and dataset, for which anomalib's NumPy classes have no fields."""
-    known = {field.name for field in fields(numpy_class)}
-    values = {name: getattr(value, name) for name in known}
-    return numpy_class(**{
-        name: item.detach().cpu().numpy() if hasattr(item, "detach") else item for name, item in values.items()
-    })
+def _plain(value: Any, cls: type) -> Any:  # noqa: ANN401
+    """Convert to a class of anomalib, which has neither category nor dataset."""
+    return cls(**{field.name: getattr(value, field.name) for field in fields(cls)})
 
 
 @dataclass
@@ -34,11 +30,9 @@ class CategoryItem(ImageItem):
     category: str | None = None
     dataset: str | None = None
 
-    numpy_class: ClassVar[type[NumpyImageItem]] = NumpyImageItem
-
     def to_numpy(self) -> NumpyImageItem:
         """Convert to anomalib's NumPy item; category and dataset are dropped."""
-        return _as_numpy(self, NumpyImageItem)
+        return _plain(self, ImageItem).to_numpy()
 
 
 @dataclass
@@ -54,8 +48,7 @@ class CategoryBatch(ImageBatch):
     dataset: list[str] | None = None
 
     item_class: ClassVar[type[CategoryItem]] = CategoryItem
-    numpy_class: ClassVar[type[NumpyImageBatch]] = NumpyImageBatch
 
     def to_numpy(self) -> NumpyImageBatch:
         """Convert to anomalib's NumPy batch; category and dataset are dropped."""
-        return _as_numpy(self, NumpyImageBatch)
+        return _plain(self, ImageBatch).to_numpy()

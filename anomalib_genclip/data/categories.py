@@ -23,18 +23,17 @@ from typing import Any, Literal
 
 from anomalib.data import AnomalibDataModule
 
+from anomalib_genclip.utils.loaders import category_of
+
 logger = logging.getLogger(__name__)
 
 Categories = list[str] | Literal["all"] | None
 
 
-def category_of(datamodule: AnomalibDataModule) -> str:
-    """Return the datamodule's category, or its name if it has none."""
-    return datamodule.category or datamodule.name
-
-
 def known_categories(datamodule: AnomalibDataModule) -> tuple[str, ...]:
     """Return the dataset's official categories, empty if none are listed."""
+    if not datamodule.category:
+        return (category_of(datamodule),)
     for cls in type(datamodule).__mro__:
         # anomalib defines the constant with the dataset: datasets/image/visa.py for datamodules/image/visa.py.
         for module in (cls.__module__, cls.__module__.replace(".datamodules.", ".datasets.")):
@@ -44,10 +43,12 @@ def known_categories(datamodule: AnomalibDataModule) -> tuple[str, ...]:
 
 
 def categories_on_disk(datamodule: AnomalibDataModule, names: Iterable[str]) -> list[str]:
-    """Return the ``names`` that have files under the datamodule's root, in the given order."""
+    """Return the ``names`` that have files under the root, or are known to a datamodule that renders on demand."""
+    if getattr(datamodule, "on_demand", False):
+        return [name for name in names if name in known_categories(datamodule)]
     root = _root(datamodule)
-    if root is None or not root.is_dir():
-        return []
+    if root is None or not datamodule.category:
+        return [name for name in names if name == category_of(datamodule)]
     plain = [name for name in names if Path(name).name == name != ".."]  # a path could lead out of the root
     return [name for name in plain if any(map(_has_files, (root / name, *root.glob(f"*/{glob.escape(name)}"))))]
 
@@ -58,8 +59,8 @@ def folders_on_disk(datamodule: AnomalibDataModule) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir()) if root is not None and root.is_dir() else []
 
 
-def describe(datamodule: AnomalibDataModule) -> str:
-    """Describe a datamodule by name, category and root, for messages."""
+def full_name(datamodule: AnomalibDataModule) -> str:
+    """Return name, category and root of a datamodule, for messages."""
     category = f" category '{datamodule.category}'" if datamodule.category else ""
     root = _root(datamodule)
     return f"{datamodule.name}{category}" + (f" (root {root})" if root is not None else "")
@@ -73,40 +74,17 @@ def check_categories(categories: Any, option: str) -> Categories:  # noqa: ANN40
     """
     if categories is None or categories == "all":
         return categories
-    if isinstance(categories, str):
-        msg = f"{option} must be a list of category names, 'all' or None, got {categories!r}. Write ['{categories}']."
-        raise TypeError(msg)
-    if not isinstance(categories, list | tuple) or not all(isinstance(name, str) and name for name in categories):
-        msg = f"{option} must be a list of category names, each in quotes, 'all' or None, got {categories!r}."
-        raise TypeError(msg)
-    return list(categories)
-
-
-def expand(
-    datamodules: list[AnomalibDataModule],
-    categories: Categories,
-    option: str,
-) -> list[AnomalibDataModule]:
-    """Create one datamodule per category: the result of :func:`expand_each` as one list."""
-    return [part for parts in expand_each(datamodules, categories, option) for part in parts]
+    if isinstance(categories, list | tuple) and all(isinstance(name, str) and name for name in categories):
+        return list(categories)
+    hint = f" Write ['{categories}']." if isinstance(categories, str) else ""
+    msg = f"{option} must be a list of category names, each in quotes, 'all' or None, got {categories!r}.{hint}"
+    raise TypeError(msg)
 
 
 def expand_each(
-    datamodules: list[AnomalibDataModule],
-    categories: Categories,
-    option: str,
+    datamodules: list[AnomalibDataModule], categories: Categories, option: str
 ) -> list[list[AnomalibDataModule]]:
     """Create one datamodule per category.
-
-    Args:
-        datamodules (list[AnomalibDataModule]): The user's datamodules; they are not changed.
-        categories (list[str] | Literal["all"] | None): ``None`` keeps each datamodule's own category; ``"all"`` takes
-            the known ones that are on disk; the names of a list are assigned to the datamodules that know them or have
-            them on disk.
-        option (str): Name of the user's option, for messages.
-
-    Returns:
-        list[list[AnomalibDataModule]]: For each datamodule its copies, one per category.
 
     Raises:
         TypeError: If ``categories`` has another type.
@@ -126,19 +104,13 @@ def expand_each(
 
 def warn_about_missing(datamodules: list[AnomalibDataModule], option: str) -> None:
     """Warn about known categories that ``"all"`` leaves out because they are not on disk."""
-    for datamodule in filter(_has_categories, datamodules):
+    for datamodule in datamodules:
         known = known_categories(datamodule)
         found = categories_on_disk(datamodule, known)
         if missing := [name for name in known if name not in found]:
-            logger.warning(
-                "%s='all': %d of %d categories of %s are not in %s and are left out: %s.",
-                option,
-                len(missing),
-                len(known),
-                datamodule.name,
-                _root(datamodule),
-                ", ".join(missing),
-            )
+            text = "%s='all': %d of %d categories of %s are not in %s and are left out: %s."
+            where = (len(known), datamodule.name, _root(datamodule), ", ".join(missing))
+            logger.warning(text, option, len(missing), *where)
 
 
 def to_download(datamodules: list[AnomalibDataModule]) -> list[AnomalibDataModule]:
@@ -146,16 +118,9 @@ def to_download(datamodules: list[AnomalibDataModule]) -> list[AnomalibDataModul
 
     anomalib downloads some datasets as a whole and some by category; one datamodule per category works for both.
     """
-    absent = [
-        datamodule
-        for datamodule in filter(_has_categories, datamodules)
-        if _root(datamodule) is not None and not folders_on_disk(datamodule)
-    ]
+    sorted_in = [datamodule for datamodule in datamodules if datamodule.category and _root(datamodule) is not None]
+    absent = [datamodule for datamodule in sorted_in if not folders_on_disk(datamodule)]
     return [_with_category(datamodule, name) for datamodule in absent for name in known_categories(datamodule)]
-
-
-def _has_categories(datamodule: AnomalibDataModule) -> bool:
-    return bool(datamodule.category)
 
 
 def _root(datamodule: AnomalibDataModule) -> Path | None:
@@ -165,28 +130,25 @@ def _root(datamodule: AnomalibDataModule) -> Path | None:
 
 def _has_files(folder: Path) -> bool:
     """Return whether a folder has a file; stops at the first one."""
-    return folder.is_dir() and any(path.is_file() for path in folder.rglob("*"))
+    return any(path.is_file() for path in folder.rglob("*"))
 
 
 def _with_category(datamodule: AnomalibDataModule, name: str) -> AnomalibDataModule:
     """Copy a datamodule with another category; a shallow copy will do, because setup() only replaces attributes."""
     part = copy.copy(datamodule)
-    if _has_categories(datamodule):
+    if datamodule.category:
         part.category = name
     return part
 
 
 def _all_categories(datamodule: AnomalibDataModule, option: str) -> list[str]:
     """Return the known categories on disk."""
-    if not _has_categories(datamodule):
-        return [category_of(datamodule)]
     known = known_categories(datamodule)
     found = categories_on_disk(datamodule, known)
     if not found:
-        folders = ", ".join(folders_on_disk(datamodule)) or "no folders"
         msg = (
             f"{option}='all' found none of the known categories of {datamodule.name} in {_root(datamodule)}. "
-            f"Folders there: {folders}. Known categories: {', '.join(known) or 'none'}. "
+            f"Folders there: {_inventory(datamodule)}. Known categories: {', '.join(known) or 'none'}. "
             f"List the categories that you want in {option}, or correct the root."
         )
         raise ValueError(msg)
@@ -196,8 +158,6 @@ def _all_categories(datamodule: AnomalibDataModule, option: str) -> list[str]:
 def _own_categories(datamodule: AnomalibDataModule, names: list[str]) -> list[str]:
     """Return the names that belong to this datamodule, without repetitions."""
     names = list(dict.fromkeys(names))
-    if not _has_categories(datamodule):
-        return [name for name in names if name == category_of(datamodule)]
     known = known_categories(datamodule)
     on_disk = categories_on_disk(datamodule, names)
     # prepare_data() downloads a known category that is not on disk. If others are there, it would download the whole
@@ -207,24 +167,20 @@ def _own_categories(datamodule: AnomalibDataModule, names: list[str]) -> list[st
 
 
 def _refuse_unclaimed(
-    datamodules: list[AnomalibDataModule],
-    names: list[str],
-    chosen: list[list[str]],
-    option: str,
+    datamodules: list[AnomalibDataModule], names: list[str], chosen: list[list[str]], option: str
 ) -> None:
     """Raise if a name belongs to no datamodule, or a datamodule gets no name."""
     missing = [name for name in names if not any(name in own for own in chosen)]
     empty = [datamodule for datamodule, own in zip(datamodules, chosen, strict=True) if not own]
-    if not missing and not empty:
-        return
-    what = f"not found: {', '.join(missing)}" if missing else f"none of them is of {empty[0].name}"
-    there = "; ".join(f"{describe(datamodule)} has {_inventory(datamodule)}" for datamodule in datamodules)
-    msg = f"{option}={list(names)}: {what}. {there}."
-    raise ValueError(msg)
+    if missing or empty:
+        what = f"not found: {', '.join(missing)}" if missing else f"none of them is of {empty[0].name}"
+        there = "; ".join(f"{full_name(datamodule)} has {_inventory(datamodule)}" for datamodule in datamodules)
+        msg = f"{option}={list(names)}: {what}. {there}."
+        raise ValueError(msg)
 
 
 def _inventory(datamodule: AnomalibDataModule) -> str:
     """List the categories that a user could have given."""
-    if not _has_categories(datamodule):
+    if not datamodule.category:
         return f"the one category '{category_of(datamodule)}'"
     return ", ".join(folders_on_disk(datamodule)) or "no folders"

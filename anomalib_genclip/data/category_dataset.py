@@ -9,13 +9,10 @@ from typing import NamedTuple
 import pandas as pd
 from anomalib import TaskType
 from anomalib.data import AnomalibDataset
-from anomalib.data.utils import LabelName
-from PIL import Image
 
-from anomalib_genclip.data.batch import CategoryBatch, CategoryItem
+from .batch import CategoryBatch, CategoryItem
 
 _COLUMNS = ["image_path", "split", "label", "label_index", "mask_path", "category", "dataset", "part", "row"]
-_DISTORTION = 1.1  # tolerance of the aspect ratio, for rounding in small masks
 
 
 class CategoryPart(NamedTuple):
@@ -48,9 +45,14 @@ class CategoryDataset(AnomalibDataset):
     def __init__(self, parts: Sequence[CategoryPart], task: TaskType, split: str) -> None:
         super().__init__()
         self.parts = list(parts)
-        for part in self.parts:
+        tables = []
+        for index, part in enumerate(self.parts):
             part.data.samples.attrs["task"] = task.value
-        samples = pd.concat([_rows(index, part) for index, part in enumerate(self.parts)], ignore_index=True)
+            table = part.data.samples.assign(category=part.category, dataset=part.dataset, part=index)
+            table["row"] = range(len(table))
+            table.attrs.clear()  # those of the datasets differ, and concat would compare them
+            tables.append(table.astype({"label_index": int, "image_path": str}).reindex(columns=_COLUMNS))
+        samples = pd.concat(tables, ignore_index=True)
         samples["split"] = split
         samples.attrs["task"] = task.value
         self.samples = samples
@@ -58,22 +60,14 @@ class CategoryDataset(AnomalibDataset):
     def __getitem__(self, index: int) -> CategoryItem:
         """Read one image.
 
-        Args:
-            index (int): Row of ``samples``.
-
         Returns:
             CategoryItem: Image ``(3, H, W)``, label, category, dataset and, for segmentation, mask ``(H, W)``.
-
-        Raises:
-            ValueError: If mask and image differ in aspect ratio; names both files.
         """
         row = self.samples.iloc[index]
         data = self.parts[row.part].data
         # Set on every access, because datamodule and engine may replace the augmentations at any time.
         data.augmentations = self.augmentations
         item = data[row.row]
-        if self.task == TaskType.SEGMENTATION and row.label_index == LabelName.ABNORMAL:
-            _check_mask_shape(row.image_path, row.mask_path)
         return CategoryItem(
             image=item.image,
             gt_label=item.gt_label,
@@ -88,36 +82,3 @@ class CategoryDataset(AnomalibDataset):
     def collate_fn(self) -> Callable:
         """Collate into :class:`CategoryBatch`."""
         return CategoryBatch.collate
-
-
-def _check_mask_shape(image_path: str, mask_path: object) -> None:
-    """Refuse a mask whose aspect ratio differs from that of its image; the resolution may differ.
-
-    The sizes are read from the files' headers, because images may be resized when they are read.
-    """
-    if not isinstance(mask_path, str):  # several masks for one image
-        return
-    try:
-        with Image.open(image_path) as image, Image.open(mask_path) as mask:
-            width, height, mask_width, mask_height = *image.size, *mask.size
-    except OSError:  # no image files: the dataset overrides reading
-        return
-    if not 1 / _DISTORTION < (width * mask_height) / (height * mask_width) < _DISTORTION:
-        msg = (
-            f"The mask {mask_path} ({mask_width} x {mask_height} pixels) does not have the shape of its image "
-            f"{image_path} ({width} x {height}). Draw it on the image as it is stored: orientation tags of cameras "
-            "(EXIF) are not applied."
-        )
-        raise ValueError(msg)
-
-
-def _rows(index: int, part: CategoryPart) -> pd.DataFrame:
-    """Return one part's samples with the columns that all parts share."""
-    rows = part.data.samples.assign(category=part.category, dataset=part.dataset, part=index)
-    rows["row"] = range(len(rows))
-    rows["label_index"] = rows["label_index"].astype(int)
-    rows["image_path"] = rows["image_path"].astype(str)
-    rows = rows.reindex(columns=_COLUMNS)
-    # Attributes of the datasets differ, and concat would compare them.
-    rows.attrs.clear()
-    return rows

@@ -6,8 +6,9 @@
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import pandas as pd
 import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule
@@ -16,29 +17,25 @@ from anomalib.data.utils import LabelName, TestSplitMode, ValSplitMode
 from omegaconf import OmegaConf
 from torchvision.transforms.v2 import Transform
 
-from anomalib_genclip.data.categories import (
-    category_of,
-    check_categories,
-    describe,
-    expand,
-    folders_on_disk,
-    to_download,
-    warn_about_missing,
-)
-from anomalib_genclip.data.category_dataset import CategoryDataset, CategoryPart
+from anomalib_genclip.utils.files import is_file, why_unreadable
+from anomalib_genclip.utils.loaders import as_list, category_of
 from anomalib_genclip.utils.settings import NonNegativeInt, OpenUnitFloat, PositiveInt, checked
-from anomalib_genclip.utils.text import summarize
+from anomalib_genclip.utils.text import counted, summarize
+
+from .categories import check_categories, expand_each, folders_on_disk, full_name, to_download, warn_about_missing
+from .category_dataset import CategoryDataset, CategoryPart
 
 logger = logging.getLogger(__name__)
 
 HeldOut = Literal["images", "categories"]
+Side = Literal["source", "target"]
 
 
 class CrossDataset(AnomalibDataModule):
     r"""Datamodule that trains on a source and tests on a target.
 
-    - Training: the source's whole labelled test split (normal and anomalous images, with masks), whatever its
-      ``val_split_mode``, without the held-out share.
+    - Training: the source's whole labelled test split (normal and anomalous images, with masks), whatever anomalib's
+      ``val_split_mode`` is there, without the held-out share.
     - Validation: the held-out share of the source, so that thresholds do not depend on the target. At least one image
       of each label of each category is held out, unless it is the only one.
     - Test and predict: the target's whole test split.
@@ -60,7 +57,7 @@ class CrossDataset(AnomalibDataModule):
         val_augmentations (Transform | None): Augmentations of the validation images. Defaults to ``None``.
         test_augmentations (Transform | None): Augmentations of the test images. Defaults to ``None``.
         augmentations (Transform | None): Augmentations where no specific ones are given. Defaults to ``None``.
-        val_split_mode (str): What is held out of the source for validation: ``"images"`` of every category, or whole
+        held_out (str): What is held out of the source for validation: ``"images"`` of every category, or whole
             ``"categories"``, so that thresholds are chosen on categories that the prompts have not seen.
             Defaults to ``"images"``.
         val_split_ratio (float): Share of the images or categories that is held out, between 0 and 1.
@@ -102,11 +99,10 @@ class CrossDataset(AnomalibDataModule):
         val_augmentations: Transform | None = None,
         test_augmentations: Transform | None = None,
         augmentations: Transform | None = None,
-        val_split_mode: HeldOut = "images",
+        held_out: HeldOut = "images",
         val_split_ratio: float = 0.1,
         seed: int = 0,
     ) -> None:
-        val_split_ratio = checked("val_split_ratio", val_split_ratio, OpenUnitFloat)
         checked("train_batch_size", train_batch_size, PositiveInt)
         checked("eval_batch_size", eval_batch_size, PositiveInt)
         checked("num_workers", num_workers, NonNegativeInt)
@@ -119,12 +115,10 @@ class CrossDataset(AnomalibDataModule):
             val_augmentations=val_augmentations,
             test_augmentations=test_augmentations,
             augmentations=augmentations,
-            val_split_mode=ValSplitMode.NONE,
-            val_split_ratio=val_split_ratio,
-            test_split_mode=TestSplitMode.NONE,
+            val_split_ratio=checked("val_split_ratio", val_split_ratio, OpenUnitFloat),
             seed=seed,
         )
-        self._held_out = checked("val_split_mode", val_split_mode, HeldOut)
+        self.held_out = checked("held_out", held_out, HeldOut)
         self.source = _as_image_datamodules(source, "source")
         self.target = _as_image_datamodules(target, "target")
         self.source_categories = check_categories(_plain(source_categories), "source_categories")
@@ -143,38 +137,34 @@ class CrossDataset(AnomalibDataModule):
             RuntimeError: If that fails; names the dataset, its root and the cause.
             ValueError: If a category is missing.
         """
-        for datamodules, categories, option in self._sides():
+        for side in get_args(Side):
             # The categories are only known after the download.
-            for part in to_download(datamodules) if categories == "all" else []:
-                _call(part, "prepare_data", option)
-            for part in expand(datamodules, categories, option):
-                _call(part, "prepare_data", option)
+            for part in to_download(getattr(self, side)) if getattr(self, f"{side}_categories") == "all" else []:
+                _call(part, "prepare_data", side)
+            for part in self._parts(side):
+                _call(part, "prepare_data", side)
 
     def _setup(self, _stage: str | None = None) -> None:
         """Create the three subsets."""
-        for datamodules, categories, option in self._sides():
-            if categories == "all":
-                warn_about_missing(datamodules, option)
-        seed = self.seed or 0
-        sides = [(expand(parts, categories, option), option) for parts, categories, option in self._sides()]
-        source, target = (_load(parts, seed, option) for parts, option in sides)
+        for side in get_args(Side):
+            if getattr(self, f"{side}_categories") == "all":
+                warn_about_missing(getattr(self, side), f"{side}_categories")
+        seed, targets = self.seed or 0, self._parts("target")
+        source, target = _load(self._parts("source"), seed, "source"), _load(targets, seed, "target")
         # Few-shot references are drawn from these, never from test images.
-        self.normal_images = [(category_of(part), getattr(part, "train_data", None)) for part in sides[1][0]]
-        _require_anomalies(source)
-        _warn_without_normal(source)
-        _require_masks(source)
+        self.normal_images = [(category_of(part), getattr(part, "train_data", None)) for part in targets]
+        _check_source(source)
         _warn_about_ignored_augmentations([*self.source, *self.target])
         _warn_about_shared_images(source, target)
         labelled = CategoryDataset(source, TaskType.SEGMENTATION, split="train")
-        draw = _held_out_categories if self._held_out == "categories" else _held_out_images
-        held_out = draw(labelled, self.val_split_ratio, seed)
+        held_out = _draw_held_out(labelled.samples, self.held_out, self.val_split_ratio, seed)
         self.train_data = labelled.subsample([row for row in range(len(labelled)) if row not in held_out])
         self.val_data = labelled.subsample(sorted(held_out))
         self.val_data.samples["split"] = "val"
         self.test_data = CategoryDataset(target, _target_task(target), split="test")
         for what, data in (("Training", self.train_data), ("Validation", self.val_data), ("Test", self.test_data)):
             groups = data.samples.groupby(["dataset", "category"])
-            logger.info("%s: %d images of %d categories.", what, len(data), groups.ngroups)
+            logger.info("%s: %s, number of categories: %d.", what, counted(len(data), "image"), groups.ngroups)
 
     def _create_test_split(self) -> None:
         """Keep the subsets; the base class would drop the normal test images."""
@@ -182,36 +172,29 @@ class CrossDataset(AnomalibDataModule):
     def _create_val_split(self) -> None:
         """Keep the subsets; the validation set is the source's held-out share."""
 
-    def _sides(self) -> list[tuple[list[AnomalibDataModule], list[str] | Literal["all"] | None, str]]:
-        """Return datamodules, categories and name of the option for source and target."""
-        return [
-            (self.source, self.source_categories, "source_categories"),
-            (self.target, self.target_categories, "target_categories"),
-        ]
+    def _parts(self, side: Side) -> list[AnomalibDataModule]:
+        """Return one datamodule per category of the source or target."""
+        option = f"{side}_categories"
+        return [part for own in expand_each(getattr(self, side), getattr(self, option), option) for part in own]
 
 
-def _as_image_datamodules(
-    value: AnomalibDataModule | list[AnomalibDataModule],
-    option: str,
-) -> list[AnomalibDataModule]:
+def _as_image_datamodules(value: Any, option: Side) -> list[AnomalibDataModule]:  # noqa: ANN401
     """Return a non-empty list of image datamodules.
 
     anomalib's ``get_datamodule``, and with it ``anomalib benchmark``, passes nested settings as dictionaries, which
     are converted to datamodules here.
     """
-    value = _plain(value)
-    values = list(value) if isinstance(value, list | tuple) else [value]
     from anomalib.data import get_datamodule  # not yet defined when this module is imported
 
-    datamodules = [get_datamodule(item) if isinstance(item, dict) else item for item in values]
-    if not datamodules:
+    values = [get_datamodule(item) if isinstance(item, dict) else item for item in as_list(_plain(value))]
+    if not values:
         msg = f"{option} must name at least one datamodule."
         raise ValueError(msg)
-    for datamodule in datamodules:
+    for datamodule in values:
         if not isinstance(datamodule, AnomalibDataModule) or isinstance(datamodule, AnomalibVideoDataModule):
             msg = f"{option} must be anomalib image datamodules, got {type(datamodule).__name__}."
             raise TypeError(msg)
-    return datamodules
+    return values
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
@@ -219,25 +202,25 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def _call(datamodule: AnomalibDataModule, method: Literal["prepare_data", "setup"], option: str) -> None:
+def _call(datamodule: AnomalibDataModule, method: Literal["prepare_data", "setup"], side: Side) -> None:
     """Call a method of a source or target; an error names the dataset and the folders under its root."""
     try:
         getattr(datamodule, method)()
     except Exception as error:
         there = ", ".join(folders_on_disk(datamodule)) or "no folders"
-        side = option.removesuffix("_categories")
         hints = {
             "prepare_data": "If the dataset could not be downloaded, put it there yourself.",
             "setup": "Is it complete? Each anomalous image needs a mask file of its own, and each mask its image.",
         }
+        reason = f"{type(error).__name__}: {why_unreadable(error)}"
         msg = (
-            f"{method}() of the {side} {describe(datamodule)} failed: {type(error).__name__}: {error}. "
+            f"{method}() of the {side} {full_name(datamodule)} failed: {reason}. "
             f"Folders under its root: {there}. {hints[method]}"
         )
         raise RuntimeError(msg) from error
 
 
-def _load(datamodules: list[AnomalibDataModule], seed: int, option: str) -> list[CategoryPart]:
+def _load(datamodules: list[AnomalibDataModule], seed: int, side: Side) -> list[CategoryPart]:
     """Set the datamodules up and return their whole test splits."""
     for datamodule in datamodules:
         datamodule.val_split_mode = ValSplitMode.NONE
@@ -247,22 +230,8 @@ def _load(datamodules: list[AnomalibDataModule], seed: int, option: str) -> list
         datamodule.seed = seed if datamodule.seed is None else datamodule.seed
         # A datamodule that has been set up before would keep its former category.
         datamodule._is_setup = False  # noqa: SLF001
-        _call(datamodule, "setup", option)
+        _call(datamodule, "setup", side)
     return [CategoryPart(part.name, category_of(part), part.test_data) for part in datamodules]
-
-
-def _anomalous_without_mask(part: CategoryPart) -> list[str]:
-    """Return the anomalous images whose mask is not on disk."""
-    samples = part.data.samples
-    anomalous = samples[samples.label_index == LabelName.ABNORMAL]
-    masks = anomalous["mask_path"] if "mask_path" in anomalous else [None] * len(anomalous)
-    return [image for image, mask in zip(anomalous["image_path"], masks, strict=True) if not _exists(mask)]
-
-
-def _exists(mask_path: object) -> bool:
-    """Return whether all masks of an image (MVTec LOCO has several) are on disk."""
-    paths = mask_path if isinstance(mask_path, list) else [mask_path]
-    return bool(paths) and all(isinstance(path, str | Path) and Path(path).is_file() for path in paths)
 
 
 def _names(parts: Iterable[CategoryPart]) -> str:
@@ -270,32 +239,28 @@ def _names(parts: Iterable[CategoryPart]) -> str:
     return ", ".join(f"{part.dataset}/{part.category}" for part in parts)
 
 
-def _require_anomalies(source: list[CategoryPart]) -> None:
-    """Raise if a source category has no anomalous images."""
+def _anomalous_without_mask(part: CategoryPart) -> list[str]:
+    """Return the anomalous images one of whose masks (MVTec LOCO has several for an image) is not on disk."""
+    samples = part.data.samples
+    rows = samples[samples.label_index == LabelName.ABNORMAL].reindex(columns=["image_path", "mask_path"])
+    return [image for image, masks in rows.itertuples(index=False) if not all(map(is_file, as_list(masks) or [""]))]
+
+
+def _check_source(source: list[CategoryPart]) -> None:
+    """Raise if a source category has no anomalous images or masks, and warn if the source has no normal images."""
     if clean := [part for part in source if not part.data.has_anomalous]:
         msg = f"No anomalous images in the test split of the source {_names(clean)}: training needs some."
         raise ValueError(msg)
-
-
-def _warn_without_normal(source: list[CategoryPart]) -> None:
-    """Warn if the source has no normal images."""
-    if not any(part.data.has_normal for part in source):
-        logger.warning(
-            "No normal images in the test split of the source %s: the threshold on image scores is meaningless, and "
-            "the weight of the CLS token in them keeps its default.",
-            _names(source),
-        )
-
-
-def _require_masks(source: list[CategoryPart]) -> None:
-    """Raise if an anomalous source image has no mask."""
     for part in source:
         if images := _anomalous_without_mask(part):
             msg = (
-                f"{len(images)} anomalous images of the source {_names([part])} have no mask: {summarize(images)}. "
-                "Training needs a mask for each; for a Folder, give mask_dir."
+                f"Without a mask in the source {_names([part])}: {counted(len(images), 'anomalous image')}: "
+                f"{summarize(images)}. Training needs a mask for each; for a Folder, give mask_dir."
             )
             raise ValueError(msg)
+    if not any(part.data.has_normal for part in source):
+        text = "No normal images in the test split of the source %s: the threshold on image scores is meaningless."
+        logger.warning(text, _names(source))
 
 
 def _target_task(target: list[CategoryPart]) -> TaskType:
@@ -315,64 +280,46 @@ def _warn_about_ignored_augmentations(datamodules: list[AnomalibDataModule]) -> 
 
 
 def _warn_about_shared_images(source: list[CategoryPart], target: list[CategoryPart]) -> None:
-    """Warn about files that are in both source and target."""
-    if shared := sorted(_files(source) & _files(target)):
-        logger.warning(
-            "%d images are in both the source and the target, so this is not a zero-shot test: %s.",
-            len(shared),
-            summarize(shared),
-        )
+    """Warn about files that are in both source and target, links resolved."""
+    files = [
+        {Path(path).resolve() for part in side for path in part.data.samples.image_path} for side in (source, target)
+    ]
+    if shared := sorted(set.intersection(*files)):
+        text = "In both the source and the target, so this is not a zero-shot test: %s: %s."
+        logger.warning(text, counted(len(shared), "image"), summarize(shared))
 
 
-def _files(parts: list[CategoryPart]) -> set[Path]:
-    """Return the image files, with links resolved."""
-    return {Path(path).resolve() for part in parts for path in part.data.samples.image_path}
+def _draw_held_out(samples: pd.DataFrame, unit: HeldOut, ratio: float, seed: int) -> set[int]:
+    """Draw the validation share of the source.
 
-
-def _held_out_images(data: CategoryDataset, ratio: float, seed: int) -> set[int]:
-    """Draw the validation share of each (dataset, category, label) group.
-
-    Each group is drawn independently, so that its share does not depend on the other categories.
+    Images are drawn from each (dataset, category, label) group independently, so that the share does not depend on the
+    other categories: at least one of each group of two or more, never all of them.
 
     Args:
-        data (CategoryDataset): All labelled source images.
-        ratio (float): Share to draw; at least one image of each group of two or more, never all of them.
+        samples (pd.DataFrame): All labelled source images.
+        unit (HeldOut): Whether images or whole categories are drawn.
+        ratio (float): Share to draw.
         seed (int): Seed of the draw.
 
     Returns:
-        set[int]: Rows of ``data.samples``.
-    """
-    held_out: set[int] = set()
-    for rows in data.samples.groupby(["dataset", "category", "label_index"]).groups.values():
-        count = min(max(round(len(rows) * ratio), 1), len(rows) - 1)
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-        held_out.update(int(rows[i]) for i in order[:count].tolist())
-    return held_out
-
-
-def _held_out_categories(data: CategoryDataset, ratio: float, seed: int) -> set[int]:
-    """Draw whole categories for validation: at least one, never all of them.
-
-    Args:
-        data (CategoryDataset): All labelled source images.
-        ratio (float): Share of the categories.
-        seed (int): Seed of the draw.
-
-    Returns:
-        set[int]: Rows of ``data.samples``.
+        set[int]: Rows of ``samples``.
 
     Raises:
-        ValueError: If there is only one category.
+        ValueError: If there is only one category to draw from.
     """
-    groups = data.samples.groupby(["dataset", "category"]).groups
-    if len(groups) < 2:
-        only = "/".join(next(iter(groups)))
+
+    def drawn(count: int) -> list[int]:
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        return order[: min(max(round(count * ratio), 1), count - 1)].tolist()
+
+    if unit == "images":
+        by_label = samples.groupby(["dataset", "category", "label_index"]).groups.values()
+        return {int(rows[i]) for rows in by_label for i in drawn(len(rows))}
+    categories = list(samples.groupby(["dataset", "category"]).groups.items())
+    if len(categories) < 2:
         msg = (
-            f"val_split_mode='categories' needs two or more source categories, there is {only}. "
-            "Add categories to the source, or use val_split_mode='images'."
+            f"held_out='categories' needs two or more source categories, there is {'/'.join(categories[0][0])}. "
+            "Add categories to the source, or use held_out='images'."
         )
         raise ValueError(msg)
-    count = min(max(round(len(groups) * ratio), 1), len(groups) - 1)
-    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
-    chosen = [list(groups)[i] for i in order[:count].tolist()]
-    return {int(row) for category in chosen for row in groups[category]}
+    return {int(row) for i in drawn(len(categories)) for row in categories[i][1]}

@@ -24,9 +24,6 @@ _DEEP_MODES = ("I", "F")
 def read_image(path: str) -> Tensor:
     """Read an image as anomalib does, from a path or a URL.
 
-    Args:
-        path (str): Path or URL.
-
     Returns:
         Tensor: ``(3, H, W)``, uint8, RGB.
 
@@ -102,10 +99,6 @@ def check_images(batch: ImageBatch, files: Iterable[str]) -> None:
 
 def check_depth(mode: str, file: str) -> None:
     """Refuse an image with more than 8 bits.
-
-    Args:
-        mode (str): Pillow's mode of the image.
-        file (str): Name of the file, for the message.
 
     Raises:
         ValueError: If it has more than 8 bits; names the file.

@@ -4,9 +4,7 @@
 """Normal images for references and calibration: which there are, read one by one."""
 
 import copy
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomalib.data import AnomalibDataset, PredictDataset
@@ -14,7 +12,8 @@ from anomalib.data.utils import LabelName
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from .categories import category_of
+from anomalib_genclip.utils.files import file_hash, why_unreadable  # noqa: F401  # file_hash: callers
+from anomalib_genclip.utils.loaders import category_of
 
 
 class NormalImages(NamedTuple):
@@ -29,13 +28,7 @@ class NormalImages(NamedTuple):
     read_row: Callable[[int], Tensor]
 
     def read(self, row: int) -> Tensor:
-        """Read an image.
-
-        Args:
-            row (int): Index of the file.
-
-        Returns:
-            Tensor: ``(3, H, W)``, float32, in [0, 1].
+        """Read an image by its index: ``(3, H, W)``, float32, in [0, 1].
 
         Raises:
             ValueError: If it cannot be read; names the file.
@@ -43,19 +36,12 @@ class NormalImages(NamedTuple):
         try:
             return self.read_row(row)
         except Exception as error:
-            msg = f"{self.files[row]} cannot be read: {error}. Repair or remove the file."
+            msg = f"{self.files[row]} cannot be read: {why_unreadable(error)}. Repair or remove the file."
             raise ValueError(msg) from error
 
 
 def images_of_folder(folder: str, setting: str) -> NormalImages:
-    """Return the images of a folder.
-
-    Args:
-        folder (str): The folder.
-        setting (str): Name of the setting, for the message.
-
-    Returns:
-        NormalImages: All images in it.
+    """Return all images of a folder; ``setting`` is the name of the setting in messages.
 
     Raises:
         ValueError: If there is no such folder, or no image in it.
@@ -63,20 +49,13 @@ def images_of_folder(folder: str, setting: str) -> NormalImages:
     try:
         dataset = PredictDataset(folder)
     except (OSError, ValueError) as error:
-        msg = f"{setting}={folder} has no images: {error}"
+        msg = f"{setting}={folder} has no images: {why_unreadable(error)}."
         raise ValueError(msg) from error
     return NormalImages([str(file) for file in dataset.image_filenames], lambda row: dataset[row].image)
 
 
 def images_of_datamodule(datamodule: LightningDataModule | None) -> list[tuple[str, NormalImages]]:
-    """Return a datamodule's normal training images, for ``CrossDataset`` the target's.
-
-    Args:
-        datamodule (LightningDataModule | None): The datamodule, after ``setup()``.
-
-    Returns:
-        list[tuple[str, NormalImages]]: Each category's name and images; none if there is no datamodule.
-    """
+    """Return a datamodule's normal training images, for ``CrossDataset`` the target's."""
     parts: Any = getattr(datamodule, "normal_images", None)  # CrossDataset's
     if parts is None and datamodule is not None:
         parts = [(category_of(datamodule), getattr(datamodule, "train_data", None))]
@@ -85,23 +64,10 @@ def images_of_datamodule(datamodule: LightningDataModule | None) -> list[tuple[s
 
 def _images_of_dataset(dataset: AnomalibDataset | None) -> NormalImages:
     """Return the normal images of a training set; they are read without its augmentations."""
-    plain = copy.copy(dataset)
-    if dataset is None or plain is None:
+    if dataset is None:
         return NormalImages([], str)
+    plain = copy.copy(dataset)
     plain.augmentations = None
     samples = dataset.samples.reset_index(drop=True)
     rows = samples.index[samples.label_index == LabelName.NORMAL].tolist()
     return NormalImages([str(samples.image_path[row]) for row in rows], lambda row: plain[rows[row]].image)
-
-
-def file_hash(file: str) -> str:
-    """Hash a file's contents.
-
-    Raises:
-        ValueError: If it cannot be read; names it.
-    """
-    try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    except OSError as error:
-        msg = f"{file} cannot be read: {error}. Repair or remove the file."
-        raise ValueError(msg) from error

@@ -21,10 +21,6 @@ _SMALLEST_SPREAD = 0.05  # of logits: many equal scores have none
 def p_value(score: float, good: Sequence[float]) -> float:
     """Compute the share of good parts that look as anomalous as this one.
 
-    Args:
-        score (float): Image score of a part.
-        good (Sequence[float]): Image scores of ``n`` good parts, ascending.
-
     Returns:
         float: ``(1 + number of scores at least as high) / (n + 1)``, the p-value of split conformal prediction.
     """
@@ -32,16 +28,7 @@ def p_value(score: float, good: Sequence[float]) -> float:
 
 
 def drift_p_value(scores: Sequence[float], good: Sequence[float], level: float) -> float:
-    """Test whether scores below the alarm level still come from where those of the calibration came from.
-
-    Args:
-        scores (Sequence[float]): Image scores of parts.
-        good (Sequence[float]): Image scores of the good parts of the calibration.
-        level (float): Alarm level: only scores up to it are compared, because defects are no drift.
-
-    Returns:
-        float: p-value of the two-sample Kolmogorov-Smirnov test; 1 if there is nothing to compare.
-    """
+    """Test whether scores below the alarm level still come from where those of the calibration came from."""
     samples = [[score for score in some if score <= level] for some in (scores, good)]
     return float(ks_2samp(*samples).pvalue) if all(samples) else 1.0
 
@@ -71,14 +58,7 @@ class DriftMonitor:
 
 
 def guess_alarm_level(scores: Sequence[float]) -> float | None:
-    """Guess an alarm level from the scores of a run, most of whose parts are good (ours).
-
-    Args:
-        scores (Sequence[float]): Image scores in [0, 1], of which up to a third may be of anomalous parts.
-
-    Returns:
-        float | None: Median plus three robust standard deviations of the log-odds; ``None`` for less than 20 scores.
-    """
+    """Guess an alarm level from the scores of a run, most of whose parts are good (ours)."""
     if len(scores) < FEWEST:
         return None
     odds = logit(np.clip(scores, 1e-6, 1 - 1e-6))

@@ -3,10 +3,7 @@
 
 """Vision-encoder outputs on disk, so that training runs the vision tower once per image, not once per epoch."""
 
-from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -40,7 +37,7 @@ class FeatureCache(Callback):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
+        if self.folder.is_file():
             msg = f"feature_cache={str(folder)!r} is a file. Give a folder; it is created if it does not exist."
             raise NotADirectoryError(msg)
         self._replaced: list[tuple[AnomalibDataModule, str, AnomalibDataset]] = []
@@ -64,33 +61,26 @@ class FeatureCache(Callback):
         preprocess = getattr(pl_module.pre_processor, "transform", None)
         _refuse_randomness(pl_module.training_settings.anomaly_source, datasets, preprocess)
         writer = FeatureWriter(trainer, pl_module, preprocess, self.folder)
-        with processes() as others:
-            files = writer.fill(list(datasets.values()), others)
+        with processes() as group:
+            files = writer.fill(list(datasets.values()), group)
         for (key, dataset), own in zip(datasets.items(), files, strict=True):
             self._replaced.append((datamodule, key, dataset))
             setattr(datamodule, key, FeatureDataset(dataset, own))
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Restore the datamodule's datasets."""
-        del trainer, pl_module, exception
-        self._restore()
-
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the datamodule's datasets."""
         del trainer, pl_module, stage
-        self._restore()
-
-    def _restore(self) -> None:
         while self._replaced:
             setattr(*self._replaced.pop())
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Restore the datamodule's datasets."""
+        del exception
+        self.teardown(trainer, pl_module, "fit")
+
 
 def _refuse_randomness(source: str, datasets: dict[str, AnomalibDataset], preprocess: nn.Module | None) -> None:
-    """Check that all epochs use the same images.
-
-    Raises:
-        ValueError: If they may differ; names the setting.
-    """
+    """Raise a ``ValueError`` that names the setting through which epochs may use different images."""
     if makes_anomalies(source, datasets["train_data"]):
         msg = (
             "feature_cache needs the same images in every epoch, but training generates new synthetic anomalies each "
@@ -109,9 +99,7 @@ def _refuse_randomness(source: str, datasets: dict[str, AnomalibDataset], prepro
                 raise ValueError(msg)
 
 
-def _steps(transform: Any) -> Iterable[Any]:  # noqa: ANN401  # a transform or None
-    """Yield a transform and, if it is a container, its steps."""
-    if transform is None:
-        return []
+def _steps(transform: nn.Module | None) -> list[nn.Module]:
+    """Return a transform and, if it is a container, its steps."""
     inner = transform.transforms if isinstance(transform, v2.Compose) else []
-    return chain([transform], *(_steps(step) for step in inner))
+    return [*filter(None, [transform]), *(step for part in inner for step in _steps(part))]

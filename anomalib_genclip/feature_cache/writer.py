@@ -9,17 +9,15 @@ another model therefore gets a new file. Names and headers are checked before tr
 a file is read.
 """
 
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from anomalib.data import AnomalibDataset, ImageBatch
 from lightning.pytorch import LightningModule, Trainer
@@ -29,32 +27,22 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.data.images import check_images
 from anomalib_genclip.utils.distributed import Processes
-from anomalib_genclip.utils.files import atomic_write
+from anomalib_genclip.utils.files import atomic_write, file_hash
 from anomalib_genclip.utils.precision import bf16_is_fast
 from anomalib_genclip.utils.tensors import digest
+from anomalib_genclip.utils.text import counted, summarize
 
-from .dataset import METADATA, read_header
+from .dataset import read_header
 
 if TYPE_CHECKING:
     from anomalib_genclip.torch_model import GenCLIPModel
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _HEADER_BYTES = 2048  # upper bound for the size of the header here
-_TOKENS = ImageTokens._fields
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """File of a sample in the cache."""
-
-    path: Path
-    key: str
-    good: bool
 
 
 class FeatureWriter:
@@ -76,71 +64,57 @@ class FeatureWriter:
         self.model: GenCLIPModel = module.model
         self.preprocess = preprocess
         self.in_bf16 = trainer.precision == "32-true" and bf16_is_fast(module.device)
-        self.settings = _settings(self.model, preprocess, "bf16" if self.in_bf16 else trainer.precision)
-        height, width = self.model.image_size
-        self.folder = folder / f"{self.model.spec.name}_{height}x{width}_{self.settings[:12]}"
+        model, (height, width) = self.model, self.model.image_size
+        precision = "bf16" if self.in_bf16 else trainer.precision
+        self.settings = digest(
+            {"positions": model.clip.model.visual.positional_embedding},  # not in the fingerprint
+            [
+                *(_FORMAT, model.spec.name, model.fingerprint, model.layers, model.clip.patch_attention),
+                *(model.image_size, repr(preprocess), precision),
+            ],
+        )
+        self.folder = folder / f"{model.spec.name}_{height}x{width}_{self.settings[:12]}"
 
-    def fill(self, datasets: Sequence[AnomalibDataset], others: Processes) -> list[list[Path]]:
-        """Write missing files.
+    def fill(self, datasets: Sequence[AnomalibDataset], group: Processes) -> list[list[str]]:
+        """Write missing files."""
+        entries = pd.concat([self._entries(dataset, group) for dataset in datasets], keys=range(len(datasets)))
+        single = entries.drop_duplicates("path")  # copies of an image share a file
+        missing = single[~single.good]
+        self._announce(len(single), missing.path, group)
+        for part, share in missing.iloc[group.rank :: group.number].groupby(level=0):
+            self._write(datasets[part], share.droplevel(0))
+        group.all_gather(None)  # a barrier: all files are written before any is read
+        return [entries.path[part].tolist() for part in range(len(datasets))]
 
-        Args:
-            datasets (Sequence[AnomalibDataset]): Datasets to cache.
-            others (Processes): Processes that share the work.
+    def _entries(self, dataset: AnomalibDataset, group: Processes) -> pd.DataFrame:
+        """Return path, key and state of each sample's file; the processes share the reading of images."""
+        settings = [self.settings, type(dataset).__name__, str(dataset.task), repr(dataset.augmentations)]
+        share = dataset.samples.iloc[group.rank :: group.number]
+        entries = [self._entry(settings, row) for row in share.itertuples(index=False)]
+        table = pd.DataFrame(entries, columns=["path", "key", "good"], index=share.index).astype({"good": bool})
+        return pd.concat(group.all_gather(table)).sort_index()
 
-        Returns:
-            list[list[Path]]: Files of the samples of each dataset.
-        """
-        entries = [self._entries(dataset, others) for dataset in datasets]
-        places: dict[Path, tuple[int, int]] = {}
-        for part, own in enumerate(entries):
-            for row, entry in enumerate(own):
-                places.setdefault(entry.path, (part, row))  # copies of an image share a file
-        missing = [(part, row) for part, row in places.values() if not entries[part][row].good]
-        self._announce(len(places), [entries[part][row] for part, row in missing], others)
-        share = missing[others.rank :: others.number]
-        for part, dataset in enumerate(datasets):
-            if rows := [row for at, row in share if at == part]:
-                self._write(dataset, {row: entries[part][row] for row in rows})
-        others.all_gather(None)  # a barrier: all files are written before any is read
-        return [[entry.path for entry in part] for part in entries]
-
-    def _entries(self, dataset: AnomalibDataset, others: Processes) -> list[_Entry]:
-        """Return the entries of a dataset's samples; the processes share the reading of images."""
-        settings = _hash(self.settings, type(dataset).__name__, dataset.task, repr(dataset.augmentations))
-        rows = list(dataset.samples.itertuples(index=False))
-        shares = others.all_gather([self._entry(settings, row) for row in rows[others.rank :: others.number]])
-        return [shares[index % others.number][index // others.number] for index in range(len(rows))]
-
-    def _entry(self, settings: str, row: Any) -> _Entry:  # noqa: ANN401  # a row of a table
+    def _entry(self, settings: list[str], row: Any) -> tuple[str, str, bool]:  # noqa: ANN401  # a row of a table
         masks = row.mask_path if isinstance(row.mask_path, list) else [row.mask_path]
-        files = [Path(mask) for mask in masks if isinstance(mask, str | Path) and Path(mask).is_file()]
+        masks = [mask for mask in masks if isinstance(mask, str | Path) and Path(mask).is_file()]
         # The content, because date and size may stay the same when a file is replaced.
-        contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (Path(row.image_path), *files)]
-        key = _hash(settings, int(row.label_index), *contents)
+        key = digest({}, [*settings, int(row.label_index), *map(file_hash, (row.image_path, *masks))])
         path = self.folder / f"{key[:32]}.safetensors"
-        return _Entry(path, key, read_header(path).get("key") == key)
+        return str(path), key, read_header(path).get("key") == key
 
-    def _announce(self, total: int, missing: list[_Entry], others: Processes) -> None:
-        """Log what will be written, and check that the disk has enough space.
-
-        Raises:
-            OSError: If it does not.
-        """
-        if bad := [entry.path for entry in missing if entry.path.exists()]:
-            logger.warning(
-                "%d files of the feature cache are damaged or foreign, and are rewritten: %s%s.",
-                len(bad),
-                bad[0],
-                ", ..." if len(bad) > 1 else "",
-            )
-        if not missing:
-            rank_zero_info(f"Feature cache: all {total} images are in {self.folder}.")
+    def _announce(self, total: int, missing: pd.Series, group: Processes) -> None:
+        """Log what will be written, and raise an ``OSError`` if the disk has too little space for it."""
+        if bad := [path for path in missing if Path(path).exists()]:
+            what = f"{counted(len(bad), 'file')} of the feature cache"
+            logger.warning("Damaged or foreign, and rewritten: %s: %s.", what, summarize(bad))
+        if missing.empty:
+            rank_zero_info(f"Feature cache: {total} of {counted(total, 'image')} in {self.folder}.")
             return
         with _readable_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            free = others.broadcast(shutil.disk_usage(self.folder).free)
+            free = group.broadcast(shutil.disk_usage(self.folder).free)
         needed = len(missing) * self._bytes_per_image()
-        what = f"{needed / 1e9:.2f} GB for {len(missing)} of {total} images"
+        what = f"{needed / 1e9:.2f} GB for {len(missing)} of {counted(total, 'image')}"
         if needed > free:
             msg = (
                 f"The feature cache needs {what}, and the disk of {self.folder} has {free / 1e9:.2f} GB left. Nothing "
@@ -156,25 +130,25 @@ class FeatureWriter:
         vectors = (layers + 1) * spec.vision_width + spec.embed_dim
         return 2 * patches + 4 * vectors + prod(self.model.image_size) + _HEADER_BYTES
 
-    def _write(self, dataset: AnomalibDataset, rows: dict[int, _Entry]) -> None:
-        """Run the vision tower on samples and write a file for each."""
+    def _write(self, dataset: AnomalibDataset, entries: pd.DataFrame) -> None:
+        """Run the vision tower on the samples whose rows are the index of ``entries``, and write a file for each."""
         datamodule = self.trainer.datamodule
         loader = DataLoader(
-            Subset(dataset, list(rows)),
+            Subset(dataset, entries.index.tolist()),
             batch_size=datamodule.train_batch_size,
             num_workers=datamodule.num_workers,
             collate_fn=dataset.collate_fn,
             generator=torch.Generator(),  # keeps the global random state, and with it the order of training
         )
         quiet = self.trainer.progress_bar_callback is None or not self.trainer.is_global_zero
-        entries = iter(rows.values())
+        rows = entries.itertuples()
         for batch in track(loader, description="Features", disable=quiet):
             for tensors in self._features(batch):
-                entry = next(entries)
-                metadata = {"key": entry.key, "checksum": digest(tensors, {})}
+                row = next(rows)
+                content = save(tensors, {"key": row.key, "checksum": digest(tensors, {})})
                 with _readable_errors(self.folder):
                     # No fsync: the checksum reveals files that a power failure has truncated.
-                    atomic_write(entry.path, save(tensors, {METADATA: json.dumps(metadata)}), sync=False)
+                    atomic_write(Path(row.path), content, sync=False)
 
     def _features(self, batch: ImageBatch) -> Iterator[dict[str, Tensor]]:
         """Run the vision tower on a batch, and yield the tensors of each image by name."""
@@ -185,11 +159,9 @@ class FeatureWriter:
         bf16 = torch.autocast(self.module.device.type, torch.bfloat16, enabled=self.in_bf16)
         with precision.forward_context(), bf16:
             tokens = self.model.clip.encode_image(precision.convert_input(images))
-        fields = {
-            "patches": torch.stack(tokens.patches, dim=1).half(),
-            # Small enough for full precision, so that Class Name Filtering decides as without the cache.
-            **{name: getattr(tokens, name).float() for name in _TOKENS if name != "patches"},
-        }
+        # Small enough for full precision, so that Class Name Filtering decides as without the cache.
+        fields = {name: value.float() for name, value in tokens._asdict().items() if name != "patches"}
+        fields["patches"] = torch.stack(tokens.patches, dim=1).half()
         if not torch.isfinite(fields["patches"]).all():
             msg = f"Patch tokens of {self.model.spec.name} overflow half precision: leave feature_cache out."
             raise ValueError(msg)
@@ -197,25 +169,6 @@ class FeatureWriter:
             fields["mask"] = batch.gt_mask.as_subclass(Tensor).bool()
         for values in zip(*(value.cpu() for value in fields.values()), strict=True):
             yield {name: value.contiguous() for name, value in zip(fields, values, strict=True)}
-
-
-def _settings(model: "GenCLIPModel", preprocess: nn.Module | None, precision: str) -> str:
-    """Hash everything that the features of all images depend on."""
-    return _hash(
-        _FORMAT,
-        model.spec.name,
-        model.fingerprint,
-        digest({"positions": model.clip.model.visual.positional_embedding}, {}),  # not in the fingerprint
-        list(model.layers),
-        model.clip.patch_attention,
-        list(model.image_size),
-        repr(preprocess),
-        precision,
-    )
-
-
-def _hash(*values: object) -> str:
-    return hashlib.sha256(json.dumps([str(value) for value in values]).encode()).hexdigest()
 
 
 @contextmanager

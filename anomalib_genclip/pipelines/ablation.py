@@ -3,20 +3,21 @@
 
 """Ablation: a trained model without some of its parts, and with one layer at a time."""
 
-from dataclasses import asdict
 from pathlib import Path
 
-from anomalib_genclip.evaluation.tables import NOTE, ResultTable, Row
+from anomalib_genclip.evaluation.report import NOTE, ResultTable
+from anomalib_genclip.evaluation.scores import METRIC_NAMES
+from anomalib_genclip.inferencer import load_trained
 
-from .ablated import tapped_layers, variants
+from .comparison_tables import with_note
+from .job_actions import Settings
 from .jobs import Job, run_jobs
-from .task import Settings
 
 REMARKS = [
     "Metrics in percent. One trained model, without retraining.",
     "layers: those whose maps are averaged. The image score also uses the last layer's CLS token.",
 ]
-HIDDEN = {"error", "notes", "fit_seconds", "device", "peak_memory_mib"}
+SHOWN = ["branches", "CNF", "layers", *METRIC_NAMES, "images_per_second"]
 
 
 def ablate(
@@ -28,49 +29,29 @@ def ablate(
     isolate: bool = True,
     pretrained: str | None = None,
 ) -> ResultTable:
-    """Test a trained model without some of its parts, and print and write the table.
-
-    Args:
-        weights (str): As in :func:`anomalib_genclip.inferencer.load_trained`, like ``pretrained``.
-        data (Settings): The datamodule, ``{"class_path": name, "init_args": {...}}``.
-        results_dir (str | Path): Folder for the results.
-        accelerator (str): As in Lightning.
-        seed (int): Seed of the tests.
-        isolate (bool): Run each test in a process of its own.
-        pretrained (str | None): CLIP weights.
-
-    Returns:
-        ResultTable: One row per variant.
-
-    Raises:
-        ValueError: If ``weights`` is not a file of GenCLIP.
-    """
+    """Test a trained model without some of its parts, and print and write the table."""
+    common = {"weights": weights, "pretrained": pretrained, "data": data, "seed": seed, "accelerator": accelerator}
     jobs = []
-    for variant in variants(tapped_layers(weights)):
-        settings = {
-            "action": "ablate",
-            "weights": weights,
-            "pretrained": pretrained,
-            "data": data,
-            "variant": asdict(variant),
-            "seed": seed,
-            "accelerator": accelerator,
-        }
+    for variant in variants(load_trained(weights, pretrained).model.layers):
         labels = {
-            "branches": variant.branches,
-            "CNF": "on" if variant.class_name_filter else "off",
-            "layers": " ".join(map(str, variant.layers)),
+            "branches": variant["branches"],
+            "CNF": "on" if variant["class_name_filter"] else "off",
+            "layers": " ".join(map(str, variant["map_layers"])),
         }
-        jobs.append(Job(settings, labels))
-    folder = Path(results_dir)
-    rows = run_jobs("ablation", jobs, folder, isolate)
-    table = ResultTable("Ablation", [_with_note(row) for row in rows], REMARKS)
-    table.print()
-    table.write(folder, "ablation")
+        jobs.append(Job("ablate", {**common, "variant": variant}, labels))
+    rows = [with_note(row) for row in run_jobs("ablation", jobs, Path(results_dir), isolate)]
+    columns = [*SHOWN, "images", NOTE]
+    table = ResultTable("Ablation", [{name: row[name] for name in columns if name in row} for row in rows], REMARKS)
+    table.print(SHOWN)
+    table.write(results_dir, "ablation")
     return table
 
 
-def _with_note(row: Row) -> Row:
-    """Replace a job's error and notes by the row's note."""
-    note = f"failed: {row['error']}" if "error" in row else "; ".join(row["notes"])
-    return {**{name: value for name, value in row.items() if name not in HIDDEN}, NOTE: note}
+def variants(layers: list[int]) -> list[Settings]:
+    """List the variants, as attributes of the torch model: branches, with and without CNF, then single layers.
+
+    CNF has no effect on the query-only branch, which has no class name.
+    """
+    branches = [("both", True), ("both", False), ("vision", True), ("vision", False), ("query", False)]
+    parts = [(name, cnf, layers) for name, cnf in branches] + [("both", True, [layer]) for layer in layers]
+    return [dict(zip(("branches", "class_name_filter", "map_layers"), part, strict=True)) for part in parts]

@@ -62,16 +62,6 @@ def calibrate(
     and, likewise, to have a pixel above the pixel threshold. Later validations of the model keep the thresholds.
     References that the model asks for (``k_shot``) are drawn first.
 
-    Args:
-        inferencer (Inferencer): The model, which judges by the new thresholds afterwards, and saves them
-            (:meth:`~anomalib_genclip.Inferencer.save`).
-        normal (LightningDataModule | str | Path): Folder of normal images that were neither trained on nor are
-            references; or a datamodule of one category, whose normal training images are used without the references.
-        false_alarm_rate (float): ``a``, between 0 and 1. Defaults to ``0.01``.
-
-    Returns:
-        dict[str, float]: ``image`` and ``pixel`` threshold.
-
     Raises:
         ValueError: If there are too few images, references among them, several categories, or an image that cannot
             be used; or if the model has another post-processor than the default.
@@ -82,18 +72,20 @@ def calibrate(
         msg = "calibrate sets thresholds on raw scores: the model needs the default post_processor."
         raise ValueError(msg)
     of_datamodule = isinstance(normal, LightningDataModule)
-    category, images, source = _normal_images(normal, inferencer.class_name)
+    category, images, source = _normal_images(normal)
     rows = list(range(len(images.files)))
     if model is not None:
         _draw_references(model, category, images if of_datamodule else None)
         rows = _without_references(model, images, may_hold_some=of_datamodule)
     conformal_threshold(torch.zeros(len(rows)), rate)  # raises before anything is computed
-    own_name = None if model is None else inferencer.class_name or category or None
     scores, highest = [], []
     for row in rows:
         pixels = images.read(row)
         check_images(ImageBatch(image=pixels[None], image_path=[images.files[row]]), {images.files[row]})
-        record = inferencer.predict(pixels, own_name)
+        batch, size = inferencer.transform(pixels)[None], (pixels.shape[1], pixels.shape[2])
+        (record,) = inferencer.predict_batch(batch, [images.files[row]], [size], [category or None])
+        if record.error:
+            raise ValueError(record.error)
         scores.append(record.score)
         highest.append(float(record.anomaly_map.max()))
     thresholds = {
@@ -109,7 +101,8 @@ def calibrate(
     if model is None:
         note["class_name"] = inferencer.class_name
     else:
-        name = note["class_name"] = model.names.name_of(own_name)
+        given = inferencer.given_name or model.names.given
+        name = note["class_name"] = replace(model.names, given=given).name_of(category or None)
         model.post_processor.set_thresholds(**thresholds, calibration=note)
         model.names = replace(model.names, of_file=name)
     found = {f"{name}_threshold": float(threshold) for name, threshold in thresholds.items()}
@@ -150,17 +143,14 @@ def _without_references(model: GenCLIP, images: NormalImages, *, may_hold_some: 
     return [row for row in range(len(images.files)) if row not in set(shared)]
 
 
-def _normal_images(normal: LightningDataModule | str | Path, class_name: str | None) -> tuple[str, NormalImages, str]:
+def _normal_images(normal: LightningDataModule | str | Path) -> tuple[str, NormalImages, str]:
     """Find the normal images.
-
-    Returns:
-        tuple[str, NormalImages, str]: Category, images, and the name of folder or datamodule.
 
     Raises:
         ValueError: If there are none, or those of several categories.
     """
     if not isinstance(normal, LightningDataModule):
-        return class_name or UNNAMED, images_of_folder(str(normal), "normal"), Path(normal).name
+        return UNNAMED, images_of_folder(str(normal), "normal"), Path(normal).name
     normal.prepare_data()
     normal.setup(TrainerFn.FITTING)  # with the trainer's own stage, so that a later test does not split again
     found, source = images_of_datamodule(normal), str(getattr(normal, "name", ""))

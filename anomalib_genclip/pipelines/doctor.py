@@ -46,11 +46,7 @@ class Check(NamedTuple):
 
 
 def examine() -> list[Check]:
-    """Run all checks. An exception fails its check and not the others.
-
-    Returns:
-        list[Check]: Their results.
-    """
+    """Run all checks. An exception fails its check and not the others."""
     return [_guarded(name, check) for name, check in _CHECKS.items()]
 
 

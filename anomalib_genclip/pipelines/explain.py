@@ -27,14 +27,7 @@ BRANCH_TITLES = {"vision": "vision-enhanced branch", "query": "query-only branch
 
 
 def describe(record: Record) -> str:
-    """Describe a record with parts in words.
-
-    Args:
-        record (Record): Of ``Inferencer.predict(..., parts=True)``.
-
-    Returns:
-        str: Two lines: score and label, and the decision of CNF.
-    """
+    """Describe a record with parts in words."""
     parts = record.parts
     if parts is None:
         msg = "The record has no parts: predict with parts=True."
@@ -60,9 +53,6 @@ def draw_explanation(record: Record, image: np.ndarray, caption: str, mask: np.n
         image (np.ndarray): The image, ``(h, w, 3)``, of any size.
         caption (str): Text above the figure, such as that of :func:`describe`.
         mask (np.ndarray | None): Ground truth, ``(h, w)`` of any size, 1 for anomalous. Defaults to ``None``.
-
-    Returns:
-        bytes: PNG image. All maps have the same color scale.
     """
     size = record.anomaly_map.shape  # type: ignore[union-attr]
     maps = {BRANCH_TITLES[name]: _resized(grid, size) for name, grid in record.parts.maps.items()}  # type: ignore[union-attr]
@@ -106,17 +96,6 @@ def explain(
     pretrained: str | None = None,
 ) -> str:
     """Explain the score of one image in a figure.
-
-    Args:
-        weights (str): Weights of a model of torch, as :class:`~anomalib_genclip.Inferencer` takes them.
-        image (str): Image file.
-        mask (str | None): File with the ground truth, if there is one.
-        class_name (str | None): Class name of the image.
-        out (str): Path of the figure; missing folders are created.
-        pretrained (str | None): CLIP weights.
-
-    Returns:
-        str: The caption.
 
     Raises:
         ValueError: If the model is an exported one, which does not tell what its score is made of.

@@ -5,16 +5,14 @@
 
 import json
 import shutil
-from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
 from anomalib_genclip import __version__
-from anomalib_genclip.evaluation.report import table_of
-from anomalib_genclip.evaluation.result import EvaluationResult
+from anomalib_genclip.data.normal_images import file_hash
+from anomalib_genclip.evaluation.report import ResultTable
 from anomalib_genclip.persistence.prompts_file import LearnedWeights, load_weights
 from anomalib_genclip.persistence.weights_files import resolve_weights
 from anomalib_genclip.utils.files import atomic_write_folder, why_unreadable
@@ -35,18 +33,6 @@ def publish(
 ) -> str:
     """Write a folder with a prompts file and its model card, and upload it.
 
-    Args:
-        weights (str): The prompts file.
-        repo (str): ``owner/name`` of the repository, which is created if it does not exist.
-        output (str | Path): The folder.
-        report (str | None): ``metrics.json`` of a test run, whose figures are put into the card. Defaults to ``None``.
-        license_id (str | None): Identifier of the license, such as ``"apache-2.0"``. Defaults to ``None``: the card
-            says that it is missing.
-        upload (bool): Whether to upload the folder. Defaults to ``True``.
-
-    Returns:
-        str: URL of the commit, or the folder if nothing was uploaded.
-
     Raises:
         FileNotFoundError: If there is no such prompts file or report.
         ValueError: If the prompts file, the report or the name of the repository is not valid.
@@ -57,8 +43,8 @@ def publish(
         raise ValueError(msg)
     validate_repo_id(repo)
     learned, file = load_weights(weights), resolve_weights(weights)
-    figures = None if report is None else read_report(Path(report))
-    card = model_card(learned, sha256(file.read_bytes()).hexdigest(), repo, figures, license_id)
+    figures = f"Figures: {_TO_FILL_IN}." if report is None else read_report(Path(report)).as_markdown()
+    card = model_card(learned, file_hash(str(file)), repo, figures, license_id)
 
     def write(folder: Path) -> Path:
         shutil.copyfile(file, folder / PROMPTS)
@@ -71,26 +57,18 @@ def publish(
     return _upload(Path(output), repo) if upload else str(output)
 
 
-def read_report(path: Path) -> EvaluationResult:
-    """Read the ``metrics.json`` of a test run.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a report; names it.
-    """
+def read_report(path: Path) -> ResultTable:
+    """Read the ``metrics.json`` of a test run; raise ``ValueError`` if it is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        result = EvaluationResult(content["categories"], content["mode"], content["notes"])
-        table_of(result).as_markdown()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        table = ResultTable(**json.loads(path.read_text(encoding="utf-8")))
+        table.as_markdown()
+    except (ValueError, TypeError, AttributeError) as error:
         msg = f"{path} is not the metrics.json of a test run."
         raise ValueError(msg) from error
-    return result
+    return table
 
 
-def model_card(
-    learned: LearnedWeights, checksum: str, repo: str, figures: EvaluationResult | None, license_id: str | None
-) -> str:
+def model_card(learned: LearnedWeights, checksum: str, repo: str, figures: str, license_id: str | None) -> str:
     """Write the model card: data, settings, figures, and how to use the prompts."""
     header = ModelCardData(
         license=license_id or "unknown",
@@ -98,23 +76,21 @@ def model_card(
         pipeline_tag="zero-shot-image-classification",
         tags=["anomaly-detection", "zero-shot", "genclip"],
     )
-    signature = asdict(learned.signature)
-    height, width = learned.image_size
-    settings = {
-        "Training data": learned.trained_on or _TO_FILL_IN,
+    signature, description = learned.signature, learned.description
+    settings: dict[str, str] = {
+        "Training data": description.trained_on or _TO_FILL_IN,
         "License": license_id or _TO_FILL_IN,
-        "CLIP": f"{signature['backbone']}, weights {learned.pretrained}, fingerprint `{signature['fingerprint']}`",
-        "Image size": f"{height} by {width} px",
-        "Feature layers": ", ".join(map(str, signature["layers"])),
-        "Patch attention": signature["patch_attention"],
-        "Prompt lengths": f"n = {signature['state_length']}, q = {signature['query_length']}",
+        "CLIP": f"{signature.backbone}, weights {description.pretrained}, fingerprint `{signature.fingerprint}`",
+        "Image size": f"{description.image_size[0]} by {description.image_size[1]} px",
+        "Feature layers": ", ".join(map(str, signature.layers)),
+        "Patch attention": signature.patch_attention,
+        "Prompt lengths": f"n = q = {signature.prompt_length}",
         "Thresholds": ", ".join(f"{name} {float(value):.4f}" for name, value in learned.thresholds.items()),
-        **{name: str(value) for name, value in learned.inference.items()},
+        **{str(name): str(value) for name, value in description.inference.items()},
         "SHA-256": f"`{checksum}`",
         "Written by": f"anomalib-genclip {__version__}",
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
-    measured = f"Figures: {_TO_FILL_IN}." if figures is None else table_of(figures).as_markdown()
     return f"""---
 {header.to_yaml()}
 ---
@@ -131,9 +107,9 @@ anomalib test --model GenCLIP --model.weights hf://{repo}/{PROMPTS} --data MVTec
 ```
 
 ```python
-from anomalib_genclip import GenCLIP
+from anomalib_genclip import Inferencer
 
-model = GenCLIP(weights="hf://{repo}/{PROMPTS}")
+record = Inferencer("hf://{repo}/{PROMPTS}", class_name="metal nut").predict("part.png")
 ```
 
 ## Training
@@ -144,16 +120,12 @@ model = GenCLIP(weights="hf://{repo}/{PROMPTS}")
 
 ## Figures
 
-{measured}
+{figures}
 """
 
 
 def _upload(folder: Path, repo: str) -> str:
-    """Upload a folder.
-
-    Raises:
-        ConnectionError: If that fails; says why.
-    """
+    """Upload a folder; a ``ConnectionError`` says why that failed."""
     try:
         with quiet("huggingface_hub"):
             hub = HfApi()

@@ -22,17 +22,12 @@ def log_picture(loggers: Iterable[Logger], name: str, picture: Image.Image, step
 
     anomalib's loggers derive from these classes. Their own ``add_image`` has another meaning in each and, for W&B,
     shows nothing before a call that Lightning does not make.
-
-    Args:
-        loggers (Iterable[Logger]): The trainer's loggers.
-        name (str): Name of the picture, with ``/`` between its parts and without a suffix.
-        picture (Image.Image): The picture, RGB.
-        step (int): The trainer's global step. MLflow's files have none.
     """
+    pixels = np.asarray(picture)
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, np.asarray(picture), step, dataformats="HWC")
+            logger.experiment.add_image(name, pixels, step, dataformats="HWC")
         elif isinstance(logger, WandbLogger):
             logger.log_image(name, [picture], step=step)
         elif isinstance(logger, MLFlowLogger):
-            logger.experiment.log_image(logger.run_id, np.asarray(picture), f"{name}.png")
+            logger.experiment.log_image(logger.run_id, pixels, f"{name}.png")

@@ -62,9 +62,6 @@ class RawScorePostProcessor(PostProcessor):
             "image": checked("image_threshold", image_threshold, UnitFloat | None),
             "pixel": checked("pixel_threshold", pixel_threshold, UnitFloat | None),
         }
-        self.keep_thresholds = False
-        self._warned_of: set[str] = set()
-        self.calibration: dict[str, Any] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -81,16 +78,12 @@ class RawScorePostProcessor(PostProcessor):
         """Set thresholds where none was given, and keep them in later validations.
 
         anomalib validates zero-shot models before each test, by default on the test images.
-
-        Args:
-            image (Tensor | float): Image threshold, a scalar; NaN for none.
-            pixel (Tensor | float): Pixel threshold, a scalar; NaN for none.
-            calibration (dict[str, Any] | None): What the thresholds were calibrated on, as plain data.
         """
         given = self.given
         self._image_threshold.fill_(image if given["image"] is None else given["image"])
         self._pixel_threshold.fill_(pixel if given["pixel"] is None else given["pixel"])
         self.keep_thresholds = True
+        self._warned_of: set[str] = set()
         self.calibration = calibration if given["image"] is None and given["pixel"] is None else None
 
     def check_product(self, names: Iterable[str]) -> None:

@@ -32,7 +32,6 @@ class AntialiasedPreProcessor(PreProcessor):
 
     def __init__(self, transform: Transform | None = None) -> None:
         super().__init__(transform)
-        self._for_model_size = transform
         self.working_size: int | Sequence[int] | None = None
         self._model_size: tuple[int, int] | None = None
         self._set(transform)
@@ -43,13 +42,7 @@ class AntialiasedPreProcessor(PreProcessor):
         return self._model_size is not None
 
     def keep_size(self, working_size: int | Sequence[int] | None, model_size: tuple[int, int]) -> None:
-        """Leave the resize to the model's size to the model, except in training.
-
-        Args:
-            working_size (int | Sequence[int] | None): What images are resized to: the longer side, or height and
-                width, in pixels; ``None`` for their own size.
-            model_size (tuple[int, int]): Height and width of the images that training sees.
-        """
+        """Leave the resize to the model's size to the model, except in training."""
         self.working_size, self._model_size = working_size, model_size
         self._set(self._for_model_size)
 
@@ -70,7 +63,6 @@ class AntialiasedPreProcessor(PreProcessor):
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the transform and its exported form from a checkpoint; tiles are the model's settings."""
         super().load_checkpoint_config(config)
-        self._for_model_size = self.transform
         self._set(self.transform)
 
     def checkpoint_config(self) -> dict[str, Any]:
@@ -82,7 +74,8 @@ class AntialiasedPreProcessor(PreProcessor):
             self.transform = own
 
     def _set(self, transform: Transform | None) -> None:
-        """Set the transform and its exported form."""
+        """Set the transform, given for the model's size, and its exported form."""
+        self._for_model_size = transform
         if self.keeps_size:
             steps = transform.transforms if isinstance(transform, Compose) else filter(None, [transform])
             others = [step for step in steps if not isinstance(step, Resize)]
@@ -93,18 +86,15 @@ class AntialiasedPreProcessor(PreProcessor):
 
 def _scaling(size: int | Sequence[int] | None) -> list[Transform]:
     """Return the resize to a longer side, or to height and width; none for ``None``."""
-    if size is None:
-        return []
     scale: dict[str, Any] = {"size": None, "max_size": size} if isinstance(size, int) else {"size": size}
-    return [Resize(**scale, interpolation=InterpolationMode.BICUBIC, antialias=True)]
+    return [] if size is None else [Resize(**scale, interpolation=InterpolationMode.BICUBIC, antialias=True)]
 
 
 def _exportable(transform: Transform | None) -> Transform | nn.Module | None:
     """Like anomalib's ``get_exportable_transform``, but keep antialiased bicubic resizes to a fixed size."""
     if isinstance(transform, Compose):
         return Compose([_exportable(step) for step in transform.transforms])
-    if isinstance(transform, Resize) and transform.antialias and transform.interpolation == InterpolationMode.BICUBIC:
-        size = transform.size
-        if size is not None and len(size) == 2:
-            return MatrixResize((size[0], size[1]))
+    bicubic = isinstance(transform, Resize) and transform.interpolation == InterpolationMode.BICUBIC
+    if bicubic and transform.antialias and len(transform.size or ()) == 2:
+        return MatrixResize(tuple(transform.size))
     return get_exportable_transform(transform)

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import re
 from collections import defaultdict
 from copy import copy
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,15 @@ from PIL import Image
 
 from anomalib_genclip.processing.loggers import log_picture
 from anomalib_genclip.utils.distributed import processes
-from anomalib_genclip.utils.files import atomic_write
-from anomalib_genclip.utils.loaders import as_list, datamodule_of
+from anomalib_genclip.utils.files import atomic_open
+from anomalib_genclip.utils.loaders import as_list, datamodule_of, image_paths
+from anomalib_genclip.utils.tensors import digest
 
 # The model imports this module while anomalib.models may be partly imported.
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from anomalib.data import ImageBatch, ImageItem
+    from anomalib.data import ImageBatch
     from anomalib.models import AnomalibModule
     from lightning.pytorch import Trainer
 
@@ -73,24 +73,23 @@ class CategoryVisualizer(ImageVisualizer):
     def on_test_start(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
         """Read all test paths, to give each image a unique file."""
         del pl_module
-        self._start(trainer, trainer.test_dataloaders)
-        self._left_to_log = _LOGGED
+        self._start(trainer, as_list(trainer.test_dataloaders), logged=_LOGGED)
 
     def on_predict_start(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
         """Read all prediction paths, to give each image a unique file."""
         del pl_module
-        self._start(trainer, trainer.predict_dataloaders)
-        self._left_to_log = 0
+        self._start(trainer, as_list(trainer.predict_dataloaders), logged=0)
 
-    def _start(self, trainer: Trainer, loaders: object) -> None:
+    def _start(self, trainer: Trainer, loaders: list, *, logged: int) -> None:
         """Determine the folders and file names of the visualizations."""
-        self._groups = [_datamodule_group(trainer, loader) for loader in as_list(loaders)]
-        self._tail_lengths = _tail_lengths(as_list(loaders), self._groups)
-        with processes() as others:
+        self._left_to_log = logged
+        self._groups = [_group_of(datamodule_of(trainer, loader), "name") for loader in loaders]
+        self._tail_lengths = _tail_lengths(loaders, self._groups)
+        with processes() as group:
             root = self.output_dir if self.output_dir is not None else Path(trainer.default_root_dir) / "images"
             # anomalib creates a results folder for each process.
-            self._root = Path(others.broadcast(str(root)))
-            self._prefix = f"process{others.rank}_" if others.number > 1 else ""
+            self._root = Path(group.broadcast(str(root)))
+            self._prefix = f"process{group.rank}_" if group.number > 1 else ""
 
     def on_test_batch_end(
         self,
@@ -109,12 +108,16 @@ class CategoryVisualizer(ImageVisualizer):
             visualization = visualizer.visualize(item)
             if not isinstance(visualization, Image.Image):
                 continue
-            group = _item_group(item, self._groups[dataloader_idx])
+            own = _group_of(item, "dataset")
+            group = own if any(own) else self._groups[dataloader_idx]
             # Images without a path are named by their position.
-            tail = self._tail(item, group) or Path(f"{self._prefix}{dataloader_idx}_{batch_idx}_{index}.png")
-            file = _with_known_ending(self._root.joinpath(*map(_folder_name, filter(None, group)), tail))
+            tail = (f"{self._prefix}{dataloader_idx}_{batch_idx}_{index}.png",)
+            if item.image_path:
+                tail = _parts(item.image_path)[-self._tail_lengths.get(group, _SHORTEST_TAIL) :]
+            file = _with_known_ending(self._root.joinpath(*map(_folder_name, filter(None, group)), *tail))
             file.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(file, _encoded(visualization, file.suffix), sync=False)
+            with atomic_open(file, sync=False) as content:
+                visualization.save(content, format=Image.registered_extensions()[file.suffix.lower()])
             if self._left_to_log and (item.gt_label is None or item.gt_label):
                 self._left_to_log -= 1
                 name = file.relative_to(self._root).with_suffix("").as_posix()
@@ -128,30 +131,10 @@ class CategoryVisualizer(ImageVisualizer):
         other.field_size, other.text_config = (width, height), {**self.text_config, "size": size}
         return other
 
-    def _tail(self, item: ImageItem, group: _Group) -> Path | None:
-        """Return folder and file name of an item's visualization, ``None`` without a path."""
-        if not item.image_path:
-            return None
-        return Path(*_parts(item.image_path)[-self._tail_lengths.get(group, _SHORTEST_TAIL) :])
 
-
-def _encoded(image: Image.Image, suffix: str) -> bytes:
-    """Encode an image in the format of a file's suffix."""
-    content = io.BytesIO()
-    image.save(content, format=Image.registered_extensions()[suffix.lower()])
-    return content.getvalue()
-
-
-def _datamodule_group(trainer: Trainer, loader: object) -> _Group:
-    """Return name and category of the datamodule that a loader belongs to, empty if there is none."""
-    datamodule = datamodule_of(trainer, loader)
-    return getattr(datamodule, "name", None) or "", getattr(datamodule, "category", None) or ""
-
-
-def _item_group(item: ImageItem, fallback: _Group) -> _Group:
-    """Return an item's dataset and category, or the datamodule's if the item has none."""
-    group = getattr(item, "dataset", None) or "", getattr(item, "category", None) or ""
-    return group if any(group) else fallback
+def _group_of(source: object, dataset: str) -> _Group:
+    """Return dataset (the attribute of that name) and category of an item or datamodule, empty where unknown."""
+    return getattr(source, dataset, None) or "", getattr(source, "category", None) or ""
 
 
 def _with_known_ending(file: Path) -> Path:
@@ -165,7 +148,7 @@ def _folder_name(name: str) -> str:
     plain = re.sub(r"[/\\\0]", "_", name)[:_LONGEST_NAME]
     if plain == name and name not in {".", ".."}:
         return name
-    return f"{plain.strip('.')}_{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"  # stays unique
+    return f"{plain.strip('.')}_{digest({}, name)[:8]}"  # stays unique
 
 
 def _parts(path: str | Path) -> tuple[str, ...]:
@@ -175,30 +158,16 @@ def _parts(path: str | Path) -> tuple[str, ...]:
 
 
 def _tail_lengths(loaders: list, fallbacks: list[_Group]) -> dict[_Group, int]:
-    """Return for each group the number of last parts that distinguish all of its paths."""
+    """Return for each group the smallest number of last parts, at least two, that distinguishes all of its paths."""
     groups: dict[_Group, set[tuple[str, ...]]] = defaultdict(set)
     for loader, fallback in zip(loaders, fallbacks, strict=True):
-        for group, path in _known_paths(loader, fallback):
+        samples = getattr(getattr(loader, "dataset", None), "samples", None)
+        is_named = samples is not None and {"dataset", "category"} <= set(samples.columns)
+        names = zip(samples["dataset"], samples["category"], strict=True) if is_named else repeat(fallback)
+        for group, path in zip(names, image_paths(loader), strict=False):
             groups[group].add(_parts(path))
-    return {group: _shortest_unique_tail(paths) for group, paths in groups.items()}
-
-
-def _shortest_unique_tail(paths: set[tuple[str, ...]]) -> int:
-    """Return the smallest number of last parts, at least two, that distinguishes all paths."""
-    length = _SHORTEST_TAIL
-    while len({path[-length:] for path in paths}) < len(paths):
-        length += 1
-    return length
-
-
-def _known_paths(loader: object, fallback: _Group) -> Iterator[tuple[_Group, str]]:
-    """Yield group and path of each image of a loader, if its dataset lists them."""
-    dataset = getattr(loader, "dataset", None)
-    samples = getattr(dataset, "samples", None)
-    if samples is not None and {"dataset", "category"} <= set(samples.columns):
-        for row in samples[["dataset", "category", "image_path"]].itertuples(index=False):
-            yield (row.dataset, row.category), row.image_path
-    elif samples is not None:
-        yield from ((fallback, path) for path in samples["image_path"])
-    else:
-        yield from ((fallback, path) for path in getattr(dataset, "image_filenames", []))
+    lengths = dict.fromkeys(groups, _SHORTEST_TAIL)
+    for group, paths in groups.items():
+        while len({path[-lengths[group] :] for path in paths}) < len(paths):
+            lengths[group] += 1
+    return lengths

@@ -24,13 +24,7 @@ def list_configs() -> list[str]:
 
 
 def find_config(name: str | Path) -> Path:
-    """Find a settings file.
-
-    Args:
-        name (str | Path): Path of a file, or a name of :func:`list_configs`.
-
-    Returns:
-        Path: The file.
+    """Find a settings file by its path or its name in :func:`list_configs`.
 
     Raises:
         FileNotFoundError: If there is no such file; lists the names.

@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 
 class Processes:
-    """Collective operations on Python objects; a run that is not distributed has one process."""
+    """The processes of a run: ``rank`` is that of this one among ``number``, and each operation is called by all.
+
+    A run that is not distributed has one process.
+    """
 
     def __init__(self, group: "distributed.ProcessGroup | None" = None) -> None:
         self.group = group
@@ -29,18 +32,16 @@ class Processes:
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes in the first process, an empty list in the others."""
-        if not self.group:
-            return [value]
         values = [value] * self.number if self.rank == 0 else []
-        distributed.gather_object(value, values or None, dst=0, group=self.group)
+        if self.group:
+            distributed.gather_object(value, values or None, dst=0, group=self.group)
         return values
 
     def broadcast(self, value: T) -> T:
         """Return the value of the first process, in each process."""
-        if not self.group:
-            return value
         values = [value]
-        distributed.broadcast_object_list(values, src=0, group=self.group)
+        if self.group:
+            distributed.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
 
 

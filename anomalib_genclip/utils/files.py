@@ -1,8 +1,9 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Atomic writing, and checks of files that are read."""
+"""Atomic writing, hashes, and checks of files that are read."""
 
+import hashlib
 import os
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,26 +22,25 @@ def is_file(text: str | Path) -> bool:
         return False
 
 
+def file_hash(path: str | Path) -> str:
+    """Return the SHA-256 of a file's contents; an ``OSError`` names a file that cannot be read."""
+    result = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            result.update(block)
+    return result.hexdigest()
+
+
 def why_unreadable(error: Exception) -> str:
-    """Summarize in one line why a file of tensors could not be read.
-
-    Args:
-        error (Exception): Exception of the reader.
-
-    Returns:
-        str: The reason.
-    """
+    """Summarize in one line without a period why a file could not be read."""
     # Compared by name, because the class is in pickle. torch's message advises to allow code in the file.
     if type(error).__name__ == "UnpicklingError":
         return "it is damaged, or contains objects other than tensors, which could run code"
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
 def check_archive(path: Path) -> None:
     """Verify the checksums of a zip archive; torch's files are such archives, and torch does not verify them.
-
-    Args:
-        path (Path): The file.
 
     Raises:
         OSError: If it cannot be opened.
@@ -60,15 +60,9 @@ def check_archive(path: Path) -> None:
 
 @contextmanager
 def atomic_open(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
-    """Open a file that is written atomically: readers and interruptions never see a partial file.
+    """Open a temporary file that becomes ``path`` if nothing is raised: nobody ever sees a partial file.
 
-    Args:
-        path (Path): Path of the file; its folder must exist.
-        sync (bool): Whether to call fsync, so that the file is complete even after a power failure. Defaults to
-            ``True``.
-
-    Yields:
-        BinaryIO: A temporary file, which is renamed to ``path`` if nothing is raised.
+    The folder must exist. ``sync`` calls fsync, so that the file is complete even after a power failure.
 
     Raises:
         OSError: If it cannot be written; names the file. An existing file stays unchanged.
@@ -93,34 +87,14 @@ def atomic_open(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
 
 
 def atomic_write(path: Path, content: bytes, *, sync: bool = True) -> Path:
-    """Write a file atomically; see :func:`atomic_open`.
-
-    Args:
-        path (Path): Path of the file; its folder must exist.
-        content (bytes): Content of the file.
-        sync (bool): Whether to call fsync. Defaults to ``True``.
-
-    Returns:
-        Path: The file.
-
-    Raises:
-        OSError: If it cannot be written; names the file. An existing file stays unchanged.
-    """
+    """Write a file with :func:`atomic_open`, and return its path."""
     with atomic_open(path, sync=sync) as file:
         file.write(content)
     return path
 
 
 def atomic_write_folder(target: Path, write: Callable[[Path], Path]) -> Path:
-    """Write files to a temporary folder, and move them to their folder when all of them are written.
-
-    Args:
-        target (Path): The folder, which is created if needed. Existing files of the same names are replaced.
-        write (Callable[[Path], Path]): Writes to the folder that it is given, and returns the main file.
-
-    Returns:
-        Path: The main file in ``target``.
-    """
+    """Write files to a temporary folder, and move them to their folder when all of them are written."""
     target.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", suffix=".part", dir=target) as folder:
         first = write(Path(folder))

@@ -1,11 +1,15 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The loaders of a trainer, and the dataset and category of a loader."""
+"""The loaders of a trainer, their images, and the dataset and category of a loader.
+
+The category of an image is that of its batch, else of its dataset, else of its datamodule. A datamodule without a
+category (``Folder``, ``Kolektor``) is one category with its ``name``.
+"""
 
 from typing import Any, NamedTuple
 
-from anomalib.data import Folder, ImageBatch
+from anomalib.data import ImageBatch
 from anomalib.data.datamodules.base.image import AnomalibDataModule
 from anomalib.data.datasets.base.image import AnomalibDataset
 from lightning.pytorch import LightningDataModule, Trainer
@@ -15,12 +19,7 @@ _SUBSETS = ("train_data", "val_data", "test_data", "predict_data")
 
 
 class Origin(NamedTuple):
-    """Dataset and category of a loader's images.
-
-    Args:
-        dataset (str | None): Name of the dataset, ``None`` if unknown.
-        category (str | None): Category, for a ``Folder`` its name; ``None`` if unknown.
-    """
+    """Names of a loader's dataset and category, ``None`` if they are unknown."""
 
     dataset: str | None
     category: str | None
@@ -29,6 +28,13 @@ class Origin(NamedTuple):
 def as_list(value: Any) -> list:  # noqa: ANN401
     """Return a list or tuple as a list, and any other value as a list with one element."""
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def image_paths(loader: object) -> list[str]:
+    """Return the images of a loader, if its dataset lists them: anomalib's or ``PredictDataset``."""
+    dataset = getattr(loader, "dataset", None)
+    samples = getattr(dataset, "samples", None)
+    return [*map(str, getattr(dataset, "image_filenames", []) if samples is None else samples["image_path"])]
 
 
 def running_loaders(trainer: Trainer) -> list:
@@ -56,12 +62,16 @@ def datamodule_of(trainer: Trainer, loader: object) -> LightningDataModule | Non
     return None if another or is_folder else datamodule
 
 
+def category_of(datamodule: LightningDataModule) -> str:
+    """Return the datamodule's category, or its name if it has none."""
+    return _word(datamodule, "category") or _word(datamodule, "name") or ""
+
+
 def origin_of(trainer: Trainer, loader: object) -> Origin:
-    """Return dataset and category of a loader's images: its dataset's attributes, else its datamodule's."""
+    """Return dataset and category of a loader's images."""
     datamodule, data = datamodule_of(trainer, loader), getattr(loader, "dataset", None)
-    dataset = _word(datamodule, "name") or _word(data, "name")
-    category = _word(data, "category") or _word(datamodule, "category")
-    return Origin(dataset, dataset if isinstance(datamodule, Folder) else category)
+    category = _word(data, "category") or ("" if datamodule is None else category_of(datamodule))
+    return Origin(_word(datamodule, "name") or _word(data, "name"), category or None)
 
 
 def _word(source: object, attribute: str) -> str | None:
@@ -71,7 +81,7 @@ def _word(source: object, attribute: str) -> str | None:
 
 
 def categories_of(batch: ImageBatch, trainer: Trainer | None, dataloader_idx: int) -> list[str | None]:
-    """Look up each image's category: batch, dataset or datamodule of its loader, ``None`` if it is unknown."""
+    """Return each image's category, ``None`` if it is unknown."""
     own = getattr(batch, "category", None) or [None] * len(batch)
     if all(own) or trainer is None:
         return own

@@ -14,12 +14,6 @@ def bf16_is_fast(device: torch.device) -> bool:
     """Return whether a device has instructions for matrix products in bfloat16; others emulate them.
 
     Not measured, because the result must be the same for all runs on a machine.
-
-    Args:
-        device (torch.device): Device of the model.
-
-    Returns:
-        bool: ``True`` on NVIDIA GPUs from Ampere on and on x86 processors with AVX512-BF16 or AMX.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -31,15 +25,7 @@ def bf16_is_fast(device: torch.device) -> bool:
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Literal["float32", "bf16"]:
-    """Resolve ``"auto"``: bf16 where it is fast, float32 elsewhere (ours).
-
-    Args:
-        precision (str): ``"float32"``, ``"bf16"`` or ``"auto"``.
-        device (torch.device): Device of the model.
-
-    Returns:
-        Literal["float32", "bf16"]: Precision of the computation.
-    """
+    """Resolve ``"auto"``: bf16 where it is fast, float32 elsewhere (ours)."""
     if precision != "auto":
         return precision
     return "bf16" if bf16_is_fast(device) else "float32"
@@ -47,12 +33,6 @@ def choose_precision(precision: Precision, device: torch.device) -> Literal["flo
 
 def choose_device(device: str | torch.device) -> torch.device:
     """Return the device for a setting.
-
-    Args:
-        device (str | torch.device): ``"auto"``, ``"cpu"``, ``"gpu"``, or a device of torch.
-
-    Returns:
-        torch.device: The device; for ``"auto"`` the GPU if there is one.
 
     Raises:
         ValueError: If there is no such device.

@@ -44,14 +44,6 @@ def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # any use
 
     NumPy scalars and other subclasses of numbers make checkpoints unreadable with ``weights_only=True``.
 
-    Args:
-        name (str): Name of the setting, for the message.
-        value (Any): Value of the setting.
-        kind (Any): A restricted number of this module, a ``Literal``, ``bool``, or one of them or ``None``.
-
-    Returns:
-        Any: The value with its plain type.
-
     Raises:
         ValueError: If the value is not of that kind; names the setting.
     """
@@ -80,9 +72,6 @@ def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # any use
 
 def check_fields(settings: Any) -> None:  # noqa: ANN401  # a frozen dataclass
     """Check the fields of a dataclass whose type is a kind of :func:`checked`, and convert them to plain types.
-
-    Args:
-        settings (Any): A frozen dataclass, in its ``__post_init__``.
 
     Raises:
         ValueError: If a field's value is not of its kind; names it.

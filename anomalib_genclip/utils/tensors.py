@@ -12,16 +12,8 @@ import torch
 from torch import Tensor
 
 
-def digest(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
-    """Hash tensors and their description; safetensors and torch do not detect flipped bits in tensors.
-
-    Args:
-        tensors (Mapping[str, Tensor]): Tensors of any type, by name.
-        description (Mapping[str, Any]): Plain data that belongs to them.
-
-    Returns:
-        str: The hash. It detects damage, but does not authenticate the file's author.
-    """
+def digest(tensors: Mapping[str, Tensor], description: Any) -> str:  # noqa: ANN401  # plain data
+    """Hash tensors of any type and their description; safetensors and torch do not detect flipped bits in tensors."""
     result = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for key in sorted(tensors):
         value = tensors[key].detach().cpu().contiguous()
@@ -31,15 +23,7 @@ def digest(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuse tensors that are not finite floating-point numbers.
-
-    Args:
-        tensors (Mapping[str, Tensor]): Tensors by name.
-        source (str): Where they come from, for the message.
-
-    Raises:
-        ValueError: If one is not; names it.
-    """
+    """Raise a ``ValueError`` that starts with ``source`` and names a tensor that has other than finite numbers."""
     for key, value in tensors.items():
         if not (value.is_floating_point() and torch.isfinite(value).all()):
             msg = f"{source}: tensor {key!r} does not consist of finite floating-point numbers."

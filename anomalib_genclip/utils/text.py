@@ -13,3 +13,8 @@ def summarize(values: Iterable[object]) -> str:
     values = list(values)
     more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
     return ", ".join(map(str, values[:_SHOWN])) + more
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``"1 image"`` or ``"2 images"`` for a number and a noun in the singular."""
+    return f"{number} {noun}" + "s" * (number != 1)

@@ -39,11 +39,12 @@ def cross(root: Path, **settings) -> CrossDataset:
     return CrossDataset(source=parts[0], source_categories="all", target=parts[1], **{**loading, **settings})
 
 
-def fit(data, results: Path, epochs: int = 2, callbacks=(), **settings) -> tuple[GenCLIP, Record]:
+def fit(data, results: Path, epochs: int = 2, callbacks=(), training=(), **settings) -> tuple[GenCLIP, Record]:
     """Train a small model; the seed settles the prompts, the shuffling and the query-only images."""
     record = Record()
     torch.manual_seed(0)
-    model = build(**settings)
+    cache = {"feature_cache": settings.pop("feature_cache", None)}
+    model = build(training={**cache, **dict(training)}, **settings)
     engine(results, max_epochs=epochs, callbacks=[record, *callbacks]).fit(model, datamodule=data)
     return model, record
 

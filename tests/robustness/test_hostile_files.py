@@ -295,7 +295,7 @@ def test_prompts_do_not_name_weights_elsewhere(files, tmp_path, pretrained):
 def test_prompts_do_not_name_backbones_elsewhere(files, tmp_path, backbone):
     change = lambda m: {**m, "signature": {**m["signature"], "backbone": backbone}}  # noqa: E731
     path = rewritten(files.prompts, tmp_path / "p.safetensors", description=change)
-    with pytest.raises(ValueError, match=r"Unknown backbone.*ViT-L-14-336"):
+    with pytest.raises(ValueError, match=r"Backbone .* cannot be used.*ViT-L-14-336"):
         GenCLIP(weights=path)
 
 

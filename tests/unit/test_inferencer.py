@@ -105,24 +105,15 @@ def test_broken_file_is_named(inferencer, tmp_path):
         inferencer(tmp_path / "broken.png")
 
 
-def test_every_kind_of_weights_gives_the_same_record(weights, inferencer, folder, tmp_path):
+def test_model_and_checkpoint_give_the_record_of_the_prompts_file(weights, inferencer, folder, tmp_path):
     expected = inferencer(folder / "0.png")
     model = GenCLIP(weights=weights, class_name="metal_nut", visualizer=False)
     save_checkpoint(model, tmp_path / "model.ckpt")
-    exported = [model.to_onnx(tmp_path / "onnx"), model.to_openvino(tmp_path / "openvino")]
-    for source in (model, tmp_path / "model.ckpt", *map(str, exported)):
-        record = Inferencer(source, device="cpu", precision="auto" if source in exported else "float32")(
-            folder / "0.png"
-        )
-        assert record.score == pytest.approx(expected.score, abs=1e-4)
-        assert record.label == expected.label
-        np.testing.assert_allclose(record.anomaly_map, expected.anomaly_map, atol=1e-4)
-        assert (record.mask != expected.mask).mean() < 1e-3
-    with pytest.raises(ValueError, match="class_name is fixed in an exported model"):
-        Inferencer(exported[0], "bolt")
-    given = Inferencer(exported[0], image_threshold=0.0, pixel_threshold=1.0)(folder / "0.png")
-    assert given.anomalous
-    assert not given.mask.any()
+    for source in (model, tmp_path / "model.ckpt"):
+        record = Inferencer(source, device="cpu", precision="float32")(folder / "0.png")
+        assert record == expected
+        np.testing.assert_array_equal(record.mask, expected.mask)
+    assert Inferencer(model, image_threshold=0.0)(folder / "0.png").anomalous
 
 
 def test_wrong_settings_are_refused(weights, tmp_path):
@@ -155,7 +146,8 @@ def test_name_is_the_given_one_then_the_images_then_the_files(weights, folder):
 
 
 def test_an_image_whose_name_cannot_be_used_is_left_out(weights):
-    inferencer = Inferencer(with_references(weights, "hex nut"))
+    file = with_references(weights, "hex nut").save_weights(weights.with_name("hex.safetensors"), references=True)
+    inferencer = Inferencer(file)
     batch = torch.stack([inferencer.transform(torch.zeros(3, 9, 9, dtype=torch.uint8))] * 3)
     for wrong, message in (("cable", "no references for images of 'cable'"), ("screw " * 90, "has 90 tokens")):
         used = Inferencer(weights) if "screw" in wrong else inferencer
@@ -181,7 +173,7 @@ def test_calibrated_file_knows_its_product_and_warns_of_another(weights, tmp_pat
     assert inferencer.model.model.tiler.tile_size_h == 32
     with caplog.at_level(logging.WARNING):
         inferencer(image)
-        assert not caplog.records
+        assert "calibrated" not in caplog.text
         other = Inferencer(file, "bolt", tiles={"size": 48})
         other([image, image])
         other(image)

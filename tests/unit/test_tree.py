@@ -45,12 +45,10 @@ TESTED_IN = {
     "evaluation.result": "unit/evaluation/test_report.py",
     "persistence.export": "integration/test_export.py",
     "pipelines.published": "unit/pipelines/test_reproduce.py",
+    "prediction.chunks": "unit/prediction/test_run.py",
     "prediction.manifest": "unit/prediction/test_run.py",
-    "prediction.parts": "robustness/test_killed_predictions.py",
-    "prediction.predict": "unit/prediction/test_backends.py",
-    "prediction.ray_engine": "integration/test_ray.py",
+    "prediction.schedulers.local": "unit/prediction/test_run.py",
     "prediction.storage": "unit/prediction/test_run.py",
-    "prediction.tables": "unit/prediction/test_run.py",
 }
 
 

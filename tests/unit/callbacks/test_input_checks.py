@@ -11,28 +11,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from anomalib.data import ImageBatch, PredictDataset
+from anomalib.data import Folder, ImageBatch, PredictDataset
 from helpers import data_trees
 from helpers.damage import cut
 from helpers.data_trees import cross
-from helpers.runs import build, engine
+from helpers.runs import engine
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from anomalib_genclip import GenCLIP
 from anomalib_genclip.callbacks.input_checks import InputChecks
+from anomalib_genclip.callbacks.synthetic_anomalies import PerlinAnomalies
 
 
 @pytest.fixture(scope="module")
 def model() -> GenCLIP:
     """A model without pictures."""
-    return build()
-
-
-@pytest.fixture(scope="module")
-def drawing() -> GenCLIP:
-    """A model that writes pictures."""
-    return build(visualizer=True)
+    return GenCLIP(backbone="tiny", image_size=64, visualizer=False)
 
 
 def _flip(path: Path) -> None:
@@ -50,14 +45,14 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("broken", BREAKS)
-def test_a_bad_file_late_in_a_prediction_is_named_and_all_before_it_is_on_disk(drawing, tmp_path, broken):
+def test_a_bad_file_late_in_a_prediction_is_named_and_all_before_it_is_on_disk(tmp_path, broken):
     folder = tmp_path / "images"
     for i in range(5):
         data_trees.write_normal(folder / f"{i}.png", seed=i)
     BREAKS[broken](folder / "3.png")
     run = engine(tmp_path / "results")
     with pytest.raises(Exception, match=r"images/3\.png cannot be read: .+ Repair the file or remove it") as caught:
-        run.predict(drawing, data_path=folder, return_predictions=False)
+        run.predict(GenCLIP(backbone="tiny", image_size=64), data_path=folder, return_predictions=False)
     assert "4.png" not in str(caught.value)
     written = sorted(path.name for path in Path(run.trainer.default_root_dir).rglob("*.png"))
     assert written == ["0.png", "1.png", "2.png"]
@@ -116,14 +111,33 @@ def test_a_full_disk_starts_no_search_among_the_images(monkeypatch, number):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("call", ["predict", "test"])
+@pytest.mark.parametrize("call", ["fit", "predict", "test"])
 def test_pixels_that_are_no_numbers_are_an_error(model, tmp_path, value, call):
-    images = torch.rand(3, 3, 64, 64)
+    images, masks = torch.rand(3, 3, 64, 64), torch.zeros(3, 64, 64, dtype=torch.bool)
     images[1, 0, 5, 5] = value
-    batch = ImageBatch(image=images, image_path=["a.png", "b.png", "c.png"], gt_label=torch.tensor([0, 1, 0]))
-    loader = DataLoader([batch], batch_size=None)
-    with pytest.raises(ValueError, match=r"NaN or infinite pixels in b\.png\."):
-        getattr(engine(tmp_path), call)(model, dataloaders=loader)
+    labels, paths = torch.tensor([0, 1, 0]), ["a.png", "b.png", "c.png"]
+    loader = DataLoader([ImageBatch(image=images, image_path=paths, gt_label=labels, gt_mask=masks)], batch_size=None)
+    loaders = {"train_dataloaders" if call == "fit" else "dataloaders": loader}
+    with pytest.raises(ValueError, match=r"^NaN or infinite pixels in b\.png\."):
+        getattr(engine(tmp_path, max_epochs=1), call)(model, **loaders)
+
+
+def test_a_training_step_waits_for_no_check(monkeypatch):
+    """Each value that Python reads of a tensor is a wait for the device."""
+
+    def waited(_):
+        pytest.fail("a value was read")
+
+    checks, anomalies = InputChecks(), PerlinAnomalies("synthetic")
+    anomalies.active = anomalies.labelled = True
+    made = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32)
+    monkeypatch.setattr(anomalies, "generator", lambda _: made)
+    masks, labels = torch.zeros(2, 32, 32, dtype=torch.bool), torch.tensor([0, 1])
+    batch = ImageBatch(image=torch.rand(2, 3, 32, 32), image_path=["a.png", "b.png"], gt_label=labels, gt_mask=masks)
+    for name in ("__bool__", "item", "tolist", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, waited)
+    checks.on_train_batch_start(None, None, batch, 0)
+    anomalies.on_train_batch_start(None, None, batch, 0)
 
 
 def test_a_file_of_several_pages_says_so_once(model, tmp_path, caplog):
@@ -134,8 +148,9 @@ def test_a_file_of_several_pages_says_so_once(model, tmp_path, caplog):
     loader = DataLoader(images, batch_size=1, collate_fn=PredictDataset(tmp_path).collate_fn)
     with caplog.at_level(logging.WARNING):
         engine(tmp_path / "results").predict(model, dataloaders=loader)
-    assert caplog.text.count("pages.tif has several pages or frames: only the first is used") == 1
-    assert "phone.jpg has" not in caplog.text
+    assert caplog.text.count("pages.tif") == 1
+    assert f"1 image with several pages or frames: only the first is used: {tmp_path}/pages.tif." in caplog.text
+    assert "phone.jpg" not in caplog.text
 
 
 def test_more_than_8_bits_are_found_whatever_the_ending(model, tmp_path):
@@ -151,5 +166,52 @@ def test_files_that_anomalib_passes_over_are_named(model, tmp_path, caplog):
     (tmp_path / "images" / "photo.heic").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
         engine(tmp_path / "results").predict(model, data_path=tmp_path / "images")
-    assert "1 file(s) are left out" in caplog.text
+    assert "does not read images with these suffixes: 1 file: " in caplog.text
     assert "photo.heic" in caplog.text
+
+
+# What is read without an error, but not as it was meant
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Images of which no mask is doubtful."""
+    data_trees.folder(tmp_path / "data", normal=2, anomalous=4)
+    return tmp_path / "data"
+
+
+def check(model: GenCLIP, folder: Path) -> None:
+    """Test on all images of a folder, through anomalib's own datamodule."""
+    masks = {"mask_dir": "mask", "val_split_mode": "none"}
+    data = Folder("screws", "good", folder, "bad", **data_trees.LOADING, **masks)
+    engine(folder.parent / "results").test(model, datamodule=data)
+
+
+def test_a_mask_of_another_shape_is_an_error_that_names_both(model, folder):
+    Image.new("L", (32, 20), 255).save(folder / "mask" / "001.png")
+    match = rf"The mask {folder}/mask/001\.png \(32 x 20 pixels\) does not have the shape of its image {folder}/bad/001"
+    with pytest.raises(ValueError, match=match):
+        check(model, folder)
+
+
+def test_doubtful_masks_and_turned_images_are_named_once(model, folder, caplog):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    with Image.open(folder / "bad" / "000.png") as image:
+        image.save(folder / "bad" / "000.png", exif=turned)
+    Image.new("L", (32, 32), 0).save(folder / "mask" / "001.png")
+    Image.new("L", (32, 32), 255).save(folder / "mask" / "002.png")
+    with Image.open(folder / "mask" / "003.png") as mask:
+        mask.save(folder / "mask" / "003.png", format="JPEG")
+    with caplog.at_level(logging.WARNING):
+        check(model, folder)
+    bad = {
+        "an EXIF orientation tag": 0,
+        "an empty mask": 1,
+        "a mask of more than 95% of the image": 2,
+        "a JPEG mask": 3,
+    }
+    for fault, number in bad.items():
+        (message,) = [text for text in caplog.messages if fault in text]
+        assert message.startswith("1 image with ")
+        assert message.endswith(f": {folder}/bad/00{number}.png.")

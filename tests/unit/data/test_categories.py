@@ -12,10 +12,9 @@ from anomalib_genclip.data.categories import (
     categories_on_disk,
     category_of,
     check_categories,
-    describe,
-    expand,
     expand_each,
     folders_on_disk,
+    full_name,
     known_categories,
     to_download,
     warn_about_missing,
@@ -25,10 +24,10 @@ from anomalib_genclip.data.categories import (
 def test_a_datamodule_without_categories_is_one_of_its_own_name(tmp_path):
     screws, bottle = data_trees.folder(tmp_path / "folder"), data_trees.mvtec_ad(tmp_path / "mvtec")
     assert (category_of(screws), category_of(bottle)) == ("screws", "bottle")
-    assert known_categories(screws) == ()
+    assert known_categories(screws) == ("screws",)
     assert {"bottle", "zipper"} <= set(known_categories(bottle))
-    assert describe(screws) == f"screws (root {tmp_path / 'folder'})"
-    assert describe(bottle) == f"MVTecAD category 'bottle' (root {tmp_path / 'mvtec'})"
+    assert full_name(screws) == f"screws (root {tmp_path / 'folder'})"
+    assert full_name(bottle) == f"MVTecAD category 'bottle' (root {tmp_path / 'mvtec'})"
 
 
 def test_categories_on_disk_have_a_file_in_one_of_two_places(tmp_path):
@@ -53,11 +52,12 @@ def test_expanding_leaves_the_datamodules_alone(tmp_path):
     assert mvtec.category == "bottle"
 
 
-def test_a_list_of_names_is_checked_and_copied():
-    names = ("bottle", "cable")
-    assert check_categories(names, "target_categories") == ["bottle", "cable"]
-    with pytest.raises(TypeError, match=r"target_categories.*Write \['bottle'\]"):
-        check_categories("bottle", "target_categories")
+@pytest.mark.parametrize("value", [5, True, [1], [None], [""], {"a": 1}, "bottle"])
+def test_categories_are_a_list_of_names(value):
+    assert check_categories(("bottle", "cable"), "target_categories") == ["bottle", "cable"]
+    hint = r".* Write \['bottle'\]\." if value == "bottle" else ""
+    with pytest.raises(TypeError, match=f"^target_categories must be a list of category names{hint}"):
+        check_categories(value, "target_categories")
 
 
 def test_only_a_root_without_folders_is_downloaded_category_by_category(tmp_path):
@@ -81,4 +81,4 @@ def test_category_is_a_folder_of_its_data_set(tmp_path, name):
     data_trees.mvtec_ad(tmp_path / "elsewhere" / "x")
     data = data_trees.mvtec_ad(tmp_path / "mvtec")
     with pytest.raises(ValueError, match=r"target_categories.*not found"):
-        expand([data], [name], "target_categories")
+        expand_each([data], [name], "target_categories")

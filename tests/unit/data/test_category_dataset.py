@@ -83,13 +83,3 @@ def test_masks_of_every_kind_are_the_same_mask(tmp_path, how):
         return torch.stack([item.gt_mask for item in both.test_data])
 
     assert torch.equal(masks(tmp_path / "plain"), masks(tmp_path / "other"))
-
-
-def test_a_mask_of_another_shape_is_an_error(tmp_path):
-    data = data_trees.mvtec_ad(tmp_path / "data", normal=1, anomalous=2)
-    mask = next((tmp_path / "data").rglob("001_mask.png"))
-    Image.new("L", (32, 20), 255).save(mask)
-    both = cross(data, data)
-    both.setup()
-    with pytest.raises(ValueError, match=rf"The mask {mask} \(32 x 20 pixels\) does not have the shape of its image"):
-        list(both.test_data)

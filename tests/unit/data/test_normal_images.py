@@ -11,7 +11,7 @@ from helpers import data_trees
 from helpers.data_trees import cross
 from torchvision.transforms.v2 import Resize
 
-from anomalib_genclip.data.normal_images import file_hash, images_of_datamodule, images_of_folder
+from anomalib_genclip.data.normal_images import images_of_datamodule, images_of_folder
 
 
 def test_a_folder_gives_all_its_images(tmp_path):
@@ -61,12 +61,3 @@ def test_a_cross_dataset_gives_those_of_its_target_by_category(tmp_path):
     assert found.keys() == {"bottle", "wood"}
     assert all(f"/target/{category}/train/good/" in file for category in found for file in found[category].files)
     assert images_of_datamodule(None) == []
-
-
-def test_hash_is_that_of_the_contents(tmp_path):
-    for name, content in {"a": b"1", "b": b"1", "c": b"2"}.items():
-        (tmp_path / name).write_bytes(content)
-    hashes = [file_hash(str(tmp_path / name)) for name in "abc"]
-    assert hashes[0] == hashes[1] != hashes[2]
-    with pytest.raises(ValueError, match=r"absent cannot be read: .*Repair or remove the file"):
-        file_hash(str(tmp_path / "absent"))

@@ -23,7 +23,7 @@ from anomalib_genclip.feature_cache import writer
 def test_training_is_the_same_within_half_precision(tmp_path, workers, monkeypatch):
     monkeypatch.setattr(writer, "bf16_is_fast", lambda _: False)
     data = cross(tmp_path / "data", num_workers=workers)
-    slow = {"projection_learning_rate": 1e-4}  # faster steps amplify the rounding from one to the next
+    slow = {"training": {"projection_learning_rate": 1e-4}}  # faster steps amplify the rounding from one to the next
     plain, expected = fit(data, tmp_path / "plain", **slow)
     train_data = data.train_data
     cached, got = fit(data, tmp_path / "cached", feature_cache=tmp_path / "cache", **slow)
@@ -77,7 +77,7 @@ FLIP = v2.RandomHorizontalFlip()
             {"pre_processor": PreProcessor(v2.Compose([v2.Resize((64, 64)), v2.ColorJitter(0.1)]))},
             "ColorJitter in the pre_processor",
         ),
-        ({}, {"anomaly_source": "synthetic"}, "anomaly_source='synthetic'"),
+        ({}, {"training": {"anomaly_source": "synthetic"}}, "anomaly_source='synthetic'"),
     ],
 )
 def test_random_images_are_refused_by_name(tmp_path, data_settings, settings, named):
@@ -97,7 +97,7 @@ def test_loaders_without_a_datamodule_are_refused(tmp_path):
     data = cross(tmp_path / "data")
     data.setup()
     loader = DataLoader(data.train_data, collate_fn=data.train_data.collate_fn)
-    model = build(feature_cache=tmp_path / "cache")
+    model = build(training={"feature_cache": tmp_path / "cache"})
     with pytest.raises(ValueError, match="feature_cache needs one of anomalib's datamodules"):
         engine(tmp_path, max_epochs=1).fit(model, train_dataloaders=loader)
 
@@ -105,12 +105,12 @@ def test_loaders_without_a_datamodule_are_refused(tmp_path):
 def test_file_in_place_of_the_folder_is_refused_before_weights_are_loaded(tmp_path):
     (tmp_path / "cache").write_text("")
     with pytest.raises(NotADirectoryError, match=r"feature_cache='.*cache' is a file"):
-        GenCLIP(backbone="ViT-L-14-336", feature_cache=tmp_path / "cache")
+        GenCLIP(backbone="ViT-L-14-336", training={"feature_cache": tmp_path / "cache"})
 
 
 def test_checkpoint_of_a_cached_run_can_be_read_anywhere(original):
-    path = next((original.root / "results").rglob("*.ckpt"))
-    assert torch.load(path, weights_only=True)["hyper_parameters"]["feature_cache"] == str(original.root / "cache")
+    content = torch.load(next((original.root / "results").rglob("*.ckpt")), weights_only=True)
+    assert content["hyper_parameters"]["training"]["feature_cache"] == str(original.root / "cache")
 
 
 def test_testing_after_training_reads_the_images(filled, tmp_path, tower_images):

@@ -1,38 +1,27 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Precision by what a device can do."""
+"""Device and precision by what there is."""
 
 import pytest
 import torch
 
-from anomalib_genclip.utils.precision import bf16_is_fast, choose_precision
+from anomalib_genclip.utils.precision import bf16_is_fast, choose_device, choose_precision
 
 ASKED = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 CPU = torch.device("cpu")
 
 
-def _processor(monkeypatch, *abilities):
+@pytest.mark.parametrize("abilities", [(), ASKED, *((name,) for name in ASKED), None])
+def test_auto_takes_bf16_where_the_processor_has_it(monkeypatch, abilities):
     for name in ASKED:
-        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in abilities)
-
-
-@pytest.mark.parametrize("ability", ASKED)
-def test_auto_takes_bf16_where_the_processor_has_it(monkeypatch, ability):
-    _processor(monkeypatch, ability)
-    assert choose_precision("auto", CPU) == "bf16"
-
-
-def test_auto_takes_float32_elsewhere(monkeypatch):
-    _processor(monkeypatch)
-    assert choose_precision("auto", CPU) == "float32"
-    assert not bf16_is_fast(torch.device("mps"))
-
-
-def test_torch_that_cannot_be_asked_means_float32(monkeypatch):
-    for name in ASKED:
-        monkeypatch.delattr(torch.cpu, name)
-    assert choose_precision("auto", CPU) == "float32"
+        if abilities is None:  # another version of torch
+            monkeypatch.delattr(torch.cpu, name)
+        else:
+            monkeypatch.setattr(torch.cpu, name, lambda name=name: name in abilities)
+    assert choose_precision("auto", CPU) == ("bf16" if abilities else "float32")
+    for precision in ("float32", "bf16"):
+        assert choose_precision(precision, CPU) == precision
 
 
 @pytest.mark.parametrize("ability", [True, False])
@@ -41,10 +30,17 @@ def test_gpus_are_asked_for_bf16_of_their_own(monkeypatch, ability):
         torch.cuda, "is_bf16_supported", lambda including_emulation: ability and not including_emulation
     )
     assert bf16_is_fast(torch.device("cuda")) == ability
+    assert not bf16_is_fast(torch.device("mps"))
 
 
-@pytest.mark.parametrize("abilities", [(), ASKED])
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_what_was_asked_for_is_taken_everywhere(monkeypatch, precision, abilities):
-    _processor(monkeypatch, *abilities)
-    assert choose_precision(precision, CPU) == precision
+@pytest.mark.parametrize("gpu", [None, torch.device("cuda")])
+def test_device_is_the_gpu_where_there_is_one(monkeypatch, gpu):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: check_available and gpu)
+    assert choose_device("auto") == (gpu or CPU)
+    assert choose_device("cpu") == choose_device(CPU) == CPU
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    if gpu is None:
+        with pytest.raises(ValueError, match="torch finds no GPU on this machine"):
+            choose_device("gpu")
+    else:
+        assert choose_device("gpu") == gpu
