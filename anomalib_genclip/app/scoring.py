@@ -16,6 +16,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from anomalib_genclip.callbacks.reference_images import draw_references
 from anomalib_genclip.components.references import UNNAMED
 from anomalib_genclip.data.normal_images import NormalImages
+from anomalib_genclip.evaluation.good_parts import SOURCE_NOTE
 from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.persistence.export_metadata import thresholds_of
 from anomalib_genclip.records import Record
@@ -56,7 +57,7 @@ class Scorer:
             raise ValueError(msg)
         self.model = self.inferencer.model
         self.thresholds = thresholds_of(self.model)
-        self.alarm_level_note = self.inferencer.alarm_level_note
+        self.alarm_level_note = SOURCE_NOTE if self.inferencer.alarm_level == "source" else ""
         own = self.model.model.references
         self._own_references = dict(zip(own.categories, own.memories, strict=True))
         names = (self.inferencer.class_name, *own.categories)
