@@ -48,8 +48,8 @@ def run_notes(scores: Sequence[float], given: float | None, calibration: Mapping
     """
     if calibration is None:
         guess = guess_alarm_level(scores)
-        suggestion = f" A guess from this run, if most of its parts are good: image_threshold {guess:.3f}."
-        return () if given is not None else (SOURCE_NOTE + (suggestion if guess is not None else ""),)
+        text = "" if guess is None else f" A guess from this run, if most parts are good: image_threshold {guess:.3f}."
+        return () if given is not None else (SOURCE_NOTE + text,)
     good = calibration.get("scores", [])
     level = given if given is not None else calibration.get("image_threshold", 1.0)
     p = drift_p_value(scores, good, level) if len(scores) >= FEWEST else 1.0
