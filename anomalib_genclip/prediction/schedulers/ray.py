@@ -93,7 +93,7 @@ class _Actor:
         return resolve_device(settings)
 
     def calibration(self) -> dict[str, Any] | None:
-        return self.scorer and self.scorer.inferencer.calibration
+        return self.scorer.inferencer.calibration if self.scorer else None
 
     def score(self, settings: RunSettings, weights: Path, expected: str, chunks: list[Chunk]) -> Chunk | None:
         if self.scorer is None:
