@@ -24,11 +24,10 @@ from rich.progress import track
 
 from anomalib_genclip import __version__
 from anomalib_genclip.clip.backbone import TINY
-from anomalib_genclip.data.normal_images import file_hash
 from anomalib_genclip.demo.tiny_clip import TINY_CLIP_FILE
 from anomalib_genclip.evaluation.report import Row
 from anomalib_genclip.persistence.weights_files import BUNDLED_PROMPTS
-from anomalib_genclip.utils.files import atomic_write, is_file
+from anomalib_genclip.utils.files import atomic_write, file_hash, is_file
 from anomalib_genclip.utils.tensors import digest
 
 from .job_actions import Settings, test_model, test_variant, train_model

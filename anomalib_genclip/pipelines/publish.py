@@ -11,11 +11,10 @@ from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
 from anomalib_genclip import __version__
-from anomalib_genclip.data.normal_images import file_hash
 from anomalib_genclip.evaluation.report import ResultTable
 from anomalib_genclip.persistence.prompts_file import LearnedWeights, load_weights
 from anomalib_genclip.persistence.weights_files import resolve_weights
-from anomalib_genclip.utils.files import atomic_write_folder, why_unreadable
+from anomalib_genclip.utils.files import atomic_write_folder, file_hash, why_unreadable
 from anomalib_genclip.utils.logs import quiet
 
 CARD, PROMPTS, REPORT = "README.md", "prompts.safetensors", "metrics.json"
@@ -44,7 +43,7 @@ def publish(
     validate_repo_id(repo)
     learned, file = load_weights(weights), resolve_weights(weights)
     figures = f"Figures: {_TO_FILL_IN}." if report is None else read_report(Path(report)).as_markdown()
-    card = model_card(learned, file_hash(str(file)), repo, figures, license_id)
+    card = model_card(learned, file_hash(file), repo, figures, license_id)
 
     def write(folder: Path) -> Path:
         shutil.copyfile(file, folder / PROMPTS)

@@ -8,10 +8,10 @@ import torch
 from helpers import data_trees
 from helpers.comparisons import GENCLIP, LOADING, PATCHCORE, mvtec, rows_of
 
-from anomalib_genclip.data.normal_images import file_hash
 from anomalib_genclip.evaluation import METRIC_NAMES
 from anomalib_genclip.pipelines import job_actions
 from anomalib_genclip.pipelines.job_actions import build_model, build_target, keep_normal_images
+from anomalib_genclip.utils.files import file_hash
 
 
 def settings(root, model: dict, protocol: str, **others) -> dict:
