@@ -17,6 +17,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_roc
 
+from anomalib_genclip.utils.messages import counted
+
 from .histogram import ScoreHistogram
 
 IMAGE_METRICS = ("image_AUROC", "image_AP", "image_F1Max")
@@ -105,13 +107,12 @@ class CategoryScores:
             defined = defined and NOT_FINITE[level] not in reasons
             outcome = "without some images" if defined else "undefined (not in the mean)"
             for reason, images in reasons.items():
-                notes.append(
-                    f"{level} metrics {outcome}: {len(images)} image(s) with {reason}, for example {images[0]}"
-                )
+                number = counted(len(images), "image")
+                notes.append(f"{level} metrics {outcome}: {number} with {reason}, for example {images[0]}")
             if defined:
                 values |= compute(notes)
         if self.repeated:
-            notes.append(f"{self.repeated} image(s) were repeated and counted once (images are identified by path)")
+            notes.append(f"{counted(self.repeated, 'repetition')} left out (images are identified by path)")
         return {name: values[name] for name in METRIC_NAMES + ERROR_RATES if name in values}, notes
 
     def _image_values(self, notes: list[str]) -> dict[str, float]:

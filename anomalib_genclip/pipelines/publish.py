@@ -43,7 +43,7 @@ def publish(
     validate_repo_id(repo)
     learned, file = load_weights(weights), resolve_weights(weights)
     figures = f"Figures: {_TO_FILL_IN}." if report is None else read_report(Path(report)).as_markdown()
-    card = model_card(learned, file_hash(str(file)), repo, figures, license_id)
+    card = model_card(learned, file_hash(file), repo, figures, license_id)
 
     def write(folder: Path) -> Path:
         shutil.copyfile(file, folder / PROMPTS)
