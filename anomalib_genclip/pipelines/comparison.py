@@ -209,11 +209,7 @@ def compare(settings: Settings) -> ComparisonTables:
 
 
 def target_parts(comparison: Comparison) -> list[tuple[str, Settings, str | None]]:
-    """List the categories of the targets, after downloading missing datasets.
-
-    Raises:
-        ValueError: If anomalib has no such datamodule, or a category is missing.
-    """
+    """List the categories of the targets, after downloading missing datasets."""
     targets = [target.model_dump() for target in comparison.target]
     datamodules = [build_datamodule(target) for target in targets]
     for missing in to_download(datamodules):
@@ -230,16 +226,12 @@ def target_parts(comparison: Comparison) -> list[tuple[str, Settings, str | None
 def training_jobs(comparison: Comparison) -> list[Job]:
     """Create one training job for each model of the cross-dataset protocol and each of its seeds."""
     own = {"model", "source", "source_categories", "data", "trainer"}
-    return [
-        Job(
-            action="train",
-            settings={**entry.model_dump(include=own), "seed": seed, "accelerator": comparison.accelerator},
-            labels={"model": entry.name, "seed": seed},
-        )
-        for entry in comparison.models
-        if entry.protocol == "cross_dataset"
-        for seed in entry.seeds or []
-    ]
+    jobs = []
+    for entry in comparison.models:
+        for seed in entry.seeds or [] if entry.protocol == "cross_dataset" else []:
+            settings = {**entry.model_dump(include=own), "seed": seed, "accelerator": comparison.accelerator}
+            jobs.append(Job("train", settings, {"model": entry.name, "seed": seed}))
+    return jobs
 
 
 def test_jobs(comparison: Comparison, parts: list[tuple], trained: list[Row]) -> list[Job]:
@@ -279,10 +271,8 @@ def ablate(
         labels = {"branches": branches, "CNF": "on" if cnf else "off", "layers": " ".join(map(str, used))}
         jobs.append(Job("ablate", {**common, "variant": variant}, labels))
     rows = [with_note(row) for row in run_jobs("ablation", jobs, Path(results_dir), isolate)]
-    columns = [*ABLATION_COLUMNS, "images", NOTE]
-    table = ResultTable(
-        "Ablation", [{name: row[name] for name in columns if name in row} for row in rows], ABLATION_REMARKS
-    )
+    shown = [{name: row[name] for name in (*ABLATION_COLUMNS, "images", NOTE) if name in row} for row in rows]
+    table = ResultTable("Ablation", shown, ABLATION_REMARKS)
     table.print(ABLATION_COLUMNS)
     table.write(results_dir, "ablation")
     return table

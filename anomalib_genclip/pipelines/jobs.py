@@ -21,6 +21,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -78,13 +79,10 @@ class Job:
         """Return labels and result, or labels and ``error``; only what has no stored result, or an error, is run."""
         if self.failure:
             return {**self.labels, "error": self.failure}
-        path = folder / "jobs" / f"{self.key}.json"
-        written, result = {}, read_result(path)
-        if self.action == "train":
-            checkpoint = folder / "checkpoints" / f"{self.key}.ckpt"
-            written = {"checkpoint": str(checkpoint)}
-            result = result if checkpoint.is_file() else {}  # useless without its checkpoint
-        if not result or "error" in result:
+        path, checkpoint = folder / "jobs" / f"{self.key}.json", folder / "checkpoints" / f"{self.key}.ckpt"
+        written = {"checkpoint": str(checkpoint)} if self.action == "train" else {}
+        result = read_result(path)
+        if not result or "error" in result or (written and not checkpoint.is_file()):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
             (run_isolated if isolate else run_here)(self.action, {**self.settings, **written}, path)
@@ -117,14 +115,13 @@ def run_isolated(action: str, settings: Settings, path: Path) -> None:
         ended = subprocess.run(command, stdout=log, stderr=log, check=False)  # noqa: S603  # this very module
     if not path.is_file():
         hint = ", which is what happens when memory runs out" if ended.returncode == -9 else ""
-        result = {"error": f"the process ended with code {ended.returncode}{hint}; see {log.name}"}
-        atomic_write(path, json.dumps(result).encode())
+        error = f"the process ended with code {ended.returncode}{hint}; see {log.name}"
+        atomic_write(path, json.dumps({"error": error}).encode())
 
 
 def reason(error: BaseException) -> str:
     """Summarize an error in one line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 300 else f"{text[:300]}..."
+    return shorten(f"{type(error).__name__}: {error}", 300, placeholder="...")
 
 
 def read_result(path: Path) -> Settings:
@@ -270,8 +267,7 @@ class Meter(Callback):
     """Measures images per second and peak memory of one test.
 
     The time includes pre-processing and model, synchronized with the device. It excludes reading of files, metrics and
-    visualizations, and the first of several batches, which is the warm-up. The memory is the peak before metrics are
-    computed; see :func:`peak_memory_mib`.
+    visualizations, and the first of several batches, which is the warm-up.
     """
 
     def __init__(self) -> None:

@@ -79,7 +79,7 @@ def _figures(report: str | None) -> str:
 
 
 def _model_card(learned: LearnedWeights, checksum: str, repo: str, figures: str, license_id: str | None) -> str:
-    """Write the model card: data, settings, figures, and how to use the prompts."""
+    """Format data, settings, figures, and how to use the prompts."""
     header = ModelCardData(
         license=license_id or "unknown",
         library_name="anomalib",
