@@ -35,7 +35,6 @@ BUNDLED, RANDOM = "bundled", "random"  # values of `pretrained` beside open_clip
 TINY = "tiny"
 PAPER_IMAGE_SIZE = 518  # paper, implementation details: 37 patches of 14 px per side
 MAX_IMAGE_SIZE = 16_384  # a larger one is a mistake: attention between that many patches fits into no memory
-NUM_LAYERS = 4
 _QUICKGELU = "-quickgelu"
 _NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}  # in OpenAI's files
 
@@ -99,11 +98,7 @@ def plain_name(backbone: str) -> str:
 
 
 def backbone_spec(backbone: str) -> BackboneSpec:
-    """Look up the dimensions of an architecture (name with or without ``-quickgelu``) without building it.
-
-    Raises:
-        ValueError: If the name is unknown or the model is not a plain-ViT CLIP.
-    """
+    """Look up the dimensions of a plain-ViT CLIP (name with or without ``-quickgelu``) without building it."""
     name = plain_name(backbone)
     config = _read_config(name)
     vision, text = config["vision_cfg"], config["text_cfg"]
@@ -148,7 +143,7 @@ def resolve_layers(spec: BackboneSpec, layers: Sequence[int] | None) -> list[int
     ``None`` gives the four quarters of the tower: 6, 12, 18, 24 for ViT-L/14, as in the paper.
     """
     if layers is None:
-        return sorted({max(1, spec.depth * quarter // NUM_LAYERS) for quarter in range(1, NUM_LAYERS + 1)})
+        return sorted({max(1, spec.depth * quarter // 4) for quarter in (1, 2, 3, 4)})
     layers = list(layers) if isinstance(layers, Sequence) else [layers]
     fit = all(type(layer) is int and 1 <= layer <= spec.depth for layer in layers)
     if not layers or not fit or len(set(layers)) != len(layers):
@@ -219,8 +214,7 @@ def download_weights(backbone: str, pretrained: str, config: dict[str, Any]) -> 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a ``.safetensors``, torch or TorchScript file in open_clip's or OpenAI's layout.
 
-    Raises:
-        ValueError: If the file cannot be read, or contains code, which is not run, or other objects; names it.
+    A ``ValueError`` names a file that cannot be read, or has code, which is not run, or other objects.
     """
     path = Path(path)
     if zipfile.is_zipfile(path):
@@ -294,10 +288,6 @@ def load_clip(spec: BackboneSpec, pretrained: str, image_size: tuple[int, int]) 
 
     Returns:
         CLIP: open_clip's model, in float32 on the CPU, frozen, in evaluation mode.
-
-    Raises:
-        ConnectionError: If the weights cannot be downloaded.
-        ValueError: If a weights file cannot be read or does not fit the architecture.
     """
     quick_gelu, state = spec.quick_gelu, None
     if is_file(pretrained):

@@ -56,11 +56,7 @@ class FrozenCLIP(nn.Module):
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageTokens:
-        """Run the vision tower once on normalized images ``(B, 3, H, W)`` of the size that the model was built for.
-
-        Raises:
-            ValueError: If the images have another size.
-        """
+        """Run the vision tower once on normalized images ``(B, 3, H, W)`` of the size that the model was built for."""
         visual = self.model.visual
         size, expected = tuple(images.shape[-2:]), tuple(visual.image_size)
         if size != expected:
@@ -160,15 +156,10 @@ class FrozenCLIP(nn.Module):
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Encode prompts given as text without special tokens, in one pass: ``(len(texts), d)``, unit length.
-
-        Raises:
-            ValueError: If a prompt exceeds the text tower's context length.
-        """
+        """Encode prompts given as text without special tokens, in one pass: ``(len(texts), d)``, unit length."""
         prompts = [[self.sos_id, *self.tokenizer.encode(text), self.eos_id] for text in texts]
         for text, ids in zip(texts, prompts, strict=True):
-            if len(ids) > self.model.context_length:
-                most = self.model.context_length
+            if len(ids) > (most := self.model.context_length):
                 msg = f"The prompt {text[:60]!r}... has {len(ids)} tokens, the text tower takes {most}."
                 raise ValueError(msg)
         embeddings = nn.utils.rnn.pad_sequence([self.embed(ids) for ids in prompts], batch_first=True)

@@ -48,10 +48,6 @@ class CategoryEvaluator(Evaluator):
         report (bool): Print a table after the test and write ``metrics.csv``, ``metrics.json``, ``metrics.md`` and
             ``metrics.png`` to the trainer's ``default_root_dir``. Defaults to ``True``.
         compute_on_cpu (bool): As in anomalib, for ``val_metrics``. Defaults to ``True``.
-
-    Example:
-        >>> from anomalib.models import Padim
-        >>> model = Padim(evaluator=CategoryEvaluator(pixel_budget=100_000_000))
     """
 
     def __init__(

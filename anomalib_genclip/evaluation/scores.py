@@ -57,12 +57,6 @@ class ScoreHistogram:
     given by the leading bits of a float32: at least 16 bits everywhere, 6 more in the middle of [0, 1]. Bits of the
     score itself would resolve values near 1 poorly, where a confident model puts defects. Scores above 0.5 are
     therefore binned by their distance from 1 (an exact subtraction), so that both ends have the same resolution.
-
-    Example:
-        >>> histogram = ScoreHistogram()
-        >>> histogram.add(torch.tensor([[0.1, 0.9]]), torch.tensor([[False, True]]))
-        >>> histogram.metrics()["AUROC"]
-        1.0
     """
 
     def __init__(self) -> None:
@@ -89,10 +83,7 @@ class ScoreHistogram:
         self.regions += other.regions
 
     def metrics(self) -> dict[str, float]:
-        """Compute AUROC, AUPRO, AP and F1Max; all scores of a bin count as equal.
-
-        There must be normal and anomalous pixels. AUPRO is integrated up to ``FPR_LIMIT`` and divided by it.
-        """
+        """Compute AUROC, AUPRO, AP and F1Max of normal and anomalous pixels; all scores of a bin count as equal."""
         used = self.counts.sum(0) > 0
         normal, anomalous = self.counts[:, used].flip(1).double()  # from the highest score down
         false, true = normal.cumsum(0), anomalous.cumsum(0)

@@ -281,9 +281,8 @@ class Meter(Callback):
         count = sum(images for images, _ in self._batches)
         return {"images": count, "images_per_second": images / seconds, **self._memory}
 
-    def on_test_batch_start(self, _: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401
+    def on_test_batch_start(self, _: Trainer, pl_module: LightningModule, *_args: Any) -> None:  # noqa: ANN401
         """Start the timer; the trainer calls its own callbacks before the model's pre-processor."""
-        del args
         self._start = _synchronized_time(pl_module.device)
 
     def on_test_batch_end(self, _: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401
