@@ -136,6 +136,8 @@ def predict(**settings: Any) -> int:  # noqa: ANN401  # those of RunSettings
         print(f"Skipped, as no images: {', '.join(f'{count} {suffix}' for suffix, count in outcome.skipped.items())}")
     if settings.get("pictures", "none") != "none":
         print(f"Result images: {settings['out']}/pictures")
+    for note in outcome.notes:
+        print(note)
     if outcome.was_complete:
         print("The run was complete: there was nothing left to do.")
         return 0

@@ -18,6 +18,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_roc
 
+
+from anomalib_genclip.utils.text import counted
+
 IMAGE_METRICS = ("image_AUROC", "image_AP", "image_F1Max")
 METRIC_NAMES = (*IMAGE_METRICS, "pixel_AUROC", "pixel_AUPRO", "pixel_AP", "pixel_F1Max")
 # Of images: normal ones labelled as anomalous and anomalous ones that are not, by the threshold in use; and the latter
@@ -185,11 +188,12 @@ class CategoryScores:
             defined = defined and NOT_FINITE[level] not in reasons
             outcome = f"{level} metrics {'without some images' if defined else 'undefined (not in the mean)'}"
             for reason, images in reasons.items():
-                notes.append(f"{outcome}: {len(images)} image(s) with {reason}, for example {images[0]}")
+                number = counted(len(images), "image")
+                notes.append(f"{outcome}: {number} with {reason}, for example {images[0]}")
             if defined:
                 values |= compute(notes)
         if self.repeated:
-            notes.append(f"{self.repeated} image(s) were repeated and counted once (images are identified by path)")
+            notes.append(f"{counted(self.repeated, 'repetition')} left out (images are identified by path)")
         return {name: values[name] for name in METRIC_NAMES + ERROR_RATES if name in values}, notes
 
     def _image_values(self, notes: list[str]) -> dict[str, float]:

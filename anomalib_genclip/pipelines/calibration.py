@@ -88,11 +88,13 @@ def calibrate(
         "image": conformal_threshold(torch.tensor(scores), rate),
         "pixel": conformal_threshold(torch.tensor(highest), rate),
     }
+    found = {f"{name}_threshold": float(threshold) for name, threshold in thresholds.items()}
     note: dict[str, Any] = {
         "false_alarm_rate": rate,
         "normal_images": len(rows),
         "source": source,
         "scores": sorted(scores),
+        "image_threshold": found["image_threshold"],
     }
     if model is None:
         note["class_name"] = inferencer.class_name
@@ -101,7 +103,6 @@ def calibrate(
         name = note["class_name"] = replace(model.names, given=given).name_of(category or None)
         model.post_processor.set_thresholds(**thresholds, calibration=note)
         model.names = replace(model.names, of_file=name)
-    found = {f"{name}_threshold": float(threshold) for name, threshold in thresholds.items()}
     inferencer.set_thresholds({**found, "calibration": note})
     return {name: float(threshold) for name, threshold in thresholds.items()}
 

@@ -7,7 +7,7 @@ A scheduler is a module of this folder with a class ``Scheduler``, and its name 
 scheduler: a shard is a run of every n-th chunk.
 """
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -25,10 +25,12 @@ class Scheduler(Protocol):
     Attributes:
         device (str): Type of the device that all models compute on.
         precision (str): Precision that all of them compute in.
+        calibration (dict[str, Any] | None): What the weights were calibrated on, known after :meth:`load`.
     """
 
     device: str
     precision: Literal["float32", "bf16"]
+    calibration: dict[str, Any] | None
 
     def load(self, settings: "RunSettings", weights: "Path") -> "Callable[[Iterable[Chunk]], Iterator[Chunk]]":
         """Load the models from a file of weights, with device and precision resolved in the settings."""
