@@ -18,7 +18,6 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_roc
 
-
 from anomalib_genclip.utils.text import counted
 
 IMAGE_METRICS = ("image_AUROC", "image_AP", "image_F1Max")
