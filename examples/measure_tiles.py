@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from anomalib.data.utils import read_image, read_mask
 from anomalib.utils.cv import connected_components_cpu
+from anomalib_genclip.trained_model import load_trained
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -27,8 +28,7 @@ from torchvision.tv_tensors import Image, Mask
 
 from anomalib_genclip.components.anomaly_map import upsample
 from anomalib_genclip.demo.synthetic import SyntheticDefects
-from anomalib_genclip.evaluation.histogram import ScoreHistogram
-from anomalib_genclip.trained_model import load_trained
+from anomalib_genclip.evaluation.scores import ScoreHistogram
 from anomalib_genclip.utils.tensors import resize
 
 SMALL = 0.001  # of the area of the image

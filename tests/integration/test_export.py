@@ -16,6 +16,7 @@ import pytest
 import torch
 from anomalib.data import PredictDataset
 from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from anomalib_genclip.prediction.images import read_image
 from helpers.runs import engine, save_checkpoint
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
@@ -24,7 +25,6 @@ from torchvision.utils import save_image
 from anomalib_genclip import GenCLIP, predict
 from anomalib_genclip.components.references import ReferenceMemory
 from anomalib_genclip.persistence.export import ONNX_OPSET
-from anomalib_genclip.prediction.images import read_image
 
 FORMATS = {"torch": [], "onnx": ["onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO computes in bfloat16 where the processor can
