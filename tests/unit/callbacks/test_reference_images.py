@@ -100,7 +100,7 @@ def test_draw_and_coreset_depend_on_the_seed_alone(normal):
 
 
 def test_without_a_seed_every_process_draws_as_the_first(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda _, own, src=0: 7 if isinstance(own, int) else own)
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda _, own, **__: 7 if isinstance(own, int) else own)
     draws = []
     for seed in (1, 2):
         torch.manual_seed(seed)
