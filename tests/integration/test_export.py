@@ -17,7 +17,6 @@ import pytest
 import torch
 from anomalib.data import PredictDataset
 from anomalib.deploy import OpenVINOInferencer, TorchInferencer
-from anomalib_genclip.prediction.images import read_image
 from helpers.runs import engine, save_checkpoint
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
