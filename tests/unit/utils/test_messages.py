@@ -22,7 +22,7 @@ from anomalib_genclip import GenCLIP
 from lightning.pytorch.utilities import rank_zero_warn
 data = Folder("x", root=sys.argv[1], normal_dir="images", train_batch_size=2, num_workers=0, val_split_mode="none",
               test_split_mode="none")
-model = GenCLIP(backbone="tiny", anomaly_source="synthetic")
+model = GenCLIP(backbone="tiny", training={"anomaly_source": "synthetic"})
 Engine(max_epochs=1, default_root_dir=sys.argv[1] + "/results", accelerator="cpu").fit(model=model, datamodule=data)
 rank_zero_warn("shown")
 """
