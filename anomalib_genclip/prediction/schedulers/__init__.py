@@ -3,8 +3,8 @@
 
 """Who calls :meth:`Scorer.score <anomalib_genclip.prediction.scoring.Scorer.score>`, on which chunks and machines.
 
-A scheduler is a module of this folder with a class ``Scheduler``, and its name in the settings (``Engine``). Shards are no
-scheduler: a shard is a run of every n-th chunk.
+A scheduler is a module of this folder with a class ``Scheduler``, and its name in the settings (``Engine``). Shards are
+no scheduler: a shard is a run of every n-th chunk.
 """
 
 from typing import TYPE_CHECKING, Any, Literal, Protocol
