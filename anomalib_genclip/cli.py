@@ -17,8 +17,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from . import __version__
 from .prediction.settings import RunSettings
 from .settings import TileSettings
-from .utils.configs import find_config, list_configs
-from .utils.logs import quiet_screen
+from .utils.files import find_config, list_configs
+from .utils.messages import quiet_screen
 from .utils.settings import PositiveInt
 
 _RESUMED = {"predict", "benchmark", "ablation", "reproduce"}
@@ -66,8 +66,7 @@ def ablation(
     Returns:
         0, or 1 if all tests failed.
     """
-    from .pipelines.ablation import ablate
-    from .pipelines.comparison import read_settings
+    from .pipelines.comparison import ablate, read_settings
 
     table = ablate(weights, read_settings(find_config(data)), results_dir, accelerator, seed, isolate, pretrained)
     return 0 if any("images" in row for row in table.rows) else 1
@@ -130,14 +129,19 @@ def predict(**settings: Any) -> int:  # noqa: ANN401  # those of RunSettings
 
     outcome = run(RunSettings(**settings))
     found = outcome.counts
+    images = f"{found['images']} image{'' if found['images'] == 1 else 's'}"
     result = outcome.table or "the last shard will write the table"
-    print(f"{found.images} images, {found.anomalous} anomalous, {found.errors} with errors: {result}")
+    print(f"{images}, {found['anomalous']} anomalous, {found['errors']} with errors: {result}")
+    if outcome.skipped:
+        print(f"Skipped, as no images: {', '.join(f'{count} {suffix}' for suffix, count in outcome.skipped.items())}")
     if settings.get("pictures", "none") != "none":
         print(f"Result images: {settings['out']}/pictures")
+    for note in outcome.notes:
+        print(note)
     if outcome.was_complete:
         print("The run was complete: there was nothing left to do.")
         return 0
-    return min(_WITH_ERRORS + found.errors, _MOST_ERRORS) if found.errors else 0
+    return min(_WITH_ERRORS + found["errors"], _MOST_ERRORS) if found["errors"] else 0
 
 
 def calibrate(
@@ -156,9 +160,10 @@ def calibrate(
     For example: genclip calibrate --weights prompts.safetensors --normal line3/good --out line3.safetensors
 
     Args:
-        weights: Trained model: a checkpoint (.ckpt), a prompts file (.safetensors), or tiny-demo.
+        weights: Trained model: a checkpoint (.ckpt), a prompts file (.safetensors), tiny-demo, or an exported model.
         normal: Folder of normal images of one product.
-        out: Prompts file (.safetensors) for the result, with the references if there are some.
+        out: File for the result: a prompts file (.safetensors), with the references if there are some, or for an
+            exported model one with the same suffix.
         false_alarm_rate: Share of the normal images that may raise a false alarm: at least 1 / (images + 1).
         k_shot: Reference images to draw; 0 keeps those of the weights.
         few_shot_source: Folder to draw them from, other images than the normal ones.
@@ -169,14 +174,14 @@ def calibrate(
     Returns:
         0.
     """
-    from .inferencer import Inferencer, load_trained
+    from .inferencer import Inferencer
     from .pipelines.calibration import calibrate as find_thresholds
 
-    given: dict[str, Any] = {"k_shot": k_shot, "few_shot_source": few_shot_source, "class_name": class_name}
-    given |= {"tiles": tiles}
-    model = load_trained(weights, pretrained, **{name: value for name, value in given.items() if value})
-    thresholds = find_thresholds(Inferencer(model), normal, false_alarm_rate)
-    model.save_weights(out, references=bool(model.model.references.memories))
+    inferencer = Inferencer(
+        weights, class_name, pretrained=pretrained, tiles=tiles, k_shot=k_shot or None, few_shot_source=few_shot_source
+    )
+    thresholds = find_thresholds(inferencer, normal, false_alarm_rate)
+    inferencer.save(out)
     print(f"image_threshold {thresholds['image']:.4f}, pixel_threshold {thresholds['pixel']:.4f}: {out}")
     return 0
 
@@ -242,11 +247,9 @@ def doctor() -> int:
     Returns:
         0, or 1 if a check failed.
     """
-    from .pipelines.doctor import examine, print_checks
+    from .pipelines.doctor import examine
 
-    checks = examine()
-    print_checks(checks)
-    return 0 if all(check.passed for check in checks) else 1
+    return 0 if examine() else 1
 
 
 def config(name: str | None = None) -> int:
@@ -321,7 +324,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parser.parse_args(arguments)
     except ArgumentError as error:
         command = " ".join(["genclip", *(name for name in arguments[:1] if name in COMMANDS)])
-        print(f"{command}: error: {error}\nSee: {command} --help", file=sys.stderr)
+        # jsonargparse describes all that it has tried; the first line names the option, the last the value.
+        first, *others = str(error).splitlines()
+        print(
+            f"{command}: error: {' '.join([first, *map(str.strip, others[-1:])])}\nSee: {command} --help",
+            file=sys.stderr,
+        )
         return 2
     if args.command is None:
         parser.print_help()

@@ -3,8 +3,8 @@
 
 """The one door from an image to what is known about it: score, label, map, mask and regions."""
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,27 @@ from typing import Any
 import numpy as np
 import torch
 from anomalib.pre_processing import PreProcessor
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import Compose
 
+from .callbacks.reference_images import draw_references
 from .components.class_names import GENERIC
-from .data.images import pixels_of, read_image
+from .components.references import UNNAMED
+from .data.images import AnyImage, as_pixels
+from .data.normal_images import images_of_folder
+from .evaluation.good_parts import DriftMonitor, p_value
 from .lightning_model import GenCLIP
+from .persistence.export_metadata import copy_with_metadata, thresholds_of
 from .persistence.exported_model import SUFFIXES, TO_FLOAT, ExportedModel
 from .persistence.weights_files import resolve_weights
-from .processing.post_processor import NATURAL_THRESHOLD, RawScorePostProcessor
+from .processing.post_processor import NATURAL_THRESHOLD
 from .records import Parts, Record
-from .settings import TileSettings
 from .torch_model import GenCLIPModel, ScoreParts
-from .utils.precision import Precision, choose_device, choose_precision
+from .utils.devices import Precision, choose_device, choose_precision
 from .utils.settings import UnitFloat, checked
 
-AnyImage = str | os.PathLike | Image.Image | np.ndarray | Tensor
+logger = logging.getLogger(__name__)
+
 _BATCH_SIZE = 8  # images of a list that the model sees at once
 
 
@@ -43,12 +47,11 @@ class Inferencer:
         device (str | torch.device): "auto", "cpu", "gpu", or a device of torch. Defaults to ``"auto"``; a model that is
             given stays where it is.
         precision (str): "float32", "bf16", or "auto": bf16 on devices with instructions for it. Defaults to ``"auto"``.
-        pretrained (str | None): CLIP's weights, if the model was trained with a file that has been moved. Defaults to
-            ``None``.
-        tiles (TileSettings | None): Tiles of large images. Defaults to ``None``: those of the weights.
         image_threshold (float | None): Images with a higher score are anomalous. Defaults to ``None``: that of the
             weights.
         pixel_threshold (float | None): The same for the pixels of the map. Defaults to ``None``.
+        **settings (Any): Further arguments of :class:`~anomalib_genclip.GenCLIP` for weights of torch, such as
+            ``pretrained``, ``tiles``, or ``k_shot`` with ``few_shot_source``: references are then drawn at once.
 
     Attributes:
         model (GenCLIP | None): The model, ``None`` for an exported one.
@@ -75,49 +78,89 @@ class Inferencer:
         device: str | torch.device = "auto",
         precision: Precision = "auto",
         *,
-        pretrained: str | None = None,
-        tiles: TileSettings | None = None,
         image_threshold: float | None = None,
         pixel_threshold: float | None = None,
+        **settings: Any,  # noqa: ANN401
     ) -> None:
         thresholds = {"image_threshold": image_threshold, "pixel_threshold": pixel_threshold}
         given = {name: checked(name, value, UnitFloat | None) for name, value in thresholds.items()}
+        settings = {name: value for name, value in settings.items() if value is not None}
         self.model: GenCLIP | None = None
-        own: Any = None
-        if not isinstance(weights, GenCLIP) and (path := resolve_weights(weights)).suffix in SUFFIXES:
-            fixed = {"class_name": class_name, "pretrained": pretrained, "tiles": tiles}
-            if wrong := [name for name, value in fixed.items() if value is not None]:
-                msg = f"{wrong[0]} is fixed in an exported model, such as {weights}: export it with another one."
-                raise ValueError(msg)
-            self.device, self.class_name = torch.device("cpu"), None
-            self.precision = "float32" if path.suffix == ".onnx" else choose_precision(precision, self.device)
-            wanted = "bf16" if precision == "bf16" else self.precision
-            self._exported = ExportedModel(path, str(device), wanted)  # type: ignore[arg-type]
-            self.transform: Callable[[Tensor], Tensor] = self._exported.transform
+        self.given_name = class_name
+        path = None if isinstance(weights, GenCLIP) else resolve_weights(weights)
+        if path is not None and path.suffix in SUFFIXES:
+            known = self._open_export(path, device, precision, {**settings, "class_name": class_name})
         else:
-            model = (
-                weights
-                if isinstance(weights, GenCLIP)
-                else load_trained(str(weights), pretrained, **({} if tiles is None else {"tiles": tiles}))
-            )
-            keep = isinstance(weights, GenCLIP) and device == "auto"
-            self.device = model.device if keep else choose_device(device)
-            self.precision = choose_precision(precision, self.device)
-            self.model = model.eval().to(self.device)
-            self.transform = _transform_of(model.pre_processor)
-            self.class_name = class_name or model.names.given or model.names.of_file
-            self._given_name = class_name
-            own = model.post_processor if isinstance(model.post_processor, RawScorePostProcessor) else None
-            if class_name is not None:
-                model.look_up([None], class_name)  # raises here if the name cannot be used
-        self.calibration: dict[str, Any] | None = own and own.calibration
-        # Exported models have thresholds of their own in the graph.
-        self.image_threshold, self.pixel_threshold = (
-            given[f"{name}_threshold"]
-            if given[f"{name}_threshold"] is not None or self.model is None
-            else float(getattr(own, f"normalized_{name}_threshold", NATURAL_THRESHOLD))
-            for name in ("image", "pixel")
-        )
+            model = weights if isinstance(weights, GenCLIP) else load_trained(str(weights), **settings)
+            stays = isinstance(weights, GenCLIP) and device == "auto"
+            self.device = model.device if stays else choose_device(device)
+            known = self._use(model, precision)
+        self._is_given = image_threshold is not None
+        self.set_thresholds(known | {name: value for name, value in given.items() if value is not None})
+
+    def _open_export(
+        self, path: Path, device: str | torch.device, precision: Precision, given: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Open an exported model; return its thresholds."""
+        if fixed := [name for name, value in given.items() if value is not None]:
+            msg = f"{fixed[0]} is fixed in an exported model, such as {path}: export it with another one."
+            raise ValueError(msg)
+        self.device = torch.device("cpu")
+        default = "float32" if path.suffix == ".onnx" else choose_precision(precision, self.device)
+        self.precision = default if precision == "auto" else precision
+        self._exported = ExportedModel(path, str(device), self.precision)  # type: ignore[arg-type]
+        self.transform: Callable[[Tensor], Tensor] = self._exported.transform
+        self.class_name = self._exported.metadata.get("class_name")
+        return self._exported.metadata
+
+    def _use(self, model: GenCLIP, precision: Precision) -> dict[str, Any]:
+        """Prepare a model of torch; return its thresholds."""
+        self.precision = choose_precision(precision, self.device)
+        self.model = model.eval().to(self.device)
+        self.transform = _transform_of(model.pre_processor)
+        self.class_name = self.given_name or model.names.given or model.names.of_file
+        if model.k_shot and (source := model.hparams["few_shot_source"]) is not None:
+            draw_references(model, {self.class_name or UNNAMED: images_of_folder(source, "few_shot_source")})
+        if self.given_name is not None:
+            model.look_up([None], self.given_name)  # raises here if the name cannot be used
+        return thresholds_of(model)
+
+    def set_thresholds(self, known: Mapping[str, Any]) -> None:
+        """Judge by other thresholds.
+
+        Args:
+            known (Mapping[str, Any]): ``image_threshold``, ``pixel_threshold`` and ``calibration``, as
+                :func:`~anomalib_genclip.persistence.export_metadata.thresholds_of` gives them; missing ones are
+                unknown, as in exported files of other packages, which judge themselves.
+        """
+        self.image_threshold: float | None = known.get("image_threshold")
+        self.pixel_threshold: float | None = known.get("pixel_threshold")
+        self.calibration: dict[str, Any] | None = known.get("calibration")
+        good = (self.calibration or {}).get("scores")
+        self.drift = DriftMonitor(good, self.image_threshold) if good and self.image_threshold is not None else None
+
+    def save(self, path: str | Path) -> Path:
+        """Save the model with its thresholds: to a prompts file, with references if it has some, or as an export.
+
+        Args:
+            path (str | Path): ``*.safetensors``, for an exported model a file with its suffix.
+
+        Returns:
+            Path: The file.
+
+        Raises:
+            ValueError: If the name has another suffix.
+        """
+        if self.model is not None:
+            return self.model.save_weights(path, references=bool(self.model.model.references.memories))
+        names = ("image_threshold", "pixel_threshold", "calibration")
+        thresholds = {name: getattr(self, name) for name in names}
+        return copy_with_metadata(self._exported.path, Path(path), self._exported.metadata | thresholds)
+
+    @property
+    def alarm_level(self) -> str:
+        """Where the image threshold comes from: "given", "calibrated", or "source", the data of the training."""
+        return "given" if self._is_given else "source" if self.calibration is None else "calibrated"
 
     def predict(self, image: AnyImage | Sequence[AnyImage], class_name: str | None = None, parts: bool = False) -> Any:  # noqa: ANN401
         """Predict one image or several.
@@ -136,7 +179,7 @@ class Inferencer:
             ValueError: If an image or a class name cannot be used.
         """
         several = isinstance(image, (list, tuple))
-        images = [_pixels(one) for one in (image if several else [image])]
+        images = [as_pixels(one) for one in (image if several else [image])]
         groups: dict[torch.Size, list[tuple[int, Tensor]]] = {}
         for number, (pixels, _) in enumerate(images):
             transformed = self.transform(pixels)
@@ -190,7 +233,7 @@ class Inferencer:
                 self._judged(record, {key: value[i] for key, value in outputs.items()})
                 for i, record in enumerate(records)
             ]
-        given = class_name or self._given_name
+        given = class_name or self.given_name
         errors = self._errors_of(categories, given)
         for row, category in enumerate(categories):
             if category in errors:
@@ -241,12 +284,21 @@ class Inferencer:
     def _judged(self, record: Record, found: dict[str, Any]) -> Record:
         """Compare an image's score and map with the thresholds; an exported model without any has judged them."""
         score, anomaly_map = float(found["pred_score"]), found["anomaly_map"]
+        good = self.drift and self.drift.good
+        if self.drift is not None and self.drift.add(score):
+            logger.warning(
+                "The scores of good parts have moved since calibration (the last %d parts, p = %.1g): calibrate again.",
+                self.drift.window,
+                self.drift.last_p_value,
+            )
         return replace(
             record,
-            class_name=found.get("class_name"),
+            class_name=found.get("class_name", None if self.model else self.class_name),
             class_name_filter=found.get("class_name_filter"),
             score=score,
             anomalous=bool(_above(np.float32(score), self.image_threshold, found.get("pred_label"))),
+            p_value=p_value(score, good) if good else None,
+            alarm_level=self.alarm_level,
             image_threshold=self.image_threshold,
             pixel_threshold=self.pixel_threshold,
             anomaly_map=anomaly_map,
@@ -279,33 +331,6 @@ def _transform_of(pre_processor: PreProcessor | None) -> Compose:
     """Return the pre-processor's transform, which gives the same result for one image as for a batch."""
     own = None if pre_processor is None else pre_processor.transform
     return Compose([TO_FLOAT] if own is None else [TO_FLOAT, own])
-
-
-def _pixels(image: AnyImage) -> tuple[Tensor, str]:
-    """Return an image as ``(3, H, W)``, uint8, and where it comes from.
-
-    Raises:
-        OSError: If a file cannot be read.
-        ValueError: If it is no RGB image.
-    """
-    if isinstance(image, str | os.PathLike):
-        path = os.fspath(image)
-        return read_image(path), path
-    if isinstance(image, Image.Image):
-        return pixels_of(image, "The image"), ""
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) if _is_array(image) else image
-    if not isinstance(tensor, Tensor) or tensor.dim() != 3 or tensor.shape[0] != 3:
-        what = f"{type(image).__name__} {tuple(getattr(image, 'shape', ()))}"
-        msg = f"{what} is no image: give a path, an image of Pillow, an array (H, W, 3) or a tensor (3, H, W), in RGB."
-        raise ValueError(msg)
-    if tensor.dtype != torch.uint8 and not (tensor.is_floating_point() and 0 <= tensor.min() <= tensor.max() <= 1):
-        msg = f"Pixels must be uint8, or floating-point numbers from 0 to 1: this image has {tensor.dtype}."
-        raise ValueError(msg)
-    return tensor, ""
-
-
-def _is_array(image: AnyImage) -> bool:
-    return isinstance(image, np.ndarray) and image.ndim == 3
 
 
 def _above(values: Any, threshold: float | None, own: Any) -> Any:  # noqa: ANN401  # numbers or arrays

@@ -81,8 +81,12 @@ class Record:
             ``None`` if no name was given.
         score (float | None): Image score in [0, 1].
         anomalous (bool | None): Whether the score is above the threshold.
-        image_threshold (float | None): Threshold of the image score; ``None`` for an exported model.
-        pixel_threshold (float | None): Threshold of the anomaly map; ``None`` for an exported model.
+        p_value (float | None): Share of good parts that look as anomalous as this one; ``None`` if the model was not
+            calibrated.
+        alarm_level (str | None): Where the threshold of the image score comes from: "calibrated" on this product,
+            "given", or "source", the data that the model was trained with.
+        image_threshold (float | None): Threshold of the image score; ``None`` for an exported model that says none.
+        pixel_threshold (float | None): Threshold of the anomaly map, likewise.
         anomaly_map (np.ndarray | None): ``(H, W)`` in the model's resolution, float32, in [0, 1].
         mask (np.ndarray | None): Pixels above the threshold, ``(H, W)``, bool.
         parts (Parts | None): What the score is made of, if it was asked for.
@@ -95,6 +99,8 @@ class Record:
     class_name_filter: str | None = None
     score: float | None = None
     anomalous: bool | None = None
+    p_value: float | None = None
+    alarm_level: str | None = None
     image_threshold: float | None = None
     pixel_threshold: float | None = None
     anomaly_map: np.ndarray | None = field(default=None, repr=False, compare=False)

@@ -15,9 +15,10 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -25,9 +26,11 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import Resize
 
+from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.prediction import run as run_module
-from anomalib_genclip.prediction.backends import Backend, Prediction, load_backend
+from anomalib_genclip.prediction import scoring
 from anomalib_genclip.prediction.settings import RunSettings
+from anomalib_genclip.records import Record
 
 FORMATS = ("png", "jpg", "bmp", "tiff", "webp")
 MODES = ("RGB", "L", "RGBA", "P")
@@ -36,19 +39,20 @@ BROKEN = 100  # every hundredth
 MOST_LINKS = 50_000  # to one file; ext4 allows 65,000
 
 
-class Brightness(Backend):
-    """A trivial model: the brighter, the more anomalous."""
+class Brightness:
+    """In place of an inferencer, a trivial model: the brighter, the more anomalous."""
 
-    def __init__(self) -> None:
-        self.transform = Resize([8, 8])
-        self.image_threshold = self.pixel_threshold = 0.5
+    transform = Resize([8, 8])
 
-    def __call__(self, images: torch.Tensor, class_names: list) -> Prediction:
+    def predict_batch(self, images: torch.Tensor, paths: list, sizes: list, categories: list) -> list[Record]:
         """Use the brightness as anomaly map."""
-        del class_names
+        del categories
         maps = images.float().mean(dim=1).numpy() / 255
-        scores = maps.mean(axis=(1, 2))
-        return Prediction(maps, scores, maps > 0.5, scores > 0.5, [None] * len(maps), [None] * len(maps))
+        scored = zip(paths, sizes, maps, maps.mean(axis=(1, 2)).tolist(), strict=True)
+        return [
+            Record(path, size, score=score, anomalous=score > 0.5, anomaly_map=anomaly_map, mask=anomaly_map > 0.5)
+            for path, size, anomaly_map, score in scored
+        ]
 
 
 def write_images(root: Path, count: int) -> None:
@@ -79,31 +83,24 @@ def link_images(root: Path, count: int) -> None:
 
 @contextmanager
 def watch(every: int) -> Iterator[None]:
-    """Print rate and memory of this process and of its workers after each so many images."""
-    start, process = time.perf_counter(), psutil.Process()
+    """Print rate and memory of this process after each so many images."""
+    start, process, shown = time.perf_counter(), psutil.Process(), 0
 
-    @contextmanager
-    def showing(_settings: RunSettings) -> Iterator[Callable[[int], None]]:
-        shown = 0
+    class Bar(run_module.tqdm):
+        """A progress bar that prints lines."""
 
-        def show(done: int) -> None:
+        def update(self, n: float | None = 1) -> bool | None:
+            """Count images."""
             nonlocal shown
-            if done - shown >= every:
-                shown = done // every * every
-                own, workers = process.memory_info().rss, sum(c.memory_info().rss for c in process.children())
-                seconds = time.perf_counter() - start
-                print(
-                    f"{done:8} images {seconds:6.0f} s  {own / 1e6:6.0f} MB, workers {workers / 1e6:6.0f} MB",
-                    flush=True,
-                )
+            self.n += n
+            if self.n - shown >= every:
+                shown = self.n // every * every
+                seconds, memory = time.perf_counter() - start, process.memory_info().rss
+                print(f"{self.n:8} images {seconds:6.0f} s  {memory / 1e6:6.0f} MB", flush=True)
+            return None
 
-        yield show
-
-    original, run_module.showing_progress = run_module.showing_progress, showing
-    try:
+    with mock.patch.object(run_module, "tqdm", Bar):
         yield
-    finally:
-        run_module.showing_progress = original
 
 
 def main() -> None:
@@ -133,11 +130,13 @@ def main() -> None:
             ray_actors=args.ray_actors,
         )
         start = time.perf_counter()
-        with watch(max(1000, args.images // 20)):
-            outcome = run_module.run(settings, load=(lambda _: Brightness()) if args.links else load_backend)
+        model = (lambda *_, **__: Brightness()) if args.links else Inferencer
+        with watch(max(1000, args.images // 20)), mock.patch.object(scoring, "Inferencer", model):
+            outcome = run_module.run(settings)
         seconds = time.perf_counter() - start
     counts = outcome.counts
-    print(f"{counts.images} images, {counts.errors} errors, {seconds:.0f} s, {counts.images / seconds:.1f} images/s")
+    rate = counts["images"] / seconds
+    print(f"{counts['images']} images, {counts['errors']} errors, {seconds:.0f} s, {rate:.1f} images/s")
 
 
 if __name__ == "__main__":

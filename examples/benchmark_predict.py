@@ -13,13 +13,14 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 from PIL import Image
 
-from anomalib_genclip import GenCLIP
-from anomalib_genclip.prediction.backends import Backend, TorchBackend
+from anomalib_genclip import GenCLIP, Inferencer
+from anomalib_genclip.prediction import scoring
 from anomalib_genclip.prediction.run import run
 from anomalib_genclip.prediction.settings import RunSettings
 
@@ -37,11 +38,11 @@ def write_photographs(folder: Path, count: int, size: tuple[int, int]) -> None:
         Image.fromarray(pixels).save(folder / f"{number:06}.jpg", quality=90)
 
 
-def bare_rate(backend: Backend, batch: torch.Tensor, batches: int) -> float:
+def bare_rate(inferencer: Inferencer, batch: torch.Tensor, batches: int) -> float:
     """Measure images per second of the model alone."""
-    start = time.perf_counter()
+    start, size = time.perf_counter(), len(batch)
     for _ in range(batches):
-        backend(batch, [None] * len(batch))
+        inferencer.predict_batch(batch, [""] * size, [(1, 1)] * size, [None] * size)
     return batches * len(batch) / (time.perf_counter() - start)
 
 
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--accelerator", default="auto")
     args = parser.parse_args()
 
-    model = GenCLIP(backbone=args.backbone, pretrained=None, image_size=args.image_size)
+    model = GenCLIP(backbone=args.backbone, pretrained="random", image_size=args.image_size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_photographs(folder / "images", args.images, tuple(args.file_size))
@@ -72,14 +73,15 @@ def main() -> None:
             accelerator=args.accelerator,
             regions=True,
         )
-        backend = TorchBackend(model, settings)
+        inferencer = Inferencer(model, device=args.accelerator, precision=args.precision)
         batch = torch.rand(args.batch_size, 3, args.image_size, args.image_size)
-        bare_rate(backend, batch, 1)  # warms up
-        before = bare_rate(backend, batch, args.images // args.batch_size)
+        bare_rate(inferencer, batch, 1)  # warms up
+        before = bare_rate(inferencer, batch, args.images // args.batch_size)
         start = time.perf_counter()
-        run(settings, load=lambda _: backend)
+        with mock.patch.object(scoring, "Inferencer", return_value=inferencer):  # loading is not measured
+            run(settings)
         rate = args.images / (time.perf_counter() - start)
-        after = bare_rate(backend, batch, args.images // args.batch_size)
+        after = bare_rate(inferencer, batch, args.images // args.batch_size)
     bare = 2 / (1 / before + 1 / after)
     print(f"{args.backbone}, {args.image_size} px, batch {args.batch_size}, {torch.get_num_threads()} thread(s)")
     print(f"bare model {before:.3f} and {after:.3f} images/s, predict {rate:.3f} images/s, ratio {rate / bare:.3f}")

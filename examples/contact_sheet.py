@@ -9,8 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anomalib_genclip.demo.synthetic.categories import CATEGORIES, DEFECTS_OF
-from anomalib_genclip.demo.synthetic.render import render
+from anomalib_genclip.demo.synthetic import CATEGORIES, DEFECTS_OF, render
 
 _CAPTION, _GAP, _OUTLINE = 14, 6, (255, 0, 200)
 

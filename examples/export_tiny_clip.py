@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from anomalib_genclip.demo.tiny_clip import TINY_CLIP_FILE, TRAINED_IDS, TRAINED_ROWS, tiny_state_dict
+from anomalib_genclip.demo.tiny_clip import TRAINED_IDS, TRAINED_ROWS, tiny_state_dict
 
 
 def compact_state(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="training checkpoint; without it the package's own weights")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    state = compact_state(args.checkpoint) if args.checkpoint else tiny_state_dict(TINY_CLIP_FILE)
+    state = compact_state(args.checkpoint) if args.checkpoint else tiny_state_dict()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     partial = args.out.with_name(args.out.name + ".partial")
     save_file(state, str(partial))

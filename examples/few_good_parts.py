@@ -15,9 +15,9 @@ import numpy as np
 from anomalib.data import Folder, PredictDataset
 from anomalib.engine import Engine
 
-from anomalib_genclip import GenCLIP
-from anomalib_genclip.demo.synthetic.categories import DEFECTS_OF
-from anomalib_genclip.demo.synthetic.render import render
+from anomalib_genclip import GenCLIP, Inferencer
+from anomalib_genclip.demo.synthetic import DEFECTS_OF, render
+from anomalib_genclip.pipelines.calibration import calibrate
 
 SIZE = 112  # pixels, as the demonstration CLIP sees them
 
@@ -70,7 +70,7 @@ def main(category: str = "leather", folder: Path = Path("results/few_good_parts"
 
     few = {"k_shot": 4, "few_shot_source": references, "class_name": category}
     model = GenCLIP(weights="tiny-demo", visualizer=False, **few)
-    print(model.calibrate(calibration, false_alarm_rate=0.05))
+    print(calibrate(Inferencer(model), calibration, false_alarm_rate=0.05))
     weights = model.save_weights(folder / "line.safetensors", references=True)
 
     data = {"normal_dir": references.name, "normal_test_dir": good.name, "abnormal_dir": damaged.name}

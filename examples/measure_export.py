@@ -23,7 +23,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
 from anomalib_genclip.evaluation import METRIC_NAMES, EvaluationResult
-from anomalib_genclip.evaluation.category import CategoryScores, ImageScores
+from anomalib_genclip.evaluation.scores import CategoryScores
 
 SHOWN = ("image_AUROC", "image_AP", "pixel_AUROC", "pixel_AUPRO", "pixel_AP")
 
@@ -65,13 +65,11 @@ def measure_category(model: openvino.CompiledModel, data: MVTecAD, title: str) -
         anomaly_map = torch.from_numpy(result["anomaly_map"].copy()).squeeze()
         mask = item.gt_mask if item.gt_mask is not None else torch.zeros(image.shape[-2:])
         scores.add(
-            ImageScores(
-                identity=str(item.image_path),
-                score=float(result["pred_score"].squeeze()),
-                label=bool(item.gt_label),
-                anomaly_map=anomaly_map,
-                mask=fit_mask(mask.squeeze(), tuple(anomaly_map.shape)),
-            )
+            str(item.image_path),
+            score=float(result["pred_score"].squeeze()),
+            label=bool(item.gt_label),
+            anomaly_map=anomaly_map,
+            mask=fit_mask(mask.squeeze(), tuple(anomaly_map.shape)),
         )
     return scores.compute_metrics()[0], seconds
 

@@ -26,10 +26,11 @@ from torchmetrics.functional.classification import binary_auroc
 from torchvision.tv_tensors import Image, Mask
 
 from anomalib_genclip.components.anomaly_map import upsample
-from anomalib_genclip.demo.synthetic.datamodule import RENDER_VERSION, render_category
-from anomalib_genclip.evaluation.streaming import ScoreHistogram
-from anomalib_genclip.trained_model import load_trained
-from anomalib_genclip.utils.resize import resize
+from anomalib_genclip.demo.synthetic import SyntheticDefects
+from anomalib_genclip.evaluation.scores import ScoreHistogram
+from anomalib_genclip.inferencer import load_trained
+from anomalib_genclip.settings import TileSettings
+from anomalib_genclip.utils.tensors import resize
 
 SMALL = 0.001  # of the area of the image
 KINDS = ("all", "small", "large")
@@ -45,7 +46,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--per-defect", type=int, default=2, help="anomalous images to render of each kind")
     parser.add_argument("--weights", default="tiny-demo")
     parser.add_argument("--pretrained")
-    parser.add_argument("--class-name", help="instead of the name of the category")
+    parser.add_argument("--class_name", help="instead of the name of the category")
     parser.add_argument("--tile-size", type=int, required=True)
     parser.add_argument("--tile-stride", type=int)
     parser.add_argument("--working-size", type=int)
@@ -55,14 +56,11 @@ def parse() -> argparse.Namespace:
 
 def render(args: argparse.Namespace) -> None:
     """Render the categories that are not there."""
-    counts = {"train_good": 1, "test_good": args.normal, "test_per_defect": args.per_defect}
     size, defect_size = args.render
-    recipe = {"version": RENDER_VERSION, "seed": 0, "size": size, **counts}
-    if defect_size < size:
-        recipe["defect_size"] = defect_size
+    counts = {"train_good": 1, "test_good": args.normal, "test_per_defect": args.per_defect}
     for category in args.categories:
-        if not (args.root / category).exists():
-            render_category(args.root, category, recipe)
+        small = defect_size if defect_size < size else None
+        SyntheticDefects(args.root, category, render_size=size, defect_size=small, **counts).prepare_data()
 
 
 def by_size(mask: Tensor) -> dict[str, Tensor]:
@@ -93,7 +91,7 @@ class Scores:
         scores, labels = (torch.tensor(column) for column in zip(*self.images, strict=True))
         found = {"image AUROC": float(binary_auroc(scores, labels.int())), "seconds": statistics.median(self.seconds)}
         for kind, histogram in self.pixels.items():
-            if histogram.num_anomalous:
+            if histogram.regions:
                 values = histogram.metrics()
                 found |= {f"AUROC {kind}": values["AUROC"], f"AUPRO {kind}": values["AUPRO"]}
         return found
@@ -102,13 +100,8 @@ class Scores:
 @torch.inference_mode()
 def measure(args: argparse.Namespace, category: str, ways: dict[str, Scores]) -> None:
     """Score the test images of a category with and without tiles."""
-    model = load_trained(
-        args.weights,
-        args.pretrained,
-        tile_size=args.tile_size,
-        tile_stride=args.tile_stride,
-        working_size=args.working_size,
-    ).eval()
+    tiles = TileSettings(args.tile_size, args.tile_stride, args.working_size)
+    model = load_trained(args.weights, args.pretrained, tiles=tiles).eval()
     tiler, name = model.model.tiler, model.model.class_index([args.class_name or category])
     for folder in sorted((args.root / category / "test").iterdir()):
         for path in sorted(folder.iterdir())[: args.limit]:

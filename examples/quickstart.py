@@ -16,10 +16,10 @@ from anomalib.engine import Engine
 
 from anomalib_genclip import CrossDataset, GenCLIP
 from anomalib_genclip.demo.synthetic import SOURCE, TARGET
-from anomalib_genclip.utils.logs import quiet_screen
+from anomalib_genclip.utils.messages import quiet_screen
 
 
-def run(seed: int, pretrained: str) -> dict[str, float]:
+def run(seed: int, pretrained: str | None) -> dict[str, float]:
     """Train and test once; write the prompts, and return the mean metrics over the unseen categories in percent."""
     data = CrossDataset(
         source=SyntheticDefects(),
@@ -42,9 +42,7 @@ def run(seed: int, pretrained: str) -> dict[str, float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument(
-        "--pretrained", default="openai", help="CLIP weights for the backbone tiny; bundled if left out"
-    )
+    parser.add_argument("--pretrained", help="CLIP weights for the backbone tiny; bundled if left out")
     args = parser.parse_args()
     quiet_screen()
     table = pd.DataFrame([run(seed, args.pretrained) for seed in range(args.seeds)])

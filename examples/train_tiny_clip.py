@@ -29,17 +29,22 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional
+from unnamed_renders import render_anonymous
 
 from anomalib_genclip.demo.synthetic import CATEGORIES, DEFECTS_OF, SOURCE, TEXTURES, TUNING, UNSEEN_BY_TINY, render
-from anomalib_genclip.demo.synthetic.anonymous import render_anonymous
 from anomalib_genclip.demo.tiny_clip import EMBED_DIM, TEXT, VISION
 
 SEEN = tuple(name for name in CATEGORIES if name not in UNSEEN_BY_TINY)
-POOL_SIDE, SHARD = 128, 1000
+SHARD = 1000
 # Share of nameless things among the pictures, and of damaged ones.
 ANONYMOUS, DAMAGED = 0.55, 0.6
 SIDE, PATCH = VISION["image_size"], VISION["patch_size"]
 GRID = SIDE // PATCH
+POOL_SIDE = SIDE * 8 // 7
+# Sizes in pixels below are meant for 112 px.
+SCALE = SIDE / 112
+# Pixels along a side of a patch that masked prediction has to say.
+RESTORED = 8
 # Of the state and region terms; the contrast between images and captions learns its own, as CLIP does.
 TEMPERATURE = 0.07
 MEAN = torch.tensor(OPENAI_DATASET_MEAN).view(3, 1, 1)
@@ -52,7 +57,7 @@ STD = torch.tensor(OPENAI_DATASET_STD).view(3, 1, 1)
 def render_shard(folder: Path, number: int, seed: int) -> None:
     """Render 1,000 pictures.
 
-    They are in ``NNN.npy``, ``(1000, 128, 128, 4)`` uint8 (RGB and mask), and their facts in ``NNN.json``.
+    They are in ``NNN.npy``, ``(1000, P, P, 4)`` uint8 (RGB and mask), and their facts in ``NNN.json``.
     """
     rng = np.random.default_rng([seed, number])
     pictures, facts = np.empty((SHARD, POOL_SIDE, POOL_SIDE, 4), np.uint8), []
@@ -126,7 +131,7 @@ class Pool(torch.utils.data.IterableDataset):
 
 
 def _stack(images: list[np.ndarray]) -> torch.Tensor:
-    """Stack images ``(112, 112, 3)`` to ``(n, 3, 112, 112)``."""
+    """Stack images ``(S, S, 3)`` to ``(n, 3, S, S)``."""
     return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images]) if images else torch.empty(0)
 
 
@@ -134,20 +139,20 @@ def corrupt(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> n
     """Hide or replace parts of an image, for masked prediction; no label and no caption enter.
 
     Args:
-        image: ``(112, 112, 3)`` uint8.
+        image: ``(S, S, 3)`` uint8.
         other: Another image, from which parts may be taken.
         rng: Source of randomness.
 
     Returns:
-        The corrupted image, ``(112, 112, 3)`` uint8.
+        The corrupted image, ``(S, S, 3)`` uint8.
     """
     contents = (
         lambda: np.roll(other, rng.integers(-SIDE // 2, SIDE // 2, 2), (0, 1)),
         lambda: np.roll(image, rng.integers(-SIDE // 2, SIDE // 2, 2), (0, 1)),
         lambda: rng.uniform(0, 255, 3).astype(np.float32),
-        lambda: cv2.GaussianBlur(image, (0, 0), rng.uniform(1.5, 5)),
+        lambda: cv2.GaussianBlur(image, (0, 0), SCALE * rng.uniform(1.5, 5)),
         lambda: image * np.float32(rng.uniform(0.3, 1.7)) + rng.uniform(-40, 40, 3).astype(np.float32),
-        lambda: np.roll(image, rng.choice([-5, -4, -3, 3, 4, 5], 2), (0, 1)),
+        lambda: np.roll(image, np.round(SCALE * rng.choice([-5, -4, -3, 3, 4, 5], 2)).astype(int), (0, 1)),
     )
     result = image.astype(np.float32)
     for _ in range(rng.integers(1, 5)):
@@ -157,18 +162,18 @@ def corrupt(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> n
 
 
 def _random_region(rng: np.random.Generator) -> np.ndarray:
-    """Draw whole patches, a smooth blob or a curve, ``(112, 112)`` in [0, 1]."""
+    """Draw whole patches, a smooth blob or a curve, ``(S, S)`` in [0, 1]."""
     kind = rng.random()
     if kind < 0.3:
         patches = (rng.random((GRID, GRID)) < rng.uniform(0.02, 0.12)).astype(np.float32)
         return np.kron(patches, np.ones((PATCH, PATCH), np.float32))
-    sheet = np.zeros((SIDE, SIDE), np.float32)
-    centre, turns = rng.uniform(0, SIDE, 2), np.cumsum(rng.normal(0, rng.uniform(0.05, 0.6), 12)) + rng.uniform(0, 7)
+    sheet = np.zeros((112, 112), np.float32)
+    centre, turns = rng.uniform(0, 112, 2), np.cumsum(rng.normal(0, rng.uniform(0.05, 0.6), 12)) + rng.uniform(0, 7)
     if kind < 0.65:
         axes = rng.uniform(2, rng.choice([5, 10, 20]), 2)
         cv2.ellipse(sheet, (tuple(centre.tolist()), tuple((2 * axes).tolist()), rng.uniform(0, 180)), 1.0, -1)
-        bend = cv2.resize(rng.normal(0, 1, (9, 9, 2)).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-        at = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), -1).astype(np.float32) + bend * axes.mean() * 0.4
+        bend = cv2.resize(rng.normal(0, 1, (9, 9, 2)).astype(np.float32), (112, 112), interpolation=cv2.INTER_CUBIC)
+        at = np.stack(np.meshgrid(np.arange(112), np.arange(112)), -1).astype(np.float32) + bend * axes.mean() * 0.4
         sheet = cv2.remap(sheet, at.astype(np.float32), None, cv2.INTER_LINEAR)
     else:
         step = rng.uniform(1, 7)
@@ -180,23 +185,24 @@ def _random_region(rng: np.random.Generator) -> np.ndarray:
             color=1.0,
             thickness=int(rng.choice([1, 1, 2, 3])),
         )
-    return cv2.GaussianBlur(sheet, (0, 0), rng.uniform(0.3, 1.2))
+    sheet = cv2.GaussianBlur(sheet, (0, 0), rng.uniform(0.3, 1.2))
+    return sheet if SIDE == 112 else cv2.resize(sheet, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
 
 
 def augment(picture: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Crop, mirror, recolour and blur a picture ``(128, 128, 4)``.
+    """Crop, mirror, recolour and blur a picture of the pool.
 
-    A crop must either hold at least 24 damaged pixels or none, so that its caption is true.
+    A crop must either hold at least 24 damaged pixels (at 112 px) or none, so that its caption is true.
 
     Returns:
-        Image ``(112, 112, 3)`` uint8 and mask ``(112, 112)`` float32 of zeros and ones.
+        Image ``(S, S, 3)`` uint8 and mask ``(S, S)`` float32 of zeros and ones.
     """
     for attempt in range(6):
-        side = POOL_SIDE if rng.random() < 0.45 or attempt == 5 else int(rng.uniform(48, 128))
+        side = POOL_SIDE if rng.random() < 0.45 or attempt == 5 else int(SCALE * rng.uniform(48, 128))
         top, left = rng.integers(0, POOL_SIDE - side + 1, 2)
         crop = picture[top : top + side, left : left + side]
         damaged = int((crop[..., 3] > 127).sum())
-        if damaged == 0 or damaged >= 24:
+        if damaged == 0 or damaged >= 24 * SCALE**2:
             break
     crop = np.rot90(crop, rng.integers(4))
     crop = cv2.resize(np.ascontiguousarray(crop[:, :: rng.choice([-1, 1])]), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -325,9 +331,9 @@ class Batch(NamedTuple):
     """What a training step takes.
 
     Args:
-        images: Captioned images ``(B, 3, 112, 112)`` uint8.
+        images: Captioned images ``(B, 3, S, S)`` uint8.
         captions: Their sentences.
-        corrupted: Images with parts hidden or replaced ``(C, 3, 112, 112)`` uint8.
+        corrupted: Images with parts hidden or replaced ``(C, 3, S, S)`` uint8.
         clean: The same images before, likewise.
     """
 
@@ -460,7 +466,7 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
 
 
 def tower(model: CLIP, images: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
-    """Run the vision tower on images ``(B, 3, 112, 112)`` uint8: tokens ``(B, 197, d_v)`` after each of ``layers``."""
+    """Run the vision tower on images ``(B, 3, S, S)`` uint8: tokens ``(B, 197, d_v)`` after each of ``layers``."""
     visual = model.visual
     x = visual.conv1(normalize(images)).flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], 1)
@@ -497,7 +503,7 @@ def start_well(model: CLIP, pictures: torch.Tensor) -> None:
 
     Args:
         model: The model to change.
-        pictures: Training pictures ``(n, 3, 112, 112)`` uint8.
+        pictures: Training pictures ``(n, 3, S, S)`` uint8.
     """
     visual, width = model.visual, VISION["width"]
     patches = functional.unfold(normalize(pictures), PATCH, stride=PATCH)
@@ -551,7 +557,7 @@ class Restoration(torch.nn.Module):
     Laplace distribution around them. No label enters, and the heads are not part of the CLIP.
 
     Args:
-        pictures: Training images ``(n, 3, 112, 112)`` uint8, whose patches say what whitens pixels.
+        pictures: Training images ``(n, 3, S, S)`` uint8, whose patches say what whitens pixels.
     """
 
     LAYERS = (4, 6, 8)
@@ -561,7 +567,7 @@ class Restoration(torch.nn.Module):
         super().__init__()
         width = VISION["width"]
         self.norms = torch.nn.ModuleList(torch.nn.LayerNorm(width) for _ in self.LAYERS)
-        self.heads = torch.nn.ModuleList(torch.nn.Linear(width, 3 * PATCH**2 + 1) for _ in self.LAYERS)
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(width, 3 * RESTORED**2 + 1) for _ in self.LAYERS)
         for head in self.heads:
             torch.nn.init.zeros_(head.weight)
         patches = _patches(pictures).flatten(0, 1)
@@ -574,7 +580,7 @@ class Restoration(torch.nn.Module):
 
         Args:
             tokens: For each layer the patch tokens ``(C, 196, d_v)``.
-            corrupted: Images ``(C, 3, 112, 112)`` uint8 as the tower saw them.
+            corrupted: Images ``(C, 3, S, S)`` uint8 as the tower saw them.
             clean: The same images before corruption.
 
         Returns:
@@ -591,8 +597,9 @@ class Restoration(torch.nn.Module):
 
 
 def _patches(images: torch.Tensor) -> torch.Tensor:
-    """Cut normalised images ``(n, 3, 112, 112)`` uint8 into patches ``(n, 196, 192)``."""
-    return functional.unfold(normalize(images), PATCH, stride=PATCH).transpose(1, 2)
+    """Cut normalised images ``(n, 3, S, S)`` uint8, scaled to 112 px, into patches ``(n, 196, 192)``."""
+    pixels = functional.avg_pool2d(normalize(images), PATCH // RESTORED)
+    return functional.unfold(pixels, RESTORED, stride=RESTORED).transpose(1, 2)
 
 
 def step_loss(model: CLIP, restoration: Restoration, batch: Batch) -> dict[str, torch.Tensor]:
@@ -728,8 +735,8 @@ def train(args: argparse.Namespace) -> None:
 # --- measuring ----------------------------------------------------------------------------------------------------
 
 
-def _test_pictures(name: str, normal: int, damaged: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
-    """Render test pictures ``(n, 3, 112, 112)`` uint8 and masks ``(n, 112, 112)`` of a category."""
+def test_pictures(name: str, normal: int, damaged: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
+    """Render test pictures ``(n, 3, S, S)`` uint8 and masks ``(n, S, S)`` of a category."""
     rng = np.random.default_rng([seed, CATEGORIES.index(name)])
     kinds = [None] * normal + [DEFECTS_OF[name][k % len(DEFECTS_OF[name])] for k in range(damaged)]
     pairs = [render(name, kind, POOL_SIDE, rng) for kind in kinds]
@@ -746,7 +753,7 @@ def _pixel_scores(maps: torch.Tensor, masks: np.ndarray) -> tuple[float, float]:
     return roc_auc_score(masks.ravel(), full.numpy().ravel()), float(aupro.compute())
 
 
-def _adapt(
+def adapt(
     tokens: torch.Tensor, coverage: torch.Tensor, model: CLIP, start: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Train one matrix per tapped layer and two text vectors on source patches, as a stand-in for prompt training."""
@@ -756,7 +763,7 @@ def _adapt(
     rng = torch.Generator().manual_seed(0)
     for _ in range(15):
         for rows in torch.randperm(len(tokens), generator=rng).split(16):
-            cosines = _cosines(tokens[rows].float(), matrices, texts)
+            cosines = cosines_of(tokens[rows].float(), matrices, texts)
             target = coverage[rows, None].expand(-1, 4, -1)
             chance = (cosines / TEMPERATURE).softmax(-1)[..., 1]
             weight = torch.where(target > 0.5, 1 - chance, chance) ** 2
@@ -770,7 +777,7 @@ def _adapt(
     return matrices.detach(), texts.detach()
 
 
-def _cosines(tokens: torch.Tensor, matrices: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+def cosines_of(tokens: torch.Tensor, matrices: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
     """Return ``(B, 4, 196, 2)`` cosines of patch tokens ``(B, 4, 196, d_v)`` with two text vectors."""
     features = functional.normalize(tokens @ matrices, dim=-1)
     return features @ functional.normalize(texts, dim=-1).T
@@ -793,21 +800,21 @@ def measure(args: argparse.Namespace) -> None:
     model.load_state_dict(saved["model"])
     model.requires_grad_(requires_grad=False)
     tested = dict.fromkeys((*TUNING, *(UNSEEN_BY_TINY if args.unseen else ())))
-    train = [_test_pictures(name, 10, 16, 77_000) for name in SOURCE]
+    train = [test_pictures(name, 10, 16, 77_000) for name in SOURCE]
     source = torch.cat([_tokens(model, images) for images, _ in train])[:, :, 1:]
     masks = np.concatenate([m for _, m in train]).reshape(-1, GRID, PATCH, GRID, PATCH).mean((2, 4))
     coverage = torch.from_numpy(masks.astype(np.float32)).flatten(1)
     words = [_say(t, "object") for t in (PERFECT[0], DAMAGED_WORDS[0])]
     general = encode_sentences(model, vocabulary, words)
-    matrices, texts = _adapt(source, coverage, model, general)
+    matrices, texts = adapt(source, coverage, model, general)
     rows = []
     for name in tested:
-        images, masks = _test_pictures(name, 16, 24, 78_000)
+        images, masks = test_pictures(name, 16, 24, 78_000)
         tokens, label = _tokens(model, images), masks.any((1, 2))
         known = name if name in SEEN else "object"
         hand = encode_sentences(model, vocabulary, [_say(t, known) for t in (PERFECT[0], DAMAGED_WORDS[0])])
-        plain = (_cosines(tokens.float(), model.visual.proj, hand) / TEMPERATURE).softmax(-1)[..., 1]
-        adapted = (_cosines(tokens.float(), matrices, texts) / TEMPERATURE).softmax(-1)[..., 1]
+        plain = (cosines_of(tokens.float(), model.visual.proj, hand) / TEMPERATURE).softmax(-1)[..., 1]
+        adapted = (cosines_of(tokens.float(), matrices, texts) / TEMPERATURE).softmax(-1)[..., 1]
         shape = (-1, GRID, GRID)
         top = adapted[:, :, 1:].mean(1).topk(3, -1).values.mean(-1)
         row = [roc_auc_score(label, plain[:, 3, 0]), roc_auc_score(label, top)]

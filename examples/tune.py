@@ -39,7 +39,7 @@ from anomalib_genclip.components.anomaly_map import (
 )
 from anomalib_genclip.components.loss import GenCLIPLoss
 from anomalib_genclip.demo.synthetic import SOURCE, TUNING
-from anomalib_genclip.evaluation.category import CategoryScores, ImageScores
+from anomalib_genclip.evaluation.scores import CategoryScores
 from anomalib_genclip.model_settings import ModelSettings
 from anomalib_genclip.torch_model import BranchMaps, GenCLIPModel
 
@@ -275,7 +275,7 @@ def compute_metrics(
             scores = CategoryScores()
             if split.masks is not None:
                 for i, (anomaly_map, mask) in enumerate(zip(maps.squeeze(1), split.masks[index] > 0, strict=True)):
-                    scores.add(ImageScores(str(i), float(top[i]), bool(labels[i]), anomaly_map, mask))
+                    scores.add(str(i), float(top[i]), bool(labels[i]), anomaly_map, mask)
                 values, _ = scores.compute_metrics()
                 row |= {f"{branch} pixel": 100 * values["pixel_AUROC"], f"{branch} aupro": 100 * values["pixel_AUPRO"]}
             row |= {f"{branch} top": _auroc(top, labels), f"{branch} cls": _auroc(cls, labels)}
@@ -303,7 +303,7 @@ def compute_metrics(
 def main() -> None:
     """Run all variants and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pretrained", default="openai", help="weights of the backbone tiny; bundled if left out")
+    parser.add_argument("--pretrained", help="weights of the backbone tiny; bundled if left out")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="names of the variants to run")
     parser.add_argument("--root", default="./datasets/SyntheticDefects")
@@ -311,7 +311,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=0, help="test on categories of SOURCE, held out in so many folds")
     parser.add_argument("--out", type=Path, default=Path("tuning.csv"))
     args = parser.parse_args()
-    settings = ModelSettings.resolve("tiny", args.pretrained)
+    settings = ModelSettings.resolve("tiny", pretrained=args.pretrained)
     clip = load_clip(settings.spec, settings.pretrained, settings.image_size)
     splits: dict[str, tuple[Split, dict[str, Split]]] = {}
     table: list[dict[str, object]] = []

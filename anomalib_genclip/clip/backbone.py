@@ -8,7 +8,9 @@ loaded here, because versions of ``open_clip.create_model`` differ in how they t
 of OpenAI's weights (2.24 ignores ``force_image_size`` for them, 3.x ignores QuickGELU).
 """
 
+import io
 import logging
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,12 @@ import open_clip
 import torch
 from open_clip.model import CLIP, resize_pos_embed
 from open_clip.transformer import QuickGELU
+from safetensors.torch import load_file
 
 from anomalib_genclip.demo.tiny_clip import expand_vocabulary, tiny_config, tiny_state_dict
-from anomalib_genclip.utils.files import is_file
+from anomalib_genclip.utils.files import check_archive, is_file, why_unreadable
+from anomalib_genclip.utils.messages import quiet
 from anomalib_genclip.utils.tensors import check_finite, digest
-
-from .weights import download_weights, is_torchscript, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -33,53 +35,39 @@ BUNDLED, RANDOM = "bundled", "random"  # values of `pretrained` beside open_clip
 TINY = "tiny"
 PAPER_IMAGE_SIZE = 518  # paper, implementation details: 37 patches of 14 px per side
 MAX_IMAGE_SIZE = 16_384  # a larger one is a mistake: attention between that many patches fits into no memory
-NUM_LAYERS = 4
 _QUICKGELU = "-quickgelu"
-_RANDOM_SEED = 0
-_RESIZED = "visual.positional_embedding"
+_NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}  # in OpenAI's files
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Dimensions of a CLIP model, known before its weights are loaded.
+    """Dimensions of a CLIP model, known before its weights are loaded."""
 
-    Args:
-        name (str): open_clip's name of the architecture, without ``-quickgelu``, or ``"tiny"``.
-        patch_size (int): Side of a patch in pixels.
-        image_size (int): Side of the images that the model was trained on, in pixels.
-        depth (int): Number of transformer blocks of the vision tower.
-        vision_width (int): ``d_v``.
-        text_width (int): ``d_t``.
-        embed_dim (int): ``d``.
-        context_length (int): Maximum length of a prompt in tokens, including [SOS] and [EOS].
-        quick_gelu (bool): Whether the architecture uses QuickGELU. Weights can require it too.
-    """
-
-    name: str
-    patch_size: int
-    image_size: int
-    depth: int
-    vision_width: int
-    text_width: int
-    embed_dim: int
-    context_length: int
-    quick_gelu: bool
+    name: str  # open_clip's, without "-quickgelu", or "tiny"
+    patch_size: int  # pixels
+    image_size: int  # side of the images that the model was trained on, in pixels
+    depth: int  # blocks of the vision tower
+    vision_width: int  # d_v
+    text_width: int  # d_t
+    embed_dim: int  # d
+    context_length: int  # maximum length of a prompt in tokens, including [SOS] and [EOS]
+    quick_gelu: bool  # of the architecture; weights can require it too
 
 
 def _unsupported_reason(config: Mapping[str, Any]) -> str | None:
     """Return why a configuration is not a plain-ViT CLIP, ``None`` if it is one."""
     vision, text = config["vision_cfg"], config["text_cfg"]
-    if "timm_model_name" in vision:
-        return "its image tower is a timm model"
-    if not isinstance(vision.get("layers"), int):
-        return "its image tower is a ResNet"
-    if vision.get("attentional_pool") or vision.get("pool_type", "tok") != "tok" or vision.get("final_ln_after_pool"):
-        return "its image tower has no CLS token output"
-    if any(key.startswith("hf_") for key in text):
-        return "its text tower or tokenizer is not CLIP's"
-    if text.get("embed_cls") or text.get("no_causal_mask") or text.get("pool_type", "argmax") != "argmax":
-        return "its text tower is not CLIP's causal one"
-    return None
+    reasons = {
+        "its image tower is a timm model": "timm_model_name" in vision,
+        "its image tower is a ResNet": not isinstance(vision.get("layers"), int),
+        "its image tower pools by attention": vision.get("attentional_pool"),
+        "its image tower has no CLS token output": vision.get("pool_type", "tok") != "tok",
+        "its image tower normalizes after pooling": vision.get("final_ln_after_pool"),
+        "its text tower or tokenizer is not CLIP's": any(key.startswith("hf_") for key in text),
+        "its text tower is not CLIP's causal one": text.get("embed_cls") or text.get("no_causal_mask"),
+        "its text tower has no [EOS] token output": text.get("pool_type", "argmax") != "argmax",
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def list_backbones() -> list[str]:
@@ -94,11 +82,8 @@ def _read_config(name: str) -> dict[str, Any]:
         return tiny_config()
     # Checked first, because open_clip would read a configuration from "hf-hub:..." and "local-dir:...".
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
-    if config is None:
-        msg = f"Unknown backbone {name!r}. Supported are: {', '.join(list_backbones())}."
-        raise ValueError(msg)
-    reason = _unsupported_reason(config)
-    if reason is not None:
+    reason = "open_clip has none of that name" if config is None else _unsupported_reason(config)
+    if config is None or reason:
         msg = (
             f"Backbone {name!r} cannot be used: {reason}. GenCLIP needs a plain ViT with a CLS token and CLIP's own "
             f"text tower. Supported are: {', '.join(list_backbones())}."
@@ -113,17 +98,7 @@ def plain_name(backbone: str) -> str:
 
 
 def backbone_spec(backbone: str) -> BackboneSpec:
-    """Look up an architecture without building it.
-
-    Args:
-        backbone (str): A name of :func:`list_backbones`, with or without ``-quickgelu``.
-
-    Returns:
-        BackboneSpec: Its dimensions.
-
-    Raises:
-        ValueError: If the name is unknown or the model is not a plain-ViT CLIP.
-    """
+    """Look up the dimensions of a plain-ViT CLIP (name with or without ``-quickgelu``) without building it."""
     name = plain_name(backbone)
     config = _read_config(name)
     vision, text = config["vision_cfg"], config["text_cfg"]
@@ -141,53 +116,37 @@ def backbone_spec(backbone: str) -> BackboneSpec:
 
 
 def resolve_image_size(spec: BackboneSpec, image_size: int | Sequence[int] | None) -> tuple[int, int]:
-    """Convert the ``image_size`` argument to height and width in pixels.
+    """Convert the ``image_size`` argument to height and width in pixels; raise ``ValueError`` if it does not fit.
 
     ``None`` gives the paper's 518 px, rounded down to whole patches. A model trained on less than 224 px keeps its
     own size, because its position embedding cannot be interpolated that far (ours).
-
-    Raises:
-        ValueError: If a side is not a positive multiple of the patch size, or exceeds ``MAX_IMAGE_SIZE``.
     """
+    patch = spec.patch_size
     if image_size is None:
-        native = spec.image_size
-        side = native if native < 224 else PAPER_IMAGE_SIZE // spec.patch_size * spec.patch_size
-        return side, side
+        image_size = spec.image_size if spec.image_size < 224 else PAPER_IMAGE_SIZE // patch * patch
     sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(sides) != 2:
-        msg = f"image_size must be one number or (height, width), got {image_size!r}."
+    fit = all(type(side) is int and side % patch == 0 and 0 < side <= MAX_IMAGE_SIZE for side in sides)
+    if len(sides) != 2 or not fit:
+        near = {side - side % patch + step for side in sides if isinstance(side, int) for step in (0, patch)}
+        hint = ", ".join(str(value) for value in sorted(near) if 0 < value <= MAX_IMAGE_SIZE)
+        msg = (
+            f"image_size {image_size!r} does not fit {spec.name}: give one number or (height, width), multiples of its "
+            f"patch size {patch} up to {MAX_IMAGE_SIZE}.{hint and f' Nearest: {hint}.'}"
+        )
         raise ValueError(msg)
-    for side in sides:
-        if (
-            isinstance(side, bool)
-            or not isinstance(side, int)
-            or side % spec.patch_size
-            or not 0 < side <= MAX_IMAGE_SIZE
-        ):
-            lower = side // spec.patch_size * spec.patch_size if isinstance(side, int) else 0
-            nearest = [value for value in (lower, lower + spec.patch_size) if 0 < value <= MAX_IMAGE_SIZE]
-            hint = f" Nearest: {' or '.join(map(str, nearest))}." if nearest else ""
-            msg = (
-                f"image_size {image_size!r} does not fit {spec.name}: both sides must be multiples of its patch size "
-                f"{spec.patch_size} up to {MAX_IMAGE_SIZE}.{hint}"
-            )
-            raise ValueError(msg)
     return sides
 
 
 def resolve_layers(spec: BackboneSpec, layers: Sequence[int] | None) -> list[int]:
-    """Convert the ``layers`` argument to block numbers, counted from 1.
+    """Convert the ``layers`` argument to distinct block numbers, counted from 1; raise ``ValueError`` if it has others.
 
     ``None`` gives the four quarters of the tower: 6, 12, 18, 24 for ViT-L/14, as in the paper.
-
-    Raises:
-        ValueError: If the list is empty, repeats a block or has a block that the tower does not have.
     """
     if layers is None:
-        return sorted({max(1, spec.depth * quarter // NUM_LAYERS) for quarter in range(1, NUM_LAYERS + 1)})
+        return sorted({max(1, spec.depth * quarter // 4) for quarter in (1, 2, 3, 4)})
     layers = list(layers) if isinstance(layers, Sequence) else [layers]
-    whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers)
-    if not layers or not whole or len(set(layers)) != len(layers) or min(layers) < 1 or max(layers) > spec.depth:
+    fit = all(type(layer) is int and 1 <= layer <= spec.depth for layer in layers)
+    if not layers or not fit or len(set(layers)) != len(layers):
         msg = f"layers {layers!r} do not fit {spec.name}: give distinct block numbers between 1 and {spec.depth}."
         raise ValueError(msg)
     return sorted(layers)
@@ -210,58 +169,104 @@ def default_pretrained(spec: BackboneSpec) -> str:
 
 
 def check_pretrained(spec: BackboneSpec, pretrained: str) -> None:
-    """Check the ``pretrained`` argument before anything is loaded.
-
-    Raises:
-        ValueError: If it is neither ``"random"``, nor one of open_clip's tags for this model, nor a file.
-    """
-    if pretrained == RANDOM or is_file(pretrained):
+    """Raise ``ValueError`` if ``pretrained`` is neither ``"random"``, nor weights that this model has, nor a file."""
+    names = (spec.name, spec.name + _QUICKGELU)
+    own = sorted({tag for name in names for tag in open_clip.list_pretrained_tags_by_model(name)})
+    own = [BUNDLED] if spec.name == TINY else own
+    if pretrained in [RANDOM, *own] or is_file(pretrained):
         return
-    if spec.name == TINY:
-        if pretrained == BUNDLED:
-            return
+    if not isinstance(pretrained, str) or not _find_pretrained(spec, pretrained)[0]:  # it knows other spellings
         msg = (
-            f"pretrained={pretrained!r} is not a file, and {TINY} has its own weights: leave it out, or give the path "
-            "of a weights file."
+            f"pretrained={pretrained!r} is neither a file nor {RANDOM!r}, and {spec.name} has its own weights: "
+            f"{', '.join(own) or 'none'}."
         )
         raise ValueError(msg)
-    if isinstance(pretrained, str) and _find_pretrained(spec, pretrained)[0]:
-        return
-    names = (spec.name, spec.name + _QUICKGELU)
-    tags = sorted({tag for name in names for tag in open_clip.list_pretrained_tags_by_model(name)})
-    msg = (
-        f"pretrained={pretrained!r} is neither a file nor an open_clip tag of {spec.name}. "
-        f"Tags: {', '.join(tags) or 'none'}. Or give the path of a weights file, or random."
-    )
-    raise ValueError(msg)
 
 
 def _file_needs_quick_gelu(spec: BackboneSpec, path: Path) -> bool:
-    """Infer the activation of a local file, which does not store it, and warn if GELU is assumed.
-
-    TorchScript archives are OpenAI's, and for some architectures (ViT-L-14-336) all published weights use QuickGELU.
-    """
+    """Infer the activation of a local file, which does not store it, and warn if GELU is assumed."""
     tags = open_clip.list_pretrained_tags_by_model(spec.name)
+    # TorchScript archives are OpenAI's; for some architectures (ViT-L-14-336) all published weights use QuickGELU.
     quick = is_torchscript(path) or (bool(tags) and all(_find_pretrained(spec, tag)[1] for tag in tags))
     if not quick:
-        logger.warning(
-            "%s is read with GELU. If its weights were trained with QuickGELU, as OpenAI's were, use backbone=%r.",
-            path.name,
-            spec.name + _QUICKGELU,
-        )
+        text = "%s is read with GELU. If its weights were trained with QuickGELU, as OpenAI's were, use backbone=%r."
+        logger.warning(text, path.name, spec.name + _QUICKGELU)
     return quick
 
 
-def _build(name: str, image_size: tuple[int, int], quick_gelu: bool, *, random: bool) -> CLIP:
-    """Build the architecture, without changing the global random state.
+def download_weights(backbone: str, pretrained: str, config: dict[str, Any]) -> str:
+    """Download the weights of a tag through open_clip, whose entry for it is ``config``, and return the file."""
+    try:
+        with quiet("huggingface_hub"):
+            return open_clip.download_pretrained(config)
+    except Exception as error:  # noqa: BLE001  # hub clients and their versions raise different types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        msg = (
+            f"The CLIP weights {pretrained!r} of {backbone} could not be downloaded: {reason}\n"
+            "Alternatives:\n"
+            "  - pretrained=<file>: a local copy (.safetensors or .pt) in open_clip's or OpenAI's layout;\n"
+            "  - fill the cache on a machine with network access and copy it: ~/.cache/huggingface or ~/.cache/clip;\n"
+            "  - backbone='tiny': the bundled demonstration CLIP, which needs no download."
+        )
+        raise ConnectionError(msg) from None  # the hub client's traceback has nothing that a user can act on
 
-    With ``random`` its weights are seeded random numbers, otherwise uninitialized memory for loaded weights: drawing
-    random numbers takes seconds for a large model.
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a ``.safetensors``, torch or TorchScript file in open_clip's or OpenAI's layout.
+
+    A ``ValueError`` names a file that cannot be read, or has code, which is not run, or other objects.
+    """
+    path = Path(path)
+    if zipfile.is_zipfile(path):
+        check_archive(path)
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        elif is_torchscript(path):  # how OpenAI publishes its weights
+            state = _read_torchscript(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251  # reads tensors only
+    except Exception as error:  # readers raise various types for a corrupt file
+        msg = f"{path} cannot be read as CLIP weights: {why_unreadable(error)}"
+        raise ValueError(msg) from error
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        msg = f"{path} cannot be read as CLIP weights: it is not a dictionary of tensors."
+        raise ValueError(msg)
+    return {str(key).removeprefix("module."): value for key, value in state.items() if key not in _NO_WEIGHTS}
+
+
+def is_torchscript(path: Path) -> bool:
+    """Return whether a file is a TorchScript archive, which unlike a torch file has a ``constants.pkl``."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_torchscript(path: Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a TorchScript archive; refuse ``__setstate__``, a method that loading would run."""
+    copy = io.BytesIO()  # what was checked is loaded, because torch locates the files of an archive differently
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as checked:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if b"__setstate__" in content:
+                msg = "it contains code that would run when it is read"
+                raise ValueError(msg)
+            checked.writestr(name, content)
+    copy.seek(0)
+    return torch.jit.load(copy, map_location="cpu").state_dict()  # noqa: TID251  # no code left that runs
+
+
+def _build(name: str, image_size: tuple[int, int], quick_gelu: bool, *, random: bool) -> CLIP:
+    """Build the architecture with seeded random weights, or with uninitialized memory for weights that are loaded.
+
+    The global random state does not change. Drawing random numbers takes seconds for a large model.
     """
     config = _read_config(name)
     config["vision_cfg"]["image_size"] = image_size
     with torch.random.fork_rng(devices=[]), torch.device("cpu" if random else "meta"):
-        torch.manual_seed(_RANDOM_SEED)
+        torch.manual_seed(0)
         model = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick_gelu)
     if random:
         return model
@@ -283,30 +288,25 @@ def load_clip(spec: BackboneSpec, pretrained: str, image_size: tuple[int, int]) 
 
     Returns:
         CLIP: open_clip's model, in float32 on the CPU, frozen, in evaluation mode.
-
-    Raises:
-        ConnectionError: If the weights cannot be downloaded.
-        ValueError: If a weights file cannot be read or does not fit the architecture.
     """
-    quick_gelu = spec.quick_gelu
-    state, origin = None, pretrained
+    quick_gelu, state = spec.quick_gelu, None
     if is_file(pretrained):
         state = read_weights(pretrained)
         if spec.name == TINY:
             state = expand_vocabulary(state)
         else:
             quick_gelu = quick_gelu or _file_needs_quick_gelu(spec, Path(pretrained))
+    elif pretrained == BUNDLED:
+        state = tiny_state_dict()
     elif pretrained == RANDOM:
         logger.warning("%s has random weights: its scores are meaningless.", spec.name)
-    elif pretrained == BUNDLED:
-        state, origin = tiny_state_dict(), "the bundled weights"
     else:
         config, trained_with_quick_gelu = _find_pretrained(spec, pretrained)
         quick_gelu = quick_gelu or trained_with_quick_gelu
         state = read_weights(download_weights(spec.name, pretrained, config))
     model = _build(spec.name, image_size, quick_gelu, random=state is None)
     if state is not None:
-        _load_state(model, state, spec, str(origin))
+        _load_state(model, state, spec, str(pretrained))
     return model.eval().requires_grad_(requires_grad=False)
 
 
@@ -332,8 +332,8 @@ def full_name(spec: BackboneSpec, model: CLIP) -> str:
 def fingerprint(model: CLIP) -> str:
     """Hash weights (float32) and activation of a model, to identify a CLIP independently of its file.
 
-    The vision tower's position embedding is excluded, because it depends on the image size.
+    The vision tower's position embedding is left out, because it depends on the image size.
     """
     activation = type(model.visual.transformer.resblocks[0].mlp.gelu).__name__
-    weights = {key: value for key, value in model.named_parameters() if key != _RESIZED}
+    weights = {key: value for key, value in model.named_parameters() if key != "visual.positional_embedding"}
     return digest(weights, {"activation": activation})[:16]

@@ -13,8 +13,6 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .block import attend_by_value, run_block
-
 PatchAttention = Literal["clip", "value"]
 
 
@@ -25,20 +23,12 @@ def clip_tokenizer() -> SimpleTokenizer:
 
 
 class ImageTokens(NamedTuple):
-    """Vision-encoder outputs for a batch.
+    """Vision-encoder outputs for a batch."""
 
-    Args:
-        patches (tuple[Tensor, ...]): Patch tokens of each feature layer after CLIP's final norm, ``(B, N, d_v)``, in
-            row-major order of the patch grid.
-        cls (Tensor): CLS tokens ``c^i`` of the feature layers, without norm, ``(B, M, d_v)``.
-        pooled (Tensor): CLS token of the last feature layer after CLIP's final norm, ``(B, d_v)``.
-        embedding (Tensor): CLIP's own image embedding, ``(B, d)``, unit length.
-    """
-
-    patches: tuple[Tensor, ...]
-    cls: Tensor
-    pooled: Tensor
-    embedding: Tensor
+    patches: tuple[Tensor, ...]  # of each feature layer after CLIP's final norm, (B, N, d_v), row by row of the grid
+    cls: Tensor  # CLS tokens c^i of the feature layers, without norm, (B, M, d_v)
+    pooled: Tensor  # CLS token of the last feature layer after CLIP's final norm, (B, d_v)
+    embedding: Tensor  # CLIP's own image embedding, (B, d), unit length
 
 
 class FrozenCLIP(nn.Module):
@@ -48,7 +38,7 @@ class FrozenCLIP(nn.Module):
         model (CLIP): A model of :func:`anomalib_genclip.clip.backbone.load_clip`. It is frozen.
         layers (Sequence[int]): Feature layers: blocks of the vision tower, counted from 1, ascending.
         patch_attention (str): Patch tokens of the feature layers: "clip" for the blocks' outputs, "value" for
-            :func:`~anomalib_genclip.clip.block.attend_by_value`. CLS tokens and image embedding are the same.
+            :func:`attend_by_value`. CLS tokens and image embedding are the same.
     """
 
     def __init__(self, model: CLIP, layers: Sequence[int], patch_attention: str = "clip") -> None:
@@ -56,6 +46,7 @@ class FrozenCLIP(nn.Module):
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.layers = tuple(layers)
         self.tokenizer = clip_tokenizer()
+        self.sos_id, self.eos_id = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
         self.grid_size: tuple[int, int] = tuple(model.visual.grid_size)
         self.patch_attention = patch_attention
 
@@ -65,17 +56,7 @@ class FrozenCLIP(nn.Module):
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageTokens:
-        """Run the vision tower once.
-
-        Args:
-            images (Tensor): Normalized images, ``(B, 3, H, W)``, of the size that the model was built for.
-
-        Returns:
-            ImageTokens: Tokens of the feature layers and CLIP's image embedding.
-
-        Raises:
-            ValueError: If the images have another size.
-        """
+        """Run the vision tower once on normalized images ``(B, 3, H, W)`` of the size that the model was built for."""
         visual = self.model.visual
         size, expected = tuple(images.shape[-2:]), tuple(visual.image_size)
         if size != expected:
@@ -91,14 +72,12 @@ class FrozenCLIP(nn.Module):
         cls_tokens, patch_tokens = [], []
         blocks, by_value = visual.transformer.resblocks, self.patch_attention == "value"
         for number, block in enumerate(blocks, start=1):
-            only = None
-            if by_value and number == len(blocks):  # of its output only the CLS token is used
-                only = torch.zeros(1, 1, dtype=torch.long, device=tokens.device).expand(tokens.shape[0], 1)
-            tokens, keys_values = run_block(block, tokens, only=only)
+            cls_only = by_value and number == len(blocks)  # of its output only the CLS token is used
+            only = torch.zeros(tokens.shape[0], 1, dtype=torch.long, device=tokens.device) if cls_only else None
+            tokens, past = run_block(block, tokens, only=only)
             if number in self.layers:
                 cls_tokens.append(tokens[:, 0])
-                own = attend_by_value(block, keys_values[1]).to(tokens.dtype) if by_value else tokens[:, 1:]
-                patch_tokens.append(own)
+                patch_tokens.append(attend_by_value(block, past[1]).to(tokens.dtype) if by_value else tokens[:, 1:])
         # Decides on class names, by differences that are smaller than what autocast rounds.
         with torch.autocast(images.device.type, enabled=False):
             embedding = F.normalize(visual.ln_post(tokens[:, 0]) @ visual.proj, dim=-1)
@@ -110,16 +89,12 @@ class FrozenCLIP(nn.Module):
         )
 
     def encode_prefix(self, embeddings: Tensor) -> Tensor:
-        """Run the text tower on the prefixes of prompts.
+        """Run the text tower on the prefixes of prompts, given as token embeddings from [SOS] on, ``(K, P, d_t)``.
 
         The tower is causal: keys and values of the first tokens do not depend on the tokens that follow.
 
-        Args:
-            embeddings (Tensor): Token embeddings from [SOS] on, ``(K, P, d_t)``.
-
         Returns:
-            Tensor: Keys and values in each block, ``(blocks, 2, 1, heads, K * P, d_t / heads)``. Gradients reach
-                ``embeddings``.
+            Tensor: Keys and values in each block, ``(blocks, 2, 1, heads, K * P, d_t / heads)``, with gradients.
         """
         places = self._places([embeddings.shape[1]] * embeddings.shape[0], 0)
         tokens = self._add_positions(embeddings.flatten(0, 1).unsqueeze(0), places)
@@ -136,14 +111,13 @@ class FrozenCLIP(nn.Module):
         """Run the text tower on prompts given as token embeddings.
 
         A sequence may hold several prompts one after the other, which do not see each other: none needs padding to
-        the length of another. The tower is causal, so tokens after [EOS] have no effect: prompts may be cut after the
-        [EOS] of the longest one, and shorter ones padded with anything.
+        the length of another. The tower is causal: what follows [EOS] has no effect, so shorter prompts may be padded
+        with anything.
 
         Args:
             embeddings (Tensor): Token embeddings of K prompts from [SOS], or from the end of their prefixes, to at
                 least [EOS], ``(S, L, d_t)``.
-            lengths (Sequence[int]): Their lengths, K numbers whose sum is L; each with its prefix at most the tower's
-                context length.
+            lengths (Sequence[int]): Their K lengths, whose sum is L; with its prefix each fits into the context.
             eos (Tensor): Positions of their [EOS] in ``embeddings``, ``(S, K)``, integers.
             prefix (Tensor | None): From :meth:`encode_prefix`. ``None`` if the embeddings begin with [SOS].
 
@@ -180,36 +154,13 @@ class FrozenCLIP(nn.Module):
         weight = self.model.token_embedding.weight
         return weight[torch.tensor(token_ids, dtype=torch.long, device=weight.device)]
 
-    @property
-    def sos_id(self) -> int:
-        """Token ID of [SOS]."""
-        return self.tokenizer.sot_token_id
-
-    @property
-    def eos_id(self) -> int:
-        """Token ID of [EOS]."""
-        return self.tokenizer.eot_token_id
-
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Encode prompts given as text, in one pass.
-
-        Args:
-            texts (Sequence[str]): The prompts, without special tokens.
-
-        Returns:
-            Tensor: Text features, ``(len(texts), d)``, unit length.
-
-        Raises:
-            ValueError: If a prompt exceeds the text tower's context length.
-        """
+        """Encode prompts given as text without special tokens, in one pass: ``(len(texts), d)``, unit length."""
         prompts = [[self.sos_id, *self.tokenizer.encode(text), self.eos_id] for text in texts]
         for text, ids in zip(texts, prompts, strict=True):
-            if len(ids) > self.model.context_length:
-                msg = (
-                    f"The prompt {text[:60]!r}... has {len(ids)} tokens, the text tower takes "
-                    f"{self.model.context_length}."
-                )
+            if len(ids) > (most := self.model.context_length):
+                msg = f"The prompt {text[:60]!r}... has {len(ids)} tokens, the text tower takes {most}."
                 raise ValueError(msg)
         embeddings = nn.utils.rnn.pad_sequence([self.embed(ids) for ids in prompts], batch_first=True)
         eos = torch.tensor([[len(ids) - 1] for ids in prompts], device=embeddings.device)
@@ -219,3 +170,48 @@ class FrozenCLIP(nn.Module):
 def _causal_mask(queries: Tensor, keys: Tensor) -> Tensor:
     """Return which keys each query attends to: those of the same prompt up to its own position, bool."""
     return (queries[0].unsqueeze(1) == keys[0]) & (queries[1].unsqueeze(1) >= keys[1])
+
+
+def run_block(
+    block: nn.Module, tokens: Tensor, mask: Tensor | None = None, past: Tensor | None = None, only: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Compute the same as open_clip's block, batch-first for every version of open_clip.
+
+    Its modules are called one by one, because the block does not accept keys and values of earlier tokens, and the fast
+    path of ``nn.MultiheadAttention`` inside it is slow for many patches.
+
+    Args:
+        block (nn.Module): open_clip's ``ResidualAttentionBlock``.
+        tokens (Tensor): ``(S, L, width)``.
+        mask (Tensor | None): Which of the P + L tokens each of these attends to, ``(L, P + L)``, bool.
+        past (Tensor | None): Keys and values of P earlier tokens of all sequences, ``(2, 1, heads, P, width / heads)``.
+        only (Tensor | None): Positions of the only K tokens of each sequence to compute, ``(S, K)``.
+
+    Returns:
+        tuple[Tensor, Tensor]: Outputs ``(S, L, width)``, or ``(S, K, width)`` with ``only``; keys and values of
+            all L tokens ``(2, S, heads, L, width / heads)``.
+    """
+    attention = block.attn
+    projected = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
+    projected = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    query, own = projected[0], projected[1:]
+    everything = own
+    if past is not None:
+        everything = torch.cat([past.to(own.dtype).expand(-1, own.shape[1], -1, -1, -1), own], dim=-2)
+    if only is not None:
+        tokens = tokens.gather(1, only.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+        query = query.gather(2, only[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[-1]))
+        mask = None if mask is None else mask[only].unsqueeze(1)
+    attended = F.scaled_dot_product_attention(query, everything[0], everything[1], attn_mask=mask)
+    tokens = tokens + block.ls_1(attention.out_proj(attended.transpose(1, 2).flatten(2)))
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens))), own
+
+
+def attend_by_value(block: nn.Module, values: Tensor) -> Tensor:
+    """Compute patch tokens ``(B, N, width)`` that attend by the similarity of their values, not of queries and keys.
+
+    After AnomalyCLIP's value-value attention; without residual and MLP (ours). ``values`` are those of
+    :func:`run_block`, CLS token first, ``(B, heads, 1 + N, width / heads)``.
+    """
+    attended = F.scaled_dot_product_attention(values[:, :, 1:], values, values)
+    return block.ls_1(block.attn.out_proj(attended.transpose(1, 2).flatten(2)))

@@ -132,7 +132,8 @@ class NameRule:
 
     def products_of(self, category: str | None) -> list[str]:
         """Return the names by which an image's references are looked up; none if nothing is known of it."""
-        known = [category, self.given or (category and self.name_of(category)), None if category else self.of_file]
+        known = [category, self.given or (category and self.name_of(category))]
+        known = known if any(known) else [self.of_file]
         return list(dict.fromkeys(clean_class_name(name) for name in known if name))
 
 

@@ -29,17 +29,10 @@ def tiny_config() -> dict[str, Any]:
 
 
 def expand_vocabulary(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rebuild the full token embedding from the stored rows; a state dict that already has it is not changed.
+    """Rebuild the token embedding ``(vocabulary, d_t)`` from trained rows ``(T, d_t)`` and token IDs ``(T,)``, if any.
 
     Tokens that do not occur in training get the mean of the trained rows. Training used that row for invented names,
     so that an unknown word means "some object".
-
-    Args:
-        state: The file's tensors: an open_clip state dict without ``token_embedding.weight``, plus trained rows
-            ``(T, d_t)`` and their token IDs ``(T,)``.
-
-    Returns:
-        A complete float32 state dict in open_clip's (and OpenAI's) layout.
     """
     if TRAINED_ROWS not in state:
         return state
@@ -50,6 +43,6 @@ def expand_vocabulary(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return full | {"token_embedding.weight": weight}
 
 
-def tiny_state_dict(path: Path | str = TINY_CLIP_FILE) -> dict[str, torch.Tensor]:
+def tiny_state_dict() -> dict[str, torch.Tensor]:
     """Read the bundled weights as a complete float32 state dict in open_clip's (and OpenAI's) layout."""
-    return expand_vocabulary(load_file(str(path)))
+    return expand_vocabulary(load_file(TINY_CLIP_FILE))

@@ -4,7 +4,7 @@
 """Evaluation per category: metrics of each category, their mean, and a report."""
 
 from .evaluator import CategoryEvaluator
-from .report import write_report
-from .result import METRIC_NAMES, EvaluationResult
+from .report import EvaluationResult
+from .scores import METRIC_NAMES
 
-__all__ = ["METRIC_NAMES", "CategoryEvaluator", "EvaluationResult", "write_report"]
+__all__ = ["METRIC_NAMES", "CategoryEvaluator", "EvaluationResult"]

@@ -11,6 +11,8 @@ from typing import Any
 from anomalib_genclip.components.class_names import GENERIC
 from anomalib_genclip.utils.files import atomic_write_folder
 
+from .export_metadata import metadata_of, write_metadata
+
 logger = logging.getLogger(__name__)
 
 ONNX_OPSET = 18  # the oldest that torch's exporter writes; anomalib's 14 makes it print a failed conversion
@@ -18,14 +20,6 @@ ONNX_OPSET = 18  # the oldest that torch's exporter writes; anomalib's 14 makes 
 
 def export_atomically(module: Any, export_root: Path | str, write: Callable[[Path], Path]) -> Path:  # noqa: ANN401
     """Export a model; a failed or interrupted export leaves the folder unchanged.
-
-    Args:
-        module (GenCLIP): The model.
-        export_root (Path | str): The folder.
-        write (Callable[[Path], Path]): anomalib's export to a folder.
-
-    Returns:
-        Path: The exported file.
 
     Raises:
         ValueError: If the model has no references yet, or those of several categories and no class name.
@@ -47,7 +41,13 @@ def export_atomically(module: Any, export_root: Path | str, write: Callable[[Pat
         )
     # anomalib's command line shows INFO of all loggers, and this one logs a thousand merged constants.
     logging.getLogger("onnx_ir").setLevel(logging.WARNING)
-    return atomic_write_folder(Path(export_root), write)
+
+    def write_described(folder: Path) -> Path:
+        path = write(folder)
+        write_metadata(path, metadata_of(module))
+        return path
+
+    return atomic_write_folder(Path(export_root), write_described)
 
 
 def check_dynamic_size(model: Any) -> None:  # noqa: ANN401  # GenCLIPModel

@@ -3,6 +3,7 @@
 
 """Run exported models with ONNX Runtime or OpenVINO."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, ToDtype
+
+from .export_metadata import KEY
 
 SUFFIXES = (".onnx", ".xml")
 TO_FLOAT = ToDtype(torch.float32, scale=True)
@@ -29,6 +32,8 @@ class ExportedModel:
 
     Attributes:
         transform (Callable): Applied to each image, ``(3, H, W)``, uint8, before images are stacked to a batch.
+        metadata (dict[str, Any]): What the file says of itself, see
+            :func:`~anomalib_genclip.persistence.export_metadata.metadata_of`; empty for other exports.
 
     Raises:
         ValueError: If the file cannot be opened, or is not an exported anomaly model.
@@ -40,7 +45,8 @@ class ExportedModel:
             raise ValueError(msg)
         load = _open_onnx if path.suffix == ".onnx" else _open_openvino
         try:
-            shape, outputs, self._run = load(str(path), device, precision)
+            shape, outputs, self._run, text = load(str(path), device, precision)
+            self.metadata: dict[str, Any] = json.loads(text) if text else {}
         except ImportError as error:
             msg = f"{path} needs a package that is not installed: {error}. Install: pip install onnxruntime openvino."
             raise ValueError(msg) from error
@@ -54,6 +60,7 @@ class ExportedModel:
             msg = f"{path} is not an exported model for anomaly detection: it {what}."
             raise ValueError(msg)
         self._batch_size = shape[0] if isinstance(shape[0], int) else None
+        self.path = path
         fixed = [side for side in shape[2:] if isinstance(side, int)]
         self.transform: Callable[[Tensor], Tensor] = _as_it_is
         if len(fixed) == 2:
@@ -86,8 +93,8 @@ def _as_it_is(image: Tensor) -> Tensor:
     return image
 
 
-def _open_onnx(path: str, device: str, precision: str) -> tuple[list[Any], list[str], Run]:
-    """Open a file with ONNX Runtime: shape of its input, with names for dynamic sizes, names of its outputs, and it."""
+def _open_onnx(path: str, device: str, precision: str) -> tuple[list[Any], list[str], Run, str]:
+    """Open a file with ONNX Runtime."""
     import onnxruntime
 
     del precision
@@ -97,18 +104,30 @@ def _open_onnx(path: str, device: str, precision: str) -> tuple[list[Any], list[
     session = onnxruntime.InferenceSession(path, options, providers=wanted)
     (entry,) = session.get_inputs()
     outputs = [output.name for output in session.get_outputs()]
-    return entry.shape, outputs, lambda images: dict(zip(outputs, session.run(None, {entry.name: images}), strict=True))
+    text = session.get_modelmeta().custom_metadata_map.get(KEY, "")
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(outputs, session.run(None, {entry.name: images}), strict=True))
+
+    return entry.shape, outputs, run, text
 
 
-def _open_openvino(path: str, device: str, precision: str) -> tuple[list[Any], list[str], Run]:
-    """Open a file with OpenVINO; anomalib's inferencer would leave a cache in the current folder."""
+def _open_openvino(path: str, device: str, precision: str) -> tuple[list[Any], list[str], Run, str]:
+    """As :func:`_open_onnx` with OpenVINO; anomalib's inferencer would leave a cache in the current folder."""
     import openvino
 
     # By default OpenVINO computes in bfloat16 if the processor supports it.
     hint = {"float32": "f32", "bf16": "bf16"}[precision]
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    model = openvino.Core().compile_model(path, "GPU" if device == "gpu" else "CPU", options)
+    core = openvino.Core()
+    source = core.read_model(path)
+    text = source.get_rt_info([KEY, "metadata"]).astype(str) if source.has_rt_info([KEY, "metadata"]) else ""
+    model = core.compile_model(source, "GPU" if device == "gpu" else "CPU", options)
     (entry,) = model.inputs
     shape = [side.get_length() if side.is_static else str(side) for side in entry.get_partial_shape()]
     outputs = [output.any_name for output in model.outputs]
-    return shape, outputs, lambda images: dict(zip(outputs, model(images).to_tuple(), strict=True))
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(outputs, model(images).to_tuple(), strict=True))
+
+    return shape, outputs, run, text

@@ -1,243 +1,285 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Comparison of models with different protocols, on the same images and with the same metrics."""
+"""Comparison of models on the same images and with the same metrics, and of a model with parts of itself."""
 
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Literal, TypeVar
 
+import pandas as pd
 import yaml
-from anomalib.data import AnomalibDataModule, UnknownDatamoduleError, get_datamodule
+from matplotlib.figure import Figure
+from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, ValidationError, model_validator
 
-from anomalib_genclip.data.categories import Categories, category_of, expand_each, to_download
-from anomalib_genclip.evaluation.tables import Row
+from anomalib_genclip.data.categories import category_of, expand_each, to_download
+from anomalib_genclip.evaluation.report import NOTE, STD, ResultTable, Row, png
+from anomalib_genclip.evaluation.scores import METRIC_NAMES
+from anomalib_genclip.inferencer import load_trained
+from anomalib_genclip.utils.files import atomic_write
+from anomalib_genclip.utils.loaders import as_list
 
-from .comparison_tables import ComparisonTables
-from .jobs import Job, run_jobs
-from .measure import PROTOCOLS
-from .task import Settings
+from .jobs import Job, Settings, build_datamodule, run_jobs
 
-REQUIRED = {"target", "models"}
-OPTIONAL = {"results_dir", "accelerator", "isolate", "jobs_dir", "seed", "target_categories"}
-ENTRY_REQUIRED = {"name", "protocol", "model"}
-ENTRY_OPTIONAL = {"trainer", "source", "source_categories", "data", "seeds", "k_shot"}
-
-
-class TargetPart(NamedTuple):
-    """One category of a target.
-
-    Args:
-        label (str): Name of the category in tables.
-        target (Settings): The datamodule, ``{"class_path": name, "init_args": {...}}``.
-        category (str | None): Value of the datamodule's ``category``, ``None`` for datasets without categories.
-    """
-
-    label: str
-    target: Settings
-    category: str | None
-
-
-def target_parts(targets: list[Settings], categories: Categories) -> list[TargetPart]:
-    """List the categories of the targets, after downloading missing datasets.
-
-    Args:
-        targets (list[Settings]): Datamodules, ``{"class_path": name, "init_args": {...}}``.
-        categories (Categories): As in :class:`anomalib_genclip.CrossDataset`; they apply to datasets with categories.
-
-    Returns:
-        list[TargetPart]: The categories of all targets.
-
-    Raises:
-        ValueError: If a target is invalid, or a category is missing.
-    """
-    datamodules = [_datamodule(target) for target in targets]
-    for missing in to_download(datamodules):
-        missing.prepare_data()
-    sorted_in = [datamodule for datamodule in datamodules if datamodule.category]
-    found = iter(expand_each(sorted_in, categories, "target_categories")) if sorted_in else iter(())
-    parts = []
-    for target, datamodule in zip(targets, datamodules, strict=True):
-        own = next(found) if datamodule.category else [datamodule]
-        parts += [TargetPart(category_of(part), target, part.category or None) for part in own]
-    return parts
+REMARKS = (
+    "Metrics in percent, per category and as the mean over categories.",
+    "Every model keeps its own pre- and post-processor, as in anomalib's benchmark.",
+    "anomalib's post-processor clamps normalized scores to [0, 1], which causes ties; GenCLIP's does not normalize.",
+    "images_per_second: pre-processing and model, without reading files and computing metrics.",
+    "peak_memory_mib: during the test (one_class models: and training); of the GPU, else of the process.",
+)
+NUMBERS = (*METRIC_NAMES, "images", "images_per_second", "peak_memory_mib")
+ABLATION_REMARKS = [
+    "Metrics in percent. One trained model, without retraining.",
+    "layers: those whose maps are averaged. The image score also uses the last layer's CLS token.",
+]
+ABLATION_COLUMNS = ["branches", "CNF", "layers", *METRIC_NAMES, "images_per_second"]
+Kind = TypeVar("Kind", bound=BaseModel)
+Categories = list[str] | Literal["all"] | None
+Numbers = Annotated[list[NonNegativeInt], Field(min_length=1)]
 
 
-def _datamodule(target: Settings) -> AnomalibDataModule:
-    """Build a target."""
-    check_names(target, {"class_path"}, {"init_args"}, "The target")
-    try:
-        return get_datamodule(target)
-    except UnknownDatamoduleError as error:
-        msg = f"anomalib has no datamodule {target['class_path']!r}."
-        raise ValueError(msg) from error
+class Strict(BaseModel, extra="forbid"):
+    """Settings of which misspelt ones are an error."""
+
+
+class Component(Strict):
+    """A model or datamodule, as in anomalib's settings files."""
+
+    class_path: str
+    init_args: Settings = {}
+
+
+Components = Annotated[list[Component], BeforeValidator(as_list)]  # one, or a list
+
+
+class Entry(Strict):
+    """A model of a comparison."""
+
+    name: str
+    # Trained once on the source, not at all, or on each category's normal training images.
+    protocol: Literal["cross_dataset", "zero_shot", "one_class"]
+    model: Component
+    source: Components | None = None
+    source_categories: Categories = None
+    data: Settings = {}  # other arguments of CrossDataset
+    trainer: Settings = {}  # arguments of Lightning's trainer, such as max_epochs
+    seeds: Numbers | None = None  # the model is trained and tested once per seed; None for that of the comparison
+    # The model is tested once for each number of normal training images, which are drawn with the seed: as references
+    # or, by a one_class model, after training on them.
+    k_shot: Numbers | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "Entry":
+        if (self.source is None) == (self.protocol == "cross_dataset"):
+            msg = "protocol 'cross_dataset' needs a source, and no other protocol takes one"
+            raise ValueError(msg)
+        if self.protocol == "one_class" and 0 in (self.k_shot or []):
+            msg = "k_shot of a one_class model must be at least 1; without k_shot it is trained on all images"
+            raise ValueError(msg)
+        return self
+
+
+class Comparison(Strict):
+    """Settings of a comparison; ``configs/comparison.yaml`` explains them."""
+
+    target: Components
+    target_categories: Categories = None
+    models: list[Entry] = Field(min_length=1)
+    results_dir: Path = Path("results/comparison")
+    jobs_dir: Path | None = None
+    accelerator: str = "auto"
+    isolate: bool = True
+    seed: NonNegativeInt = 42
+
+    @model_validator(mode="after")
+    def _check(self) -> "Comparison":
+        names = [entry.name for entry in self.models]
+        if len(set(names)) < len(names):
+            msg = f"each model must have a unique name, got {', '.join(names)}"
+            raise ValueError(msg)
+        for entry in self.models:
+            entry.seeds = entry.seeds or [self.seed]
+        return self
+
+
+@dataclass
+class ComparisonTables:
+    """Tables of a comparison, and the folder for their files."""
+
+    folder: Path
+    rows: list[Row]  # one per job: model, protocol, category, seed, and results or an error
+
+    @property
+    def models(self) -> ResultTable:
+        """One row per model, with means over its categories, and over its seeds with standard deviations."""
+        plain = [{**dict.fromkeys(NUMBERS), **with_note(row), "failed": "error" in row} for row in self.rows]
+        frame = pd.DataFrame(plain).astype(dict.fromkeys(NUMBERS, float))
+        rows = [_summary(own) for _, own in frame.groupby("model", sort=False)]
+        done, remarks = frame[~frame.failed], list(REMARKS)
+        if len(set(done.groupby("model").category.agg(frozenset))) > 1:
+            remarks.append("The models' means are over different categories, because some jobs failed.")
+        if len(done[["category", "images"]].drop_duplicates()) > done.category.nunique():
+            remarks.append("The models were not tested on the same number of images.")
+        return ResultTable("Comparison: means over categories", rows, remarks)
+
+    @property
+    def categories(self) -> ResultTable:
+        """One row per model, seed and category."""
+        return ResultTable("Comparison: by category", [with_note(row) for row in self.rows], list(REMARKS))
+
+    def save(self) -> None:
+        """Print the table of models, and write both tables and the plot."""
+        models = self.models
+        models.print(["model", "categories", *METRIC_NAMES, "images_per_second", "peak_memory_mib"])
+        models.write(self.folder, "comparison")
+        self.categories.write(self.folder, "comparison_by_category")
+        atomic_write(self.folder / "comparison.png", draw_accuracy_against_speed(models.rows))
+        print(f"Tables and plot: {self.folder}/comparison.*, comparison_by_category.*")
+
+
+def with_note(row: Row) -> Row:
+    """Replace a job's error and notes by the row's note."""
+    results = {name: value for name, value in row.items() if name not in {"error", "notes"}}
+    return {**results, NOTE: f"failed: {row['error']}" if "error" in row else "; ".join(row["notes"])}
+
+
+def _summary(rows: pd.DataFrame) -> Row:
+    """Summarize one model's rows: mean of metrics, sum of times, peak of memory."""
+    done, count = rows[~rows.failed], rows.category.nunique()
+    summary = {
+        **rows.iloc[0][["model", "protocol"]],
+        "categories": f"{count - rows.category[rows.failed].nunique()} of {count}",
+    }
+    of_seeds = done.groupby("seed")[list(METRIC_NAMES)].mean().agg(["mean", "std"])
+    for name, (mean, std) in of_seeds.items():
+        summary[name] = mean
+        if pd.notna(std):
+            summary[f"{name}{STD}"] = std
+    seconds = (done.images / done.images_per_second).sum()
+    summary |= {
+        "images": int(done.images.sum()),
+        "images_per_second": done.images.sum() / seconds if seconds else None,
+        "peak_memory_mib": done.peak_memory_mib.max(),
+        "device": ", ".join(done.device.unique()) if len(done) else None,
+        NOTE: "; ".join(filter(None, rows[NOTE].unique())),
+    }
+    return {name: None if pd.isna(value) else value for name, value in summary.items()}
+
+
+def draw_accuracy_against_speed(rows: list[Row]) -> bytes:
+    """Draw one panel per metric with one point per model, as PNG; models without results are listed in the title."""
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    panels = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
+    drawn = {}
+    for axes, metric in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for index, row in enumerate(rows):
+            if row["images_per_second"] is not None and row[metric] is not None:
+                style = {"marker": "osD^vP*X"[index % 8], "color": f"C{index % 10}", "linestyle": "", "markersize": 9}
+                (drawn[row["model"]],) = axes.plot(row["images_per_second"], 100 * row[metric], **style)
+        axes.set(xscale="log", xlabel="images per second", title=f"{metric.replace('_', ' ')} in percent")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.margins(0.15)
+        axes.grid(visible=True, which="both", color="#e4e4e4", linewidth=0.6)
+    absent = [row["model"] for row in rows if row["images_per_second"] is None]
+    title = "Accuracy against speed" + (f" (without a result: {', '.join(absent)})" if absent else "")
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    if drawn:
+        figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=min(4, len(drawn)))
+    return png(figure, dpi=110)
 
 
 def compare(settings: Settings) -> ComparisonTables:
     """Compare models with different protocols on the same images, and print and write the tables.
 
-    Settings (see ``configs/comparison.yaml``): all models are tested on ``target`` (a datamodule or a list of them) and
-    ``target_categories``, category by category; ``models`` is a list of ``name``, ``protocol`` and ``model``.
-    Protocols:
-
-    - ``cross_dataset``: trained once on ``source`` (``source_categories``, ``data`` for the other arguments of
-      :class:`anomalib_genclip.CrossDataset`), tested on every category of the target.
-    - ``zero_shot``: not trained.
-    - ``one_class``: trained on each category's normal training images.
-
-    ``trainer`` has arguments of Lightning's trainer, such as ``max_epochs``. ``seeds`` of a model is a list that
-    replaces the comparison's ``seed``: the model is trained and tested once per seed, and tables have mean and standard
-    deviation. ``k_shot`` of a model is a list of numbers of normal training images, drawn with the seed: the model is
-    tested once for each number, GenCLIP and WinClip with these images as references and a ``one_class`` model after
-    training on them. With the same seed the images are the same for every model.
-
-    Every job runs in a process of its own unless ``isolate`` is false. Results are stored in ``<jobs_dir>/jobs``
-    (``jobs_dir`` defaults to ``results_dir``), and finished jobs are not repeated. Failed jobs are rows with the
-    reason, and are tried again next time.
-
-    Args:
-        settings (Settings): As above.
-
-    Returns:
-        ComparisonTables: The results.
+    Finished jobs are not repeated; failed jobs are rows with the reason, and are tried again next time.
 
     Raises:
         ValueError: If a setting is missing, unknown or invalid; raised before any job runs.
-
-    Example:
-        >>> tables = compare(read_settings("configs/comparison.yaml"))  # doctest: +SKIP
     """
-    complete = complete_settings(settings)
-    folder, isolate = complete["jobs_dir"], complete["isolate"]
-    trained = {(row["model"], row["seed"]): row for row in run_jobs("train", training_jobs(complete), folder, isolate)}
-    rows = run_jobs("test", test_jobs(complete, trained), folder, isolate)
-    tables = ComparisonTables(complete["results_dir"], rows)
+    comparison = validated(Comparison, settings)
+    parts = target_parts(comparison)
+    folder = comparison.jobs_dir or comparison.results_dir
+    trained = run_jobs("train", training_jobs(comparison), folder, comparison.isolate)
+    rows = run_jobs("test", test_jobs(comparison, parts, trained), folder, comparison.isolate)
+    tables = ComparisonTables(comparison.results_dir, rows)
     tables.save()
     return tables
 
 
-def training_jobs(settings: Settings) -> list[Job]:
+def target_parts(comparison: Comparison) -> list[tuple[str, Settings, str | None]]:
+    """List the categories of the targets, after downloading missing datasets."""
+    targets = [target.model_dump() for target in comparison.target]
+    datamodules = [build_datamodule(target) for target in targets]
+    for missing in to_download(datamodules):
+        missing.prepare_data()
+    sorted_in = [datamodule for datamodule in datamodules if datamodule.category]
+    found = iter(expand_each(sorted_in, comparison.target_categories, "target_categories") if sorted_in else [])
+    parts = []
+    for target, datamodule in zip(targets, datamodules, strict=True):
+        own = next(found) if datamodule.category else [datamodule]
+        parts += [(category_of(part), target, part.category or None) for part in own]
+    return parts
+
+
+def training_jobs(comparison: Comparison) -> list[Job]:
     """Create one training job for each model of the cross-dataset protocol and each of its seeds."""
-    return [
-        Job(
-            settings={
-                "action": "train",
-                "model": entry["model"],
-                "source": entry["source"],
-                "source_categories": entry["source_categories"],
-                "data": entry["data"],
-                "trainer": entry["trainer"],
-                "seed": seed,
-                "accelerator": settings["accelerator"],
-            },
-            labels={"model": entry["name"], "seed": seed},
-        )
-        for entry in settings["models"]
-        if entry["protocol"] == "cross_dataset"
-        for seed in entry["seeds"]
-    ]
-
-
-def test_jobs(settings: Settings, trained: dict[tuple[str, int], Row]) -> list[Job]:
-    """Create one test job for each model, seed and category of the target.
-
-    Args:
-        settings (Settings): Complete settings.
-        trained (dict[tuple[str, int], Row]): Results of the training jobs by name and seed of the model.
-
-    Returns:
-        list[Job]: The jobs.
-    """
+    own = {"model", "source", "source_categories", "data", "trainer"}
     jobs = []
-    for entry, seed in ((model, number) for model in settings["models"] for number in model["seeds"]):
-        training = trained.get((entry["name"], seed), {})
-        failure = f"training failed: {training['error']}" if "error" in training else ""
-        for part in settings["parts"]:
-            test = {
-                "action": "test",
-                "model": entry["model"],
-                "protocol": entry["protocol"],
-                "trainer": entry["trainer"],
-                "checkpoint": training.get("checkpoint"),
-                "target": part.target,
-                "category": part.category,
-                "k_shot": entry["k_shot"],
-                "seed": seed,
-                "accelerator": settings["accelerator"],
-            }
-            labels = {"model": entry["name"], "protocol": entry["protocol"], "category": part.label, "seed": seed}
-            jobs.append(Job(test, labels, failure))
+    for entry in comparison.models:
+        for seed in entry.seeds or [] if entry.protocol == "cross_dataset" else []:
+            settings = {**entry.model_dump(include=own), "seed": seed, "accelerator": comparison.accelerator}
+            jobs.append(Job("train", settings, {"model": entry.name, "seed": seed}))
     return jobs
 
 
-def complete_settings(settings: Settings) -> Settings:
-    """Check the settings and fill in the defaults.
-
-    Raises:
-        ValueError: If a setting is missing, unknown or contradicts another.
-    """
-    check_names(settings, REQUIRED, OPTIONAL, "The comparison")
-    if not isinstance(settings["models"], list):
-        msg = f"models must be a list, got {settings['models']!r}."
-        raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
-    defaults = {"accelerator": "auto", "isolate": True, "seed": 42}
-    seed = settings.get("seed", defaults["seed"])
-    entries = [shot for entry in settings["models"] for shot in _complete_entry(entry, seed)]
-    names = [entry["name"] for entry in entries]
-    if not names or len(set(names)) < len(names):
-        msg = f"models must have at least one entry, each with a unique name, got: {', '.join(names) or 'none'}."
-        raise ValueError(msg)
-    folder = Path(settings.get("results_dir", "results/comparison"))
-    targets = settings["target"] if isinstance(settings["target"], list) else [settings["target"]]
-    return {
-        **defaults,
-        **settings,
-        "models": entries,
-        "parts": target_parts(targets, settings.get("target_categories")),
-        "results_dir": folder,
-        "jobs_dir": Path(settings.get("jobs_dir", folder)),
-    }
+def test_jobs(comparison: Comparison, parts: list[tuple], trained: list[Row]) -> list[Job]:
+    """Create one test job for each model, number of shots, seed and category, from the results of the trainings."""
+    trainings = {(row["model"], row["seed"]): row for row in trained}
+    jobs = []
+    for entry in comparison.models:
+        for k_shot, seed, (category, target, own) in product(entry.k_shot or [0], entry.seeds or [], parts):
+            training = trainings.get((entry.name, seed), {})
+            settings = {
+                **entry.model_dump(include={"model", "protocol", "trainer"}),
+                "checkpoint": training.get("checkpoint"),
+                "target": target,
+                "category": own,
+                "k_shot": k_shot,
+                "seed": seed,
+                "accelerator": comparison.accelerator,
+            }
+            name = entry.name if entry.k_shot is None else f"{entry.name}, k = {k_shot}"
+            labels = {"model": name, "protocol": entry.protocol, "category": category, "seed": seed}
+            failure = f"training failed: {training['error']}" if "error" in training else ""
+            jobs.append(Job("test", settings, labels, failure))
+    return jobs
 
 
-def _complete_entry(entry: Settings, seed: int) -> list[Settings]:
-    """Check the settings of one model and fill in the defaults: an entry for each number of ``k_shot``."""
-    what = f"Model {entry.get('name', '') if isinstance(entry, dict) else entry!r}"
-    check_names(entry, ENTRY_REQUIRED, ENTRY_OPTIONAL, what)
-    if entry["protocol"] not in PROTOCOLS:
-        msg = f"{what}: protocol {entry['protocol']!r} is unknown. Choose one of {', '.join(PROTOCOLS)}."
-        raise ValueError(msg)
-    if ("source" in entry) != (entry["protocol"] == "cross_dataset"):
-        msg = f"{what}: protocol 'cross_dataset' needs a source, and no other protocol takes one."
-        raise ValueError(msg)
-    seeds = _whole_numbers(entry.get("seeds", [seed]), f"{what}: seeds", 0)
-    complete = {"trainer": {}, "source_categories": None, "data": {}, **entry, "seeds": seeds}
-    if "k_shot" not in entry:
-        return [{**complete, "k_shot": 0}]
-    # Without a number a one-class model is trained on all images.
-    shots = _whole_numbers(entry["k_shot"], f"{what}: k_shot", int(entry["protocol"] == "one_class"))
-    return [{**complete, "name": f"{entry['name']}, k = {k}", "k_shot": k} for k in shots]
-
-
-def _whole_numbers(numbers: Any, what: str, smallest: int) -> list[int]:  # noqa: ANN401  # whatever was in the file
-    """Return the numbers of a list, each once."""
-    if not isinstance(numbers, list) or not numbers or not all(type(n) is int and n >= smallest for n in numbers):
-        msg = f"{what}={numbers!r} must be a list of whole numbers of at least {smallest}, such as [1, 2, 4]."
-        raise ValueError(msg)
-    return list(dict.fromkeys(numbers))
+def ablate(
+    weights: str, data: Settings, results_dir: str, accelerator: str, seed: int, isolate: bool, pretrained: str | None
+) -> ResultTable:
+    """Test a trained model without some of its parts and with single layers, and print and write the table."""
+    common = {"weights": weights, "pretrained": pretrained, "data": data, "seed": seed, "accelerator": accelerator}
+    layers = load_trained(weights, pretrained).model.layers
+    # CNF has no effect on the query-only branch, which has no class name.
+    parts = [("both", True), ("both", False), ("vision", True), ("vision", False), ("query", False)]
+    jobs = []
+    for branches, cnf, used in [(*part, layers) for part in parts] + [("both", True, [layer]) for layer in layers]:
+        variant = {"branches": branches, "class_name_filter": cnf, "map_layers": used}
+        labels = {"branches": branches, "CNF": "on" if cnf else "off", "layers": " ".join(map(str, used))}
+        jobs.append(Job("ablate", {**common, "variant": variant}, labels))
+    rows = [with_note(row) for row in run_jobs("ablation", jobs, Path(results_dir), isolate)]
+    shown = [{name: row[name] for name in (*ABLATION_COLUMNS, "images", NOTE) if name in row} for row in rows]
+    table = ResultTable("Ablation", shown, ABLATION_REMARKS)
+    table.print(ABLATION_COLUMNS)
+    table.write(results_dir, "ablation")
+    return table
 
 
 def read_settings(path: str | Path) -> Settings:
-    """Read a settings file.
-
-    Args:
-        path (str | Path): A YAML file, which is read without running code.
-
-    Returns:
-        Settings: Its contents.
-
-    Raises:
-        ValueError: If it is not YAML, or not a mapping of settings.
-        OSError: If it cannot be read.
-    """
+    """Read a YAML file of settings, without running code; raise ``ValueError`` if it is none."""
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -249,24 +291,11 @@ def read_settings(path: str | Path) -> Settings:
     return settings
 
 
-def check_names(settings: Settings, required: set[str], optional: set[str], what: str) -> None:
-    """Check the names of settings, because misspelt ones would be ignored.
-
-    Args:
-        settings (Settings): The settings.
-        required (set[str]): Required names.
-        optional (set[str]): Optional names.
-        what (str): Subject of the message.
-
-    Raises:
-        ValueError: If a name is missing or unknown, or the settings are not a mapping.
-    """
-    if not isinstance(settings, dict):
-        msg = f"{what} must be a mapping of settings: {', '.join(sorted(required | optional))}."
-        raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
-    missing, unknown = required - settings.keys(), settings.keys() - required - optional
-    if missing or unknown:
-        parts = [f"lacks {', '.join(sorted(missing))}"] * bool(missing)
-        parts += [f"has unknown settings {', '.join(sorted(unknown))}"] * bool(unknown)
-        msg = f"{what} {' and '.join(parts)}. Settings are: {', '.join(sorted(required | optional))}."
-        raise ValueError(msg)
+def validated(kind: type[Kind], settings: Settings) -> Kind:
+    """Check settings and fill in the defaults; a ``ValueError`` names all that are missing, unknown or invalid."""
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        msg = f"{'; '.join(faults)}. Settings of a {kind.__name__.lower()}: {', '.join(kind.model_fields)}."
+        raise ValueError(msg) from None

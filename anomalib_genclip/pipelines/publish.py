@@ -5,20 +5,17 @@
 
 import json
 import shutil
-from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
 from anomalib_genclip import __version__
-from anomalib_genclip.evaluation.report import table_of
-from anomalib_genclip.evaluation.result import EvaluationResult
+from anomalib_genclip.evaluation.report import ResultTable
 from anomalib_genclip.persistence.prompts_file import LearnedWeights, load_weights
 from anomalib_genclip.persistence.weights_files import resolve_weights
-from anomalib_genclip.utils.files import atomic_write_folder, why_unreadable
-from anomalib_genclip.utils.logs import quiet
+from anomalib_genclip.utils.files import atomic_write_folder, file_hash, why_unreadable
+from anomalib_genclip.utils.messages import quiet
 
 CARD, PROMPTS, REPORT = "README.md", "prompts.safetensors", "metrics.json"
 _TO_FILL_IN = "to be filled in by the publisher"
@@ -35,30 +32,17 @@ def publish(
 ) -> str:
     """Write a folder with a prompts file and its model card, and upload it.
 
-    Args:
-        weights (str): The prompts file.
-        repo (str): ``owner/name`` of the repository, which is created if it does not exist.
-        output (str | Path): The folder.
-        report (str | None): ``metrics.json`` of a test run, whose figures are put into the card. Defaults to ``None``.
-        license_id (str | None): Identifier of the license, such as ``"apache-2.0"``. Defaults to ``None``: the card
-            says that it is missing.
-        upload (bool): Whether to upload the folder. Defaults to ``True``.
-
-    Returns:
-        str: URL of the commit, or the folder if nothing was uploaded.
-
     Raises:
         FileNotFoundError: If there is no such prompts file or report.
         ValueError: If the prompts file, the report or the name of the repository is not valid.
         ConnectionError: If the upload fails. The folder is complete.
     """
-    if repo.count("/") != 1:
+    validate_repo_id(repo)
+    if "/" not in repo:
         msg = f"repo={repo!r} must be owner/name."
         raise ValueError(msg)
-    validate_repo_id(repo)
     learned, file = load_weights(weights), resolve_weights(weights)
-    figures = None if report is None else read_report(Path(report))
-    card = model_card(learned, sha256(file.read_bytes()).hexdigest(), repo, figures, license_id)
+    card = _model_card(learned, file_hash(file), repo, _figures(report), license_id)
 
     def write(folder: Path) -> Path:
         shutil.copyfile(file, folder / PROMPTS)
@@ -68,53 +52,55 @@ def publish(
         return folder / CARD
 
     atomic_write_folder(Path(output), write)
-    return _upload(Path(output), repo) if upload else str(output)
-
-
-def read_report(path: Path) -> EvaluationResult:
-    """Read the ``metrics.json`` of a test run.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not such a report; names it.
-    """
+    if not upload:
+        return str(output)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        result = EvaluationResult(content["categories"], content["mode"], content["notes"])
-        table_of(result).as_markdown()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        msg = f"{path} is not the metrics.json of a test run."
+        with quiet("huggingface_hub"):
+            hub = HfApi()
+            hub.create_repo(repo, exist_ok=True)
+            return str(hub.upload_folder(repo_id=repo, folder_path=output, allow_patterns=[CARD, PROMPTS, REPORT]))
+    except Exception as error:  # noqa: BLE001  # versions of the client raise different types
+        msg = (
+            f"{output} is written, but could not be uploaded to {repo}: {why_unreadable(error)}\n"
+            "Log in with `hf auth login`, and run the command again."
+        )
+        raise ConnectionError(msg) from None
+
+
+def _figures(report: str | None) -> str:
+    """Format the ``metrics.json`` of a test run; raise ``ValueError`` if it is none."""
+    if report is None:
+        return f"Figures: {_TO_FILL_IN}."
+    try:
+        return ResultTable(**json.loads(Path(report).read_text(encoding="utf-8"))).as_markdown()
+    except (ValueError, TypeError, AttributeError) as error:
+        msg = f"{report} is not the metrics.json of a test run."
         raise ValueError(msg) from error
-    return result
 
 
-def model_card(
-    learned: LearnedWeights, checksum: str, repo: str, figures: EvaluationResult | None, license_id: str | None
-) -> str:
-    """Write the model card: data, settings, figures, and how to use the prompts."""
+def _model_card(learned: LearnedWeights, checksum: str, repo: str, figures: str, license_id: str | None) -> str:
+    """Format data, settings, figures, and how to use the prompts."""
     header = ModelCardData(
         license=license_id or "unknown",
         library_name="anomalib",
         pipeline_tag="zero-shot-image-classification",
         tags=["anomaly-detection", "zero-shot", "genclip"],
     )
-    signature = asdict(learned.signature)
-    height, width = learned.image_size
-    settings = {
-        "Training data": learned.trained_on or _TO_FILL_IN,
+    signature, description = learned.signature, learned.description
+    settings: dict[str, str] = {
+        "Training data": description.trained_on or _TO_FILL_IN,
         "License": license_id or _TO_FILL_IN,
-        "CLIP": f"{signature['backbone']}, weights {learned.pretrained}, fingerprint `{signature['fingerprint']}`",
-        "Image size": f"{height} by {width} px",
-        "Feature layers": ", ".join(map(str, signature["layers"])),
-        "Patch attention": signature["patch_attention"],
-        "Prompt lengths": f"n = {signature['state_length']}, q = {signature['query_length']}",
+        "CLIP": f"{signature.backbone}, weights {description.pretrained}, fingerprint `{signature.fingerprint}`",
+        "Image size": f"{description.image_size[0]} by {description.image_size[1]} px",
+        "Feature layers": ", ".join(map(str, signature.layers)),
+        "Patch attention": signature.patch_attention,
+        "Prompt lengths": f"n = q = {signature.prompt_length}",
         "Thresholds": ", ".join(f"{name} {float(value):.4f}" for name, value in learned.thresholds.items()),
-        **{name: str(value) for name, value in learned.inference.items()},
+        **{str(name): str(value) for name, value in description.inference.items()},
         "SHA-256": f"`{checksum}`",
         "Written by": f"anomalib-genclip {__version__}",
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
-    measured = f"Figures: {_TO_FILL_IN}." if figures is None else table_of(figures).as_markdown()
     return f"""---
 {header.to_yaml()}
 ---
@@ -131,9 +117,9 @@ anomalib test --model GenCLIP --model.weights hf://{repo}/{PROMPTS} --data MVTec
 ```
 
 ```python
-from anomalib_genclip import GenCLIP
+from anomalib_genclip import Inferencer
 
-model = GenCLIP(weights="hf://{repo}/{PROMPTS}")
+record = Inferencer("hf://{repo}/{PROMPTS}", class_name="metal nut").predict("part.png")
 ```
 
 ## Training
@@ -144,24 +130,5 @@ model = GenCLIP(weights="hf://{repo}/{PROMPTS}")
 
 ## Figures
 
-{measured}
+{figures}
 """
-
-
-def _upload(folder: Path, repo: str) -> str:
-    """Upload a folder.
-
-    Raises:
-        ConnectionError: If that fails; says why.
-    """
-    try:
-        with quiet("huggingface_hub"):
-            hub = HfApi()
-            hub.create_repo(repo, exist_ok=True)
-            return str(hub.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=[CARD, PROMPTS, REPORT]))
-    except Exception as error:  # noqa: BLE001  # versions of the client raise different types
-        msg = (
-            f"{folder} is written, but could not be uploaded to {repo}: {why_unreadable(error)}\n"
-            "Log in with `hf auth login`, and run the command again."
-        )
-        raise ConnectionError(msg) from None

@@ -3,6 +3,6 @@
 
 """Scoring of any number of images: ``genclip predict``.
 
-The stages: find images (sources), read them (images), run the model (backends), make rows (records), write the rows to
-disk during the run (parts), and join them to tables at the end (tables).
+A run is a list of chunks of images. :class:`~.scoring.Scorer` writes one file per chunk, a scheduler decides where it
+does so, and the tables are what reading all these files gives. What is done is what files are there.
 """

@@ -3,34 +3,27 @@
 
 """A prediction that writes to a folder and resumes after an interruption."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from itertools import chain
-from typing import TYPE_CHECKING
+from pathlib import Path
+from threading import Thread
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info
+from tqdm import tqdm
 
-from .backends import Backend, choose_device, load_backend, model_precision
-from .images import Item
-from .manifest import COMPLETE, RUNNING, claim, describe, write_manifest
-from .outputs import as_rows
-from .parts import Counts, Parts
-from .predict import as_items, score_batches
-from .progress import showing_progress
-from .records import Row
+from anomalib_genclip.evaluation.good_parts import run_notes
+from anomalib_genclip.persistence.weights_files import resolve_weights
+
+from .chunks import Chunks, count_all
+from .manifest import MANIFEST, claim, describe
+from .schedulers import Scheduler
 from .settings import RunSettings
 from .sources import find_images
 from .storage import ResultFolder
-from .tables import import_pyarrow
-
-if TYPE_CHECKING:
-    from .ray_engine import RayEngine
-
-Scored = Iterator[tuple[list[Item], list[Row]]]
-Scorer = Callable[[Iterable[list[Item]]], Scored]
 
 
 @dataclass(frozen=True)
@@ -38,124 +31,73 @@ class Outcome:
     """Result of a run.
 
     Args:
-        counts (Counts): Numbers of images and regions; those of this shard alone if other shards are not complete.
+        counts (Counter[str]): Numbers of "images", "anomalous" ones, those with "errors", and "regions", so far.
         table (str | None): Path of the table of scores, ``None`` if other shards are not complete.
         was_complete (bool): Whether the run had been complete before.
+        skipped (Counter[str]): Suffixes of files that are no images, and their numbers.
+        notes (tuple[str, ...]): What to know about the alarm level, one line each.
     """
 
-    counts: Counts
+    counts: Counter[str]
     table: str | None
     was_complete: bool = False
+    skipped: Counter[str] = field(default_factory=Counter)
+    notes: tuple[str, ...] = ()
 
 
-def run(settings: RunSettings, load: Callable[[RunSettings], Backend] | None = None) -> Outcome:
+def run(settings: RunSettings) -> Outcome:
     """Score images and write the results.
-
-    Args:
-        settings (RunSettings): The settings.
-        load (Callable[[RunSettings], Backend] | None): Loads the model; not used with Ray. Defaults to ``None``: loads
-            the weights of the settings.
-
-    Returns:
-        Outcome: Counts and the path of the table.
 
     Raises:
         FileNotFoundError: If there are no such weights or images.
         ValueError: If settings do not fit each other, the weights, or earlier results in the folder.
-        OSError: If an image cannot be used and ``on_error`` is "stop", or a file cannot be written. All earlier rows
-            are on disk, and the run resumes there when it is started again.
+        OSError: If an image cannot be used and ``on_error`` is "stop", or a file cannot be written. The chunks that are
+            done are on disk, and the run resumes there when it is started again.
     """
-    if settings.table == "parquet":
-        import_pyarrow()
-    if settings.engine == "local":
-        return _run(settings, choose_device(settings.accelerator), partial(_scorer, load or load_backend))
-    with ray_engine(settings) as ray:
-        return _run(settings, ray.device, lambda resolved, _: partial(ray.score, resolved))
+    weights = resolve_weights(settings.weights)  # once: hf:// may be another file a moment later
+    with closing(_scheduler(settings)) as scheduler:
+        resolved = replace(settings, precision=scheduler.precision)
+        resolved = replace(resolved, accelerator="cpu" if scheduler.device == "cpu" else "gpu")
+        folder, manifest = ResultFolder(settings.out), describe(resolved, weights, scheduler.device)
+        claim(folder, manifest, overwrite=settings.overwrite)
+        table = f"{folder.path}/scores.{settings.table}"
+        if folder.exists(f"scores.{settings.table}"):
+            return Outcome(count_all(folder), table, was_complete=True)
+        chunks = Chunks(folder, resolved, manifest)
+        pending = chunks.pending()
+        if (first := next(pending, None)) is not None:
+            score = scheduler.load(resolved, weights)
+            if (settings.precision, resolved.precision) == ("auto", "bf16"):
+                rank_zero_info(
+                    "Precision: bf16, which is fast here. --precision float32 gives the scores of `anomalib predict`."
+                )
+            folder.write(MANIFEST, manifest)
+            with _progress(settings, chunks.done) as bar:
+                for chunk in score(chain([first], pending)):
+                    bar.update(len(chunk.images))
+        counts = chunks.finish()
+        notes = run_notes(chunks.scores(), settings.image_threshold, getattr(scheduler, "calibration", None))
+        return Outcome(counts or count_all(folder), table if counts else None, skipped=chunks.skipped, notes=notes)
 
 
-def _run(settings: RunSettings, device: torch.device, load: Callable[[RunSettings, ResultFolder], Scorer]) -> Outcome:
-    """Score the images that have no rows yet, and write the tables.
-
-    Args:
-        settings (RunSettings): The settings.
-        device (torch.device): Device of the model.
-        load (Callable[[RunSettings, ResultFolder], Scorer]): Loads the model.
-
-    Returns:
-        Outcome: Counts and the path of the table.
-    """
-    # Resolved once, so that all of Ray's machines compute in the same precision.
-    asked, settings = settings.precision, replace(settings, precision=model_precision(settings, device))
-    folder = ResultFolder(settings.out)
-    table = f"{folder.path}/scores.{settings.table}"
-    description = describe(settings, device)
-    if (counts := claim(folder, description, overwrite=settings.overwrite)) is not None:
-        folder.remove("parts")  # remain if the earlier process was killed at the very end
-        return Outcome(Counts(**counts), table, was_complete=True)
-    images = find_images(settings.data, leave_out=settings.out)
-    items = as_items(chain([next(images)], images), settings)  # raises here if there are none
-    parts = Parts(folder, settings)
-    score = load(settings, folder)
-    if (asked, settings.precision) == ("auto", "bf16"):
-        rank_zero_info(
-            "Precision: bf16, which is fast here. --precision float32 gives the scores of `anomalib predict`."
-        )
-    write_manifest(folder, {"status": RUNNING, **description})
-    with showing_progress(settings) as show:
-        _collect(score(parts.pending(items)), parts, settings, show)
-    total = parts.finish()
-    if total is None:
-        return Outcome(parts.counts, None)
-    write_manifest(folder, {"status": COMPLETE, **description, "counts": vars(total)})
-    folder.remove("parts")
-    return Outcome(total, table)
+def _scheduler(settings: RunSettings) -> Scheduler:
+    try:
+        module = import_module(f"{__package__}.schedulers.{settings.engine}")
+    except ImportError as error:
+        msg = f"engine={settings.engine} needs a package that is not installed: pip install {error.name}."
+        raise ValueError(msg) from error
+    return module.Scheduler(settings)
 
 
 @contextmanager
-def ray_engine(settings: RunSettings) -> Iterator["RayEngine"]:
-    """Start Ray, and stop it at the end.
+def _progress(settings: RunSettings, done: int) -> Iterator[tqdm]:
+    """Show progress if the output is a terminal. Images are counted meanwhile; a list from a pipe is read once."""
+    with tqdm(unit=" images", initial=done, disable=None) as bar:
 
-    Raises:
-        ValueError: If Ray is not installed; says how to install it.
-    """
-    try:
-        from .ray_engine import RayEngine
-    except ImportError as error:
-        msg = f"engine=ray needs Ray ({error}): pip install 'ray[data]' pyarrow."
-        raise ValueError(msg) from error
-    engine = RayEngine(settings)
-    try:
-        yield engine
-    finally:
-        engine.close()
+        def count() -> None:
+            with suppress(OSError, ValueError):  # the run reports these itself
+                bar.total = sum(1 for _ in find_images(settings.data, settings.out)) // settings.shard_and_count[1]
 
-
-def _scorer(load: Callable[[RunSettings], Backend], settings: RunSettings, folder: ResultFolder) -> Scorer:
-    """Load the model, and return a function that scores batches."""
-    backend = load(settings)
-
-    def score(batches: Iterable[list[Item]]) -> Scored:
-        for items, records in score_batches(batches, backend, settings):
-            yield items, as_rows(records, settings, folder)
-
-    return score
-
-
-def _collect(scored: Scored, parts: Parts, settings: RunSettings, show: Callable[[int], None]) -> None:
-    """Write rows to disk, up to the last one or to the first image that stops the run."""
-    try:
-        for items, rows in scored:
-            errors = [place for place, row in enumerate(rows) if row["error"]] if settings.on_error == "stop" else []
-            usable = errors[0] if errors else len(rows)
-            parts.add(items[:usable], rows[:usable])
-            show(parts.counts.images)
-            if errors:
-                msg = (
-                    f"{rows[usable]['error']}. {parts.counts.images} images are done. Repair the file, or use "
-                    "--on_error record, and run the command again to resume."
-                )
-                raise OSError(msg)  # noqa: TRY301  # rows are flushed as for any other error
-    except BaseException:
-        with suppress(OSError):  # a full disk may be the error
-            parts.flush()
-        raise
+        if not (bar.disable or settings.data == "-" or Path(settings.data).is_fifo()):
+            Thread(target=count, daemon=True).start()
+        yield bar

@@ -3,6 +3,7 @@
 
 """The results folder, on a disk or on any file system of fsspec."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,33 @@ from typing import BinaryIO
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractFileSystem
 
 from anomalib_genclip.utils.files import atomic_open
 
 
+def is_url(path: str) -> bool:
+    """Return whether a path is a URL such as ``s3://bucket/folder``."""
+    return "://" in path
+
+
+def open_storage(path: str) -> tuple[AbstractFileSystem, str]:
+    """Return the file system of a path or a URL, and the path in it.
+
+    Raises:
+        ValueError: If the URL has an unknown protocol, or needs a package that is not installed; names it.
+    """
+    if not is_url(path):  # fsspec would read "a::b" as a chain of file systems
+        return LocalFileSystem(), os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
+    try:
+        return url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        msg = f"{path} cannot be opened: {error}"
+        raise ValueError(msg) from error
+
+
 class ResultFolder:
-    """Files of a results folder, written atomically.
+    """Files of a results folder, written atomically; their names are relative to it.
 
     Args:
         path (str): Path or URL of the folder. It is created when the first file is written.
@@ -26,42 +48,29 @@ class ResultFolder:
 
     def __init__(self, path: str) -> None:
         self.path = path.rstrip("/") or "/"
-        try:
-            self.storage, self.root = url_to_fs(self.path)
-        except (ImportError, ValueError) as error:
-            msg = f"{path} cannot be opened: {error}"
-            raise ValueError(msg) from error
+        self.storage, self.root = open_storage(self.path)
         if self.storage.isfile(self.root):
             msg = f"{path} is a file: the results need a folder."
             raise ValueError(msg)
-        # On a disk, files are written under another name and then renamed. Object stores show only complete files.
-        self.is_local = isinstance(self.storage, LocalFileSystem)
 
     @contextmanager
     def open(self, name: str, *, sync: bool = True) -> Iterator[BinaryIO]:
-        """Open a file for writing.
-
-        Args:
-            name (str): Path relative to the folder. Missing folders are created.
-            sync (bool): Whether to call fsync. Defaults to ``True``.
-
-        Yields:
-            BinaryIO: The file, which appears under its name if nothing is raised.
+        """Open a file for writing; it appears under its name if nothing is raised.
 
         Raises:
             OSError: If the file cannot be written; names it.
         """
         place = self._place(name)
         self.storage.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
-        if self.is_local:
+        if isinstance(self.storage, LocalFileSystem):
             with atomic_open(Path(place), sync=sync) as file:
                 yield file
-            return
-        with self.storage.transaction, self.storage.open(place, "wb") as file:
-            yield file
+        else:  # object stores show only complete files
+            with self.storage.transaction, self.storage.open(place, "wb") as file:
+                yield file
 
     def write(self, name: str, content: bytes, *, sync: bool = True) -> None:
-        """Write a file; arguments as in :meth:`open`."""
+        """Write a file; see :meth:`open`."""
         with self.open(name, sync=sync) as file:
             file.write(content)
 
@@ -72,15 +81,22 @@ class ResultFolder:
         except FileNotFoundError:
             return None
 
+    def exists(self, name: str) -> bool:
+        """Return whether there is such a file or folder."""
+        return self.storage.exists(self._place(name))
+
+    def names(self, folder: str = "") -> set[str]:
+        """List a folder, without files that are being written; empty if there is none."""
+        self.storage.invalidate_cache()  # other machines write, too
+        if not self.exists(folder):
+            return set()
+        names = {path.rstrip("/").rsplit("/", 1)[-1] for path in self.storage.ls(self._place(folder), detail=False)}
+        return {name for name in names if not (name.startswith(".") and name.endswith(".part"))}
+
     def remove(self, *names: str) -> None:
         """Remove files and folders, if they exist."""
-        for name in names:
-            if self.storage.exists(self._place(name)):
-                self.storage.rm(self._place(name), recursive=True)
-
-    def is_empty(self) -> bool:
-        """Return whether the folder is empty or does not exist."""
-        return not self.storage.isdir(self.root) or not self.storage.ls(self.root, detail=False)
+        for name in filter(self.exists, names):
+            self.storage.rm(self._place(name), recursive=True)
 
     def _place(self, name: str) -> str:
-        return f"{self.root}/{name}"
+        return f"{self.root}/{name}".rstrip("/")

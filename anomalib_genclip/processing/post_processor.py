@@ -37,9 +37,6 @@ class RawScorePostProcessor(PostProcessor):
         image_sensitivity (float): 0.5 uses the threshold found in validation; 0.1 more lowers the threshold by 0.1.
             Defaults to ``0.5``.
         pixel_sensitivity (float): The same for the mask. Defaults to ``0.5``.
-
-    Raises:
-        ValueError: If a threshold is not a number from 0 to 1.
     """
 
     def __init__(
@@ -62,9 +59,6 @@ class RawScorePostProcessor(PostProcessor):
             "image": checked("image_threshold", image_threshold, UnitFloat | None),
             "pixel": checked("pixel_threshold", pixel_threshold, UnitFloat | None),
         }
-        self.keep_thresholds = False
-        self._warned_of: set[str] = set()
-        self.calibration: dict[str, Any] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -81,16 +75,12 @@ class RawScorePostProcessor(PostProcessor):
         """Set thresholds where none was given, and keep them in later validations.
 
         anomalib validates zero-shot models before each test, by default on the test images.
-
-        Args:
-            image (Tensor | float): Image threshold, a scalar; NaN for none.
-            pixel (Tensor | float): Pixel threshold, a scalar; NaN for none.
-            calibration (dict[str, Any] | None): What the thresholds were calibrated on, as plain data.
         """
         given = self.given
         self._image_threshold.fill_(image if given["image"] is None else given["image"])
         self._pixel_threshold.fill_(pixel if given["pixel"] is None else given["pixel"])
         self.keep_thresholds = True
+        self._warned_of: set[str] = set()
         self.calibration = calibration if given["image"] is None and given["pixel"] is None else None
 
     def check_product(self, names: Iterable[str]) -> None:

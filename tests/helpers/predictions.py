@@ -7,52 +7,64 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torchvision.transforms.v2 import Compose, Resize
+from torchvision.transforms.v2 import Resize
 
-from anomalib_genclip.prediction.backends import Backend, Prediction
-from anomalib_genclip.prediction.records import Record, Region
+from anomalib_genclip.evaluation.good_parts import p_value
+from anomalib_genclip.prediction import settings as settings_module
 from anomalib_genclip.prediction.settings import RunSettings
-
-HEADER = "path,class_name,class_name_filter,score,label,image_threshold,pixel_threshold,anomalous_share,regions,error\n"
-
-RECORD = Record(
-    path="bolt.png",
-    name="bolt.png",
-    size=(40, 30),
-    class_name="bolt",
-    class_name_filter="kept",
-    score=0.5,
-    anomalous=True,
-    image_threshold=0.3,
-    pixel_threshold=0.45,
-    mask=np.ones((4, 4), bool),
-    regions=[Region(1, 2, 3, 4, 5, 0.61234, 1.5, 2.5), Region(7, 8, 1, 1, 1, 0.5, 7.0, 8.0)],
-)
+from anomalib_genclip.records import Record
 
 
-class Brightness(Backend):
-    """The brighter, the more anomalous.
+class Brightness:
+    """In place of an inferencer: the brighter, the more anomalous.
 
     Args:
         calls (int | None): Batches after which it fails, as if the process was stopped.
+        good (list[float] | None): Scores of good parts that it was calibrated with.
     """
 
-    def __init__(self, calls: int | None = None, error: BaseException | None = None) -> None:
-        self.transform = Compose([Resize([8, 8])])
-        self.image_threshold = self.pixel_threshold = 0.5
-        self.calls, self.error = calls, error or KeyboardInterrupt()
+    transform = Resize([8, 8])
+
+    def __init__(self, calls: int | None = None, good: list[float] | None = None) -> None:
+        self.calls = calls
+        self.good = good
+        self.calibration = good and {"scores": good, "image_threshold": 0.5}
         self.seen: list[int] = []  # sizes of the batches
 
-    def __call__(self, images, class_names):
+    def predict_batch(self, images, paths, sizes, categories):
         """Give the brightness of each image."""
         if len(self.seen) == self.calls:
-            raise self.error
+            raise KeyboardInterrupt
         self.seen.append(len(images))
         maps = images.float().mean(dim=1).numpy() / 255
-        scores = maps.mean(axis=(1, 2))
-        return Prediction(
-            maps, scores, maps > 0.5, scores > 0.5, [name or "object" for name in class_names], [None] * len(maps)
-        )
+        found = zip(maps, maps.mean(axis=(1, 2)).tolist(), paths, sizes, categories, strict=True)
+        return [
+            Record(
+                path,
+                size,
+                class_name=name or "object",
+                score=score,
+                anomalous=score > 0.5,
+                p_value=self.good and p_value(score, self.good),
+                alarm_level="calibrated" if self.good else "source",
+                image_threshold=0.5,
+                pixel_threshold=0.5,
+                anomaly_map=anomaly_map,
+                mask=anomaly_map > 0.5,
+            )
+            for anomaly_map, score, path, size, name in found
+        ]
+
+
+def use_model(monkeypatch, model: Brightness) -> Brightness:
+    """Let runs load this model."""
+    monkeypatch.setattr("anomalib_genclip.prediction.scoring.Inferencer", lambda *_, **__: model)
+    return model
+
+
+def small_chunks(monkeypatch, images: int) -> None:
+    """Let chunks on a CPU have so many images, so that few images make many."""
+    monkeypatch.setitem(settings_module._CHUNK_IMAGES, "cpu", images)
 
 
 def write_images(root: Path, count: int, broken: tuple[int, ...] = ()) -> None:
@@ -74,5 +86,6 @@ def settings_for(root: Path, **others) -> RunSettings:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """Return the contents of all files of a folder of results."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Return the contents of all files of a results folder, without those that were being written at a kill."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".part")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

@@ -14,14 +14,14 @@ from anomalib.cli import AnomalibCLI
 from anomalib.data import get_datamodule
 from helpers import data_trees
 
-from anomalib_genclip.pipelines.comparison import complete_settings
-from anomalib_genclip.utils.configs import find_config
+from anomalib_genclip.pipelines.comparison import Comparison, target_parts, validated
+from anomalib_genclip.utils.files import find_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
-SMALL = ["--model.backbone", "ViT-S-32-alt", "--model.pretrained", "null", "--model.image_size", "64"]
+SMALL = ["--model.backbone", "ViT-S-32-alt", "--model.pretrained", "random", "--model.image_size", "64"]
 QUICK = [
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.max_epochs", "1"),
     *("--trainer.limit_train_batches", "1", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"),
@@ -130,7 +130,7 @@ def test_protocol_runs_on_a_tiny_tree(name, tmp_path, monkeypatch):
 
 
 def test_class_names_are_for_categories_that_the_protocols_have():
-    names = yaml.safe_load((CONFIGS / "model" / "genclip_class_names.yaml").read_text())["init_args"]["class_names"]
+    names = yaml.safe_load((CONFIGS / "model" / "genclip_class_names.yaml").read_text())["init_args"]["class_name"]
     categories = {"Kolektor", "01", "02", "03"}
     for name in ("mvtec_to_dagm", "mvtec_to_dtd_synthetic"):
         target = yaml.safe_load((CONFIGS / "data" / f"{name}.yaml").read_text())["init_args"]["target"]
@@ -141,10 +141,10 @@ def test_class_names_are_for_categories_that_the_protocols_have():
 def test_comparison_is_complete(tmp_path, monkeypatch):
     TREES["MVTecAD"](tmp_path / "datasets" / "MVTecAD")
     monkeypatch.chdir(tmp_path)
-    settings = complete_settings(yaml.safe_load((CONFIGS / "comparison.yaml").read_text()))
-    assert [part.label for part in settings["parts"]] == ["bottle", "cable"]
-    assert {entry["protocol"] for entry in settings["models"]} == {"cross_dataset", "zero_shot", "one_class"}
-    known = [entry["model"]["class_path"] for entry in settings["models"]]
+    settings = validated(Comparison, yaml.safe_load((CONFIGS / "comparison.yaml").read_text()))
+    assert [label for label, *_ in target_parts(settings)] == ["bottle", "cable"]
+    assert {entry.protocol for entry in settings.models} == {"cross_dataset", "zero_shot", "one_class"}
+    known = [entry.model.class_path for entry in settings.models]
     module = sys.modules["anomalib.models"]
     assert all(hasattr(module, name) for name in known)
 

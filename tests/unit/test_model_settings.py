@@ -4,6 +4,7 @@
 """Whatever a setting is given: either it is right, or one error names it, before any weight is loaded."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from helpers.models import torch_model
@@ -11,9 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anomalib_genclip import GenCLIP, lightning_model
-from anomalib_genclip.clip.backbone import backbone_spec, list_backbones
+from anomalib_genclip.clip.backbone import list_backbones
 from anomalib_genclip.components.class_names import clean_class_name, suffix_ids
 from anomalib_genclip.data import CrossDataset
+from anomalib_genclip.model_settings import ModelSettings
+from anomalib_genclip.persistence.prompts_file import load_weights
+from anomalib_genclip.settings import TrainingSettings
 from anomalib_genclip.torch_model import GenCLIPModel
 
 SMALL = {"backbone": "ViT-S-32-alt", "pretrained": "random", "image_size": 64}
@@ -24,8 +28,6 @@ SCALARS = st.none() | st.booleans() | st.integers(-3, 200) | st.floats() | st.te
 ANYTHING = SCALARS | st.lists(SCALARS, max_size=4) | st.dictionaries(st.text(max_size=5), SCALARS, max_size=2)
 NUMBERS = st.integers(-5, 200) | st.floats() | st.booleans()
 NAMES = st.text(max_size=200) | st.lists(st.text(max_size=12), max_size=100).map(" ".join)
-SCRIPTS = ("螺丝", "болт", "مسمار", "ネジ 🔩")
-SIGNS = ("{class}", "{0}", "%s", "[EOS]", "<end_of_text>", "a\nb", "screw_m4", "\ud800")
 
 
 class Accepted(Exception):  # noqa: N818  # no error: it stands for the weights that would be loaded now
@@ -49,46 +51,43 @@ def build(**arguments) -> str:
     pytest.fail("the model was built without weights")
 
 
-def is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-CHECKED = (
+ARGUMENTS = [
     "backbone",
     "pretrained",
     "image_size",
     "layers",
     "patch_attention",
-    "state_length",
-    "query_length",
+    "prompt_length",
     "class_name",
-    "class_names",
     "branches",
     "class_name_filter",
     "smoothing_sigma",
-    "learning_rate",
-    "projection_learning_rate",
-    "query_only_prob",
-    "vision_dropout",
-    "image_loss_weight",
-    "anomaly_source",
-    "epochs",
     "fine_tune",
-    "feature_cache",
+    "training",
+    "seed",
+    "k_shot",
+    "few_shot_source",
+    "max_reference_patches",
+    "tiles",
+]
+GROUPS = {"training": TrainingSettings.__dataclass_fields__, "tiles": ("size", "stride", "working_size", "batch_size")}
+
+
+@pytest.mark.parametrize(
+    "name", [*ARGUMENTS, *(f"{group}.{field}" for group, fields in GROUPS.items() for field in fields)]
 )
-
-
-@pytest.mark.parametrize("name", CHECKED)
 @given(value=ANYTHING)
 @settings(QUICK, max_examples=25)
 def test_anything_in_any_setting_is_accepted_or_refused_by_name(name, value):
-    message = build(**{name: value, **({"image_size": None} if name == "backbone" else {})})
+    group, _, field = name.partition(".")
+    own = {group: {"size": 32, field: value} if group == "tiles" else {field: value}} if field else {name: value}
+    message = build(**own, **({"image_size": None} if name == "backbone" else {}))
     if message:
-        assert name.replace("_", " ").rstrip("s") in message.lower().replace("_", " ")
+        assert (field or name).replace("_", " ").rstrip("s") in message.lower().replace("_", " ")
         assert "\n" not in message
 
 
@@ -115,19 +114,34 @@ def test_tag_belongs_to_the_backbone_or_its_tags_are_shown(tag):
     assert repr(tag)[:60] in message
 
 
-def test_bundled_backbone_takes_no_other_weights():
-    assert not build(backbone="tiny", pretrained="openai", image_size=112)
-    assert "has its own weights" in build(backbone="tiny", pretrained="laion2b_s32b_b82k", image_size=112)
+def test_weights_of_clip_are_the_given_ones_then_the_files_then_the_backbones():
+    assert not build(backbone="tiny", pretrained=None, image_size=112)
+    assert "has its own weights" in build(backbone="tiny", pretrained="openai", image_size=112)
+    assert ModelSettings.resolve("ViT-B-32").pretrained == "openai"
+    demo = load_weights("tiny-demo")
+    signature = replace(demo.signature, backbone="ViT-B-32", layers=[6, 12])
+    file = replace(
+        demo,
+        description=replace(
+            demo.description, signature=signature, pretrained="laion2b_s34b_b79k", image_size=[224, 224]
+        ),
+    )
+    assert ModelSettings.resolve(prompts=file).pretrained == "laion2b_s34b_b79k"
+    assert ModelSettings.resolve(prompts=file, pretrained="openai").pretrained == "openai"
+    moved = replace(file, description=replace(file.description, pretrained="clip.pt"))
+    with pytest.raises(ValueError, match="tiny-demo was trained with other CLIP weights, which must be given"):
+        ModelSettings.resolve(prompts=moved)
 
 
 @given(size=st.integers(-70, 1000) | st.tuples(st.integers(-70, 300), st.integers(-70, 300)) | st.lists(NUMBERS))
+@example(PATCH * 10**30)
 @QUICK
 def test_image_size_is_whole_patches_or_the_patch_is_shown(size):
     sides = [size] * 2 if isinstance(size, int) else size
-    fits = len(sides) == 2 and all(is_whole(side) and side > 0 and side % PATCH == 0 for side in sides)
+    whole = [side for side in sides if type(side) is int and 0 < side <= 2**14 and side % PATCH == 0]
     message = build(image_size=size)
-    assert fits == (not message)
-    assert fits or "image_size" in message
+    assert (len(sides) == len(whole) == 2) == (not message)
+    assert "image_size" in message or not message
 
 
 @given(layers=st.lists(st.integers(-1, DEPTH + 2), max_size=5))
@@ -139,41 +153,15 @@ def test_layers_are_distinct_blocks_of_the_tower_or_the_range_is_shown(layers):
     assert fit or f"between 1 and {DEPTH}" in message
 
 
-@given(state=st.integers(-1, 80), query=st.integers(-1, 80))
-@example(72, 1)
-@example(72, 2)
-@QUICK
-def test_prompt_lengths_leave_room_for_a_name_or_the_room_is_shown(state, query):
-    fit = min(state, query) >= 1 and state + query <= CONTEXT - 4
-    message = build(state_length=state, query_length=query)
-    assert fit == (not message)
-    assert fit or "at most 73" in message
-
-
-@given(name=NAMES)
-@example("screw " * 300)
-@example("x" * 20_000)
-@example(" _ ")
-@example("\x00")
-@QUICK
-def test_class_name_fits_into_the_context_or_the_error_says_why(name):
-    message = build(class_name=name)
-    assert message == build(class_names={"01": name})
-    if message:
-        assert "Class name" in message
-        assert len(message) < 400
-        return
-    normal, abnormal = suffix_ids(clean_class_name(name), CONTEXT)
-    assert 1 < len(normal) < len(abnormal) <= CONTEXT - 1 - 4 - 4
-
-
-@given(words=st.integers(2, 66))
-@QUICK
-def test_longer_prompts_leave_less_room_for_the_name(words):
-    longest = 77 - 1 - 4 - 2 - words  # [SOS], query prompt, "damaged", [EOS]
-    name = " ".join(["screw"] * words)
-    assert not build(class_name=name, state_length=longest)
-    assert "room for" in build(class_name=name, state_length=longest + 1)
+@pytest.mark.parametrize(("length", "fits"), [(0, False), (1, True), (36, True), (37, False)])
+def test_prompts_leave_room_for_a_name_or_the_room_is_shown(length, fits):
+    message = build(prompt_length=length)
+    assert fits == (not message)
+    assert fits or "from 1 to 36" in message
+    if fits:
+        words = CONTEXT - 1 - 2 * length - 2  # [SOS], prompts, "damaged", [EOS]
+        assert not build(class_name="screw " * words, prompt_length=length)
+        assert f"room for {words}" in build(class_name="screw " * (words + 1), prompt_length=length)
 
 
 @given(value=NUMBERS)
@@ -184,16 +172,17 @@ def test_longer_prompts_leave_less_room_for_the_name(words):
 @QUICK
 def test_numbers_are_within_their_bounds(value):
     number = is_number(value)
-    assert (not build(query_only_prob=value)) == (number and 0 <= value <= 1)
-    assert (not build(learning_rate=value)) == (number and value >= 0)
     # A wider blur than the map would be an error at the first image.
     assert (not build(smoothing_sigma=value)) == (number and 0 <= value <= 63 / 4)
-    assert (not build(epochs=value)) == (number and value >= 1 and value == int(value))
-
-
-@pytest.mark.parametrize("keys", [{1: "cable"}, {None: "cable"}, {"a": "b", True: "cable"}])
-def test_categories_of_class_names_are_texts(keys):
-    assert "Put it in quotes" in build(class_names=keys)
+    bounds = {
+        "query_only_prob": number and 0 <= value <= 1,
+        "learning_rate": number and value >= 0,
+        "epochs": number and value >= 1 and value == int(value),
+    }
+    for name, right in bounds.items():
+        assert (not build(training={name: value})) == right
+    with pytest.raises(ValueError, match="^source must name" if number and 0 < value < 1 else "^val_split_ratio="):
+        CrossDataset(source=[], target=[], val_split_ratio=value)
 
 
 @pytest.mark.parametrize("value", [True, ["p.safetensors"], 5, b"x", "", "a\0b"])
@@ -201,23 +190,17 @@ def test_weights_are_a_path(value):
     assert "is not a path" in build(weights=value)
 
 
-@pytest.mark.parametrize("value", ["", " ", False, [], "a\0b", object()])
-def test_feature_cache_is_a_path(value):
-    assert build(feature_cache=value).endswith("is not a path.")
+@pytest.mark.parametrize("wrong", [{"prompt_length": 0}, {"image_size": 0}, {"layers": []}])
+def test_nothing_is_a_value_and_not_the_default_of_a_prompts_file(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        GenCLIP(weights="tiny-demo", **wrong)
 
 
-@pytest.mark.parametrize("side", [32 * 10**5, 32 * 10**30])
-def test_image_size_has_a_bound(side):
-    assert "up to 16384" in build(image_size=side)
-
-
-@given(value=NUMBERS)
-@example(0.25)
-@QUICK
-def test_val_split_ratio_is_a_share_or_refused_by_name(value):
-    share = is_number(value) and 0 < value < 1
-    with pytest.raises(ValueError, match="^source must name" if share else "^val_split_ratio="):  # the next check
-        CrossDataset(source=[], target=[], val_split_ratio=value)
+def test_prompts_of_another_backbone_are_refused_by_both_names():
+    message = build(weights="tiny-demo")
+    assert message.startswith("tiny-demo was trained with backbone 'tiny'")
+    assert "backbone='ViT-S-32-alt'" in message
+    assert "layers" not in message
 
 
 # With weights: what was checked is what the model takes.
@@ -225,10 +208,33 @@ def test_val_split_ratio_is_a_share_or_refused_by_name(value):
 
 @pytest.fixture(scope="module")
 def model() -> GenCLIPModel:
-    return torch_model("ViT-S-32-alt", None, 64, layers=[12])
+    return torch_model(**SMALL, layers=[12])
 
 
-@pytest.mark.parametrize("name", SCRIPTS + SIGNS)
+@given(name=NAMES)
+@example("screw " * 300)
+@example("x" * 20_000)
+@example(" _ ")
+@example("\x00")
+@settings(QUICK, max_examples=20)
+def test_class_name_fits_into_the_context_or_the_error_says_why(model, name):
+    message = build(class_name=name)
+    assert message == build(class_name={"01": name})
+    if message:
+        assert "Class name" in message
+        assert len(message) < 400
+        return
+    normal, abnormal = suffix_ids(clean_class_name(name), CONTEXT)
+    assert 1 < len(normal) < len(abnormal) <= CONTEXT - 1 - 4 - 4
+    index = model.class_index([name])
+    assert model.class_names.eos[index].max() < CONTEXT
+    assert model.class_names.features[index].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "name",
+    "螺丝 болт مسمار ネジ🔩 {class} {0} %s [EOS] <end_of_text> a\nb screw_m4 \ud800".split(" "),  # noqa: SIM905
+)
 def test_names_of_any_script_are_names(model, name):
     assert not build(class_name=name)
     index = model.class_index([name])
@@ -236,48 +242,15 @@ def test_names_of_any_script_are_names(model, name):
     assert model.class_names.features[index].isfinite().all()
 
 
-@given(name=NAMES)
-@settings(QUICK, max_examples=10)
-def test_accepted_names_are_encoded(model, name):
-    if not build(class_name=name):
-        index = model.class_index([name])
-        assert model.class_names.eos[index].max() < CONTEXT
-        assert model.class_names.features[index].isfinite().all()
-
-
 @given(
     layers=st.lists(st.integers(1, DEPTH), min_size=1, max_size=4, unique=True),
-    lengths=st.tuples(st.integers(1, 36), st.integers(1, 36)),
+    length=st.integers(1, 36),
     sides=st.tuples(st.integers(1, 4), st.integers(1, 4)),
 )
-@settings(QUICK, max_examples=4)
-def test_accepted_settings_make_a_model(layers, lengths, sides):
+@settings(QUICK, max_examples=3)
+def test_accepted_settings_make_a_model(layers, length, sides):
     size = tuple(PATCH * side for side in sides)
-    built = torch_model("ViT-S-32-alt", None, size, layers, state_length=lengths[0], query_length=lengths[1])
+    built = torch_model("ViT-S-32-alt", image_size=size, layers=layers, prompt_length=length)
     assert built.layers == sorted(layers)
     assert built.image_size == size
-    assert [len(built.prompts.normal), len(built.prompts.query)] == list(lengths)
-
-
-@pytest.mark.parametrize("setting", ["image_size", "state_length", "query_length"])
-def test_zero_is_a_value_and_not_the_default_of_a_prompts_file(setting):
-    with pytest.raises(ValueError, match=setting):
-        GenCLIP(weights="tiny-demo", **{setting: 0})
-
-
-def test_no_layers_are_not_the_layers_of_a_prompts_file():
-    with pytest.raises(ValueError, match="layers"):
-        GenCLIP(weights="tiny-demo", layers=[])
-
-
-def test_context_length_is_clips():
-    assert backbone_spec("ViT-S-32-alt").context_length == CONTEXT
-
-
-def test_prompts_of_another_backbone_are_refused_by_both_names(tmp_path):
-    path = GenCLIP(backbone="ViT-S-32-alt", pretrained=None, image_size=64).save_weights(tmp_path / "p.safetensors")
-    message = build(backbone="tiny", image_size=None, weights=path)
-    assert message.startswith(f"{path} was trained with backbone 'ViT-S-32-alt'")
-    assert "backbone='tiny'" in message
-    assert "layers" not in message
-    assert "tiny-demo was trained with backbone 'tiny'" in build(weights="tiny-demo")
+    assert len(built.prompts.normal) == len(built.prompts.query) == length

@@ -21,7 +21,7 @@ from anomalib_genclip.components.class_names import ABNORMAL_STATES, NORMAL_STAT
 from anomalib_genclip.components.loss import GenCLIPLoss
 from anomalib_genclip.components.references import ReferenceMemory
 from anomalib_genclip.demo.synthetic import render
-from anomalib_genclip.torch_model import SCORE_WEIGHT, GenCLIPModel
+from anomalib_genclip.torch_model import SCORE_WEIGHT, GenCLIPModel, gaussian_blur
 
 
 @pytest.fixture(scope="module")
@@ -46,44 +46,25 @@ def test_what_follows_eos_changes_nothing(noisy, images):
 # Prompts
 
 
-def test_vision_prompts_are_zero_at_the_start_and_not_after_training(model, images):
-    cls = model.clip.encode_image(images).cls
-    assert not model.prompts.vision_prompts(cls).any()
-    _train(model, images, torch.randint(0, 2, (3, SIZE, SIZE)), steps=2)
-    assert model.prompts.vision_prompts(cls).any()
-
-
 def test_vision_enhanced_features_depend_on_the_image_and_query_features_do_not(noisy, images):
     image = noisy.clip.encode_image(images)
-    index = noisy.class_index(["cap"] * 3)
-    text = noisy._vision_text(image, index, noisy.encode_prefix())
-    assert text.shape == (4, 3, 2, 256)
-    assert not torch.allclose(text[:, 0], text[:, 1], atol=1e-4)
-    first = noisy.score_parts(images[:1]), noisy.query_features
-    second = noisy.score_parts(images[1:]), noisy.query_features
-    assert first[1] is second[1]
+    text = noisy._branch_text(image, noisy.class_index(["cap"] * 3))
+    assert text["vision"].shape == (4, 3, 2, 256)
+    assert not torch.allclose(text["vision"][:, 0], text["vision"][:, 1], atol=1e-4)
+    assert all(layer is noisy.query_features for layer in text["query"])
     torch.testing.assert_close(noisy.query_features, noisy.compute_query_features(noisy.encode_prefix()))
 
 
-def test_text_features_are_those_of_open_clips_own_blocks(noisy, images):
+def test_text_features_and_gradients_are_those_of_open_clips_own_blocks(noisy, images):
     """The beginning of the prompts runs once, the rest goes on from its keys and values: nothing changes by that."""
     image = noisy.clip.encode_image(images)
     index = noisy.class_index(["cap", "printed circuit board", "object"])
-    expected = _whole_prompts(noisy, image, index)
-    result = noisy._vision_text(image, index, noisy.text_prefix)
+    result, expected = noisy._vision_text(image, index, noisy.text_prefix), _whole_prompts(noisy, image, index)
     torch.testing.assert_close(result, expected, atol=1e-6, rtol=1e-5)
-
-
-def test_gradients_are_those_of_open_clips_own_blocks(noisy, images):
-    image = noisy.clip.encode_image(images)
-    index = noisy.class_index(["cap", "printed circuit board", "object"])
-    direction = torch.randn(256)
-    parameters = list(noisy.train().prompts.parameters())
+    direction, parameters = torch.randn(256), list(noisy.train().prompts.parameters())
     result = noisy._vision_text(image, index, noisy.encode_prefix())
-    gradients = torch.autograd.grad((result @ direction).sum(), parameters)
-    expected = torch.autograd.grad((_whole_prompts(noisy, image, index) @ direction).sum(), parameters)
-    for value, wanted in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(value, wanted, atol=1e-5, rtol=1e-4)
+    gradients, wanted = (torch.autograd.grad((text @ direction).sum(), parameters) for text in (result, expected))
+    torch.testing.assert_close(gradients, wanted, atol=1e-5, rtol=1e-4)
 
 
 def _whole_prompts(model, image, index):
@@ -138,19 +119,14 @@ def test_filtered_name_gives_the_map_of_object(noisy, images):
     assert not torch.allclose(noisy(images, index).anomaly_map, generic, atol=1e-4)
 
 
-def test_class_names_of_one_batch_do_not_mix(noisy, images):
+def test_class_names_of_one_batch_do_not_mix_and_the_longest_fits(noisy, images):
     noisy.class_name_filter = False
-    index = noisy.class_index(["cable", "printed_circuit_board", "object"])
+    index = noisy.class_index(["cable", "screw " * 66, "object"])
     together = noisy(images, index)
     for i in range(3):
         alone = noisy(images[i : i + 1], index[i : i + 1])
         torch.testing.assert_close(together.anomaly_map[i], alone.anomaly_map[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(together.pred_score[i], alone.pred_score[0], atol=1e-5, rtol=1e-4)
-
-
-def test_longest_class_name_fits(model, images):
-    name = " ".join(["screw"] * 66)
-    assert torch.isfinite(model(images, model.class_index([name] * 3)).pred_score).all()
 
 
 # Branches, maps and scores
@@ -180,51 +156,40 @@ def test_map_is_the_mean_of_the_layers(noisy, images):
 
 
 def test_image_score_joins_top_of_the_map_and_cls(noisy, images):
-    parts = noisy.score_parts(images)
-    highest = parts.anomaly_map.flatten(1).sort(dim=1, descending=True).values[:, : -(-SIZE * SIZE // 100)]
-    torch.testing.assert_close(parts.top, highest.mean(dim=1))
-    torch.testing.assert_close(
-        noisy(images).pred_score, (1 - SCORE_WEIGHT) * parts.top + SCORE_WEIGHT * parts.branches.cls
-    )
-
-
-def test_without_references_nothing_is_joined(noisy, images):
-    """With k = 0 it is the zero-shot model, bit for bit, also after references have been removed."""
-    parts = noisy.branch_maps(images)
-    grid = torch.stack(list(parts.maps.values())).mean(dim=0)
-    expected = upsample(grid, noisy.image_size).clamp(0, 1)
-    score = torch.lerp(top_mean(expected), parts.cls, SCORE_WEIGHT)
-    result = noisy(images)
-    torch.testing.assert_close(result.anomaly_map, expected, rtol=0, atol=0)
+    """Without references bit for bit, also after some have been removed."""
+    parts, result = noisy.score_parts(images), noisy(images)
+    grid = torch.stack(list(parts.branches.maps.values())).mean(dim=0)
+    torch.testing.assert_close(result.anomaly_map, upsample(grid, noisy.image_size).clamp(0, 1), rtol=0, atol=0)
+    score = torch.lerp(top_mean(result.anomaly_map), parts.branches.cls, SCORE_WEIGHT)
     torch.testing.assert_close(result.pred_score, score, rtol=0, atol=0)
     tokens = noisy.clip.encode_image(images[:1])
     known = (F.normalize(torch.stack(part), dim=-1) for part in ([x[0] for x in tokens.patches], [tokens.pooled]))
     noisy.references.set({"cap": ReferenceMemory(*known, torch.tensor(0.5), torch.tensor(0.5), ["hash"])})
-    assert not torch.equal(noisy(images).anomaly_map, expected)
+    assert not torch.equal(noisy(images).anomaly_map, result.anomaly_map)
     noisy.references.set({})
     torch.testing.assert_close(noisy(images).pred_score, score, rtol=0, atol=0)
 
 
-def test_outputs_are_in_the_unit_interval_however_extreme_the_features(noisy, images):
-    result = noisy(images * 1e4)
+def assert_in_unit_interval(result):
     for value in (result.anomaly_map, result.pred_score):
-        assert value.min() >= 0
-        assert value.max() <= 1
+        assert value.isfinite().all()
+        assert 0 <= value.min() <= value.max() <= 1
+
+
+def test_outputs_are_in_the_unit_interval_however_extreme_the_features(noisy, images):
+    assert_in_unit_interval(noisy(images * 1e4))
 
 
 def test_smoothing_keeps_the_mean_and_lowers_the_spread(noisy, images):
-    sharp = noisy(images).anomaly_map
-    smooth = torch_model(BACKBONE, None, SIZE, smoothing_sigma=4.0).eval()
-    smooth.load_state_dict(noisy.state_dict())
-    smooth = smooth.eval()(images).anomaly_map
+    sharp, noisy.smoothing = noisy(images).anomaly_map, gaussian_blur(4.0)
+    smooth = noisy(images).anomaly_map
     assert smooth.std() < sharp.std()
     torch.testing.assert_close(smooth.mean(), sharp.mean(), atol=0.02, rtol=0)
 
 
 def test_image_size_may_be_oblong():
-    model = torch_model(BACKBONE, None, image_size=(64, 128)).eval()
-    image = torch.randn(1, 3, 64, 128)
-    assert model(image).anomaly_map.shape == (1, 1, 64, 128)
+    model = torch_model(BACKBONE, image_size=(64, 128)).eval()
+    assert model(torch.randn(1, 3, 64, 128)).anomaly_map.shape == (1, 1, 64, 128)
     assert model.clip.grid_size == (2, 4)
 
 
@@ -258,14 +223,11 @@ def test_channels_last_changes_nothing(renders):
 
 
 def test_the_text_tower_sees_only_what_depends_on_the_image(noisy, images, monkeypatch):
-    sequences = []
-    encode = noisy.clip.encode_prompts
+    sequences, encode = [], noisy.clip.encode_prompts
     monkeypatch.setattr(noisy.clip, "encode_prompts", lambda x, *rest: sequences.append(x.shape) or encode(x, *rest))
     noisy(images)
-    noisy(images)
     tokens = noisy.prompts(noisy.class_names.suffix[0]).shape[0]
-    one_pass = (3 * len(noisy.layers), tokens, 256)  # every image's layers; normal and abnormal after their prefixes
-    assert sequences == [one_pass] * 2
+    assert sequences == [(3 * len(noisy.layers), tokens, 256)]  # normal and abnormal after their prefixes
 
 
 # Training
@@ -286,12 +248,13 @@ def _train(model, images, mask, steps, lr=1e-3):
     return losses
 
 
-def test_only_learned_tensors_change(model, images):
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+def test_only_learned_tensors_change_and_vision_prompts_start_at_zero(model, images):
+    before, cls = {key: value.clone() for key, value in model.state_dict().items()}, model.clip.encode_image(images).cls
+    assert not model.prompts.vision_prompts(cls).any()
     _train(model, images, torch.randint(0, 2, (3, SIZE, SIZE)), steps=2)
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
-    learned = {name for name, parameter in model.named_parameters() if not name.startswith("clip.")}
-    assert changed == learned
+    assert changed == {name for name, parameter in model.named_parameters() if not name.startswith("clip.")}
+    assert model.prompts.vision_prompts(cls).any()
 
 
 def test_all_learned_tensors_get_a_gradient(noisy, images):
@@ -314,7 +277,7 @@ def test_query_only_images_train_on_the_query_prompt(noisy, images):
 
 
 def test_vision_prompts_are_dropped_image_by_image_and_the_others_scaled_up(noisy, images):
-    index, torch_state = noisy.class_index(["cable"] * 3), torch.get_rng_state()
+    index = noisy.class_index(["cable"] * 3)
 
     def of(scale: float) -> torch.Tensor:
         scaled = copy.deepcopy(noisy)
@@ -325,9 +288,7 @@ def test_vision_prompts_are_dropped_image_by_image_and_the_others_scaled_up(nois
     torch.testing.assert_close(noisy.training_logits(images, index, vision_dropout=1.0)[0], of(0))
     dropped, kept = of(0), of(2)
     assert not torch.allclose(dropped, kept, atol=1e-3)
-    torch.manual_seed(0)
     maps = noisy.training_logits(images, index, vision_dropout=0.5)[0]
-    torch.set_rng_state(torch_state)
     choices = {
         (torch.allclose(m, d, atol=1e-4), torch.allclose(m, k, atol=1e-4))
         for layer in zip(maps, dropped, kept, strict=True)
@@ -348,10 +309,8 @@ def test_planted_defects_can_be_overfitted(model):
     losses = _train(model, images, mask, steps=25, lr=5e-3)
     trained = model(images)
     assert losses[-1] < 0.5 * losses[0]
-    assert binary_auroc(trained.anomaly_map.squeeze(1), mask.int()) > 0.97
-    assert binary_auroc(trained.anomaly_map, mask.int().unsqueeze(1)) > binary_auroc(
-        untrained.anomaly_map, mask.int().unsqueeze(1)
-    )
+    before, after = (binary_auroc(maps.anomaly_map.squeeze(1), mask.int()) for maps in (untrained, trained))
+    assert after > max(0.97, before)
 
 
 def test_frozen_clip_has_its_part_in_the_image_score(model, images):
@@ -391,14 +350,11 @@ def test_image_of_one_tile_is_seen_as_without_tiles(noisy, images):
     torch.testing.assert_close(tiled.pred_score, plain.pred_score, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("size", [(300, 230), (128, 128), (50, 40), (90, 700), (1, 3000), (129, 128)])
+@pytest.mark.parametrize("size", [(300, 230), (128, 128), (50, 40), (1, 1500), (129, 128)])
 def test_map_has_the_size_of_the_image(tiled, size):
     result = tiled(torch.randn(2, 3, *size))
     assert result.anomaly_map.shape == (2, 1, *size)
-    for values in (result.anomaly_map, result.pred_score):
-        assert values.isfinite().all()
-        assert values.min() >= 0
-        assert values.max() <= 1
+    assert_in_unit_interval(result)
 
 
 def test_memory_is_bounded_and_images_do_not_depend_on_their_batch(tiled, monkeypatch):

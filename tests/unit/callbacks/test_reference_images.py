@@ -12,127 +12,139 @@ from anomalib import LearningType
 from anomalib.data import PredictDataset
 from helpers import data_trees
 from helpers.runs import build, engine
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from PIL import Image
 
-from anomalib_genclip import CrossDataset, GenCLIP
-from anomalib_genclip.callbacks.reference_images import ReferenceImages
-from anomalib_genclip.data.normal_images import file_hash
+from anomalib_genclip import GenCLIP, Inferencer
+from anomalib_genclip.callbacks.reference_images import draw_references, preprocessed
+from anomalib_genclip.data.images import read_image
+from anomalib_genclip.data.normal_images import NormalImages, images_of_folder
 from anomalib_genclip.demo.synthetic import render
-from anomalib_genclip.model_settings import ProductSettings
+from anomalib_genclip.persistence.learned_state import reference_notes
+from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 from anomalib_genclip.torch_model import tile_grid
+from anomalib_genclip.utils.files import file_hash
+
+TILES = {"size": 20, "stride": 12}
 
 
-@pytest.fixture
-def data(tmp_path):
-    """One category with four normal training images."""
-    return data_trees.mvtec_ad(tmp_path / "data")
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """One category with twelve normal training images."""
+    return data_trees.mvtec_ad(tmp_path_factory.mktemp("data"), normal=12)
+
+
+@pytest.fixture(scope="module")
+def good(data):
+    """Folder of the normal training images."""
+    return data.root / "bottle" / "train" / "good"
+
+
+@pytest.fixture(scope="module")
+def normal(good) -> dict[str, NormalImages]:
+    """The same images, to draw from."""
+    return {"bottle": images_of_folder(str(good), "folder")}
 
 
 def drawn(model: GenCLIP) -> dict[str, list[str]]:
     """Return the hashes of the references of each category."""
-    return {entry["category"]: entry["images"] for entry in model.model.references.describe()}
+    return {note.category: note.images for note in reference_notes(model.model)}
 
 
 def hashes(folder) -> set[str]:
     return {file_hash(file) for file in folder.glob("*")}
 
 
-def test_datamodule_gives_normal_training_images(data, tmp_path):
-    model = build(k_shot=3)
+@pytest.mark.parametrize("k_shot", [1, 3])
+def test_datamodule_gives_normal_training_images(data, good, tmp_path, k_shot):
+    model = build(k_shot=k_shot)
     engine(tmp_path).test(model, datamodule=data)
     assert list(drawn(model)) == ["bottle"]
-    assert len(set(drawn(model)["bottle"])) == 3
-    assert set(drawn(model)["bottle"]) <= hashes(data.root / "bottle" / "train" / "good")
+    assert len(set(drawn(model)["bottle"])) == k_shot
+    assert set(drawn(model)["bottle"]) <= hashes(good)
     memory = model.model.references.memories[0]
-    assert memory.patches.shape == (4, 3 * 4, 384)
-    assert memory.cls.shape == (1, 3, 384)
+    assert memory.patches.shape == (4, k_shot * 4, 384)
+    assert memory.cls.shape == (1, k_shot, 384)
     assert 0 < memory.usual_patch_distance < 2
 
 
-def test_cross_dataset_gives_the_targets_training_images_and_training_starts_without(tmp_path):
-    source = data_trees.mvtec_ad(tmp_path / "source", ("cable",), normal=6, anomalous=6)
-    target = data_trees.mvtec_ad(tmp_path / "target", ("bottle", "tile"))
-    data = CrossDataset(source, target, target_categories=["bottle", "tile"], num_workers=0)
-    model = build(k_shot=2)
-    model.model.references.index = forbid_in_training(model)
-    engine(tmp_path, max_epochs=1).train(model, datamodule=data)
-    assert list(drawn(model)) == ["bottle", "tile"]
+def test_cross_dataset_gives_the_targets_images_and_training_starts_without_them(cross, tmp_path):
+    model, run = build(k_shot=2), engine(tmp_path, max_epochs=1)
+    run.test(model, datamodule=cross)
+    assert list(drawn(model)) == ["bottle", "wood"]
     for category, images in drawn(model).items():
         assert set(images) <= hashes(tmp_path / "target" / category / "train" / "good")
+    assert all(value.isnan() for value in model.post_processor.raw_thresholds().values())
+    run.fit(model, datamodule=cross)
+    assert not drawn(model)
+    assert all(value.isfinite() for value in model.post_processor.raw_thresholds().values())
 
 
-def forbid_in_training(model):
-    """Look references up, and fail where a training or its validation has some."""
-    index = type(model.model.references).index.__get__(model.model.references)
-
-    def look_up(*args):
-        if model.trainer.state.fn == "fit":
-            assert not model.model.references.memories
-        return index(*args)
-
-    return look_up
-
-
-def test_folder_gives_images_for_a_prediction(data, tmp_path):
-    folder = data.root / "bottle" / "train" / "good"
-    model = build(k_shot=2, few_shot_source=folder)
-    images = PredictDataset(data.root / "bottle" / "test" / "crack")
-    results = engine(tmp_path).predict(model, dataset=images)
+def test_folder_gives_images_for_a_prediction(data, good, tmp_path):
+    model = build(k_shot=2, few_shot_source=good)
+    engine(tmp_path).predict(model, dataset=PredictDataset(data.root / "bottle" / "test" / "crack"))
     assert drawn(model).keys() == {""}
-    assert set(drawn(model)[""]) <= hashes(folder)
-    with_references = torch.cat([batch.pred_score for batch in results])
-    model.model.references.set({})
-    zero_shot = engine(tmp_path).predict(build(), dataset=images)
-    assert not torch.equal(with_references, torch.cat([batch.pred_score for batch in zero_shot]))
+    assert set(drawn(model)[""]) <= hashes(good)
 
 
-def test_draw_depends_on_the_seed_alone(tmp_path):
-    data = data_trees.mvtec_ad(tmp_path / "data", normal=12)
-    draws = []
+def test_draw_and_coreset_depend_on_the_seed_alone(normal):
+    memories = []
     for seed in (1, 1, 2):
-        model = build(k_shot=4, seed=seed)
-        engine(tmp_path).test(model, datamodule=data)
+        model = build(k_shot=4, seed=seed, max_reference_patches=5)
+        torch.rand(len(memories))  # whatever else has been drawn
+        np.random.rand(len(memories))  # noqa: NPY002  # likewise
+        draw_references(model, normal, seed=5 + len(memories))
+        memories.append((drawn(model), model.model.references.memories[0].patches))
+    assert memories[0][0] == memories[1][0] != memories[2][0]
+    assert torch.equal(memories[0][1], memories[1][1])
+
+
+def test_without_a_seed_every_process_draws_as_the_first(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda _, own, **__: 7 if isinstance(own, int) else own)
+    draws = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = build(k_shot=3)
+        engine(tmp_path, limit_test_batches=1).test(model, datamodule=data)
         draws.append(drawn(model))
-    assert draws[0] == draws[1] != draws[2]
+    assert draws[0] == draws[1]
 
 
-def test_validation_and_test_compute_the_same_references_once(data, tmp_path, monkeypatch):
-    model, calls = build(k_shot=2), []
-    remember = ReferenceImages._remember
-    monkeypatch.setattr(ReferenceImages, "_remember", lambda *args: calls.append(1) or remember(*args))
-    run = engine(tmp_path)
-    run.validate(model, datamodule=data)
-    run.test(model, datamodule=data)
-    assert len(calls) == 1
+def test_the_same_references_are_computed_once_and_anew_for_other_tiles_or_products(normal, tmp_path):
+    model = build(k_shot=2, seed=0)
+    draw_references(model, normal)
+    (first,) = model.model.references.memories
+    draw_references(model, normal)
+    assert list(model.model.references.memories) == [first]
+    path = model.save_weights(tmp_path / "references.safetensors", references=True)
+    tiled = build(weights=path, k_shot=2, seed=0, tiles=TILES)
+    draw_references(tiled, normal)
+    assert drawn(tiled) == drawn(model)
+    assert tiled.model.references.memories[0].patches.shape[1] == 5 * first.patches.shape[1]
+    draw_references(model, {"cable": NormalImages(normal["bottle"].files[:2], normal["bottle"].read_row)})
+    assert list(drawn(model)) == ["cable"]
+    assert list(model.model.references.memories) != [first]
 
 
-def test_another_category_gets_references_of_its_own(tmp_path):
-    data_trees.mvtec_ad(tmp_path / "data", ("bottle", "cable"))
-    model = build(k_shot=2)
-    for category in ("bottle", "cable"):
-        engine(tmp_path).test(model, datamodule=data_trees.MVTecAD(tmp_path / "data", category, num_workers=0))
-        assert list(drawn(model)) == [category]
-
-
-def test_memory_is_bounded_and_its_size_announced(data, tmp_path, caplog):
+def test_memory_is_bounded_and_its_size_announced(normal, caplog):
     model = build(k_shot=4, max_reference_patches=5)
     with caplog.at_level(logging.INFO):
-        engine(tmp_path).test(model, datamodule=data)
+        draw_references(model, normal)
     assert model.model.references.memories[0].patches.shape == (4, 5, 384)
     assert "Coreset of 5 out of 16 patches" in caplog.text
-    assert "References of bottle: 4 image(s), 5 patches" in caplog.text
+    assert "References of bottle: images: 4, patches: 5" in caplog.text
 
 
-@pytest.mark.parametrize("weights", [None, "prompts"])
-def test_thresholds_without_references_are_dropped_and_given_ones_kept(data, tmp_path, weights):
-    prompts = None
-    if weights:
+@pytest.mark.parametrize("learning_type", [LearningType.ONE_CLASS, LearningType.FEW_SHOT])
+def test_thresholds_without_references_are_dropped_and_given_ones_kept(normal, tmp_path, learning_type):
+    weights = None
+    if learning_type == LearningType.FEW_SHOT:
         trained = build()
         trained.post_processor.set_thresholds(0.2, 0.3)
-        prompts = trained.save_weights(tmp_path / "prompts.safetensors")
-    model = build(weights=prompts, k_shot=2, image_threshold=0.7)
-    assert model.learning_type == (LearningType.FEW_SHOT if weights else LearningType.ONE_CLASS)
-    engine(tmp_path).test(model, datamodule=data)
+        weights = trained.save_weights(tmp_path / "prompts.safetensors")
+    model = build(weights=weights, k_shot=2, post_processor=RawScorePostProcessor(image_threshold=0.7))
+    assert model.learning_type == learning_type
+    draw_references(model, normal)
     assert float(model.post_processor.raw_thresholds()["image"]) == pytest.approx(0.7)
     assert model.post_processor.raw_thresholds()["pixel"].isnan()
 
@@ -140,98 +152,66 @@ def test_thresholds_without_references_are_dropped_and_given_ones_kept(data, tmp
 # Bad input
 
 
-def test_fewer_images_than_k_are_an_error(data, tmp_path):
-    with pytest.raises(ValueError, match=r"k_shot=5, but .* only 4 normal images of 'bottle'.*few_shot_source"):
-        engine(tmp_path).test(build(k_shot=5), datamodule=data)
-
-
-def test_prediction_without_a_folder_of_references_is_an_error(data, tmp_path):
+def test_too_few_images_or_none_are_an_error(data, normal, tmp_path):
+    with pytest.raises(ValueError, match=r"k_shot=13, but .* only 12 normal images of 'bottle'.*few_shot_source"):
+        draw_references(build(k_shot=13), normal)
     images = PredictDataset(data.root / "bottle" / "test" / "crack")
     with pytest.raises(ValueError, match=r"k_shot=2 has nothing to draw from.*few_shot_source"):
         engine(tmp_path).predict(build(k_shot=2), dataset=images)
 
 
-@pytest.mark.parametrize("content", [None, b"no image"])
-def test_folder_without_readable_images_is_an_error_that_names_it(data, tmp_path, content):
+def test_folder_without_readable_images_is_an_error_that_names_it(data, tmp_path):
     folder = tmp_path / "references"
-    if content:
-        folder.mkdir()
-        (folder / "broken.png").write_bytes(content)
-    named = r"broken\.png cannot be read" if content else "few_shot_source=.*references has no images"
-    with pytest.raises(ValueError, match=named):
-        engine(tmp_path).test(build(k_shot=1, few_shot_source=folder), datamodule=data)
+    model = build(k_shot=1, few_shot_source=folder)
+    with pytest.raises(ValueError, match=r"few_shot_source=.*references has no images"):
+        engine(tmp_path).test(model, datamodule=data)
+    folder.mkdir()
+    (folder / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"broken\.png cannot be read"):
+        draw_references(model, {"": images_of_folder(str(folder), "few_shot_source")})
 
 
-def test_one_folder_for_several_categories_is_an_error(tmp_path):
-    source = data_trees.mvtec_ad(tmp_path / "source", ("cable",), normal=6, anomalous=6)
-    target = data_trees.mvtec_ad(tmp_path / "target", ("bottle", "tile"))
-    data = CrossDataset(source, target, target_categories=["bottle", "tile"], num_workers=0)
-    folder = tmp_path / "target" / "bottle" / "train" / "good"
+def test_one_folder_for_several_categories_is_an_error(cross, good, tmp_path):
     with pytest.raises(ValueError, match=r"few_shot_source=.* is one folder, .* 2 categories"):
-        engine(tmp_path).test(build(k_shot=1, few_shot_source=folder), datamodule=data)
+        engine(tmp_path).test(build(k_shot=1, few_shot_source=good), datamodule=cross)
 
 
 def test_a_test_image_among_the_references_is_named(data, tmp_path, caplog):
     folder = data.root / "bottle" / "test" / "good"
     engine(tmp_path).test(build(k_shot=1, few_shot_source=folder), datamodule=data)
-    assert "1 reference image(s) are also test images" in caplog.text
+    assert "Reference images that are also test images: 1." in caplog.text
     assert str(folder) in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"k_shot": -1}, "k_shot"),
-        ({"k_shot": 1, "max_reference_patches": 0}, "max_reference_patches"),
-        ({"few_shot_source": "folder"}, "few_shot_source needs k_shot"),
-        ({"image_threshold": 1.5}, "image_threshold"),
-        ({"pixel_threshold": -0.5}, "pixel_threshold"),
-    ],
-)
-def test_wrong_settings_are_named(settings, message):
-    defaults = {
-        "k_shot": 0,
-        "few_shot_source": None,
-        "max_reference_patches": 10,
-        "image_threshold": None,
-        "pixel_threshold": None,
-    }
-    with pytest.raises(ValueError, match=message):
-        ProductSettings(**{**defaults, **settings})
 
 
 # What it is good for
 
 
 def test_a_defect_that_all_references_show_is_no_longer_found(tmp_path):
-    rng = np.random.default_rng(0)
-    for kind, count in (("good", 2), ("hole", 2)):
+    rng, highest = np.random.default_rng(0), {}
+    for kind in ("good", "hole"):
         (tmp_path / kind).mkdir()
-        for number in range(count):
+        for number in range(2):
             pixels, _ = render("leather", None if kind == "good" else kind, 112, rng)
             Image.fromarray(pixels).save(tmp_path / kind / f"{number}.png")
-    highest = {}
     for kind in ("good", "hole"):
-        model = GenCLIP(weights="tiny-demo", visualizer=False, k_shot=2, few_shot_source=tmp_path / kind)
-        results = engine(tmp_path).predict(model, dataset=PredictDataset(tmp_path / "hole"))
-        highest[kind] = torch.stack([batch.anomaly_map.max() for batch in results])
-    assert (highest["good"] > 0.5).all()
-    assert (highest["hole"] < 0.1).all()
+        model = GenCLIP(weights="tiny-demo", visualizer=False, k_shot=2)
+        draw_references(model, {"": images_of_folder(str(tmp_path / kind), "folder")})
+        records = Inferencer(model).predict(sorted((tmp_path / "hole").glob("*")))
+        highest[kind] = [record.anomaly_map.max() for record in records]
+    assert min(highest["good"]) > 0.5
+    assert max(highest["hole"]) < 0.1
 
 
-def test_references_are_cut_into_tiles_too(data, tmp_path):
-    """The memory has the patches of image and tiles, and a model that is shown a reference sees no difference."""
-    model = build(k_shot=2, tile_size=20, tile_stride=12)
-    engine(tmp_path).test(model, datamodule=data)
-    memory = model.model.references.memories[0]
-    assert memory.patches.shape == (4, 2 * (1 + 4) * 4, 384)
-    other = np.random.default_rng(77).integers(60, 120, (32, 32, 3), dtype=np.uint8)
-    drawn_file = next(f for f in (data.root / "bottle/train/good").glob("*") if file_hash(f) in drawn(model)["bottle"])
-    known = np.asarray(Image.open(drawn_file))
+def test_references_are_cut_into_tiles_too(good, normal):
+    """A tile of a reference is found among them, one of another image is not."""
+    model = build(k_shot=2, tiles=TILES)
+    draw_references(model, normal)
+    assert model.model.references.memories[0].patches.shape == (4, 2 * (1 + 4) * 4, 384)
+    known = {file_hash(file): file for file in good.glob("*")}
+    same = [str(known.pop(image)) for image in drawn(model)["bottle"]]
     distances = []
-    for pixels in (known, other):
-        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-        grid = tile_grid(image, model.model.tiler)
-        tiles, _ = next(grid.cut(model.pre_processor.transform(image), model.model.image_size, 16))
+    for file in (same[0], str(known.popitem()[1])):
+        image = preprocessed(read_image(file) / 255, file, model)
+        tiles, _ = next(tile_grid(image, model.model.tiler).cut(image, model.model.image_size, 16))
         distances.append(model.model.references(model.model.clip.encode_image(tiles)).patches)
     assert distances[0].max() < distances[1].min()

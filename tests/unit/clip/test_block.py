@@ -10,7 +10,7 @@ import torch
 from helpers.models import attended_by_value
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 
-from anomalib_genclip.clip.block import attend_by_value, run_block
+from anomalib_genclip.clip.frozen_clip import attend_by_value, run_block
 
 WIDTH, HEADS, LENGTH = 32, 4, 7
 MASK = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
@@ -56,16 +56,11 @@ def test_rest_goes_on_from_the_past_that_all_share(block):
     assert own.shape == (2, 6, HEADS, 4, WIDTH // HEADS)
 
 
-def test_some_tokens_of_each_sequence_are_computed_alone(block):
+@pytest.mark.parametrize("mask", [None, MASK], ids=["unmasked", "causal"])
+def test_some_tokens_of_each_sequence_are_computed_alone(block, mask):
     tokens, only = torch.randn(3, LENGTH, WIDTH), torch.tensor([[0, 6], [6, 3], [2, 2]])
-    expected = _open_clip(block, tokens, MASK)[torch.arange(3).unsqueeze(1), only]
-    torch.testing.assert_close(run_block(block, tokens, MASK, only=only)[0], expected, atol=1e-5, rtol=1e-5)
-
-
-def test_outputs_of_some_tokens_need_no_mask(block):
-    tokens, only = torch.randn(3, LENGTH, WIDTH), torch.zeros(3, 1, dtype=torch.long)
-    expected = _open_clip(block, tokens)[:, :1]
-    torch.testing.assert_close(run_block(block, tokens, only=only)[0], expected, atol=1e-5, rtol=1e-5)
+    expected = _open_clip(block, tokens, mask)[torch.arange(3).unsqueeze(1), only]
+    torch.testing.assert_close(run_block(block, tokens, mask, only=only)[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_patches_attend_by_value_as_open_clips_attention_does_with_values_for_all(block):

@@ -36,7 +36,7 @@ def test_untrained_patch_features_are_clips_projection(model, images):
 
 
 def test_layers_are_counted_from_one_and_read_in_order():
-    model = torch_model(BACKBONE, pretrained=None, image_size=SIZE, layers=[5, 2])
+    model = torch_model(BACKBONE, image_size=SIZE, layers=[5, 2])
     image = torch.randn(1, 3, SIZE, SIZE)
     outputs = _outputs_of_blocks(model.clip.model, image)
     assert model.layers == [2, 5]
@@ -57,17 +57,13 @@ def test_patch_attention_changes_the_patch_features_alone(model, images, layers)
 
 @torch.no_grad()
 def _outputs_of_blocks(clip, images):
-    """Run open_clip's own pass, and return the tokens after each block by its number, ``(B, L, width)``."""
-    outputs = {}
-    blocks = clip.visual.transformer.resblocks
-    hooks = [
-        block.register_forward_hook(lambda _, __, output, number=number: outputs.update({number: output}))
-        for number, block in enumerate(blocks, start=1)
-    ]
+    """Run open_clip's own pass, and return the tokens after each block, ``(B, L, width)``, the first at index 1."""
+    outputs, blocks = [images], clip.visual.transformer.resblocks
+    hooks = [block.register_forward_hook(lambda _, __, output: outputs.append(output)) for block in blocks]
     clip.encode_image(images)
     for hook in hooks:
         hook.remove()
-    return outputs if blocks[0].attn.batch_first else {n: output.transpose(0, 1) for n, output in outputs.items()}
+    return outputs if blocks[0].attn.batch_first else [output.transpose(0, 1) for output in outputs]
 
 
 def test_images_of_another_size_are_refused(model):

@@ -1,73 +1,50 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files of CLIP weights: only tensors are read, and what cannot be read is named."""
+"""Files of CLIP weights: only tensors are read, what cannot be read is named; pickles are in ``test_hostile_files``."""
 
 import logging
 import zipfile
-from pathlib import Path
 
 import open_clip
 import pytest
 import torch
-from helpers.damage import Payload, cut, with_flipped_bits
+from helpers.damage import cut, flip, with_flipped_bits
 from helpers.models import torch_model
 from safetensors.torch import save_file
 
-from anomalib_genclip.clip.backbone import backbone_spec, load_clip
-from anomalib_genclip.clip.weights import is_torchscript, read_weights
+from anomalib_genclip.clip.backbone import backbone_spec, is_torchscript, load_clip, read_weights
 
 
 @pytest.fixture
-def state() -> dict[str, torch.Tensor]:
+def state():
     """Tensors under names that CLIP has."""
     return {"visual.proj": torch.rand(40, 30), "ln_final.weight": torch.rand(50)}
 
 
-def write(state: dict[str, torch.Tensor], path: Path) -> Path:
+def write(state, path):
     """Write a file of tensors of the kind that its name says."""
     save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
     return path
 
 
-def is_state(read: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> bool:
-    return read.keys() == state.keys() and all(torch.equal(read[key], state[key]) for key in state)
-
-
-# What is read
-
-
-def test_torch_and_safetensors_files_are_read(state, tmp_path):
-    for name in ("clip.pt", "clip.bin", "clip.safetensors"):
-        assert is_state(read_weights(write(state, tmp_path / name)), state)
-    wrapped = {"state_dict": {f"module.{key}": value for key, value in state.items()}}
-    assert is_state(read_weights(write(wrapped, tmp_path / "wrapped.pt")), state)
-
-
-def test_what_is_no_weight_is_left_out(state, tmp_path):
-    """OpenAI's files hold sizes and the mask beside the weights."""
+def test_torch_and_safetensors_files_are_read_without_what_is_no_weight(state, tmp_path):
     sizes = dict.fromkeys(("input_resolution", "context_length", "vocab_size"), torch.tensor(77))
-    path = write({**state, **sizes, "attn_mask": torch.zeros(77, 77)}, tmp_path / "clip.pt")
-    assert is_state(read_weights(str(path)), state)
+    openai = {**state, **sizes, "attn_mask": torch.zeros(77, 77)}
+    wrapped = {"state_dict": {f"module.{key}": value for key, value in state.items()}}
+    for name, content in (("a.pt", state), ("a.safetensors", state), ("b.bin", openai), ("c.pt", wrapped)):
+        read = read_weights(str(write(content, tmp_path / name)))
+        assert read.keys() == state.keys()
+        assert all(torch.equal(read[key], state[key]) for key in state)
 
 
 def test_torchscript_is_told_from_other_files(state, tmp_path):
-    class Archive(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("weight", state["visual.proj"])
-
-        def forward(self, x):
-            return x
-
-    torch.jit.script(Archive()).save(tmp_path / "script.pt")
+    module = torch.nn.Linear(2, 3)
+    torch.jit.script(module).save(tmp_path / "script.pt")
     assert is_torchscript(tmp_path / "script.pt")
-    assert torch.equal(read_weights(tmp_path / "script.pt")["weight"], state["visual.proj"])
+    assert torch.equal(read_weights(tmp_path / "script.pt")["weight"], module.weight)
     for name in ("clip.pt", "clip.safetensors"):
         assert not is_torchscript(write(state, tmp_path / name))
-
-
-# What is refused
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -76,13 +53,6 @@ def test_broken_files_are_refused_by_name(state, tmp_path, suffix):
     cut(broken)
     with pytest.raises(ValueError, match=r"broken.* cannot be read as CLIP weights"):
         read_weights(broken)
-
-
-def test_pickled_payload_does_not_run(tmp_path):
-    torch.save({"state_dict": Payload(tmp_path / "ran")}, tmp_path / "hostile.pt")
-    with pytest.raises(ValueError, match=r"hostile\.pt cannot be read.*could run code"):
-        read_weights(tmp_path / "hostile.pt")
-    assert not (tmp_path / "ran").exists()
 
 
 def test_torchscript_that_runs_code_when_it_is_read_is_refused(tmp_path, capfd):
@@ -118,25 +88,21 @@ def test_torchscript_that_runs_code_when_it_is_read_is_refused(tmp_path, capfd):
 
 def test_one_flipped_bit_in_a_torch_file_is_refused_by_name(state, tmp_path):
     path = write(state, tmp_path / "clip.pt")
-    content = bytearray(path.read_bytes())
-    content[content.find(state["visual.proj"].numpy().tobytes()) + 1] ^= 1
-    path.write_bytes(content)
+    flip(path, path.read_bytes().find(state["visual.proj"].numpy().tobytes()) + 1)
     with pytest.raises(ValueError, match=r"clip\.pt is damaged or cut off"):
         read_weights(path)
 
 
 @pytest.mark.parametrize("content", [5, [torch.zeros(2)], {"state_dict": 5}, {"a": 5}, {"a": {"b": torch.zeros(2)}}])
 def test_file_of_something_else_than_named_tensors_is_refused_by_name(tmp_path, content):
-    torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match=r"other\.ckpt cannot be read as CLIP weights"):
-        read_weights(tmp_path / "other.ckpt")
+        read_weights(write(content, tmp_path / "other.ckpt"))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_flipped_bits_in_the_header_are_refused_by_name(tmp_path, suffix, seed):
-    state = {"visual.proj": torch.zeros(2), "ln_final.weight": torch.zeros(3)}
-    path = write(state, tmp_path / f"clip{suffix}")
+    path = write({"visual.proj": torch.zeros(2), "ln_final.weight": torch.zeros(3)}, tmp_path / f"clip{suffix}")
     with_flipped_bits(path, path, seed, slice(None, 400))
     with pytest.raises(ValueError, match=rf"clip\{suffix}"):  # at the latest, because tensors are missing
         load_clip(backbone_spec("ViT-S-32-alt"), str(path), (64, 64))
@@ -152,11 +118,9 @@ def test_weights_that_cannot_be_fetched_end_in_one_error_with_ways_out(monkeypat
     with pytest.raises(ConnectionError) as raised:
         torch_model("ViT-B-32", pretrained="openai")
     message = str(raised.value)
-    assert "'openai' of ViT-B-32" in message
-    assert "name or service not known" in message
+    for part in ("'openai' of ViT-B-32", "name or service not known", "pretrained=<file>", "cache", "tiny"):
+        assert part in message
     assert "long story" not in message
-    for way_out in ("pretrained=<file>", "cache", "tiny"):
-        assert way_out in message
     assert len(message.splitlines()) < 7
     assert raised.value.__suppress_context__
     assert "retrying" not in caplog.text

@@ -6,8 +6,10 @@
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomalib_genclip.clip.frozen_clip import ImageTokens
+from anomalib_genclip.components import references as module
 from anomalib_genclip.components.references import (
     ReferenceMemory,
     References,
@@ -54,7 +56,7 @@ def test_small_distances_survive_half_precision():
 def test_without_references_there_is_nothing_to_join_or_to_save():
     references = References()
     assert references(tokens(3)) is None
-    assert references.index(["bottle"] * 3) is None
+    assert references.index([["bottle"]] * 3) is None
     assert not references.state_dict()
 
 
@@ -86,32 +88,48 @@ def test_categories_do_not_leak_into_each_other():
         references.set({name: known})
         alone[name] = references(images)
     references.set(memories)
-    joined = references(images, references.index(["cable", "bottle", "cable"]))
+    joined = references(images, references.index([["cable"], ["bottle"], ["cable"]]))
     for part in range(2):
         torch.testing.assert_close(joined[part][1], alone["bottle"][part][1])
         torch.testing.assert_close(joined[part][[0, 2]], alone["cable"][part][[0, 2]])
 
 
 @pytest.mark.parametrize(
-    ("known", "category", "class_name", "expected"),
+    ("known", "names", "expected"),
     [
-        (["bottle", "cable"], "cable", None, 1),
-        (["bottle", "cable"], "wire", "cable", 1),
-        (["bottle", "cable"], None, "cable", 1),
-        (["cable"], None, None, 0),
-        (["cable"], None, "wire", 0),
-        ([""], "wire", None, 0),
+        (["bottle", "metal_nut"], ["metal nut"], 1),
+        (["bottle", "cable"], ["wire", "cable"], 1),
+        (["cable"], [], 0),
+        ([""], ["wire"], 0),
+        (["bottle", "cable"], ["wire"], "'wire'"),
+        (["bottle", "cable"], [], "unknown category"),
+        (["bottle"], ["wire"], "'wire'"),
     ],
 )
-def test_references_are_found_by_category_then_by_class_name(known, category, class_name, expected):
+def test_references_are_found_by_name_or_an_error_says_which_there_are(known, names, expected):
     references = References()
     references.set({name: memory(tokens(1)) for name in known})
-    assert references.index([category], class_name).tolist() == [expected]
+    if isinstance(expected, int):
+        assert references.index([names]).tolist() == [expected]
+        return
+    with pytest.raises(ValueError, match=rf"{expected}.*{', '.join(map(repr, known))}.*class_name"):
+        references.index([names])
 
 
-@pytest.mark.parametrize(("category", "named"), [("wire", "'wire'"), (None, "unknown category")])
-def test_references_of_another_category_are_an_error_that_names_both(category, named):
-    references = References()
-    references.set({name: memory(tokens(1)) for name in ("bottle", "cable")})
-    with pytest.raises(ValueError, match=rf"{named}.*'bottle', 'cable'.*class_name"):
-        references.index([category])
+def test_the_nearest_patches_are_found_part_by_part(monkeypatch):
+    """The similarities of a batch and 10,000 patches would be gigabytes."""
+    layers, known = tokens(3).patches, memory(tokens(2)).patches
+    expected, sizes = nearest_distance(layers, known), []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if "mm" in str(function):
+                sizes.append(result.numel())
+            return result
+
+    monkeypatch.setattr(module, "MOST_SIMILARITIES", 20)
+    with Products():
+        result = nearest_distance(layers, known)
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
+    assert max(sizes) <= 20

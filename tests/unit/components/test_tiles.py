@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tiles: they cover the image, their maps merge to the image's, and training draws the ones it should."""
+"""Tiles: they cover the image, and their maps merge to the image's."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_genclip.components.tiles import Axis, TileGrid, TrainingTiles
+from anomalib_genclip.components.tiles import Axis, TileGrid
 
 SIZES = [(100, 100), (64, 64), (300, 170), (33, 500), (20, 20), (1, 2000), (65, 64)]
 
@@ -75,36 +75,3 @@ def _averaged(grid, tile):
         total[start : start + tile] += torch.linspace(-1, 1, tile).abs()
         count[start : start + tile] += 1
     return (total / count).diff().abs()
-
-
-def test_training_on_whole_images_resizes_them():
-    images, masks = torch.rand(2, 3, 90, 120), torch.zeros(2, 90, 120)
-    masks[0, 10:60, 20:70] = 1
-    pixels, small, labels = TrainingTiles((32, 32))(images, masks, torch.tensor([1, 0]))
-    assert pixels.shape == (2, 3, 32, 32)
-    assert small.flatten(1).any(1).tolist() == [True, False]
-    assert labels.tolist() == [1, 0]
-
-
-def test_training_on_tiles_has_whole_images_and_tiles_with_and_without_defects():
-    """A tile is anomalous if its part of the mask is; a normal image never gives an anomalous tile."""
-    size, tile = (400, 400), (50, 50)
-    masks = torch.zeros(400, *size)
-    masks[::2, 200:204, 300:303] = 1
-    rows = torch.linspace(0, 1, 400)[:, None].expand(size)
-    images = rows.expand(len(masks), 3, *size)
-    pixels, small, labels = TrainingTiles((50, 50), tile)(images, masks, (torch.arange(len(masks)) + 1) % 2)
-    whole = pixels[:, 0, -1, 0] - pixels[:, 0, 0, 0] > 0.9
-    assert 0.4 < whole.float().mean() < 0.6
-    anomalous = labels.bool()
-    assert not anomalous[1::2].any()
-    assert anomalous[::2][whole[::2]].all()
-    assert 0.35 < anomalous[::2][~whole[::2]].float().mean() < 0.65
-    assert torch.equal(small[~whole].flatten(1).any(1), anomalous[~whole])
-
-
-def test_training_tiles_of_images_smaller_than_a_tile():
-    images, masks = torch.rand(8, 3, 20, 300), torch.ones(8, 20, 300)
-    pixels, _, labels = TrainingTiles((32, 32), (64, 64))(images, masks, torch.ones(8))
-    assert pixels.shape == (8, 3, 32, 32)
-    assert labels.all()

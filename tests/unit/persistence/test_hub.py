@@ -11,7 +11,8 @@ import pytest
 from helpers.hub import serve
 
 from anomalib_genclip.persistence.hub import download_prompts
-from anomalib_genclip.persistence.prompts_file import load_weights, prompts_path
+from anomalib_genclip.persistence.prompts_file import load_weights
+from anomalib_genclip.persistence.weights_files import resolve_weights
 
 PROGRAM = """
 import sys
@@ -77,6 +78,6 @@ def test_a_downloaded_file_is_checked_like_a_local_one(tmp_path, monkeypatch):
         "anomalib_genclip.persistence.hub.hf_hub_download", lambda *_, **__: tmp_path / "wrong.safetensors"
     )
     url = "hf://owner/name/wrong.safetensors"
-    assert prompts_path(url) == tmp_path / "wrong.safetensors"
+    assert resolve_weights(url) == tmp_path / "wrong.safetensors"
     with pytest.raises(ValueError, match=r"hf://owner/name/wrong\.safetensors is not a readable prompts file"):
         load_weights(url)

@@ -3,18 +3,20 @@
 
 """References travel in prompts files and checkpoints, in half precision and without a loss."""
 
-import json
+import copy
 
 import pytest
 import torch
-from anomalib.data import PredictDataset
 from helpers import data_trees
-from helpers.runs import build, engine
-from safetensors import safe_open
+from helpers.prompts_files import rewritten
+from helpers.runs import build, engine, save_checkpoint
 
-from anomalib_genclip import GenCLIP
+from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.components.references import ReferenceMemory
+from anomalib_genclip.persistence.learned_state import reference_notes
 from anomalib_genclip.persistence.prompts_file import load_weights
+
+IMAGE = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
@@ -24,67 +26,72 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(folder):
-    return data_trees.mvtec_ad(folder / "data")
+    return data_trees.mvtec_ad(folder / "data", ("metal_nut",))
 
 
 @pytest.fixture(scope="module")
 def model(folder, data):
-    """A model with three references of the category "bottle", and thresholds."""
+    """A model with three references of the category "metal_nut", and thresholds."""
     model = build(k_shot=3)
     engine(folder / "results").test(model, datamodule=data)
     model.post_processor.set_thresholds(0.25, 0.5)
     return model.eval()
 
 
-def scores(model: GenCLIP, data, folder) -> torch.Tensor:
-    images = PredictDataset(data.root / "bottle" / "test" / "crack")
-    return torch.cat([batch.pred_score for batch in engine(folder).predict(model, dataset=images)])
+@pytest.fixture(scope="module")
+def prompts(model, folder):
+    return model.save_weights(folder / "references.safetensors", references=True)
 
 
-def test_prompts_file_holds_references_on_request(model, folder, data):
-    path = model.save_weights(folder / "references.safetensors", references=True)
-    with safe_open(path, "pt") as file:
-        metadata = json.loads(file.metadata()["genclip"])
-        assert file.get_tensor("references.memories.0.patches").dtype == torch.float16
-    assert [(entry["category"], len(entry["images"])) for entry in metadata["references"]] == [("bottle", 3)]
-    loaded = GenCLIP(weights=path, pretrained=None, visualizer=False)
-    for key, value in model.model.references.state_dict().items():
-        torch.testing.assert_close(loaded.model.references.state_dict()[key], value, rtol=0, atol=0)
+def score(model: GenCLIP, class_name: str | None = None) -> float:
+    return Inferencer(model, precision="float32").predict(IMAGE, class_name).score
+
+
+def test_prompts_file_has_references_on_request(model, prompts):
+    saved = load_weights(prompts)
+    assert saved.tensors["references.memories.0.patches"].dtype == torch.float16
+    assert [(note.category, len(note.images)) for note in saved.description.references] == [("metal nut", 3)]
+    loaded = GenCLIP(weights=prompts, visualizer=False)
+    assert reference_notes(loaded.model) == reference_notes(model.model)
+    expected = model.model.references.state_dict()
+    torch.testing.assert_close(loaded.model.references.state_dict(), expected, rtol=0, atol=0)
     assert float(loaded.post_processor.raw_thresholds()["image"]) == 0.25
-    torch.testing.assert_close(scores(loaded, data, folder), scores(build(weights=path), data, folder), rtol=0, atol=0)
+    assert score(loaded) == score(model)
+
+
+def test_references_of_a_file_serve_their_product_however_it_is_written_and_no_other(prompts, data, tmp_path):
+    model = GenCLIP(weights=prompts, visualizer=False)
+    assert score(model, "metal_nut") == score(model, "metal nut")
+    with pytest.raises(ValueError, match=r"no references for images of 'wood', only for 'metal nut'"):
+        score(model, "wood")
+    with pytest.raises(ValueError, match="'wood'"):
+        Inferencer(prompts, "wood")
+    engine(tmp_path).test(model, datamodule=data)
+    wood = data_trees.mvtec_ad(tmp_path / "data", ("wood",))
+    with pytest.raises(ValueError, match=r"no references for images of 'wood', only for 'metal nut'"):
+        engine(tmp_path).test(model, datamodule=wood)
 
 
 def test_prompts_file_without_references_is_the_zero_shot_models(model, folder):
-    path = model.save_weights(folder / "zero_shot.safetensors")
-    plain = build().save_weights(folder / "plain.safetensors")
-    with safe_open(path, "pt") as file, safe_open(plain, "pt") as other:
-        assert set(file.keys()) == set(other.keys())
-        assert json.loads(file.metadata()["genclip"]).keys() == json.loads(other.metadata()["genclip"]).keys()
-    # Thresholds on scores with references mean nothing without them.
-    assert load_weights(path).thresholds["image"].isnan()
-
-
-def test_there_must_be_references_to_save(folder):
+    saved = load_weights(model.save_weights(folder / "zero_shot.safetensors"))
+    assert saved.tensors.keys() == load_weights(build().save_weights(folder / "plain.safetensors")).tensors.keys()
+    assert not saved.description.references
+    assert saved.thresholds["image"].isnan()  # thresholds on scores with references mean nothing without them
     with pytest.raises(ValueError, match="no references to save"):
         build().save_weights(folder / "none.safetensors", references=True)
 
 
-def test_checkpoint_holds_references(model, data, folder):
-    run = engine(folder / "checkpoint")
-    run.validate(model, datamodule=data)
+def test_checkpoint_has_references(model, data, folder):
     path = folder / "references.ckpt"
-    run.trainer.save_checkpoint(path)
-    checkpoint = torch.load(path, weights_only=True)
-    assert checkpoint["state_dict"]["model.references.memories.0.patches"].dtype == torch.float16
-    loaded = GenCLIP.load_from_checkpoint(path, visualizer=False)
-    assert loaded.product.k_shot == 0
-    assert loaded.model.references.describe() == model.model.references.describe()
-    for key, value in model.model.references.state_dict().items():
-        torch.testing.assert_close(loaded.model.references.state_dict()[key], value, rtol=0, atol=0)
-    other = build()
-    expected = scores(loaded, data, folder)
+    save_checkpoint(copy.deepcopy(model), path)
+    state = torch.load(path, weights_only=True)["state_dict"]
+    assert state["model.references.memories.0.patches"].dtype == torch.float16
+    loaded, other = GenCLIP.load_from_checkpoint(path, visualizer=False), build()
     engine(folder).test(other, datamodule=data, ckpt_path=path)
-    torch.testing.assert_close(scores(other, data, folder), expected, rtol=0, atol=0)
+    assert loaded.k_shot == 0
+    for same in (loaded, other):
+        assert reference_notes(same.model) == reference_notes(model.model)
+        assert score(same) == score(model)
 
 
 def test_references_of_another_image_size_are_refused(folder):
@@ -96,31 +103,26 @@ def test_references_of_another_image_size_are_refused(folder):
         GenCLIP(weights=path, image_size=96)
 
 
+NOTE = {"category": "nut", "images": ["hash"], "drawn_with": ""}
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("notes", "named"),
     [
-        {"references": [{"category": "bottle"}]},
-        {"references": [{"images": ["hash"]}]},
-        {"references": [{"category": 1, "images": ["hash"]}]},
-        {"references": {"bottle": 3}},
+        ([{"category": "nut"}], r"no valid entry for references\.0\.images"),
+        ([{**NOTE, "category": 1}], r"no valid entry for references\.0\.category"),
+        ({"nut": 3}, "no valid entry for references"),
+        ([NOTE], "cls of the references of 'nut'"),  # the tensors are those of three images
+        ([NOTE, NOTE], "references of 'nut'"),
     ],
 )
-def test_references_without_a_description_are_refused(model, folder, change, monkeypatch):
-    monkeypatch.setattr(model.model.references, "describe", lambda: change["references"])
-    path = model.save_weights(folder / "changed.safetensors", references=True)
-    with pytest.raises(ValueError, match=r"changed\.safetensors has references without"):
-        load_weights(path)
-
-
-def test_references_that_do_not_fit_their_description_are_refused(model, folder, monkeypatch):
-    monkeypatch.setattr(model.model.references, "describe", lambda: [{"category": "bottle", "images": ["hash"]}])
-    path = model.save_weights(folder / "fewer.safetensors", references=True)
-    with pytest.raises(ValueError, match=r"fewer\.safetensors, cls of the references of 'bottle'"):
+def test_references_that_do_not_fit_their_description_are_refused(prompts, tmp_path, notes, named):
+    path = rewritten(prompts, tmp_path / "changed.safetensors", description=lambda d: d | {"references": notes})
+    with pytest.raises(ValueError, match=rf"changed\.safetensors.* {named}"):
         build(weights=path)
 
 
-def test_fine_tuning_starts_without_references(model, folder, data):
-    path = model.save_weights(folder / "tune.safetensors", references=True)
-    tuned = build(weights=path, fine_tune=True)
-    engine(folder / "tuned", max_epochs=1).fit(tuned, datamodule=data)
+def test_fine_tuning_starts_without_references(prompts, tmp_path, data):
+    tuned = build(weights=prompts, fine_tune=True)
+    engine(tmp_path, max_epochs=1).fit(tuned, datamodule=data)
     assert not tuned.model.references.memories

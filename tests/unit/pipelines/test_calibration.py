@@ -3,28 +3,35 @@
 
 """Thresholds from normal images: the quantile, its guarantee, and what is calibrated on what."""
 
-import json
 import re
 import shutil
 
 import pytest
 import torch
-from anomalib.data import PredictDataset
 from helpers import data_trees
 from helpers.runs import build, engine
-from safetensors import safe_open
 
-from anomalib_genclip import CrossDataset, GenCLIP, cli
-from anomalib_genclip.data.normal_images import file_hash
-from anomalib_genclip.evaluation.calibration import conformal_threshold
+from anomalib_genclip import GenCLIP, Inferencer, cli
+from anomalib_genclip.persistence.prompts_file import load_weights
+from anomalib_genclip.pipelines.calibration import calibrate, conformal_threshold
+from anomalib_genclip.utils.files import file_hash
 
 
-@pytest.fixture
-def normal(tmp_path):
+@pytest.fixture(scope="module")
+def normal(tmp_path_factory):
     """A folder of 19 normal images."""
-    folder = tmp_path / "normal"
+    folder = tmp_path_factory.mktemp("calibration") / "normal"
     for i in range(19):
         data_trees.write_normal(folder / f"{i:02}.png", seed=i)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A folder of three other images, for references."""
+    folder = tmp_path_factory.mktemp("few")
+    for i in range(3):
+        data_trees.write_normal(folder / f"{i}.png", seed=100 + i)
     return folder
 
 
@@ -32,6 +39,8 @@ def normal(tmp_path):
 def test_threshold_is_the_conformal_quantile(rate, rank):
     scores = torch.linspace(0, 1, 19)[torch.randperm(19)]
     assert conformal_threshold(scores, rate) == scores.sort().values[rank - 1]
+    ties = torch.tensor([0.1] * rank + [0.5] * (19 - rank))
+    assert (ties > conformal_threshold(ties, rate)).sum() == 19 - rank
 
 
 @pytest.mark.parametrize(("count", "rate"), [(9, 0.1), (19, 0.05), (99, 0.01), (999, 0.001)])
@@ -49,104 +58,98 @@ def test_expected_rate_of_false_alarms_is_the_chosen_one(rate):
     assert sum(alarms) / len(alarms) == pytest.approx(rate, abs=4 * (rate * (1 - rate) / len(alarms)) ** 0.5)
 
 
-def test_ties_do_not_raise_the_rate():
-    scores = torch.tensor([0.1] * 10 + [0.5] * 9)
-    assert not (scores > conformal_threshold(scores, 0.1)).any()
-
-
-def test_thresholds_are_quantiles_of_scores_and_of_the_maps_highest_values(normal, tmp_path):
-    model = build(class_name="screw")
-    thresholds = model.calibrate(normal, 0.1)
-    results = engine(tmp_path).predict(model, dataset=PredictDataset(normal))
-    scores = torch.cat([batch.pred_score for batch in results]).sort().values
-    highest = torch.stack([batch.anomaly_map.max() for batch in results]).sort().values
-    assert thresholds == pytest.approx({"image": float(scores[17]), "pixel": float(highest[17])}, abs=1e-6)
-    assert sum(int(batch.pred_label) for batch in results) <= 2
-    assert model.post_processor.keep_thresholds
+def test_thresholds_are_quantiles_of_scores_and_of_the_maps_highest_values(normal):
+    inferencer = Inferencer(build(class_name="screw"), precision="float32")
+    thresholds = calibrate(inferencer, normal, 0.1)
+    records = inferencer.predict(sorted(normal.iterdir()))
+    scores, highest = (
+        sorted(values) for values in zip(*((r.score, r.anomaly_map.max()) for r in records), strict=True)
+    )
+    assert thresholds == pytest.approx({"image": scores[17], "pixel": highest[17]}, abs=1e-6)
+    assert sum(record.anomalous for record in records) <= 2
+    assert inferencer.image_threshold == thresholds["image"]
+    assert inferencer.calibration["scores"] == pytest.approx(scores, abs=1e-6)
+    assert inferencer.model.post_processor.keep_thresholds
 
 
 def test_datamodule_gives_normal_training_images_that_are_no_references(tmp_path):
-    data = data_trees.mvtec_ad(tmp_path / "data", normal=12)
-    model = build(k_shot=3)
-    model.calibrate(data, 0.1)
-    (references,) = model.model.references.describe()
-    assert references["category"] == "bottle"
+    inferencer = Inferencer(build(k_shot=3))
+    calibrate(inferencer, data_trees.mvtec_ad(tmp_path / "data", normal=12), 0.1)
     made_from = {"false_alarm_rate": 0.1, "normal_images": 9, "source": "MVTecAD", "class_name": "bottle"}
-    assert model.post_processor.calibration == made_from
+    assert inferencer.model.post_processor.calibration.items() >= made_from.items()
+    assert inferencer.model.model.references.categories == ["bottle"]
     with pytest.raises(ValueError, match="at least 19 normal images, and there are 9"):
-        model.calibrate(data, 0.05)
+        calibrate(inferencer, data_trees.mvtec_ad(tmp_path / "data", normal=12), 0.05)
 
 
-def test_a_test_keeps_thresholds_and_references_of_a_calibration_on_folders(normal, tmp_path):
-    data = data_trees.mvtec_ad(tmp_path / "data", normal=2)
-    few = tmp_path / "few"
-    for i in range(2):
-        data_trees.write_normal(few / f"{i}.png", seed=100 + i)
+@pytest.mark.parametrize(("given", "expected"), [("flask", "flask"), (None, "bottle")])
+def test_class_name_is_the_given_one_or_the_datamodules_and_not_an_earlier_calibrations(tmp_path, given, expected):
+    model = build(k_shot=2)
+    model.names = model.names.of(None, "wood", 68)
+    inferencer = Inferencer(model, given)
+    calibrate(inferencer, data_trees.mvtec_ad(tmp_path / "data", normal=11), 0.1)
+    assert model.post_processor.calibration["class_name"] == model.names.of_file == expected
+
+
+def test_a_test_keeps_thresholds_and_references_of_a_calibration_on_folders(normal, few, tmp_path):
     model = build(k_shot=2, few_shot_source=few, seed=0)
-    thresholds = model.calibrate(normal, 0.1)
+    thresholds = calibrate(Inferencer(model), normal, 0.1)
     (before,) = model.model.references.memories
-    engine(tmp_path).test(model, datamodule=data)
+    engine(tmp_path).test(model, datamodule=data_trees.mvtec_ad(tmp_path / "data", normal=2))
     assert list(model.model.references.memories) == [before]
     assert model.model.references.categories == ["bottle"]
-    kept = {name: float(value) for name, value in model.post_processor.raw_thresholds().items()}
-    assert kept == thresholds
+    assert {name: float(value) for name, value in model.post_processor.raw_thresholds().items()} == thresholds
 
 
 def test_references_among_the_images_are_an_error_that_names_them(normal, tmp_path):
-    few = tmp_path / "few"
-    few.mkdir()
-    shutil.copy(normal / "03.png", few / "other_name.png")
-    model = build(k_shot=1, few_shot_source=few)
-    with pytest.raises(ValueError, match=r"1 of the normal images are references.*03\.png"):
-        model.calibrate(normal, 0.1)
+    shutil.copy(normal / "03.png", tmp_path / "other_name.png")
+    with pytest.raises(ValueError, match=r"References are among the normal images \(1\).*03\.png"):
+        calibrate(Inferencer(build(k_shot=1, few_shot_source=tmp_path)), normal, 0.1)
 
 
-def test_several_categories_are_an_error(tmp_path):
-    source = data_trees.mvtec_ad(tmp_path / "source", ("cable",), normal=6, anomalous=6)
-    target = data_trees.mvtec_ad(tmp_path / "target", ("bottle", "tile"))
-    data = CrossDataset(source, target, target_categories=["bottle", "tile"], num_workers=0)
-    with pytest.raises(ValueError, match=r"one category, and .* has 2: bottle, tile"):
-        build().calibrate(data)
+def test_several_categories_are_an_error(cross):
+    with pytest.raises(ValueError, match=r"one category, and .* has 2: bottle, wood"):
+        calibrate(Inferencer(build()), cross)
 
 
-@pytest.mark.parametrize("rate", [0, 1, "many"])
-def test_impossible_rates_are_refused(normal, rate):
-    with pytest.raises(ValueError, match="false_alarm_rate"):
-        build().calibrate(normal, rate)
+@pytest.mark.parametrize(
+    ("settings", "rate", "message"),
+    [
+        ({}, 0, "false_alarm_rate=0 "),
+        ({}, "many", "false_alarm_rate='many'"),
+        ({"post_processor": False}, 0.1, "default post_processor"),
+        ({"k_shot": 2}, 0.1, "k_shot=2 has nothing to draw from: give few_shot_source"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused(normal, settings, rate, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate(Inferencer(build(**settings)), normal, rate)
 
 
-def test_thresholds_need_the_default_post_processor(normal):
-    with pytest.raises(ValueError, match="default post_processor"):
-        build(post_processor=False).calibrate(normal)
-
-
-def test_nothing_to_draw_references_from_is_an_error(normal):
-    with pytest.raises(ValueError, match=r"k_shot=2 has nothing to draw from: give few_shot_source"):
-        build(k_shot=2).calibrate(normal, 0.1)
-
-
-def test_command_writes_what_the_thresholds_were_made_from(normal, tmp_path, capsys):
-    few = tmp_path / "few"
-    for i in range(3):
-        data_trees.write_normal(few / f"{i}.png", seed=100 + i)
+def test_command_writes_what_the_thresholds_were_made_from(normal, few, tmp_path, capsys):
     out = tmp_path / "line3.safetensors"
     arguments = ["--weights", "tiny-demo", "--normal", str(normal), "--out", str(out), "--false_alarm_rate", "0.05"]
-    product = ["--class_name", "leather"]
-    assert cli.main(["calibrate", *arguments, "--k_shot", "2", "--few_shot_source", str(few), *product]) == 0
-    image, pixel = map(float, re.findall(r"_threshold (0\.\d+)", capsys.readouterr().out))
-    with safe_open(out, "pt") as file:
-        metadata = json.loads(file.metadata()["genclip"])
+    arguments += ["--class_name", "leather", "--k_shot", "2", "--few_shot_source", str(few), "--tiles.size", "24"]
+    assert cli.main(["calibrate", *arguments]) == 0
+    printed = [float(number) for number in re.findall(r"_threshold (0\.\d+)", capsys.readouterr().out)]
+    saved = load_weights(out)
     made_from = {"false_alarm_rate": 0.05, "normal_images": 19, "source": "normal", "class_name": "leather"}
-    assert metadata["calibration"] == made_from
-    assert set(metadata["references"][0]["images"]) <= {file_hash(file) for file in few.glob("*")}
-    model = GenCLIP(weights=out, class_name="leather", visualizer=False)
-    thresholds = model.post_processor.raw_thresholds()
-    assert (float(thresholds["image"]), float(thresholds["pixel"])) == pytest.approx((image, pixel), abs=1e-4)
-    results = engine(tmp_path).predict(model, dataset=PredictDataset(normal))
-    assert not any(bool(batch.pred_label) for batch in results)
-    again = model.save_weights(tmp_path / "again.safetensors", references=True)
-    with safe_open(again, "pt") as file:
-        assert json.loads(file.metadata()["genclip"])["calibration"] == metadata["calibration"]
+    assert saved.description.calibration.items() >= made_from.items()
+    assert (saved.description.class_name, saved.description.tiles["size"]) == ("leather", 24)
+    assert {*saved.description.references[0].images} <= {file_hash(file) for file in few.iterdir()}
+    assert [float(saved.thresholds[name]) for name in ("image", "pixel")] == pytest.approx(printed, abs=1e-4)
+    again = GenCLIP(weights=out, visualizer=False).save_weights(tmp_path / "again.safetensors", references=True)
+    assert load_weights(again).description == saved.description
+
+
+def test_a_file_alarms_at_its_rate_without_being_told_its_product(normal, tmp_path):
+    """Its name and its tiles are the default: with others the rate would be another."""
+    inferencer = Inferencer("tiny-demo", "leather", tiles={"size": 24}, precision="float32")
+    calibrate(inferencer, normal, 0.1)
+    path = inferencer.save(tmp_path / "line3.safetensors")
+    image = normal / "00.png"
+    found = [Inferencer(path, name, precision="float32").predict(image).score for name in (None, "wood")]
+    assert found[0] == inferencer.predict(image).score != found[1]
 
 
 def test_command_names_the_rate_that_is_possible(normal, tmp_path, capsys):

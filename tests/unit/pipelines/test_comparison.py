@@ -4,8 +4,6 @@
 """The comparison of models on tiny data."""
 
 import json
-from itertools import product
-from statistics import fmean, stdev
 
 import pytest
 from helpers import data_trees
@@ -14,12 +12,17 @@ from helpers.runs import engine
 from PIL import Image
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.data.normal_images import file_hash
-from anomalib_genclip.evaluation import CategoryEvaluator
-from anomalib_genclip.evaluation.result import METRIC_NAMES
-from anomalib_genclip.pipelines import task
-from anomalib_genclip.pipelines.comparison import compare, target_parts
-from anomalib_genclip.pipelines.measure import measure
+from anomalib_genclip.evaluation import METRIC_NAMES, CategoryEvaluator
+from anomalib_genclip.pipelines.comparison import (
+    Comparison,
+    compare,
+    target_parts,
+    test_jobs,
+    training_jobs,
+    validated,
+)
+
+test_jobs.__test__ = False
 
 
 def test_every_model_is_tested_on_every_category_with_the_same_images_and_metrics(compared):
@@ -27,9 +30,6 @@ def test_every_model_is_tested_on_every_category_with_the_same_images_and_metric
         rows = rows_of(compared.tables, model)
         assert [row["category"] for row in rows] == ["bottle", "wood"]
         assert all(row["images"] == 8 and set(METRIC_NAMES) <= row.keys() for row in rows), model
-
-
-def test_zero_shot_model_of_anomalibs_kind_finds_the_white_squares(compared):
     # anomalib's own benchmark job cannot run such a model: it has no `val_dataloader`.
     assert all(row["image_AUROC"] == row["pixel_AUROC"] == 1 for row in rows_of(compared.tables, "whitest"))
 
@@ -39,8 +39,7 @@ def test_model_that_fails_is_a_row_that_says_why(compared):
     assert len(rows) == 2
     assert all("FileNotFoundError" in row["error"] and "absent.safetensors" in row["error"] for row in rows)
     summary = compared.tables.models.rows[-1]
-    assert summary["categories"] == "0 of 2"
-    assert summary["image_AUROC"] is None
+    assert (summary["categories"], summary["image_AUROC"]) == ("0 of 2", None)
     assert "FileNotFoundError" in summary["note"]
 
 
@@ -56,28 +55,32 @@ def test_figures_are_those_of_testing_the_checkpoint_by_hand(compared, compariso
 def test_files_are_written(compared):
     content = json.loads((compared.folder / "comparison.json").read_text())
     assert [row["model"] for row in content["rows"]] == ["GenCLIP", "whitest", "PatchCore", "absent"]
-    markdown = (compared.folder / "comparison.md").read_text()
-    assert "| whitest | zero_shot | 2 of 2 | 100.0 |" in markdown
-    assert "different categories" in markdown or "0 of 2" in markdown
+    assert "| whitest | zero_shot | 2 of 2 | 100.0 |" in (compared.folder / "comparison.md").read_text()
     assert Image.open(compared.folder / "comparison.png").size[0] > 500
     assert "bottle" in (compared.folder / "comparison_by_category.csv").read_text()
+
+
+MODEL = {"name": "a", "protocol": "zero_shot", "model": {"class_path": "Padim"}}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modles": []}, "unknown settings modles"),
-        ({"models": []}, "at least one"),
-        ({"models": [{"name": "a", "protocol": "few_shot", "model": {}}]}, "protocol 'few_shot' is unknown"),
-        ({"models": [{"name": "a", "protocol": "cross_dataset", "model": {}}]}, "needs a source"),
-        ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}, "epochs": 1}]}, "unknown settings epochs"),
-        ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}}] * 2}, "unique name"),
-        ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}, "seeds": 3}]}, "must be a list"),
-        ({"models": [{"name": "a", "protocol": "zero_shot", "model": {}, "k_shot": 4}]}, "k_shot=4 must be a list"),
-        ({"models": [{"name": "a", "protocol": "one_class", "model": {}, "k_shot": [0, 1]}]}, "at least 1"),
+        ({"modles": []}, "modles: Extra inputs are not permitted.*Settings of a comparison: target, target_categories"),
+        ({"models": []}, "models: List should have at least 1 item"),
+        ({"models": 5}, "models: Input should be a valid list"),
+        ({"models": [5]}, "models.0: Input should be a valid dictionary"),
+        ({"models": [MODEL | {"protocol": "few_shot"}]}, "protocol: Input should be 'cross_dataset', 'zero_shot' or"),
+        ({"models": [MODEL | {"protocol": "cross_dataset"}]}, "needs a source"),
+        ({"models": [MODEL | {"source": {"class_path": "Visa"}}]}, "no other protocol takes one"),
+        ({"models": [MODEL | {"epochs": 1}]}, "models.0.epochs: Extra inputs are not permitted"),
+        ({"models": [MODEL, MODEL]}, "unique name"),
+        ({"models": [MODEL | {"seeds": 3}]}, "seeds: Input should be a valid list"),
+        ({"models": [MODEL | {"k_shot": [-1]}]}, "k_shot.0: Input should be greater than or equal to 0"),
+        ({"models": [MODEL | {"protocol": "one_class", "k_shot": [0, 1]}]}, "at least 1"),
         ({"target_categories": ["spoon"]}, "spoon"),
         ({"target": {"class_path": "MVTecADD"}}, "no datamodule 'MVTecADD'"),
-        ({"target": {"init_args": {}}}, "The target lacks class_path"),
+        ({"target": {"init_args": {}}}, "target.0.class_path: Field required"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(comparison_data, tmp_path, change, message):
@@ -86,49 +89,31 @@ def test_wrong_settings_are_refused_before_anything_runs(comparison_data, tmp_pa
     assert not (tmp_path / "jobs").exists()
 
 
-def test_seeds_are_trained_and_tested_one_by_one_and_shown_as_mean_and_spread(comparison_data, tmp_path):
+def test_there_is_a_training_for_each_seed_and_a_test_for_each_seed_category_and_number_of_images(
+    comparison_data, tmp_path
+):
     settings = settings_for(comparison_data, tmp_path)
-    settings["models"] = [settings["models"][0] | {"seeds": [0, 1]}]
-    tables = compare(settings)
-    assert [(row["seed"], row["category"]) for row in tables.rows] == list(product([0, 1], ["bottle", "wood"]))
-    assert len(list((tmp_path / "checkpoints").glob("*.ckpt"))) == 2
-    (summary,) = tables.models.rows
-    means = [fmean(row["pixel_AUROC"] for row in tables.rows if row["seed"] == seed) for seed in (0, 1)]
-    assert summary["pixel_AUROC"] == pytest.approx(fmean(means))
-    assert summary["pixel_AUROC_std"] == pytest.approx(stdev(means)) != 0
-    assert summary["categories"] == "2 of 2"
-    assert f"{100 * fmean(means):.1f} ± {100 * stdev(means):.1f}" in tables.models.as_markdown()
-
-
-def test_shots_are_rows_and_every_model_gets_the_same_images(comparison_data, tmp_path, monkeypatch):
-    given = {}
-
-    def measured(model, target, **options):
-        result = measure(model, target, **options)
-        files = target.train_data.samples.image_path
-        given[options["protocol"], options["seed"], len(files)] = set(files)
-        if options["protocol"] == "zero_shot":
-            (references,) = model.model.references.describe() or [{"images": []}]
-            assert set(references["images"]) == {file_hash(file) for file in files}.intersection(references["images"])
-            assert len(references["images"]) == model.product.k_shot
-        return result
-
-    monkeypatch.setattr(task, "measure", measured)
-    settings = settings_for(comparison_data, tmp_path) | {"target_categories": ["wood"]}
-    genclip = {"class_path": "GenCLIP", "init_args": SMALL}
-    patchcore = settings["models"][2]["model"]
-    settings["models"] = [
-        {"name": "GenCLIP", "protocol": "zero_shot", "model": genclip, "k_shot": [0, 2], "seeds": [0, 1]},
-        {"name": "PatchCore", "protocol": "one_class", "model": patchcore, "k_shot": [2], "seeds": [0, 1]},
+    settings["models"][0] |= {"seeds": [0, 1], "k_shot": [0, 2]}
+    settings["models"] = settings["models"][:2]
+    comparison = validated(Comparison, settings)
+    training = training_jobs(comparison)
+    assert [job.labels for job in training] == [{"model": "GenCLIP", "seed": 0}, {"model": "GenCLIP", "seed": 1}]
+    assert len({job.key for job in training}) == 2
+    trained = [{**training[0].labels, "checkpoint": "0.ckpt"}, {**training[1].labels, "error": "no memory"}]
+    jobs = test_jobs(comparison, target_parts(comparison), trained)
+    assert [list(job.labels.values()) for job in jobs] == [
+        *(
+            [f"GenCLIP, k = {k}", "cross_dataset", category, seed]
+            for k in (0, 2)
+            for seed in (0, 1)
+            for category in ("bottle", "wood")
+        ),
+        ["whitest", "zero_shot", "bottle", 1],
+        ["whitest", "zero_shot", "wood", 1],
     ]
-    tables = compare(settings)
-    names = ["GenCLIP, k = 0", "GenCLIP, k = 2", "PatchCore, k = 2"]
-    assert [row["model"] for row in tables.models.rows] == names
-    assert not any("error" in row for row in tables.rows)
-    for seed in (0, 1):
-        assert given["zero_shot", seed, 2] == given["one_class", seed, 2]
-    assert given["zero_shot", 0, 2] != given["zero_shot", 1, 2]
-    assert "pixel_AUROC_std" in tables.models.rows[1]
+    assert [job.settings["checkpoint"] for job in jobs[:4]] == ["0.ckpt", "0.ckpt", None, None]
+    assert [job.failure for job in jobs[1:3]] == ["", "training failed: no memory"]
+    assert [job.settings["k_shot"] for job in jobs] == [0] * 4 + [2] * 4 + [0] * 2
 
 
 def test_categories_are_shared_out_among_targets(tmp_path):
@@ -137,7 +122,9 @@ def test_categories_are_shared_out_among_targets(tmp_path):
         data_trees.mvtec_ad(tmp_path / category, (category,), normal=2, anomalous=2)
         init_args = {"root": str(tmp_path / category), "category": category}
         targets.append({"class_path": "MVTecAD", "init_args": init_args})
-    parts = target_parts(targets, ["wood", "bottle"])
-    assert [(part.label, part.target) for part in parts] == [("bottle", targets[0]), ("wood", targets[1])]
+    settings = {"target": targets, "target_categories": ["wood", "bottle"], "models": [MODEL]}
+    parts = target_parts(validated(Comparison, settings))
+    assert parts == [("bottle", targets[0], "bottle"), ("wood", targets[1], "wood")]
+    settings["target_categories"].append("tile")
     with pytest.raises(ValueError, match="not found: tile"):
-        target_parts(targets, ["wood", "bottle", "tile"])
+        target_parts(validated(Comparison, settings))

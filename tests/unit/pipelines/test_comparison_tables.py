@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tables of a comparison."""
+"""Tables and plot of a comparison."""
 
 import csv
 import io
@@ -9,19 +9,22 @@ from statistics import fmean
 
 import pytest
 from helpers.comparisons import rows_of
+from matplotlib.figure import Figure
+from PIL import Image
 
-from anomalib_genclip.evaluation.result import METRIC_NAMES
-from anomalib_genclip.pipelines.comparison_tables import ComparisonTables
+from anomalib_genclip.evaluation import METRIC_NAMES
+from anomalib_genclip.pipelines.comparison import ComparisonTables, draw_accuracy_against_speed
 
 
-def row(model: str, category: str, **others) -> dict:
+def row(model: str, category: str, seed: int = 0, **others) -> dict:
     """Make a row of a job that is done."""
-    done = {"images": 8, "images_per_second": 4.0, "peak_memory_mib": 100, "device": "CPU", "notes": []}
-    return {"model": model, "protocol": "zero_shot", "category": category, **done, "image_AUROC": 0.5, **others}
+    done = {"images": 8, "images_per_second": 4.0, "peak_memory_mib": 100.0, "device": "cpu", "notes": []}
+    labels = {"model": model, "protocol": "zero_shot", "category": category, "seed": seed}
+    return {**labels, **done, "image_AUROC": 0.5, **others}
 
 
 def failed(model: str, category: str) -> dict:
-    return {"model": model, "protocol": "zero_shot", "category": category, "error": "no memory"}
+    return {"model": model, "protocol": "zero_shot", "category": category, "seed": 0, "error": "no memory"}
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,7 @@ def failed(model: str, category: str) -> dict:
         ([row("a", "bottle"), row("b", "bottle")], None),
         ([row("a", "bottle"), row("a", "wood"), row("b", "bottle"), failed("b", "wood")], "over different categories"),
         ([row("a", "bottle"), row("b", "bottle", images=7)], "not tested on the same number of images"),
+        ([failed("a", "bottle")], None),
     ],
 )
 def test_means_that_do_not_compare_are_said_to(tmp_path, rows, warning):
@@ -44,7 +48,18 @@ def test_a_row_says_what_failed_and_what_was_noted(tmp_path):
     (summary,) = tables.models.rows
     assert summary["note"] == "no mask; failed: no memory"
     assert (summary["categories"], summary["images"], summary["image_AUROC"]) == ("2 of 3", 16, 0.5)
+    assert summary["pixel_AUROC"] is None
     assert [own["note"] for own in tables.categories.rows] == ["no mask", "no mask", "failed: no memory"]
+
+
+def test_several_seeds_are_shown_as_mean_and_spread_of_their_means(tmp_path):
+    values = {("bottle", 0): 0.5, ("wood", 0): 0.7, ("bottle", 1): 0.8, ("wood", 1): 1.0}
+    rows = [row("a", category, seed, image_AUROC=value) for (category, seed), value in values.items()]
+    table = ComparisonTables(tmp_path, rows).models
+    assert table.rows[0]["image_AUROC"] == pytest.approx(0.75)
+    assert table.rows[0]["image_AUROC_std"] == pytest.approx(0.3 / 2**0.5)
+    assert table.rows[0]["categories"] == "2 of 2"
+    assert "75.0 ± 21.2" in table.as_markdown()
 
 
 def test_models_row_is_the_mean_over_categories(compared):
@@ -58,14 +73,25 @@ def test_models_row_is_the_mean_over_categories(compared):
         assert summary["peak_memory_mib"] == max(row["peak_memory_mib"] for row in rows)
 
 
-def test_columns_are_the_union_of_all_rows(compared):
+def test_columns_are_the_union_of_all_rows_and_start_with_what_names_them(compared):
     table = compared.tables.categories
-    assert {"fit_seconds", "note"} <= set(table.columns)  # only PatchCore was trained here, only "absent" failed
+    assert table.columns[:3] == ["model", "protocol", "category"]
+    assert table.columns[-1] == "note"
     rows = {(row["model"], row["category"]): row for row in csv.DictReader(io.StringIO(table.as_csv()))}
-    assert float(rows["PatchCore", "wood"]["fit_seconds"]) > 0
+    assert float(rows["PatchCore", "wood"]["fit_seconds"]) > 0  # only PatchCore was trained here
     assert not rows["whitest", "wood"]["fit_seconds"]
     assert not rows["absent", "wood"]["image_AUROC"]
 
 
-def test_columns_start_with_what_names_the_row(compared):
-    assert compared.tables.categories.columns[:3] == ["model", "protocol", "category"]
+def test_plot_leaves_out_and_names_models_without_figures(monkeypatch):
+    titles, names = [], []
+    title, legend = Figure.suptitle, Figure.legend
+    monkeypatch.setattr(Figure, "suptitle", lambda self, text, **kw: titles.append(text) or title(self, text, **kw))
+    monkeypatch.setattr(
+        Figure, "legend", lambda self, lines, labels, **kw: names.extend(labels) or legend(self, lines, labels, **kw)
+    )
+    done = {"model": "a_b $x$", "images_per_second": 3.0, "image_AUROC": 0.5, "pixel_AUROC": None, "pixel_AUPRO": None}
+    rows = [done, {**dict.fromkeys(done), "model": "c"}]
+    assert Image.open(io.BytesIO(draw_accuracy_against_speed(rows))).format == "PNG"
+    assert titles == ["Accuracy against speed (without a result: c)"]
+    assert names == ["a_b $x$"]

@@ -9,7 +9,7 @@ from anomalib import LearningType
 
 from anomalib_genclip.components.anomaly_map import abnormal_probability, similarity_logits
 from anomalib_genclip.components.references import ReferenceMemory
-from anomalib_genclip.pipelines.measure import build_model
+from anomalib_genclip.pipelines.jobs import build_model
 
 
 @pytest.mark.parametrize("prompts", ["pair", "ensemble"])
@@ -46,7 +46,7 @@ def test_references_have_their_part_in_the_score():
 
 
 def test_class_names_are_mapped_and_weights_refused():
-    init_args = {"backbone": "tiny", "class_name": "01", "class_names": {"01": "cable"}}
+    init_args = {"backbone": "tiny", "class_name": "cable"}
     model = build_model({"class_path": "WrittenPrompts", "init_args": init_args}).model
     assert model.class_names.names[int(model.default_class)] == "cable"
     with pytest.raises(ValueError, match="takes no weights"):

@@ -1,51 +1,53 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs that write to a folder: their results, and how they go on."""
+"""Runs that write to a folder: their results, how they go on, and how several work on one."""
 
 import csv
 import errno
 import io
 import json
+import sys
 
 import fsspec
+import numpy as np
 import pytest
-from helpers.predictions import HEADER, Brightness, results, settings_for, write_images
+from helpers.predictions import Brightness, results, settings_for, small_chunks, use_model, write_images
+from scipy.stats import false_discovery_control
 
-from anomalib_genclip.prediction import parts as parts_module
+from anomalib_genclip.persistence import weights_files
+from anomalib_genclip.prediction import chunks as chunks_module
 from anomalib_genclip.prediction import run as run_module
 from anomalib_genclip.prediction import storage
 from anomalib_genclip.prediction.run import run
 
 BATCH = 4
-
-
-@pytest.fixture
-def small_parts(monkeypatch):
-    """Parts of three batches, so that few images make many."""
-    monkeypatch.setattr("anomalib_genclip.prediction.settings._PART_IMAGES", 3 * BATCH)
+CHUNK = 3 * BATCH
 
 
 @pytest.fixture(autouse=True)
 def model(monkeypatch):
-    """Run with a model that costs nothing; returns a function that takes another one."""
-
-    def use(backend):
-        monkeypatch.setattr(run_module, "load_backend", lambda _: backend)
-        return backend
-
-    use(Brightness())
-    return use
+    """Run with a model that costs nothing and with small chunks; returns a function that takes another model."""
+    small_chunks(monkeypatch, CHUNK)
+    use_model(monkeypatch, Brightness())
+    return lambda calls=None: use_model(monkeypatch, Brightness(calls))
 
 
 def rows_of(root, name="scores.csv"):
     return list(csv.DictReader(io.StringIO((root / "out" / name).read_text())))
 
 
+def stopped(root, calls, model, **options):
+    """Run until a batch, as if the process was stopped."""
+    model(calls)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings_for(root, **options))
+    model()
+
+
 def test_results_are_a_table_with_a_row_per_image(tmp_path):
     write_images(tmp_path / "images", 9)
     outcome = run(settings_for(tmp_path, class_from="parent", regions=True))
-    assert (tmp_path / "out" / "scores.csv").read_text().startswith(HEADER)
     rows = rows_of(tmp_path)
     assert [row["path"] for row in rows] == sorted(str(path) for path in (tmp_path / "images").rglob("*.*"))
     assert [row["class_name"] for row in rows] == list("000111222")
@@ -56,6 +58,8 @@ def test_results_are_a_table_with_a_row_per_image(tmp_path):
         "class_name_filter": "",
         "score": "0.372549",
         "label": "normal",
+        "p_value": "",
+        "alarm_level": "source",
         "image_threshold": "0.5",
         "pixel_threshold": "0.5",
         "anomalous_share": "0.0",
@@ -63,14 +67,14 @@ def test_results_are_a_table_with_a_row_per_image(tmp_path):
         "error": "",
     }
     assert (by_name["00008"]["label"], by_name["00008"]["anomalous_share"]) == ("anomalous", "1.0")
-    assert vars(outcome.counts) == {"images": 9, "anomalous": 4, "errors": 0, "regions": 4}
+    assert outcome.counts == {"images": 9, "anomalous": 4, "errors": 0, "regions": 4}
     assert outcome.table == f"{tmp_path}/out/scores.csv"
     regions = rows_of(tmp_path, "regions.csv")
     assert {(row["x"], row["y"], row["width"]) for row in regions} == {("0", "0", "9")}
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["counts"] == vars(outcome.counts)
     assert manifest["settings"]["class_from"] == "parent"
-    assert set(results(tmp_path / "out")) == {"scores.csv", "regions.csv", "manifest.json"}
+    others = {name for name in results(tmp_path / "out") if not name.startswith("chunks/")}
+    assert others == {"scores.csv", "regions.csv", "manifest.json"}
 
 
 def test_table_as_parquet_says_the_same(tmp_path):
@@ -86,16 +90,14 @@ def test_table_as_parquet_says_the_same(tmp_path):
         assert plain == written
 
 
-@pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_stopped_at_any_batch_goes_on_to_the_same_bytes(tmp_path, model, workers):
     write_images(tmp_path / "images", 41, broken=(5, 17))
     options = {"on_error": "record", "regions": True, "maps": "npy", "pictures": "anomalous", "num_workers": workers}
     run(settings_for(tmp_path, **options, out=str(tmp_path / "whole")))
-    whole = results(tmp_path / "whole")
     seen = 0
-    for calls in (1, 4, 1, 3, 2, 4):
-        backend = model(Brightness(calls=calls))
+    for calls in (1, 4, 1, 5, 3, 11):
+        backend = model(calls)
         try:
             run(settings_for(tmp_path, **options))
             break
@@ -103,20 +105,8 @@ def test_a_run_stopped_at_any_batch_goes_on_to_the_same_bytes(tmp_path, model, w
             assert "scores.csv" not in results(tmp_path / "out")
         finally:
             seen += len(backend.seen)
-    assert results(tmp_path / "out") == whole
-    assert seen == 11  # batches: none was scored twice
-
-
-@pytest.mark.usefixtures("small_parts")
-def test_what_is_done_is_written_while_a_part_goes_on(tmp_path, model, monkeypatch):
-    write_images(tmp_path / "images", 12)
-    monkeypatch.setattr(parts_module, "_SECONDS", 0)
-    monkeypatch.setattr(parts_module.Parts, "flush", lambda _: None)  # as when the process is killed
-    model(Brightness(calls=2))
-    with pytest.raises(KeyboardInterrupt):
-        run(settings_for(tmp_path))
-    (part,) = (tmp_path / "out" / "parts").iterdir()
-    assert len(part.read_text().splitlines()) == 2 * BATCH
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+    assert seen <= 11 + 5 * (CHUNK // BATCH)  # batches: at most a chunk was scored again at each stop
 
 
 def test_a_finished_run_says_so_and_touches_nothing(tmp_path):
@@ -131,26 +121,24 @@ def test_a_finished_run_says_so_and_touches_nothing(tmp_path):
     assert results(tmp_path / "out") == before
 
 
-@pytest.mark.usefixtures("small_parts")
-def test_a_broken_image_stops_the_run_with_everything_before_it_on_disk(tmp_path, model):
-    write_images(tmp_path / "images", 20, broken=(19,))  # 14th in order, third of its batch
-    with pytest.raises(OSError, match=r"1/00019.jpg cannot be read.*13 images are done.*--on_error record"):
+def test_a_broken_image_stops_the_run_with_all_chunks_before_it_on_disk(tmp_path, model):
+    write_images(tmp_path / "images", 20, broken=(19,))  # 14th in order
+    with pytest.raises(OSError, match=r"1/00019.jpg cannot be read.*Repair the file, or use --on_error record"):
         run(settings_for(tmp_path))
-    parts = sorted((tmp_path / "out" / "parts").glob("*.jsonl"))
-    assert [len(part.read_text().splitlines()) for part in parts] == [12, 1]
+    (chunk,) = (tmp_path / "out" / "chunks").iterdir()
+    assert len(chunk.read_text().splitlines()) == CHUNK
     # Goes on either way: the image is recorded, or it is mended.
     write_images(tmp_path / "images", 20)
-    backend = model(Brightness())
-    outcome = run(settings_for(tmp_path))
-    assert outcome.counts.images == 20
-    assert sum(backend.seen) == 8  # the batch that was cut short is scored as a whole
+    backend = model()
+    assert run(settings_for(tmp_path)).counts["images"] == 20
+    assert sum(backend.seen) == 8
     run(settings_for(tmp_path, out=str(tmp_path / "whole")))
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
 def test_a_broken_image_is_recorded(tmp_path):
     write_images(tmp_path / "images", 6, broken=(0, 4))
-    assert run(settings_for(tmp_path, on_error="record", pictures="all")).counts.errors == 2
+    assert run(settings_for(tmp_path, on_error="record", pictures="all")).counts["errors"] == 2
     errors = {row["path"][-9:]: row for row in rows_of(tmp_path) if row["error"]}
     assert set(errors) == {"00000.png", "00004.jpg"}
     assert "cannot identify image file" in errors["00000.png"]["error"]
@@ -158,41 +146,83 @@ def test_a_broken_image_is_recorded(tmp_path):
     assert not errors["00000.png"]["regions"]
 
 
-@pytest.mark.usefixtures("small_parts")
-def test_shares_make_the_table_of_a_single_run(tmp_path, model):
+def test_shards_make_the_table_of_a_single_run(tmp_path, model):
     write_images(tmp_path / "images", 41)
     run(settings_for(tmp_path, out=str(tmp_path / "whole"), regions=True))
-    backend = model(Brightness())
-    for number in (3, 1, 2):
+    backend = model()
+    for number, images in ((3, 12), (1, 29), (2, 41)):
         outcome = run(settings_for(tmp_path, regions=True, shard=f"{number}/3"))
         assert (outcome.table is None) == (number != 2)
+        assert outcome.counts["images"] == images
     assert sum(backend.seen) == 41
-    assert outcome.counts.images == 41
-    for name in ("scores.csv", "regions.csv"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
     assert run(settings_for(tmp_path, regions=True, shard="1/3")).was_complete
-    with pytest.raises(ValueError, match=r"shards 3 \(now 2\)"):
-        run(settings_for(tmp_path, regions=True, shard="1/2"))
 
 
-@pytest.mark.usefixtures("small_parts")
-def test_shares_that_saw_other_images_are_refused(tmp_path):
-    write_images(tmp_path / "images", 25)
-    run(settings_for(tmp_path, shard="1/2"))
-    write_images(tmp_path / "images", 40)
-    with pytest.raises(ValueError, match=r"different images in .*: 25, 40"):
-        run(settings_for(tmp_path, shard="2/2"))
+def test_another_number_of_shards_goes_on(tmp_path):
+    write_images(tmp_path / "images", 41)
+    run(settings_for(tmp_path, shard="2/3"))
+    assert run(settings_for(tmp_path, shard="1/1")).counts["images"] == 41
+    run(settings_for(tmp_path, out=str(tmp_path / "whole")))
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
-@pytest.mark.usefixtures("small_parts")
-def test_images_that_have_changed_places_are_refused(tmp_path, model):
+def test_shards_that_end_together_write_the_whole_table(tmp_path, monkeypatch):
+    """One finishes, and says so, while the other one is reading the rows for the same table."""
+    write_images(tmp_path / "images", 41)
+    run(settings_for(tmp_path, out=str(tmp_path / "whole")))
+    monkeypatch.setattr(chunks_module.Chunks, "finish", lambda _: 1 / 0)  # killed before it wrote the table
+    with pytest.raises(ZeroDivisionError):
+        run(settings_for(tmp_path, shard="1/2"))
+    monkeypatch.undo()
+    small_chunks(monkeypatch, CHUNK)
+    use_model(monkeypatch, Brightness())
+    real, finished = chunks_module.rows_of, []
+
+    def rows(*args):
+        if not finished:
+            finished.append(True)
+            finished.append(run(settings_for(tmp_path, shard="1/2")))
+        return real(*args)
+
+    monkeypatch.setattr(chunks_module, "rows_of", rows)
+    outcome = run(settings_for(tmp_path, shard="2/2"))
+    assert outcome.counts["images"] == finished[1].counts["images"] == 41
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("moment", ["names", "read"])
+def test_shards_that_start_together_share_the_folder(tmp_path, monkeypatch, moment):
+    """The other one claims the folder, and is killed, while this one looks what is in it."""
+    write_images(tmp_path / "images", 41)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".0123.part").touch()  # a manifest that is being written
+    real, started = getattr(storage.ResultFolder, moment), []
+
+    def other_first(folder, *args):
+        if not started:
+            started.append(True)
+            run(settings_for(tmp_path, shard="1/2"))
+        return real(folder, *args)
+
+    monkeypatch.setattr(storage.ResultFolder, moment, other_first)
+    assert run(settings_for(tmp_path, shard="2/2")).counts["images"] == 41
+
+
+def test_images_that_have_changed_are_refused(tmp_path, model):
     write_images(tmp_path / "images", 30)
-    model(Brightness(calls=4))
-    with pytest.raises(KeyboardInterrupt):
-        run(settings_for(tmp_path))
+    stopped(tmp_path, 4, model)
+    message = r"chunks/0000000\d-.*\.jsonl has rows of other images .*added, removed or renamed"
     write_images(tmp_path / "images" / "0" / "0", 1)
-    with pytest.raises(ValueError, match=r"00000000\.jsonl has rows of other images .*added, removed or renamed"):
+    with pytest.raises(ValueError, match=message):
         run(settings_for(tmp_path))
+    (tmp_path / "images/0/0/0/00000.png").unlink()
+    run(settings_for(tmp_path, shard="2/2"))
+    write_images(tmp_path / "images", 8)
+    for path in (tmp_path / "images" / "2").iterdir():
+        path.unlink()  # the last chunk is empty now
+    with pytest.raises(ValueError, match=message):
+        run(settings_for(tmp_path, shard="1/2"))
 
 
 @pytest.mark.parametrize(
@@ -202,10 +232,10 @@ def test_images_that_have_changed_places_are_refused(tmp_path, model):
         ({"class_name": "nut"}, r"class_name None \(now 'nut'\)"),
         ({"pixel_threshold": 0.25}, "pixel_threshold"),
         ({"table": "parquet"}, "table"),
+        ({"tiles": {"size": 64}}, r"tiles None \(now {'size': 64"),
     ],
 )
 def test_other_settings_are_refused_by_name(tmp_path, other, message):
-    pytest.importorskip("pyarrow")
     write_images(tmp_path / "images", 3)
     run(settings_for(tmp_path))
     before = results(tmp_path / "out")
@@ -227,10 +257,23 @@ def test_other_weights_and_versions_are_refused_by_name(tmp_path):
         path.write_text(json.dumps(manifest))
 
 
+def test_weights_of_the_hub_are_found_once(tmp_path, monkeypatch):
+    """A branch may move between two look-ups: then the manifest would have the hash of another file than the model."""
+    write_images(tmp_path / "images", 3)
+    (tmp_path / "a.safetensors").write_bytes(b"a")
+    found, loaded = [tmp_path / "a.safetensors"], []
+    monkeypatch.setattr(weights_files, "download_prompts", lambda _: found.pop())
+    load = lambda weights, *_, **__: loaded.append(weights) or Brightness()  # noqa: E731
+    monkeypatch.setattr("anomalib_genclip.prediction.scoring.Inferencer", load)
+    run(settings_for(tmp_path, weights="hf://owner/name/a.safetensors"))
+    assert loaded == [tmp_path / "a.safetensors"]
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["weights"]["file"] == "a.safetensors"
+
+
 @pytest.mark.parametrize(("fast", "chosen"), [(True, "bf16"), (False, "float32")])
 def test_precision_is_chosen_once_and_belongs_to_the_run(tmp_path, monkeypatch, fast, chosen):
     write_images(tmp_path / "images", 3)
-    monkeypatch.setattr("anomalib_genclip.utils.precision.bf16_is_fast", lambda _: fast)
+    monkeypatch.setattr("anomalib_genclip.utils.devices.bf16_is_fast", lambda _: fast)
     lines = []
     monkeypatch.setattr(run_module, "rank_zero_info", lines.append)
     run(settings_for(tmp_path))
@@ -238,23 +281,29 @@ def test_precision_is_chosen_once_and_belongs_to_the_run(tmp_path, monkeypatch, 
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]["precision"] == chosen
     assert run(settings_for(tmp_path, precision=chosen)).was_complete
     assert len(lines) == fast
-    monkeypatch.setattr("anomalib_genclip.utils.precision.bf16_is_fast", lambda _: not fast)  # another machine
+    monkeypatch.setattr("anomalib_genclip.utils.devices.bf16_is_fast", lambda _: not fast)  # another machine
     with pytest.raises(ValueError, match=f"precision '{chosen}'"):
         run(settings_for(tmp_path))
 
 
-def test_overwrite_removes_the_results_of_a_run_and_nothing_else(tmp_path, model, monkeypatch):
+def test_overwrite_removes_the_results_of_a_run_and_nothing_else(tmp_path, monkeypatch):
     write_images(tmp_path / "images", 9)
     run(settings_for(tmp_path, pictures="all"))
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    # Interrupted while it removes, it goes on with that.
-    monkeypatch.setattr(storage.ResultFolder, "remove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
+    # Interrupted while it removes, the folder is still that of the earlier run, which does not look complete.
+    real, left = fsspec.implementations.local.LocalFileSystem.rm, [1, 2]
+    monkeypatch.setattr(
+        fsspec.implementations.local.LocalFileSystem, "rm", lambda *a, **k: real(*a, **k) if left.pop() else None
+    )
+    with pytest.raises(IndexError):
         run(settings_for(tmp_path, batch_size=2, overwrite=True))
-    monkeypatch.undo()
-    model(Brightness())
-    run(settings_for(tmp_path, batch_size=2))
-    assert set(results(tmp_path / "out")) == {"notes.txt", "scores.csv", "manifest.json"}
+    monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, "rm", real)
+    assert "scores.csv" not in results(tmp_path / "out")
+    with pytest.raises(ValueError, match="batch_size 4"):
+        run(settings_for(tmp_path, batch_size=2))
+    run(settings_for(tmp_path, batch_size=2, overwrite=True))
+    others = {name for name in results(tmp_path / "out") if not name.startswith("chunks/")}
+    assert others == {"notes.txt", "scores.csv", "manifest.json"}
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -287,13 +336,19 @@ def test_nothing_is_written_before_there_is_something_to_do(tmp_path, monkeypatc
     with pytest.raises(FileNotFoundError, match=r"no weights none\.safetensors.*tiny-demo"):
         run(settings_for(tmp_path, weights="none.safetensors"))
     write_images(tmp_path / "images", 1)
-    monkeypatch.setattr(run_module, "load_backend", lambda _: 1 / 0)  # weights that cannot be loaded
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr("anomalib_genclip.prediction.scoring.Inferencer", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # weights that cannot be loaded
         run(settings_for(tmp_path))
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("small_parts")
+def test_a_scheduler_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "anomalib_genclip.prediction.schedulers.ray", raising=False)
+    with pytest.raises(ValueError, match=r"engine=ray needs .*: pip install ray"):
+        run(settings_for(tmp_path, engine="ray"))
+
+
 def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path, model, monkeypatch):
     write_images(tmp_path / "images", 40)
     written, real = [], storage.atomic_open
@@ -305,30 +360,69 @@ def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path, model, monkeypatch
         return real(path, **options)
 
     monkeypatch.setattr(storage, "atomic_open", full)
-    with pytest.raises(OSError, match=r"No space left on device: .*00000002.jsonl"):
+    with pytest.raises(OSError, match=r"No space left on device: .*00000002-.*.jsonl"):
         run(settings_for(tmp_path))
     monkeypatch.setattr(storage, "atomic_open", real)
-    backend = model(Brightness())
-    assert run(settings_for(tmp_path)).counts.images == 40
-    assert sum(backend.seen) == 40 - 2 * 3 * BATCH
+    backend = model()
+    assert run(settings_for(tmp_path)).counts["images"] == 40
+    assert sum(backend.seen) == 40 - 2 * CHUNK
 
 
 def test_results_go_to_an_address_too(tmp_path, model):
     memory = fsspec.filesystem("memory")
-    write_images(tmp_path / "images", 9)
+    write_images(tmp_path / "images", 20)
     for path in (tmp_path / "images").rglob("*.*"):
         memory.pipe_file(f"/bucket/{path.relative_to(tmp_path)}", path.read_bytes())
     data = {"data": "memory://bucket/images", "out": "memory://bucket/out", "maps": "npy", "pictures": "all"}
     try:
-        model(Brightness(calls=1))
-        with pytest.raises(KeyboardInterrupt):
-            run(settings_for(tmp_path, **data))
-        model(Brightness())
+        stopped(tmp_path, 4, model, **data)
         assert run(settings_for(tmp_path, **data)).table == "memory://bucket/out/scores.csv"
         run(settings_for(tmp_path))
         table = memory.cat_file("/bucket/out/scores.csv").decode()
         local = (tmp_path / "out" / "scores.csv").read_text()
         assert table.replace("memory://bucket", str(tmp_path)) == local
-        assert len(memory.find("/bucket/out")) == 2 + 2 * 9
+        assert len(memory.find("/bucket/out")) == 2 + 2 + 2 * 20
     finally:
         memory.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_terminal_shows_images_rate_and_time_left(tmp_path, monkeypatch, capsys, terminal):
+    write_images(tmp_path / "images", 20)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    run(settings_for(tmp_path, shard="1/2"))
+    text = capsys.readouterr().err
+    assert ("images/s" in text) == terminal
+    assert ("12 images" in text or "12/10" in text) == terminal
+
+
+def test_false_discovery_rate_labels_by_the_p_values_of_the_whole_run(tmp_path, monkeypatch):
+    write_images(tmp_path / "images", 40)
+    good = sorted(number / 200 for number in range(100))  # up to 0.5
+    use_model(monkeypatch, Brightness(good=good))
+    outcome = run(settings_for(tmp_path, false_discovery_rate=0.05))
+    rows = rows_of(tmp_path)
+    values = np.array([float(row["p_value"]) for row in rows])
+    expected = false_discovery_control(values) <= 0.05
+    assert 0 < expected.sum() < 40
+    assert [row["label"] == "anomalous" for row in rows] == expected.tolist()
+    assert outcome.counts["anomalous"] == expected.sum()
+    assert {row["alarm_level"] for row in rows} == {"calibrated"}
+
+
+def test_false_discovery_rate_needs_calibrated_weights(tmp_path):
+    write_images(tmp_path / "images", 3)
+    with pytest.raises(ValueError, match="false_discovery_rate needs weights that were calibrated, and tiny-demo"):
+        run(settings_for(tmp_path, false_discovery_rate=0.05))
+    with pytest.raises(ValueError, match="exclude each other"):
+        settings_for(tmp_path, false_discovery_rate=0.05, image_threshold=0.5)
+
+
+def test_a_run_says_that_its_alarm_level_is_the_sources_or_that_scores_have_moved(tmp_path, monkeypatch):
+    write_images(tmp_path / "images", 30)
+    assert run(settings_for(tmp_path)).notes[0].startswith("The alarm level is that of the data")
+    use_model(monkeypatch, Brightness(good=[number / 1000 for number in range(100)]))
+    notes = run(settings_for(tmp_path, out=str(tmp_path / "calibrated"))).notes
+    assert len(notes) == 1
+    assert "have moved since calibration" in notes[0]
+    assert run(settings_for(tmp_path, out=str(tmp_path / "given"), image_threshold=0.9)).notes != ()

@@ -16,11 +16,12 @@ GIVEN = {"weights": "tiny-demo", "data": "images", "out": "out"}
         ({"batch_size": 0}, "batch_size"),
         ({"num_workers": -1}, "num_workers"),
         ({"precision": "fp16"}, "precision='fp16'.*bf16"),
-        ({"backend": "tensorrt"}, "backend='tensorrt'.*openvino"),
         ({"image_threshold": 1.5}, "image_threshold"),
         ({"on_error": "skip"}, "on_error"),
         ({"class_from": "file"}, "class_from='file'.*parent"),
         ({"class_name": "nut", "class_from": "parent"}, "exclude each other"),
+        ({"class_from": "parent", "weights": "a.onnx"}, "fixed in an exported model"),
+        ({"tiles": {"side": 512}}, "tiles.*size"),
         ({"pictures": "some"}, "pictures"),
         ({"maps": "tiff"}, "maps"),
         ({"table": "xlsx"}, "table"),
@@ -40,13 +41,17 @@ def test_wrong_settings_are_named(wrong, message):
         RunSettings(**{**GIVEN, **wrong})
 
 
-def test_parts_are_of_whole_batches():
-    sizes = {batch: RunSettings(**GIVEN, batch_size=batch).part_size for batch in (1, 8, 10, 200, 256, 300)}
-    assert sizes == {1: 256, 8: 256, 10: 250, 200: 200, 256: 256, 300: 300}
+def test_chunks_are_of_whole_batches_and_short_where_a_batch_takes_long():
+    def sizes(**options):
+        return [RunSettings(**GIVEN, batch_size=batch, **options).chunk_size for batch in (1, 8, 10, 200, 300)]
+
+    assert sizes(accelerator="gpu") == [256, 256, 250, 200, 300]
+    assert sizes(accelerator="cpu") == [32, 32, 30, 200, 300]
+    assert sizes(accelerator="gpu", tiles={"size": 512}) == [1, 8, 10, 200, 300]
 
 
 def test_what_does_not_change_the_results_is_no_part_of_a_run():
     other = {"num_workers": 3, "on_error": "record", "engine": "ray", "ray_actors": 2, "out": "elsewhere"}
+    other |= {"shard": "2/3"}
     assert RunSettings(**GIVEN).as_manifest() == RunSettings(**{**GIVEN, **other}).as_manifest()
     assert RunSettings(**GIVEN).as_manifest() != RunSettings(**GIVEN, batch_size=4).as_manifest()
-    assert RunSettings(**GIVEN, shard="1/2").as_manifest() == RunSettings(**GIVEN, shard="2/2").as_manifest()

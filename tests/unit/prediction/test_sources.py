@@ -3,10 +3,14 @@
 
 """Which images are found, and in which order."""
 
+import io
 import os
+import sys
 import tracemalloc
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PureWindowsPath
 from types import SimpleNamespace
 
 import fsspec
@@ -16,6 +20,7 @@ from hypothesis import strategies as st
 
 from anomalib_genclip.prediction import sources
 from anomalib_genclip.prediction.sources import find_images
+from anomalib_genclip.prediction.storage import ResultFolder
 
 
 def touch(root, *names):
@@ -60,11 +65,54 @@ def test_a_list_keeps_its_order_and_its_paths(tmp_path, monkeypatch):
     assert found[1].name == str(tmp_path.parent / "x/a.png").lstrip("/")
 
 
-def test_an_image_or_paths_from_python(tmp_path):
+def test_a_byte_order_mark_hides_no_image(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf/x/a.png\n/x/b.png\n")
+    assert [source.path for source in find_images(f"{tmp_path}/list.txt")] == ["/x/a.png", "/x/b.png"]
+
+
+def test_lists_come_through_pipes(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a.png\nb.png\n")))
+    assert [source.path for source in find_images("-")] == ["a.png", "b.png"]
+    read, write = os.pipe()  # as `find ... | genclip predict --data /dev/stdin`
+    os.write(write, b"c.png\n")
+    os.close(write)
+    assert [source.path for source in find_images(f"/dev/fd/{read}")] == ["c.png"]
+    os.close(read)
+
+
+def test_colons_of_a_path_are_no_file_systems(tmp_path):
+    touch(tmp_path, "a::b/c.png")
+    assert names(tmp_path / "a::b") == ["c.png"]
+    assert ResultFolder(f"{tmp_path}/a::b").names() == {"c.png"}
+
+
+def test_paths_of_windows_give_class_and_file_names(tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("C:\\data\\screw\\1.png\n\\\\server\\share\\nut\\2.png\ns3://bucket/cap/3.png\n")
+    place = str(tmp_path / "list.txt")
+    monkeypatch.setattr(sources, "_absolute", PureWindowsPath)
+    found = list(find_images(place))
+    assert [source.folder for source in found] == ["screw", "nut", "cap"]
+    assert [source.name for source in found] == [
+        "C/data/screw/1.png",
+        "server/share/nut/2.png",
+        "s3/bucket/cap/3.png",
+    ]
+
+
+def test_what_is_no_image_is_counted_by_suffix(tmp_path):
+    touch(tmp_path, "a.png", "b.GIF", "c/d.gif", "c/README", ".hidden.txt", "out/scores.csv", "list.txt")
+    skipped = Counter()
+    assert len(list(find_images(str(tmp_path), f"{tmp_path}/out", skipped))) == 1
+    assert skipped == {".gif": 2, "none": 1, ".txt": 1}
+    for number in range(100):
+        (tmp_path / f"x.{number}").touch()
+    list(find_images(str(tmp_path), "", skipped := Counter()))
+    assert len(skipped) <= 21
+
+
+def test_an_image(tmp_path):
     touch(tmp_path, "a.png")
     assert names(tmp_path / "a.png") == ["a.png"]
-    paths = [tmp_path / "b.png", tmp_path / "a.png"]
-    assert [source.path for source in find_images(iter(paths))] == [str(path) for path in paths]
 
 
 def test_addresses_are_walked_as_folders_are():
@@ -123,7 +171,7 @@ def test_any_file_names_are_found_once_and_sorted(tmp_path_factory, stems):
     for stem in stems:
         (root / os.fsdecode(stem + b".png")).touch()
     expected = sorted(stem + b".png" for stem in stems)
-    found = [os.fsencode(source.name) for source in sources._walk(str(root), fsspec.filesystem("file"), "")]
+    found = [os.fsencode(source.name) for source in sources._walk(str(root), fsspec.filesystem("file"), "", Counter())]
     assert found == expected
 
 
@@ -134,7 +182,7 @@ def test_memory_does_not_grow_with_the_number_of_files(monkeypatch):
 
     monkeypatch.setattr(os, "scandir", many)
     tracemalloc.start()
-    found = sources._walk("/images", fsspec.filesystem("file"), "")
+    found = sources._walk("/images", fsspec.filesystem("file"), "", Counter())
     count, last = 0, ""
     for source in found:
         assert source.name > last

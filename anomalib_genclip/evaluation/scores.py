@@ -1,0 +1,267 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Scores of one category; anomalib's own metrics computed from them, and pixel metrics in constant memory."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from anomalib.metrics import AUPR, AUPRO, AUROC, AnomalibMetric, F1Max
+from anomalib.utils.cv import connected_components_cpu
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import binary_roc
+
+from anomalib_genclip.utils.messages import counted
+
+IMAGE_METRICS = ("image_AUROC", "image_AP", "image_F1Max")
+METRIC_NAMES = (*IMAGE_METRICS, "pixel_AUROC", "pixel_AUPRO", "pixel_AP", "pixel_F1Max")
+# Of images: normal ones labelled as anomalous and anomalous ones that are not, by the threshold in use; and the latter
+# at thresholds with which 1 % and 5 % of the normal images are labelled as anomalous.
+ERROR_RATES = ("false_alarm_rate", "miss_rate", "miss_rate_at_1", "miss_rate_at_5")
+# One such value makes the metrics of its level undefined; images without a value are only left out.
+NOT_FINITE = {"image": "a score that is not finite", "pixel": "an anomaly map that is not finite"}
+FPR_LIMIT = 0.3  # anomalib's AUPRO default
+
+# The rank of a distance is its top 16 bits, or from 2^-8 on its top 22 bits, shifted so that ranks are contiguous.
+_FINE_FROM = 2.0**-8
+_FINE_SHIFT = (119 << 13) - (119 << 7)  # 119: the exponent field of 2^-8
+_INSIDE = (126 << 13) - _FINE_SHIFT + 1  # ranks of the distances 0 to 0.5
+_OUTSIDE = 0x7F80 + 1  # ranks of the distances 0 to infinity, by their top 16 bits
+NUM_BINS = 2 * (_OUTSIDE + _INSIDE)
+
+
+def score_bins(scores: Tensor) -> Tensor:
+    """Compute the bin of each score, int64 in [0, ``NUM_BINS``); a higher score never has a lower bin."""
+    scores = scores.float()
+    low = scores <= 0.5
+    distance = torch.where(low, scores, 1 - scores)
+    inside, outside = _bits(distance), _bits(-distance)
+    rank = torch.where(distance >= _FINE_FROM, (inside >> 10) - _FINE_SHIFT, inside >> 16) - (outside >> 16)
+    return torch.where(low, _OUTSIDE + rank, NUM_BINS - 1 - _OUTSIDE - rank).long()
+
+
+def _bits(values: Tensor) -> Tensor:
+    """Convert float32 values to integers of the same order, negative ones to 0."""
+    return values.clamp(min=0).add(0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0
+
+
+class ScoreHistogram:
+    """Histogram of the scores of one category's pixels: three arrays, about 5 MB, whatever the number of pixels.
+
+    The metrics depend only on the order of the scores, so scores are counted in bins that preserve the order. A bin is
+    given by the leading bits of a float32: at least 16 bits everywhere, 6 more in the middle of [0, 1]. Bits of the
+    score itself would resolve values near 1 poorly, where a confident model puts defects. Scores above 0.5 are
+    therefore binned by their distance from 1 (an exact subtraction), so that both ends have the same resolution.
+    """
+
+    def __init__(self) -> None:
+        self.counts = torch.zeros(2, NUM_BINS, dtype=torch.int64)  # normal, anomalous pixels
+        self.weights = torch.zeros(NUM_BINS, dtype=torch.float64)  # of anomalous pixels: 1 / size of the region
+        self.regions = 0
+
+    def add(self, scores: Tensor, mask: Tensor) -> None:
+        """Add one image's anomaly map ``(H, W)``, on the CPU, and its boolean mask ``(H, W)``."""
+        bins = score_bins(scores)
+        both = torch.bincount((bins + NUM_BINS * mask).flatten(), minlength=2 * NUM_BINS)
+        self.counts += both.view(2, NUM_BINS)
+        # Regions of anomalous pixels are 8-connected, by the same function as in anomalib's AUPRO; each weighs 1.
+        regions = connected_components_cpu(mask[None, None].float())[0, 0][mask].long()
+        sizes = torch.bincount(regions)
+        weights = sizes[regions].double().reciprocal()
+        self.weights += torch.bincount(bins[mask], weights=weights, minlength=NUM_BINS)
+        self.regions += int((sizes > 0).sum())
+
+    def merge(self, other: "ScoreHistogram") -> None:
+        """Add the counts of another histogram."""
+        self.counts += other.counts
+        self.weights += other.weights
+        self.regions += other.regions
+
+    def metrics(self) -> dict[str, float]:
+        """Compute AUROC, AUPRO, AP and F1Max of normal and anomalous pixels; all scores of a bin count as equal."""
+        used = self.counts.sum(0) > 0
+        normal, anomalous = self.counts[:, used].flip(1).double()  # from the highest score down
+        false, true = normal.cumsum(0), anomalous.cumsum(0)
+        fpr, tpr = false / false[-1], true / true[-1]
+        overlap = self.weights[used].flip(0).cumsum(0) / self.regions
+        return {
+            "AUROC": _area(fpr, tpr, limit=1.0),
+            "AUPRO": _area(fpr, overlap, limit=FPR_LIMIT),
+            "AP": float((anomalous * true / (true + false)).sum() / true[-1]),
+            "F1Max": float((2 * true / (true + false + true[-1])).max()),
+        }
+
+
+def _area(x: Tensor, y: Tensor, limit: float) -> float:
+    """Integrate the piecewise linear curve through (0, 0) and the points up to ``limit``, divided by ``limit``."""
+    x, y = (torch.cat([values.new_zeros(1), values]) for values in (x, y))
+    inside = int((x <= limit).sum())
+    if inside < len(x):
+        part = (limit - x[inside - 1]) / (x[inside] - x[inside - 1])
+        y = torch.cat([y[:inside], torch.lerp(y[inside - 1], y[inside], part)[None]])
+        x = torch.cat([x[:inside], x.new_tensor([limit])])
+    return float(torch.trapezoid(y, x)) / limit
+
+
+@dataclass
+class CategoryScores:
+    """Scores of one category, by image: those of the images, and those of the pixels, as maps or in a histogram."""
+
+    images: dict[str, tuple[float, bool, bool | None]] = field(default_factory=dict)  # score, label, predicted label
+    maps: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # map and mask, each (H, W)
+    histogram: ScoreHistogram | None = None  # pixels whose maps are not kept
+    folded: set[str] = field(default_factory=set)  # images whose pixels are in the histogram
+    left_out: dict[str, dict[str, str]] = field(default_factory=lambda: {"image": {}, "pixel": {}})  # and why
+    repeated: int = 0  # images that were added again and ignored
+
+    def add(
+        self,
+        image: str,
+        score: float | None,
+        label: bool | None,
+        anomaly_map: Tensor | None,
+        mask: Tensor | None,
+        alarm: bool | None = None,
+    ) -> int:
+        """Add one image, identified by its path, unless it was added before. What is unknown is ``None``.
+
+        Map and mask are ``(H, W)`` on the CPU, float32 and boolean; ``label`` is the true one, ``alarm`` the predicted.
+        """
+        if image in self.images or image in self.left_out["image"]:
+            self.repeated += 1
+            return 0
+        if score is None or label is None:
+            self.left_out["image"][image] = "no score" if score is None else "no label"
+        elif not isfinite(score):
+            self.left_out["image"][image] = NOT_FINITE["image"]
+        else:
+            self.images[image] = (score, label, alarm)
+        if anomaly_map is None or mask is None:
+            self.left_out["pixel"][image] = "no anomaly map" if anomaly_map is None else "no mask"
+        elif not anomaly_map.isfinite().all():
+            self.left_out["pixel"][image] = NOT_FINITE["pixel"]
+        else:
+            self.maps[image] = (anomaly_map, mask)
+            return mask.numel()
+        return 0
+
+    def to_histogram(self, kept: int = 0) -> None:
+        """Move all maps to the histogram, except the ``kept`` newest."""
+        for image in list(self.maps)[: len(self.maps) - kept]:
+            self.histogram = self.histogram or ScoreHistogram()
+            self.histogram.add(*self.maps.pop(image))
+            self.folded.add(image)
+
+    @classmethod
+    def union(cls, parts: Iterable["CategoryScores"]) -> "CategoryScores":
+        """Merge the scores of several processes, counting each image once."""
+        whole = cls()
+        for part in parts:
+            whole.images = part.images | whole.images
+            whole.left_out = {level: part.left_out[level] | images for level, images in whole.left_out.items()}
+            whole.maps = part.maps | whole.maps
+            whole.folded |= part.folded
+            whole.repeated += part.repeated
+            if part.histogram:
+                whole.histogram = whole.histogram or ScoreHistogram()
+                whole.histogram.merge(part.histogram)
+        whole.maps = {image: planes for image, planes in whole.maps.items() if image not in whole.folded}
+        return whole
+
+    def compute_metrics(self) -> tuple[dict[str, float], list[str]]:
+        """Compute the category's metrics and error rates."""
+        values: dict[str, float] = {}
+        notes: list[str] = []
+        for level, compute in (("image", self._image_values), ("pixel", self._pixel_values)):
+            reasons = defaultdict(list)
+            for image, reason in sorted(self.left_out[level].items()):
+                reasons[reason].append(image)
+            defined = bool(self.images if level == "image" else self.maps or self.folded)
+            defined = defined and NOT_FINITE[level] not in reasons
+            outcome = f"{level} metrics {'without some images' if defined else 'undefined (not in the mean)'}"
+            for reason, images in reasons.items():
+                number = counted(len(images), "image")
+                notes.append(f"{outcome}: {number} with {reason}, for example {images[0]}")
+            if defined:
+                values |= compute(notes)
+        if self.repeated:
+            notes.append(f"{counted(self.repeated, 'repetition')} left out (images are identified by path)")
+        return {name: values[name] for name in METRIC_NAMES + ERROR_RATES if name in values}, notes
+
+    def _image_values(self, notes: list[str]) -> dict[str, float]:
+        scores, labels, alarms = zip(*(self.images[image] for image in sorted(self.images)), strict=True)
+        scores, labels = torch.tensor(scores), torch.tensor(labels)
+        if not _has_both("image", int((~labels).sum()), int(labels.sum()), notes):
+            return {}
+        values = {f"image_{name}": value for name, value in _ranking(scores, labels).items()}
+        if None not in alarms:
+            wrong = (torch.tensor(alarms) != labels).double()
+            values |= {"false_alarm_rate": float(wrong[~labels].mean()), "miss_rate": float(wrong[labels].mean())}
+        return values | dict(zip(ERROR_RATES[2:], miss_rates(scores, labels, (0.01, 0.05)), strict=True))
+
+    def _pixel_values(self, notes: list[str]) -> dict[str, float]:
+        if len({mask.shape for _, mask in self.maps.values()}) > 1:
+            notes.append("pixel metrics are streaming ones: maps differ in size, which anomalib's AUPRO cannot take")
+            self.to_histogram()
+        if self.histogram:
+            self.to_histogram()
+            normal, anomalous = self.histogram.counts.sum(1).tolist()
+        else:
+            maps, masks = map(torch.stack, zip(*(self.maps[image] for image in sorted(self.maps)), strict=True))
+            normal, anomalous = int((~masks).sum()), int(masks.sum())
+        if not _has_both("pixel", normal, anomalous, notes):
+            return {}
+        metrics = self.histogram.metrics() if self.histogram else pixel_metrics(maps, masks)
+        return {f"pixel_{name}": value for name, value in metrics.items()}
+
+
+def pixel_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:
+    """Compute AUROC, AP, F1Max and AUPRO of finite maps and boolean masks, ``(B, H, W)``; both labels must occur."""
+    return _ranking(maps, masks) | {"AUPRO": _compute(AUPRO, maps, masks)}
+
+
+def miss_rates(scores: Tensor, labels: Tensor, false_alarm_rates: Sequence[float]) -> list[float]:
+    """Compute the false negative rates at given false positive rates, interpolated linearly on the ROC curve.
+
+    Scores ``(n,)`` must be finite and boolean labels ``(n,)`` have both values.
+    """
+    false_positive, true_positive, _ = binary_roc(_into_unit_range(scores), labels.int())
+    return (1 - np.interp(false_alarm_rates, false_positive, true_positive)).tolist()
+
+
+def _ranking(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """Compute AUROC, AP and F1Max of scores and labels of any shape."""
+    scores = _into_unit_range(scores)
+    kinds = {"AUROC": AUROC, "AP": AUPR, "F1Max": F1Max}
+    return {name: _compute(kind, scores, labels) for name, kind in kinds.items()}
+
+
+def _compute(kind: type[AnomalibMetric], scores: Tensor, targets: Tensor) -> float:
+    """Compute one of anomalib's metrics in this process only."""
+    metric: Any = kind(fields=["scores", "targets"])
+    for part in metric.modules():  # F1Max contains a second metric, which would also wait for other processes
+        if isinstance(part, Metric):
+            part.distributed_available_fn = bool  # bool() is False
+    metric.update(SimpleNamespace(scores=scores, targets=targets))
+    return float(metric.compute())
+
+
+def _into_unit_range(scores: Tensor) -> Tensor:
+    """Scale scores to [0, 1] unless they are: outside of it, AUROC and AUPR take a sigmoid, which saturates."""
+    low, high = scores.min(), scores.max()
+    return scores if low >= 0 and high <= 1 else (scores - low) / (high - low).clamp(min=1e-30)
+
+
+def _has_both(level: str, normal: int, anomalous: int, notes: list[str]) -> bool:
+    """Return whether there are normal and anomalous images or pixels; if not, note which are missing."""
+    if normal and anomalous:
+        return True
+    notes.append(f"{level} metrics undefined (not in the mean): no {'anomalous' if normal else 'normal'} {level}s")
+    return False

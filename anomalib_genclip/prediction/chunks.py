@@ -1,0 +1,164 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Chunks: what a run consists of, and which of them are done."""
+
+import hashlib
+import json
+import math
+import os
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from scipy.stats import false_discovery_control
+
+from .output import COLUMNS, REGION_COLUMNS, WRITERS, Row
+from .settings import RunSettings
+from .sources import Source, find_images
+from .storage import ResultFolder
+
+FOLDER = "chunks"
+REGIONS = "region_rows"  # key of an image's regions in its row
+Value = TypeVar("Value")
+
+
+class Chunk(NamedTuple):
+    """Images that are scored together, in whole batches.
+
+    Args:
+        images (list[Source]): The images.
+        file (str): File of their rows in the results folder, JSON lines. Its name has the position of the chunk among
+            those of all shards, and a hash of the run and of the images' paths.
+    """
+
+    images: list[Source]
+    file: str
+
+
+class Chunks:
+    """The chunks of a run.
+
+    A chunk is done if its file is there. Nobody changes or removes a file, so that any number of processes can work on
+    a run, and each can tell what is left.
+
+    Args:
+        folder (ResultFolder): The results folder.
+        settings (RunSettings): The settings.
+        run_id (bytes): What distinguishes this run from others.
+    """
+
+    def __init__(self, folder: ResultFolder, settings: RunSettings, run_id: bytes) -> None:
+        self.folder, self.settings, self.run_id = folder, settings, run_id
+        self.done = 0  # images of this shard that were done before
+        self.skipped: Counter[str] = Counter()  # suffixes of files that are no images
+        self._files: list[str] = []  # one per chunk, of all shards
+
+    def pending(self) -> Iterator[Chunk]:
+        """Find the images, and yield the chunks of this shard that are not done.
+
+        Raises:
+            FileNotFoundError: If there is no such data.
+            ValueError: If there are no images, or a chunk that is done has other images.
+        """
+        number, count = self.settings.shard_and_count
+        present = {name.partition("-")[0]: f"{FOLDER}/{name}" for name in self.folder.names(FOLDER)}
+        images = find_images(self.settings.data, self.settings.out, self.skipped)
+        for position, found in enumerate(in_lists(images, self.settings.chunk_size)):
+            digest = hashlib.sha256(b"\0".join([self.run_id, *(os.fsencode(image.path) for image in found)]))
+            place = f"{position:08}"
+            file = f"{FOLDER}/{place}-{digest.hexdigest()[:16]}.jsonl"
+            self._files.append(file)
+            self._refuse({present.get(place, file)} - {file})
+            if position % count == number - 1:
+                if place in present:
+                    self.done += len(found)
+                else:
+                    yield Chunk(found, file)
+
+    def finish(self) -> Counter[str] | None:
+        """Write the tables if all chunks are done. Processes that do so at the same time write the same bytes.
+
+        Raises:
+            ValueError: If there are chunks of other images.
+        """
+        present = {f"{FOLDER}/{name}" for name in self.folder.names(FOLDER)}
+        self._refuse(present - {*self._files})
+        if len(present) < len(self._files):
+            return None
+        kind, counts = self.settings.table, Counter[str]()
+        relabel = self._relabel() if self.settings.false_discovery_rate else iter
+        if self.settings.regions:
+            with self.folder.open(f"regions.{kind}") as file:
+                rows = rows_of(self.folder, self._files)
+                WRITERS[kind](file, REGION_COLUMNS, (region for row in rows for region in row[REGIONS]))
+        with self.folder.open(f"scores.{kind}") as file:  # the last one: where it is, the run is complete
+            WRITERS[kind](file, COLUMNS, counted(relabel(rows_of(self.folder, self._files)), counts))
+        return counts
+
+    def scores(self) -> array:
+        """Return the scores of all chunks that are done, in no order."""
+        rows = rows_of(self.folder, (f"{FOLDER}/{name}" for name in self.folder.names(FOLDER)))
+        return array("d", (row["score"] for row in rows if row["score"] is not None))
+
+    def _relabel(self) -> Callable[[Iterator[Row]], Iterator[Row]]:
+        """Return what gives rows the labels of the false discovery rate, from the p-values of the whole run.
+
+        Raises:
+            ValueError: If the rows have no p-values.
+        """
+        rows = rows_of(self.folder, self._files)
+        values = array("d", (row["p_value"] or math.nan for row in rows if row["score"] is not None))
+        if np.isnan(values).any():
+            msg = f"false_discovery_rate needs weights that were calibrated, and {self.settings.weights} were not."
+            raise ValueError(msg)
+        found = np.asarray(values)[false_discovery_control(values) <= self.settings.false_discovery_rate]
+        highest = found.max(initial=0.0)
+
+        def relabel(rows: Iterator[Row]) -> Iterator[Row]:
+            for row in rows:
+                label = "anomalous" if row["score"] is not None and row["p_value"] <= highest else "normal"
+                yield row if row["score"] is None else {**row, "label": label}
+
+        return relabel
+
+    def _refuse(self, others: set[str]) -> None:
+        if others:
+            msg = (
+                f"{self.folder.path}/{min(others)} has rows of other images than {self.settings.data} holds now: some "
+                "were added, removed or renamed. Restore them to resume, or start again with --overwrite or in another "
+                "folder."
+            )
+            raise ValueError(msg)
+
+
+def counted(rows: Iterable[Row], counts: Counter[str]) -> Iterator[Row]:
+    """Count "images", "anomalous" ones, those with "errors", and "regions", while rows pass."""
+    for row in rows:
+        anomalous, errors = int(row["label"] == "anomalous"), int(row["error"] is not None)
+        counts.update(images=1, anomalous=anomalous, errors=errors, regions=row["regions"] or 0)
+        yield row
+
+
+def count_all(folder: ResultFolder) -> Counter[str]:
+    """Count the rows of all chunks that are done."""
+    counts = Counter[str]()
+    for _ in counted(rows_of(folder, sorted(f"{FOLDER}/{name}" for name in folder.names(FOLDER))), counts):
+        pass
+    return counts
+
+
+def rows_of(folder: ResultFolder, files: Iterable[str]) -> Iterator[Row]:
+    """Yield the rows of chunks."""
+    for file in files:
+        yield from map(json.loads, (folder.read(file) or b"").splitlines())
+
+
+def in_lists(values: Iterable[Value], size: int) -> Iterator[list[Value]]:
+    """Split values into lists of a given size; the last one may be shorter."""
+    values = iter(values)
+    while found := list(islice(values, size)):
+        yield found

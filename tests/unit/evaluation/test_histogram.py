@@ -1,0 +1,143 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Histograms of scores give anomalib's own pixel metrics in constant memory."""
+
+import resource
+
+import pytest
+import torch
+
+from anomalib_genclip.evaluation.scores import NUM_BINS, ScoreHistogram, pixel_metrics, score_bins
+
+SHAPES = {
+    "spread": torch.sigmoid,
+    "close to 1": lambda logits: torch.sigmoid(2 * logits + 9),
+    "close to 0": lambda logits: torch.sigmoid(3 * logits - 25),
+    "saturated": lambda logits: (0.6 * logits + 0.2).clamp(0, 1),
+    "saturated softmax": lambda logits: torch.sigmoid(20 * logits),
+    "narrow": lambda logits: 0.5 + 0.002 * logits,
+    "8 bit": lambda logits: (255 * torch.sigmoid(logits)).round() / 255,
+    "distances": lambda logits: 40 + 5 * logits,
+    "both signs": lambda logits: logits,
+}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def scored_masks(num: int, size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and masks of shape (num, size, size), every second mask with up to three regions."""
+    random = torch.Generator().manual_seed(seed)
+    masks = torch.zeros(num, size, size, dtype=torch.bool)
+    for mask in masks[::2]:
+        for _ in range(3):
+            top, left = torch.randint(0, size - size // 3, (2,), generator=random).tolist()
+            height, width = torch.randint(2, size // 3, (2,), generator=random).tolist()
+            mask[top : top + height, left : left + width] = True
+    return torch.randn(masks.shape, generator=random) + masks, masks
+
+
+def histogram_of(maps: torch.Tensor, masks: torch.Tensor) -> ScoreHistogram:
+    """Histogram of maps and masks of shape (B, H, W)."""
+    histogram = ScoreHistogram()
+    for scores, mask in zip(maps, masks, strict=True):
+        histogram.add(scores, mask)
+    return histogram
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_within_a_thousandth_of_anomalib(shape: str) -> None:
+    """Every metric agrees with anomalib's, whatever the scores look like; outside of [0, 1] bins are coarser."""
+    logits, masks = scored_masks(num=16, size=64)
+    maps = SHAPES[shape](logits)
+    limit = 1e-3 if 0 <= maps.min() <= maps.max() <= 1 else 3e-3
+    assert histogram_of(maps, masks).metrics() == pytest.approx(pixel_metrics(maps, masks), abs=limit)
+
+
+@pytest.mark.parametrize("exact_value", [0.0, 1.0])
+def test_ties_at_the_ends_are_ties(exact_value: float) -> None:
+    """A map of nothing but 0 or 1 ranks nothing."""
+    masks = torch.zeros(2, 20, 20, dtype=torch.bool)
+    masks[0, :5, :4] = True
+    values = histogram_of(torch.full(masks.shape, exact_value), masks).metrics()
+    assert values == pytest.approx({"AUROC": 0.5, "AUPRO": 0.15, "AP": 0.025, "F1Max": 2 * 20 / 820}, abs=1e-9)
+
+
+def test_perfect_and_reversed() -> None:
+    """The two ends of the scale."""
+    masks = torch.zeros(1, 10, 10, dtype=torch.bool)
+    masks[0, :2] = True
+    perfect = histogram_of(masks.float(), masks).metrics()
+    assert perfect == pytest.approx(dict.fromkeys(perfect, 1.0))
+    reverse = histogram_of(1 - masks.float(), masks).metrics()
+    assert reverse["AUROC"] == reverse["AUPRO"] == 0
+
+
+def test_bins_keep_the_order() -> None:
+    """No score falls below a lower one, from minus to plus infinity; equal scores share a bin."""
+    infinity = float("inf")
+    scores = torch.cat([
+        torch.linspace(0, 1, 100_001),
+        torch.logspace(-44, 0, 10_000),
+        1 - torch.logspace(-8, 0, 10_000),
+        torch.logspace(-40, 38, 10_000),
+        -torch.logspace(-40, 38, 10_000),
+        torch.tensor([-infinity, -1e-45, -0.0, 0.0, 1e-45, 0.5, 1.0, infinity]),
+    ]).sort()[0]
+    bins = score_bins(scores)
+    assert (bins.diff() >= 0).all()
+    assert bins[0] >= 0
+    assert bins[-1] < NUM_BINS
+    assert score_bins(torch.tensor(-0.0)) == score_bins(torch.tensor(0.0))
+
+
+def test_bins_tell_the_ends_from_their_neighbours() -> None:
+    """Exact 0 and 1, where saturated scores pile up, are alone; both ends are resolved alike."""
+    ends = score_bins(torch.tensor([0.0, 1e-30, 1 - 2.0**-24, 1.0]))
+    assert ends.unique().numel() == 4
+    low = torch.logspace(-6, -1, 500, dtype=torch.float64)
+    assert score_bins(low.float()).unique().numel() == 500
+    assert score_bins((1 - low).float()).unique().numel() >= 480
+
+
+def test_resolution_is_at_least_the_top_16_bits() -> None:
+    """Two scores in [0, 0.5] with different top 16 bits are never in one bin."""
+    top = torch.arange(0, 0x3F00 + 1, dtype=torch.int32) << 16
+    assert score_bins(top.view(torch.float32)).unique().numel() == top.numel()
+
+
+def test_regions_weigh_the_same() -> None:
+    """Regions touching by a corner are one, as in anomalib; each weighs 1 whatever its size."""
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[0, 0] = mask[1, 1] = True
+    mask[4:8, 4:8] = True
+    histogram = histogram_of((mask & (torch.arange(8) < 2)).float()[None], mask[None])  # only the small region is found
+    assert histogram.regions == 2
+    assert sorted(histogram.weights[histogram.weights > 0].tolist()) == [1.0, 1.0]
+
+
+def test_merging_is_adding() -> None:
+    """Histograms of parts, merged, are the histogram of the whole, in any order."""
+    logits, masks = scored_masks(num=6, size=48)
+    maps = torch.sigmoid(logits)
+    whole = histogram_of(maps, masks).metrics()
+    merged = histogram_of(maps[4:], masks[4:])
+    merged.merge(histogram_of(maps[:4], masks[:4]))
+    assert merged.metrics() == pytest.approx(whole, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_twenty_thousand_images_in_constant_memory() -> None:
+    """The resident size does not grow with the number of images."""
+    logits, masks = scored_masks(num=100, size=256)
+    random = torch.Generator().manual_seed(1)
+    histogram = ScoreHistogram()
+    peaks = []
+    for index in range(20_000):
+        shift = 0.2 * torch.randn(1, generator=random)
+        histogram.add(torch.sigmoid(logits[index % 100] + shift), masks[index % 100])
+        if index + 1 in {1000, 20_000}:
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    assert histogram.counts.sum() == 20_000 * 256 * 256
+    assert set(histogram.metrics()) == {"AUROC", "AUPRO", "AP", "F1Max"}
+    print(f"peak memory: {peaks[0]:.0f} MB after 1,000 images, {peaks[1]:.0f} MB after 20,000")
+    assert peaks[1] - peaks[0] < 50
