@@ -5,12 +5,17 @@
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import ks_2samp, median_abs_deviation
 
+SOURCE_NOTE = (
+    "The alarm level is that of the data the model was trained with, not of this product: calibrate it with good parts "
+    "(genclip calibrate), or give image_threshold."
+)
 DRIFT_RATE = 0.01  # of windows that are told to have drifted although nothing has changed
 WINDOW = 100  # parts
 FEWEST = 20  # parts from which an alarm level is guessed
@@ -29,8 +34,27 @@ def p_value(score: float, good: Sequence[float]) -> float:
 
 def drift_p_value(scores: Sequence[float], good: Sequence[float], level: float) -> float:
     """Test whether scores below the alarm level still come from where those of the calibration came from."""
-    samples = [[score for score in some if score <= level] for some in (scores, good)]
-    return float(ks_2samp(*samples).pvalue) if all(samples) else 1.0
+    samples = [np.asarray(some)[np.asarray(some) <= level] for some in (scores, good)]
+    return float(ks_2samp(*samples).pvalue) if all(map(len, samples)) else 1.0
+
+
+def run_notes(scores: Sequence[float], given: float | None, calibration: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Say what to know about the alarm level of a run, one line each.
+
+    Args:
+        scores (Sequence[float]): Image scores of the run.
+        given (float | None): Image threshold that the user gave.
+        calibration (Mapping[str, Any] | None): What the weights were calibrated on.
+    """
+    if calibration is None:
+        guess = guess_alarm_level(scores)
+        text = "" if guess is None else f" A guess from this run, if most parts are good: image_threshold {guess:.3f}."
+        return () if given is not None else (SOURCE_NOTE + text,)
+    good = calibration.get("scores", [])
+    level = given if given is not None else calibration.get("image_threshold", 1.0)
+    p = drift_p_value(scores, good, level) if len(scores) >= FEWEST else 1.0
+    moved = f"The scores of good parts have moved since calibration (p = {p:.1g}): calibrate again."
+    return (moved,) if p < DRIFT_RATE else ()
 
 
 class DriftMonitor:

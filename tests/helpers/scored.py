@@ -6,7 +6,7 @@
 import torch
 from anomalib.metrics import AUPR, AUPRO, AUROC, F1Max
 
-from anomalib_genclip.data.batch import CategoryBatch
+from anomalib_genclip.data.category_dataset import CategoryBatch
 
 SIZE = 24
 

@@ -55,8 +55,25 @@ def is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-ARGUMENTS = """backbone pretrained image_size layers patch_attention prompt_length class_name branches class_name_filter
-smoothing_sigma fine_tune training seed k_shot few_shot_source max_reference_patches tiles""".split()
+ARGUMENTS = [
+    "backbone",
+    "pretrained",
+    "image_size",
+    "layers",
+    "patch_attention",
+    "prompt_length",
+    "class_name",
+    "branches",
+    "class_name_filter",
+    "smoothing_sigma",
+    "fine_tune",
+    "training",
+    "seed",
+    "k_shot",
+    "few_shot_source",
+    "max_reference_patches",
+    "tiles",
+]
 GROUPS = {"training": TrainingSettings.__dataclass_fields__, "tiles": ("size", "stride", "working_size", "batch_size")}
 
 

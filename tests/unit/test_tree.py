@@ -31,7 +31,6 @@ STAGES = ("clip", "components")
 NOT_IN_STAGES = ("lightning", "anomalib")
 # Modules without a test file of their name, and where they are tested: data, and parts that only work together.
 TESTED_IN = {
-    "app.answers": "unit/app/test_server.py",
     "app.page": "unit/app/test_server.py",
     "demo.synthetic": "unit/demo/test_synthetic.py",
     "persistence.export": "integration/test_export.py",

@@ -21,7 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from anomalib_genclip.evaluation import METRIC_NAMES, CategoryEvaluator, EvaluationResult
-from anomalib_genclip.utils.distributed import processes
+from anomalib_genclip.utils.devices import processes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

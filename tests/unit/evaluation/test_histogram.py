@@ -6,8 +6,7 @@
 import pytest
 import torch
 
-from anomalib_genclip.evaluation.histogram import NUM_BINS, ScoreHistogram, score_bins
-from anomalib_genclip.evaluation.scores import pixel_metrics
+from anomalib_genclip.evaluation.scores import NUM_BINS, ScoreHistogram, pixel_metrics, score_bins
 
 SHAPES = {
     "spread": torch.sigmoid,

@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.feature_cache import writer
+from anomalib_genclip.feature_cache import callback
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_is_the_same_within_half_precision(tmp_path, workers, monkeypatch):
-    monkeypatch.setattr(writer, "bf16_is_fast", lambda _: False)
+    monkeypatch.setattr(callback, "bf16_is_fast", lambda _: False)
     data = cross(tmp_path / "data", num_workers=workers)
     slow = {"training": {"projection_learning_rate": 1e-4}}  # faster steps amplify the rounding from one to the next
     plain, expected = fit(data, tmp_path / "plain", **slow)

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torchvision.transforms import v2
 
-from anomalib_genclip.feature_cache import callback, writer
+from anomalib_genclip.feature_cache import callback
 
 
 def test_second_run_writes_nothing(filled, tmp_path, tower_images):
@@ -41,7 +41,7 @@ def test_the_tower_computes_in_bf16_where_that_is_fast_and_the_trainer_says_noth
     """Files of the two precisions are not mixed, and one line says which it is."""
     data, found = cross(tmp_path / "data"), {}
     for fast in (False, True):
-        monkeypatch.setattr(writer, "bf16_is_fast", lambda _, fast=fast: fast)
+        monkeypatch.setattr(callback, "bf16_is_fast", lambda _, fast=fast: fast)
         caplog.clear()
         with caplog.at_level(logging.INFO):
             fit(data, tmp_path / "results", epochs=1, feature_cache=tmp_path / "cache")
@@ -54,7 +54,7 @@ def test_the_tower_computes_in_bf16_where_that_is_fast_and_the_trainer_says_noth
     assert 1e-4 < difference < 0.05
     model = build()
     trainer = SimpleNamespace(precision="64-true")
-    assert not writer.FeatureWriter(trainer, model, None, tmp_path).in_bf16
+    assert not callback.FeatureWriter(trainer, model, None, tmp_path).in_bf16
 
 
 def _swap(path: Path) -> None:
@@ -91,7 +91,7 @@ def test_damaged_file_is_noticed_and_made_anew(filled, tmp_path, tower_images, c
 def test_another_models_cache_is_not_used(filled, other):
     def folder(**settings) -> Path:
         model = build(**settings)
-        return writer.FeatureWriter(trainer, model, model.pre_processor.transform, filled.cache).folder
+        return callback.FeatureWriter(trainer, model, model.pre_processor.transform, filled.cache).folder
 
     trainer = SimpleNamespace(precision="32-true")
     assert folder().is_dir()
@@ -124,9 +124,9 @@ def test_no_room_is_one_error_before_anything_is_written(tmp_path, monkeypatch):
 
 def test_size_is_announced_before_it_is_written(tmp_path, monkeypatch):
     notes = []
-    monkeypatch.setattr(writer, "rank_zero_info", notes.append)
+    monkeypatch.setattr(callback, "rank_zero_info", notes.append)
     written = []
-    monkeypatch.setattr(writer, "atomic_write", lambda *_, **__: written.append(len(notes)))
+    monkeypatch.setattr(callback, "atomic_write", lambda *_, **__: written.append(len(notes)))
     monkeypatch.setattr(callback, "FeatureDataset", lambda dataset, _: dataset)
     fit(cross(tmp_path / "data"), tmp_path / "results", epochs=1, feature_cache=tmp_path / "cache")
     assert "Feature cache: writing 0.00 GB for 14 of 14 images to" in notes[0]
@@ -135,7 +135,7 @@ def test_size_is_announced_before_it_is_written(tmp_path, monkeypatch):
 
 def test_estimate_is_close_to_the_files(filled, tmp_path):
     trainer = SimpleNamespace(precision="32-true")
-    estimate = writer.FeatureWriter(trainer, build(), None, tmp_path)._bytes_per_image()
+    estimate = callback.FeatureWriter(trainer, build(), None, tmp_path)._bytes_per_image()
     for content in entries(filled.cache).values():
         assert len(content) <= estimate < len(content) + 2048
 
@@ -145,14 +145,14 @@ def test_disk_that_fills_up_is_one_clear_error(tmp_path, monkeypatch):
         del path, content
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer, "atomic_write", full)
+    monkeypatch.setattr(callback, "atomic_write", full)
     with pytest.raises(OSError, match=r"feature cache cannot be written to .*No space left.*another folder"):
         fit(cross(tmp_path / "data"), tmp_path / "results", feature_cache=tmp_path / "cache")
 
 
 def test_interruption_leaves_whole_files_that_are_used_again(tmp_path, tower_images, monkeypatch):
     data, cache = cross(tmp_path / "data"), tmp_path / "cache"
-    write, count = writer.atomic_write, []
+    write, count = callback.atomic_write, []
 
     def interrupted(path, content, **kwargs):
         count.append(path)
@@ -160,12 +160,12 @@ def test_interruption_leaves_whole_files_that_are_used_again(tmp_path, tower_ima
             raise RuntimeError
         return write(path, content, **kwargs)
 
-    monkeypatch.setattr(writer, "atomic_write", interrupted)
+    monkeypatch.setattr(callback, "atomic_write", interrupted)
     with pytest.raises(RuntimeError):
         fit(data, tmp_path / "first", feature_cache=cache)
     assert sorted(path for path in cache.rglob("*") if path.is_file()) == list(entries(cache))
     assert len(entries(cache)) == 5
-    monkeypatch.setattr(writer, "atomic_write", write)
+    monkeypatch.setattr(callback, "atomic_write", write)
     tower_images.clear()
     fit(data, tmp_path / "second", epochs=1, feature_cache=cache)
     assert sum(tower_images) == 14 - 5
