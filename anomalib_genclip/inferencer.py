@@ -28,7 +28,7 @@ from .persistence.weights_files import resolve_weights
 from .processing.post_processor import NATURAL_THRESHOLD
 from .records import Parts, Record
 from .torch_model import GenCLIPModel, ScoreParts
-from .utils.precision import Precision, choose_device, choose_precision
+from .utils.devices import Precision, choose_device, choose_precision
 from .utils.settings import UnitFloat, checked
 
 logger = logging.getLogger(__name__)
@@ -158,14 +158,9 @@ class Inferencer:
         return copy_with_metadata(self._exported.path, Path(path), self._exported.metadata | thresholds)
 
     @property
-    def alarm_level_note(self) -> str:
-        """What to know about the alarm level, in one line; ``""`` if it was calibrated or given."""
-        if self._is_given or self.calibration is not None:
-            return ""
-        return (
-            "The alarm level is that of the data the model was trained with, not of this product: calibrate it with "
-            "good parts (genclip calibrate), or give image_threshold."
-        )
+    def alarm_level(self) -> str:
+        """Where the image threshold comes from: "given", "calibrated", or "source", the data of the training."""
+        return "given" if self._is_given else "source" if self.calibration is None else "calibrated"
 
     def predict(self, image: AnyImage | Sequence[AnyImage], class_name: str | None = None, parts: bool = False) -> Any:  # noqa: ANN401
         """Predict one image or several.
@@ -303,6 +298,7 @@ class Inferencer:
             score=score,
             anomalous=bool(_above(np.float32(score), self.image_threshold, found.get("pred_label"))),
             p_value=p_value(score, good) if good else None,
+            alarm_level=self.alarm_level,
             image_threshold=self.image_threshold,
             pixel_threshold=self.pixel_threshold,
             anomaly_map=anomaly_map,

@@ -83,6 +83,8 @@ class Record:
         anomalous (bool | None): Whether the score is above the threshold.
         p_value (float | None): Share of good parts that look as anomalous as this one; ``None`` if the model was not
             calibrated.
+        alarm_level (str | None): Where the threshold of the image score comes from: "calibrated" on this product,
+            "given", or "source", the data that the model was trained with.
         image_threshold (float | None): Threshold of the image score; ``None`` for an exported model that says none.
         pixel_threshold (float | None): Threshold of the anomaly map, likewise.
         anomaly_map (np.ndarray | None): ``(H, W)`` in the model's resolution, float32, in [0, 1].
@@ -98,6 +100,7 @@ class Record:
     score: float | None = None
     anomalous: bool | None = None
     p_value: float | None = None
+    alarm_level: str | None = None
     image_threshold: float | None = None
     pixel_threshold: float | None = None
     anomaly_map: np.ndarray | None = field(default=None, repr=False, compare=False)

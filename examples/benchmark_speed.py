@@ -32,7 +32,7 @@ from anomalib_genclip.clip.backbone import load_clip
 from anomalib_genclip.clip.frozen_clip import ImageTokens, PatchAttention
 from anomalib_genclip.components.loss import GenCLIPLoss
 from anomalib_genclip.model_settings import ModelSettings
-from anomalib_genclip.pipelines.meter import peak_memory_mib
+from anomalib_genclip.pipelines.jobs import peak_memory_mib
 from anomalib_genclip.torch_model import GenCLIPModel
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

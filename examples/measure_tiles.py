@@ -27,10 +27,10 @@ from torchvision.tv_tensors import Image, Mask
 
 from anomalib_genclip.components.anomaly_map import upsample
 from anomalib_genclip.demo.synthetic import SyntheticDefects
-from anomalib_genclip.evaluation.histogram import ScoreHistogram
+from anomalib_genclip.evaluation.scores import ScoreHistogram
 from anomalib_genclip.inferencer import load_trained
 from anomalib_genclip.settings import TileSettings
-from anomalib_genclip.utils.resize import resize
+from anomalib_genclip.utils.tensors import resize
 
 SMALL = 0.001  # of the area of the image
 KINDS = ("all", "small", "large")

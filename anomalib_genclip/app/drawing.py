@@ -3,15 +3,13 @@
 
 """Heat maps and outlines."""
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 from anomalib.visualization.image.functional import add_text_to_image, overlay_image
 from matplotlib import colormaps
 from PIL import Image
 
-from anomalib_genclip.prediction.records import Record, Region
+from anomalib_genclip.records import Record
 
 _COLORS = colormaps["inferno"]  # one scale from 0 to 1 for all images, which color-blind people can read
 _OPAQUE_FROM = 0.5  # of the map; below, the image shines through, or normal parts would be black
@@ -19,31 +17,17 @@ _MOST_LABELS = 20
 
 
 def heat_map(picture: Image.Image, anomaly_map: np.ndarray, opacity: float) -> Image.Image:
-    """Draw a heat map over an image, the more transparent the lower its values are.
+    """Draw a map, ``(H, W)`` of any size, in [0, 1], over an image, the more transparent the lower its values are.
 
-    Args:
-        picture (Image.Image): The image.
-        anomaly_map (np.ndarray): ``(H, W)`` of any size, in [0, 1].
-        opacity (float): Opacity of high values; 0 shows the image alone.
-
-    Returns:
-        Image.Image: Of the size of ``picture``.
+    ``opacity`` is that of high values; with 0 the result is the image alone.
     """
     values = _resized(anomaly_map, picture.size)
     colors = _COLORS(values, alpha=np.minimum(1, values / _OPAQUE_FROM), bytes=True)
     return overlay_image(picture, Image.fromarray(colors), alpha=opacity).convert("RGB")
 
 
-def outlined(picture: Image.Image, record: Record) -> Image.Image:
-    """Outline the regions above the pixel threshold, with their numbers and scores.
-
-    Args:
-        picture (Image.Image): Image or heat map.
-        record (Record): With map, threshold and regions.
-
-    Returns:
-        Image.Image: A new picture.
-    """
+def draw_regions(picture: Image.Image, record: Record) -> Image.Image:
+    """Outline the regions above the record's pixel threshold on a copy of a picture, with their numbers and scores."""
     assert record.anomaly_map is not None
     above = _resized(record.anomaly_map, picture.size) > record.pixel_threshold
     contours, _ = cv2.findContours(above.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
@@ -51,19 +35,15 @@ def outlined(picture: Image.Image, record: Record) -> Image.Image:
     # White on black is seen on any image.
     cv2.drawContours(canvas, contours, -1, (0, 0, 0), 5, cv2.LINE_AA)
     cv2.drawContours(canvas, contours, -1, (255, 255, 255), 2, cv2.LINE_AA)
-    return _labelled(Image.fromarray(canvas), record.regions[:_MOST_LABELS], record.size)
-
-
-def _labelled(picture: Image.Image, regions: Sequence[Region], size: tuple[int, int]) -> Image.Image:
-    """Write number and score above the boxes of regions, which are in pixels of an image of ``size``."""
+    drawn = Image.fromarray(canvas)
     font = max(12, min(picture.size) // 32)
-    for number, region in enumerate(regions, start=1):
-        x = round(region.x * picture.width / size[1])
-        y = round(region.y * picture.height / size[0]) - font - 8
-        text = f"{number}: {region.score:.2f}"
+    for number, region in enumerate(record.regions[:_MOST_LABELS], start=1):
+        x = round(region.x * picture.width / record.size[1])  # regions are in pixels of the image file
+        y = round(region.y * picture.height / record.size[0]) - font - 8
         position = (min(max(4, x), max(4, picture.width - 4 * font)), max(4, y))
-        picture = add_text_to_image(picture, text, size=font, background=(0, 0, 0, 200), position=position)
-    return picture
+        text = f"{number}: {region.score:.2f}"
+        drawn = add_text_to_image(drawn, text, size=font, background=(0, 0, 0, 200), position=position)
+    return drawn
 
 
 def _resized(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:

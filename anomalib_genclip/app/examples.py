@@ -4,14 +4,12 @@
 """Examples for the page: rendered when it starts."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from anomalib_genclip.demo.synthetic import render
 
-_SIZE = 320
 # Category, defect, seed. With tiny-demo three defects are found, one is found in part, the missing tooth is not found,
 # and the last image is normal.
 _SCENES = (
@@ -24,34 +22,12 @@ _SCENES = (
 )
 
 
-class Example(NamedTuple):
-    """An example.
-
-    Args:
-        path (str): The image file.
-        class_name (str): What it shows.
-        title (str): Caption.
-    """
-
-    path: str
-    class_name: str
-    title: str
-
-
-def write_examples(folder: Path) -> list[Example]:
-    """Render the examples.
-
-    Args:
-        folder (Path): Where to; it must exist.
-
-    Returns:
-        list[Example]: The examples.
-    """
+def write_examples(folder: Path) -> list[tuple[str, str]]:
+    """Render the examples to an existing folder: their files and class names."""
     examples = []
     for category, defect, seed in _SCENES:
-        image, _ = render(category, defect, _SIZE, np.random.default_rng(seed))
-        class_name = category.replace("_", " ")
+        image, _ = render(category, defect, 320, np.random.default_rng(seed))
         path = folder / f"{category}_{defect or 'good'}.png"
         Image.fromarray(image).save(path)
-        examples.append(Example(str(path), class_name, f"{class_name}: {defect or 'good'}"))
+        examples.append((str(path), category.replace("_", " ")))
     return examples

@@ -12,14 +12,11 @@ from tempfile import TemporaryDirectory
 
 import gradio as gr
 
-from .answers import Answers
-from .detector import Detector
 from .examples import write_examples
-from .page import build_page
+from .handlers import Handlers
+from .page import Page
+from .scoring import Scorer
 from .uploads import MAX_FILE_SIZE
-
-_STYLE = Path(__file__).with_name("style.css")
-_SESSIONS = 32  # whose images are in memory
 
 
 @contextmanager
@@ -27,8 +24,8 @@ def running(weights: str, pretrained: str | None, host: str, port: int | None) -
     """Run the page in the background.
 
     Args:
-        weights (str): A prompts file, a checkpoint, or ``"tiny-demo"``.
-        pretrained (str | None): CLIP's weights, if they are others than the prompts file says.
+        weights (str): As in :class:`~anomalib_genclip.app.scoring.Scorer`, like the errors.
+        pretrained (str | None): Likewise.
         host (str): Address to listen on.
         port (int | None): Port to listen on; ``None`` for any that is free.
 
@@ -36,18 +33,16 @@ def running(weights: str, pretrained: str | None, host: str, port: int | None) -
         gr.Blocks: The page; ``local_url`` is its address.
 
     Raises:
-        FileNotFoundError: If there are no such weights.
-        ValueError: If they cannot be used.
         OSError: If the port is taken.
     """
     with TemporaryDirectory(prefix="genclip-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # what visitors upload is gone when the page is closed
-        answers = Answers(Detector(weights, pretrained), write_examples(Path(folder)))
-        page = build_page(answers)
-        # Fonts of the visitor's system: gradio's own come from the internet.
-        theme = gr.themes.Default(
-            primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-        )
+        scorer = Scorer(weights, pretrained)
+        note = ": a demonstration, not for photographs of real products" if weights == "tiny-demo" else ""
+        title = f"# GenCLIP\nPrompts `{Path(weights).name}` on {scorer.model.model.backbone}{note}"
+        page = Page(title, Handlers(scorer, write_examples(Path(folder)))).blocks
+        # gradio's own fonts come from the internet.
+        theme = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
         page.launch(
             server_name=host,
             server_port=port,
@@ -55,14 +50,12 @@ def running(weights: str, pretrained: str | None, host: str, port: int | None) -
             quiet=True,
             share=False,
             max_file_size=MAX_FILE_SIZE,
-            state_session_capacity=_SESSIONS,
+            state_session_capacity=32,  # visitors whose images are in memory
             enable_monitoring=False,
             run_history=False,
-            ssr_mode=False,
-            mcp_server=False,
             footer_links=["api"],
             theme=theme,
-            css_paths=_STYLE,
+            css_paths=Path(__file__).with_name("style.css"),
         )
         try:
             yield page
@@ -74,12 +67,5 @@ def serve(weights: str, pretrained: str | None, host: str, port: int) -> None:
     """Run the page until it is interrupted or terminated; arguments and errors as in :func:`running`."""
     with running(weights, pretrained, host, port) as page:
         print(f"GenCLIP with {weights} is at {page.local_url} (Ctrl+C ends it).", flush=True)
-        before = signal.signal(signal.SIGTERM, _leave)  # which would leave the visitors' files behind
-        try:
-            page.block_thread()
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _leave(*_: object) -> None:
-    raise SystemExit
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the visitors' files would be left behind
+        page.block_thread()

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from anomalib_genclip.prediction.images import read_image
+from anomalib_genclip.data.images import read_image
 from anomalib_genclip.utils.files import why_unreadable
 
 MAX_IMAGES = 32  # at a time
@@ -21,43 +21,25 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def read_upload(path: str) -> Tensor:
-    """Read an uploaded image.
-
-    Args:
-        path (str): The file.
-
-    Returns:
-        Tensor: ``(3, H, W)``, uint8, RGB.
+    """Read an uploaded image, ``(3, H, W)``, uint8, RGB; format and size are checked before anything is decoded.
 
     Raises:
         ValueError: If it cannot be used; names the file without its folder.
     """
     name = Path(path).name
+    reason = f"it has more than {MAX_PIXELS // 10**6} million pixels. Scale it down, or use `genclip predict`"
     try:
-        _check_header(path)
-        return read_image(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            with Image.open(path, formats=FORMATS) as image:
+                pixels = image.width * image.height
+        if pixels <= MAX_PIXELS:
+            return read_image(path)
+    except Image.DecompressionBombError:
+        pass
     except UnidentifiedImageError:
         reason = f"it is damaged, or no image in one of the formats {', '.join(FORMATS)}"
     except Exception as error:  # noqa: BLE001  # a broken file can make its reader trip over anything
         reason = why_unreadable(error).replace(path, name)
     msg = f"{name} cannot be used: {reason.rstrip('.')}."
     raise ValueError(msg)
-
-
-def _check_header(path: str) -> None:
-    """Refuse other formats and too many pixels before anything is decoded.
-
-    Raises:
-        ValueError: If there are too many pixels.
-        UnidentifiedImageError: If the format is another one.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                width, height = image.size
-        except Image.DecompressionBombError:
-            width = height = MAX_PIXELS
-    if width * height > MAX_PIXELS:
-        msg = f"it has more than {MAX_PIXELS // 10**6} million pixels. Scale it down, or use `genclip predict`"
-        raise ValueError(msg)

@@ -5,12 +5,17 @@
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import ks_2samp, median_abs_deviation
 
+SOURCE_NOTE = (
+    "The alarm level is that of the data the model was trained with, not of this product: calibrate it with good parts "
+    "(genclip calibrate), or give image_threshold."
+)
 DRIFT_RATE = 0.01  # of windows that are told to have drifted although nothing has changed
 WINDOW = 100  # parts
 FEWEST = 20  # parts from which an alarm level is guessed
@@ -21,10 +26,6 @@ _SMALLEST_SPREAD = 0.05  # of logits: many equal scores have none
 def p_value(score: float, good: Sequence[float]) -> float:
     """Compute the share of good parts that look as anomalous as this one.
 
-    Args:
-        score (float): Image score of a part.
-        good (Sequence[float]): Image scores of ``n`` good parts, ascending.
-
     Returns:
         float: ``(1 + number of scores at least as high) / (n + 1)``, the p-value of split conformal prediction.
     """
@@ -32,18 +33,28 @@ def p_value(score: float, good: Sequence[float]) -> float:
 
 
 def drift_p_value(scores: Sequence[float], good: Sequence[float], level: float) -> float:
-    """Test whether scores below the alarm level still come from where those of the calibration came from.
+    """Test whether scores below the alarm level still come from where those of the calibration came from."""
+    samples = [np.asarray(some)[np.asarray(some) <= level] for some in (scores, good)]
+    return float(ks_2samp(*samples).pvalue) if all(map(len, samples)) else 1.0
+
+
+def run_notes(scores: Sequence[float], given: float | None, calibration: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Say what to know about the alarm level of a run, one line each.
 
     Args:
-        scores (Sequence[float]): Image scores of parts.
-        good (Sequence[float]): Image scores of the good parts of the calibration.
-        level (float): Alarm level: only scores up to it are compared, because defects are no drift.
-
-    Returns:
-        float: p-value of the two-sample Kolmogorov-Smirnov test; 1 if there is nothing to compare.
+        scores (Sequence[float]): Image scores of the run.
+        given (float | None): Image threshold that the user gave.
+        calibration (Mapping[str, Any] | None): What the weights were calibrated on.
     """
-    samples = [[score for score in some if score <= level] for some in (scores, good)]
-    return float(ks_2samp(*samples).pvalue) if all(samples) else 1.0
+    if calibration is None:
+        guess = guess_alarm_level(scores)
+        text = "" if guess is None else f" A guess from this run, if most parts are good: image_threshold {guess:.3f}."
+        return () if given is not None else (SOURCE_NOTE + text,)
+    good = calibration.get("scores", [])
+    level = given if given is not None else calibration.get("image_threshold", 1.0)
+    p = drift_p_value(scores, good, level) if len(scores) >= FEWEST else 1.0
+    moved = f"The scores of good parts have moved since calibration (p = {p:.1g}): calibrate again."
+    return (moved,) if p < DRIFT_RATE else ()
 
 
 class DriftMonitor:
@@ -71,14 +82,7 @@ class DriftMonitor:
 
 
 def guess_alarm_level(scores: Sequence[float]) -> float | None:
-    """Guess an alarm level from the scores of a run, most of whose parts are good (ours).
-
-    Args:
-        scores (Sequence[float]): Image scores in [0, 1], of which up to a third may be of anomalous parts.
-
-    Returns:
-        float | None: Median plus three robust standard deviations of the log-odds; ``None`` for less than 20 scores.
-    """
+    """Guess an alarm level from the scores of a run, most of whose parts are good (ours)."""
     if len(scores) < FEWEST:
         return None
     odds = logit(np.clip(scores, 1e-6, 1 - 1e-6))

@@ -29,14 +29,6 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
     def load_checkpoint(self, path: str | Path | IO, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
         """Read a checkpoint; other arguments as in anomalib.
 
-        Args:
-            path (str | Path | IO): The checkpoint, or an open file, which is rewound afterwards.
-            *args (Any): As in anomalib.
-            **kwargs (Any): As in anomalib.
-
-        Returns:
-            dict[str, Any]: State of model and trainer.
-
         Raises:
             OSError: If there is no such file, or it cannot be opened.
             ValueError: If it is damaged, was not written by GenCLIP, or could run code; names the file.
@@ -93,10 +85,6 @@ def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any])
 
 def check_checkpoint(checkpoint: Any, source: str) -> None:  # noqa: ANN401  # whatever was in the file
     """Refuse a checkpoint that was not written by GenCLIP or is damaged.
-
-    Args:
-        checkpoint (Any): Contents of the file.
-        source (str): Where it comes from, for messages.
 
     Raises:
         ValueError: If the checkpoint is refused.

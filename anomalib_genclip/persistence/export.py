@@ -21,14 +21,6 @@ ONNX_OPSET = 18  # the oldest that torch's exporter writes; anomalib's 14 makes 
 def export_atomically(module: Any, export_root: Path | str, write: Callable[[Path], Path]) -> Path:  # noqa: ANN401
     """Export a model; a failed or interrupted export leaves the folder unchanged.
 
-    Args:
-        module (GenCLIP): The model.
-        export_root (Path | str): The folder.
-        write (Callable[[Path], Path]): anomalib's export to a folder.
-
-    Returns:
-        Path: The exported file.
-
     Raises:
         ValueError: If the model has no references yet, or those of several categories and no class name.
     """

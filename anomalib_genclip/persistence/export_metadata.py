@@ -46,12 +46,7 @@ def metadata_of(module: Any) -> dict[str, Any]:  # noqa: ANN401  # GenCLIP
 
 
 def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
-    """Write the description into an exported file, or beside a torch file.
-
-    Args:
-        path (Path): The file: ``.onnx``, ``.xml``, or torch's.
-        metadata (dict[str, Any]): From :func:`metadata_of`.
-    """
+    """Write the description into an exported file, or beside a torch file."""
     text = json.dumps(metadata)
     if path.suffix == ".onnx":
         import onnx
@@ -75,14 +70,6 @@ def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
 
 def copy_with_metadata(source: Path, target: Path, metadata: dict[str, Any]) -> Path:
     """Copy an exported model, with another description.
-
-    Args:
-        source (Path): ``.onnx`` or ``.xml``.
-        target (Path): A file with the same suffix.
-        metadata (dict[str, Any]): The description.
-
-    Returns:
-        Path: The copy.
 
     Raises:
         ValueError: If the suffixes differ.

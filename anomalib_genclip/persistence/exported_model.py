@@ -94,12 +94,7 @@ def _as_it_is(image: Tensor) -> Tensor:
 
 
 def _open_onnx(path: str, device: str, precision: str) -> tuple[list[Any], list[str], Run, str]:
-    """Open a file with ONNX Runtime.
-
-    Returns:
-        tuple[list[Any], list[str], Run, str]: Shape of its input, with names for dynamic sizes; names of its outputs;
-            what runs it; its metadata.
-    """
+    """Open a file with ONNX Runtime."""
     import onnxruntime
 
     del precision

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from huggingface_hub import errors, hf_hub_download
 
-from anomalib_genclip.utils.logs import quiet
+from anomalib_genclip.utils.messages import quiet
 
 SCHEME = "hf://"
 _URL = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?/(?P<file>.+\.safetensors)")
@@ -24,13 +24,6 @@ _REASONS = {  # subclasses first
 
 def download_prompts(url: str) -> Path:
     """Download a prompts file, or return it from the hub's cache if it is there or there is no network access.
-
-    Args:
-        url (str): ``hf://owner/name/file.safetensors``, with ``@revision`` after the name for a branch, tag or commit
-            other than ``main``; a slash in the revision is written ``%2F``.
-
-    Returns:
-        Path: The file in the cache.
 
     Raises:
         ValueError: If the URL has another form.

@@ -64,10 +64,6 @@ def save_weights(module: Any, path: str | Path, references: bool) -> Path:  # no
 def load_prompts(module: Any, learned: LearnedWeights) -> None:  # noqa: ANN401  # GenCLIP
     """Load the tensors of a prompts file.
 
-    Args:
-        module (GenCLIP): The model.
-        learned (LearnedWeights): Contents of the file.
-
     Raises:
         ValueError: If they belong to another model, or a tensor is missing, unexpected or of another shape.
     """
@@ -114,13 +110,6 @@ def read_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: A
 
 def settings_for_checkpoint(path: str | Path | IO, safe_globals: list) -> dict[str, Any]:
     """Check a checkpoint before Lightning builds a model with its settings, and return those it must not choose.
-
-    Args:
-        path (str | Path | IO): The checkpoint.
-        safe_globals (list): Types that it may contain.
-
-    Returns:
-        dict[str, Any]: Init arguments: the file must not say where this machine reads prompts and keeps features.
 
     Raises:
         ValueError: If it is damaged, could run code, or was not written by GenCLIP.

@@ -46,10 +46,6 @@ class ModelSignature:
     def check(self, other: "ModelSignature", source: str) -> None:
         """Refuse tensors that belong to another model.
 
-        Args:
-            other (ModelSignature): Signature of the model that the tensors belong to.
-            source (str): Where they come from, for the message.
-
         Raises:
             ValueError: If the signatures differ; names both sides.
         """
@@ -145,12 +141,6 @@ class LearnedWeights:
     def save(self, path: str | Path) -> Path:
         """Write the file atomically.
 
-        Args:
-            path (str | Path): Path, which must end in ``.safetensors``. Missing folders are created.
-
-        Returns:
-            Path: The file.
-
         Raises:
             ValueError: If the name has another suffix, or a tensor is not finite.
         """
@@ -169,12 +159,6 @@ class LearnedWeights:
 
 def load_weights(path: str | Path) -> LearnedWeights:
     """Read a prompts file. It contains only tensors and plain text, no code.
-
-    Args:
-        path (str | Path): As in :func:`~anomalib_genclip.persistence.weights_files.resolve_weights`.
-
-    Returns:
-        LearnedWeights: Its contents.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -211,11 +195,6 @@ def load_weights(path: str | Path) -> LearnedWeights:
 
 def described(kind: type[Described], content: Any, source: str) -> Described:  # noqa: ANN401  # whatever was in a file
     """Read a description from plain data.
-
-    Args:
-        kind (type[Described]): :class:`Description`, :class:`ModelSignature` or a list of :class:`ReferenceNote`.
-        content (Any): The data.
-        source (str): Where it comes from, for the message.
 
     Raises:
         ValueError: If an entry is missing or of the wrong type; names it.

@@ -16,13 +16,6 @@ BUNDLED_PROMPTS = {"tiny-demo": "demo/assets/tiny_demo.safetensors"}
 def resolve_weights(weights: str | Path) -> Path:
     """Find the file of trained weights.
 
-    Args:
-        weights (str | Path): A file, the name of bundled prompts, or
-            ``"hf://owner/name[@revision]/file.safetensors"``, which is downloaded.
-
-    Returns:
-        Path: The file.
-
     Raises:
         FileNotFoundError: If there is no such file.
         ConnectionError: If it cannot be downloaded.

@@ -5,11 +5,16 @@
 
 import hashlib
 import json
+import math
 import os
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple, TypeVar
+
+import numpy as np
+from scipy.stats import false_discovery_control
 
 from .output import COLUMNS, REGION_COLUMNS, WRITERS, Row
 from .settings import RunSettings
@@ -77,9 +82,6 @@ class Chunks:
     def finish(self) -> Counter[str] | None:
         """Write the tables if all chunks are done. Processes that do so at the same time write the same bytes.
 
-        Returns:
-            Counter[str] | None: Counts as in :func:`counted`, ``None`` if other shards are not complete.
-
         Raises:
             ValueError: If there are chunks of other images.
         """
@@ -88,13 +90,40 @@ class Chunks:
         if len(present) < len(self._files):
             return None
         kind, counts = self.settings.table, Counter[str]()
+        relabel = self._relabel() if self.settings.false_discovery_rate else iter
         if self.settings.regions:
             with self.folder.open(f"regions.{kind}") as file:
                 rows = rows_of(self.folder, self._files)
                 WRITERS[kind](file, REGION_COLUMNS, (region for row in rows for region in row[REGIONS]))
         with self.folder.open(f"scores.{kind}") as file:  # the last one: where it is, the run is complete
-            WRITERS[kind](file, COLUMNS, counted(rows_of(self.folder, self._files), counts))
+            WRITERS[kind](file, COLUMNS, counted(relabel(rows_of(self.folder, self._files)), counts))
         return counts
+
+    def scores(self) -> array:
+        """Return the scores of all chunks that are done, in no order."""
+        rows = rows_of(self.folder, (f"{FOLDER}/{name}" for name in self.folder.names(FOLDER)))
+        return array("d", (row["score"] for row in rows if row["score"] is not None))
+
+    def _relabel(self) -> Callable[[Iterator[Row]], Iterator[Row]]:
+        """Return what gives rows the labels of the false discovery rate, from the p-values of the whole run.
+
+        Raises:
+            ValueError: If the rows have no p-values.
+        """
+        rows = rows_of(self.folder, self._files)
+        values = array("d", (row["p_value"] or math.nan for row in rows if row["score"] is not None))
+        if np.isnan(values).any():
+            msg = f"false_discovery_rate needs weights that were calibrated, and {self.settings.weights} were not."
+            raise ValueError(msg)
+        found = np.asarray(values)[false_discovery_control(values) <= self.settings.false_discovery_rate]
+        highest = found.max(initial=0.0)
+
+        def relabel(rows: Iterator[Row]) -> Iterator[Row]:
+            for row in rows:
+                label = "anomalous" if row["score"] is not None and row["p_value"] <= highest else "normal"
+                yield row if row["score"] is None else {**row, "label": label}
+
+        return relabel
 
     def _refuse(self, others: set[str]) -> None:
         if others:

@@ -24,16 +24,7 @@ _LONGEST_NAME = 255  # bytes, the limit of common file systems
 
 
 def result_files(record: Record, name: str, settings: RunSettings) -> Iterator[tuple[str, bytes]]:
-    """Draw the result image and encode the anomaly map of an image, if the settings request them.
-
-    Args:
-        record (Record): Prediction of the image.
-        name (str): Name of its files.
-        settings (RunSettings): The settings.
-
-    Yields:
-        tuple[str, bytes]: Path in the results folder, below ``pictures/`` or ``maps/``, and content.
-    """
+    """Draw the result image and encode the anomaly map of an image, if the settings request them."""
     if record.anomaly_map is None or record.mask is None:
         return
     anomaly_map, mask = torch.from_numpy(record.anomaly_map).float(), torch.from_numpy(record.mask)

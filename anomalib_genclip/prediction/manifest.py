@@ -25,13 +25,7 @@ _RUNTIMES = {".onnx": ["onnxruntime"], ".xml": ["openvino"]}
 
 
 def describe(settings: RunSettings, weights: Path, device: str) -> bytes:
-    """Return the manifest of a run: everything except the images that the results depend on.
-
-    Args:
-        settings (RunSettings): The settings, with the precision resolved.
-        weights (Path): File of the weights.
-        device (str): Type of the device.
-    """
+    """Return the manifest of a run: everything except the images that the results depend on."""
     versions = {"anomalib-genclip": __version__}
     for name in (*_RUNTIMES.get(weights.suffix, ["anomalib", "torch", "open_clip_torch"]), "torchvision", "pillow"):
         with suppress(PackageNotFoundError):  # without metadata, as when a user vendors it

@@ -20,6 +20,8 @@ COLUMNS: dict[str, type] = {
     "class_name_filter": str,
     "score": float,
     "label": str,
+    "p_value": float,
+    "alarm_level": str,
     "image_threshold": float,
     "pixel_threshold": float,
     "anomalous_share": float,
@@ -40,6 +42,8 @@ def score_row(record: Record) -> Row:
         "class_name_filter": record.class_name_filter,
         "score": _rounded(record.score),
         "label": record.label,
+        "p_value": _rounded(record.p_value),
+        "alarm_level": record.alarm_level,
         "image_threshold": _rounded(record.image_threshold),
         "pixel_threshold": _rounded(record.pixel_threshold),
         "anomalous_share": None if record.mask is None else _rounded(float(record.mask.mean())),
@@ -58,13 +62,7 @@ def region_rows(record: Record) -> list[Row]:
 
 
 def write_csv(file: BinaryIO, columns: Mapping[str, type], rows: Iterable[Row]) -> None:
-    """Write comma-separated values in UTF-8; ``None`` becomes an empty field.
-
-    Args:
-        file (BinaryIO): The file.
-        columns (Mapping[str, type]): Names and types; other values of the rows are left out.
-        rows (Iterable[Row]): The rows, which are never all in memory.
-    """
+    """Write comma-separated values in UTF-8; ``None`` becomes an empty field."""
     text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

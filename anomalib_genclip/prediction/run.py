@@ -15,6 +15,7 @@ from threading import Thread
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm import tqdm
 
+from anomalib_genclip.evaluation.good_parts import run_notes
 from anomalib_genclip.persistence.weights_files import resolve_weights
 
 from .chunks import Chunks, count_all
@@ -34,22 +35,18 @@ class Outcome:
         table (str | None): Path of the table of scores, ``None`` if other shards are not complete.
         was_complete (bool): Whether the run had been complete before.
         skipped (Counter[str]): Suffixes of files that are no images, and their numbers.
+        notes (tuple[str, ...]): What to know about the alarm level, one line each.
     """
 
     counts: Counter[str]
     table: str | None
     was_complete: bool = False
     skipped: Counter[str] = field(default_factory=Counter)
+    notes: tuple[str, ...] = ()
 
 
 def run(settings: RunSettings) -> Outcome:
     """Score images and write the results.
-
-    Args:
-        settings (RunSettings): The settings.
-
-    Returns:
-        Outcome: Counts and the path of the table.
 
     Raises:
         FileNotFoundError: If there are no such weights or images.
@@ -79,7 +76,8 @@ def run(settings: RunSettings) -> Outcome:
                 for chunk in score(chain([first], pending)):
                     bar.update(len(chunk.images))
         counts = chunks.finish()
-        return Outcome(counts or count_all(folder), table if counts else None, skipped=chunks.skipped)
+        notes = run_notes(chunks.scores(), settings.image_threshold, getattr(scheduler, "calibration", None))
+        return Outcome(counts or count_all(folder), table if counts else None, skipped=chunks.skipped, notes=notes)
 
 
 def _scheduler(settings: RunSettings) -> Scheduler:

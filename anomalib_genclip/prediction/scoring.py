@@ -22,8 +22,8 @@ from torch import Tensor
 from anomalib_genclip.data.images import read_image
 from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.records import Record
+from anomalib_genclip.utils.devices import choose_device, choose_precision
 from anomalib_genclip.utils.files import why_unreadable
-from anomalib_genclip.utils.precision import choose_device, choose_precision
 
 from .chunks import REGIONS, Chunk, in_lists
 from .image_files import result_files
@@ -64,12 +64,6 @@ class Scorer:
 
     def score(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         """Score chunks that are not done, and write their files; images are read ahead, over the ends of chunks.
-
-        Args:
-            chunks (Iterable[Chunk]): The chunks.
-
-        Yields:
-            Chunk: Each chunk after its file was written.
 
         Raises:
             OSError: If an image cannot be used and ``on_error`` is "stop", or a file cannot be written. The chunk has

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from anomalib_genclip.settings import TileSettings, as_settings
-from anomalib_genclip.utils.settings import NonNegativeInt, PositiveInt, UnitFloat, check_fields
+from anomalib_genclip.utils.settings import NonNegativeInt, OpenUnitFloat, PositiveInt, UnitFloat, check_fields
 
 from .output import TableFormat
-from .schedulers import Engine
 
+Engine = Literal["local", "ray"]  # the modules of schedulers/
 _CHUNK_IMAGES = {"gpu": 256, "cpu": 32}  # at most, unless a batch is larger
 # Settings that the results do not depend on. Weights are known by their hash.
 _ANY = ("weights", "out", "num_workers", "on_error", "shard", "overwrite", "engine", "ray_address", "ray_actors")
@@ -43,6 +43,8 @@ class RunSettings:
         accelerator (str): auto, cpu or gpu.
         image_threshold (float | None): Images with a higher score are anomalous. Default: the threshold in the weights.
         pixel_threshold (float | None): The same for the pixels of the anomaly map.
+        false_discovery_rate (float | None): Instead of the threshold, label as many images anomalous as keep the share
+            of false alarms among them at most at this rate (Benjamini and Hochberg). Needs calibrated weights.
         on_error (str): Whether an image that cannot be used stops the run, or becomes a row with an error.
         table (str): Format of the tables.
         pictures (str): Images for which a result image with the heat map is written.
@@ -74,6 +76,7 @@ class RunSettings:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     image_threshold: UnitFloat | None = None
     pixel_threshold: UnitFloat | None = None
+    false_discovery_rate: OpenUnitFloat | None = None
     on_error: Literal["stop", "record"] = "stop"
     table: TableFormat = "csv"
     pictures: Literal["none", "anomalous", "all"] = "none"
@@ -97,6 +100,10 @@ class RunSettings:
             (not self.out, "out is empty: give a path or a URL."),
             (self.class_name and self.class_from, "class_name and class_from exclude each other: give one of them."),
             (self.class_from and self.weights.endswith((".onnx", ".xml")), "class_from is fixed in an exported model."),
+            (
+                self.false_discovery_rate and self.image_threshold is not None,
+                "false_discovery_rate and image_threshold exclude each other: give one of them.",
+            ),
             (not 1 <= number <= count, f"shard={self.shard!r} must be number/count, such as 2/8."),
             (self.overwrite and count > 1, "overwrite would remove results of other shards: empty the folder before."),
             (

@@ -50,15 +50,6 @@ def find_images(data: str, leave_out: str = "", skipped: Counter | None = None) 
 
     Files and folders whose names start with a dot are skipped, and links to folders are not followed.
 
-    Args:
-        data (str): A folder with its subfolders, an image, a pattern, a text file with a path per line, a URL of one of
-            these, or "-" for a list from standard input.
-        leave_out (str): A folder that is skipped. Defaults to ``""``.
-        skipped (Counter | None): Receives the suffixes of files that are no images.
-
-    Yields:
-        Source: Images of a folder or pattern sorted by name, folder by folder; images of a list in its order.
-
     Raises:
         FileNotFoundError: If there is no such file or folder.
         ValueError: If there is no image.

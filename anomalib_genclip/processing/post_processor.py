@@ -37,9 +37,6 @@ class RawScorePostProcessor(PostProcessor):
         image_sensitivity (float): 0.5 uses the threshold found in validation; 0.1 more lowers the threshold by 0.1.
             Defaults to ``0.5``.
         pixel_sensitivity (float): The same for the mask. Defaults to ``0.5``.
-
-    Raises:
-        ValueError: If a threshold is not a number from 0 to 1.
     """
 
     def __init__(
@@ -78,11 +75,6 @@ class RawScorePostProcessor(PostProcessor):
         """Set thresholds where none was given, and keep them in later validations.
 
         anomalib validates zero-shot models before each test, by default on the test images.
-
-        Args:
-            image (Tensor | float): Image threshold, a scalar; NaN for none.
-            pixel (Tensor | float): Pixel threshold, a scalar; NaN for none.
-            calibration (dict[str, Any] | None): What the thresholds were calibrated on, as plain data.
         """
         given = self.given
         self._image_threshold.fill_(image if given["image"] is None else given["image"])

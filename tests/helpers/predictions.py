@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from torchvision.transforms.v2 import Resize
 
+from anomalib_genclip.evaluation.good_parts import p_value
 from anomalib_genclip.prediction import settings as settings_module
 from anomalib_genclip.prediction.settings import RunSettings
 from anomalib_genclip.records import Record
@@ -19,12 +20,15 @@ class Brightness:
 
     Args:
         calls (int | None): Batches after which it fails, as if the process was stopped.
+        good (list[float] | None): Scores of good parts that it was calibrated with.
     """
 
     transform = Resize([8, 8])
 
-    def __init__(self, calls: int | None = None) -> None:
+    def __init__(self, calls: int | None = None, good: list[float] | None = None) -> None:
         self.calls = calls
+        self.good = good
+        self.calibration = good and {"scores": good, "image_threshold": 0.5}
         self.seen: list[int] = []  # sizes of the batches
 
     def predict_batch(self, images, paths, sizes, categories):
@@ -41,6 +45,8 @@ class Brightness:
                 class_name=name or "object",
                 score=score,
                 anomalous=score > 0.5,
+                p_value=self.good and p_value(score, self.good),
+                alarm_level="calibrated" if self.good else "source",
                 image_threshold=0.5,
                 pixel_threshold=0.5,
                 anomaly_map=anomaly_map,

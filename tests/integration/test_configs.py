@@ -15,7 +15,7 @@ from anomalib.data import get_datamodule
 from helpers import data_trees
 
 from anomalib_genclip.pipelines.comparison import Comparison, target_parts, validated
-from anomalib_genclip.utils.configs import find_config
+from anomalib_genclip.utils.files import find_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"

@@ -11,7 +11,7 @@ import yaml
 from helpers.comparisons import ROOT
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.evaluation.result import METRIC_NAMES
+from anomalib_genclip.evaluation import METRIC_NAMES
 
 
 def test_stock_benchmark_runs_both_configs(compared, comparison_data, tmp_path):

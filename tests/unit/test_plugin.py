@@ -36,7 +36,7 @@ FIRST_IMPORTS = {
     "import anomalib_genclip.lightning_model": "import anomalib.models; anomalib.models.GenCLIP",
     "import anomalib_genclip.data": "import anomalib.data; anomalib.data.CrossDataset",
     "import anomalib_genclip.data.cross_dataset": "import anomalib.data; anomalib.data.CrossDataset",
-    "import anomalib_genclip.data.batch": "import anomalib.data; anomalib.data.CrossDataset",
+    "import anomalib_genclip.data.category_dataset": "import anomalib.data; anomalib.data.CrossDataset",
     "import anomalib_genclip.demo.synthetic": "import anomalib.data; anomalib.data.SyntheticDefects",
 }
 

@@ -23,13 +23,6 @@ MAY_IMPORT = {
     "data": {"data", "utils"},
     "demo": {"demo", "utils"},
     "evaluation": {"data", "evaluation", "utils"},
-    "evaluation.calibration": {  # a part of GenCLIP, which computes scores
-        "callbacks.reference_images",
-        "components",
-        "data",
-        "processing.post_processor",
-        "utils",
-    },
     "persistence": {"components", "persistence", "processing", "utils"},
     "processing": {"processing", "utils"},
     "utils": {"utils"},
@@ -38,14 +31,9 @@ STAGES = ("clip", "components")
 NOT_IN_STAGES = ("lightning", "anomalib")
 # Modules without a test file of their name, and where they are tested: data, and parts that only work together.
 TESTED_IN = {
-    "app.answers": "unit/app/test_server.py",
     "app.page": "unit/app/test_server.py",
     "demo.synthetic": "unit/demo/test_synthetic.py",
-    "evaluation.category": "unit/evaluation/test_evaluator.py",
-    "evaluation.chart": "unit/evaluation/test_report.py",
-    "evaluation.result": "unit/evaluation/test_report.py",
     "persistence.export": "integration/test_export.py",
-    "pipelines.published": "unit/pipelines/test_reproduce.py",
     "prediction.chunks": "unit/prediction/test_run.py",
     "prediction.manifest": "unit/prediction/test_run.py",
     "prediction.schedulers.local": "unit/prediction/test_run.py",

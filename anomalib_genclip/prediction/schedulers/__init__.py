@@ -3,11 +3,11 @@
 
 """Who calls :meth:`Scorer.score <anomalib_genclip.prediction.scoring.Scorer.score>`, on which chunks and machines.
 
-A scheduler is a module of this folder with a class ``Scheduler``, and its name in :data:`Engine`. Shards are no
-scheduler: a shard is a run of every n-th chunk.
+A scheduler is a module of this folder with a class ``Scheduler``, and its name in the settings (``Engine``). Shards are
+no scheduler: a shard is a run of every n-th chunk.
 """
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from anomalib_genclip.prediction.chunks import Chunk
     from anomalib_genclip.prediction.settings import RunSettings
 
-Engine = Literal["local", "ray"]
-
 
 class Scheduler(Protocol):
     """Scores the chunks of a run, in any order. It is made from the settings.
@@ -25,17 +23,15 @@ class Scheduler(Protocol):
     Attributes:
         device (str): Type of the device that all models compute on.
         precision (str): Precision that all of them compute in.
+        calibration (dict[str, Any] | None): What the weights were calibrated on, known after :meth:`load`.
     """
 
     device: str
     precision: Literal["float32", "bf16"]
+    calibration: dict[str, Any] | None
 
     def load(self, settings: "RunSettings", weights: "Path") -> "Callable[[Iterable[Chunk]], Iterator[Chunk]]":
-        """Load the models from a file of weights, with device and precision resolved in the settings.
-
-        Returns:
-            Callable[[Iterable[Chunk]], Iterator[Chunk]]: Scores chunks, and yields each one when its file is there.
-        """
+        """Load the models from a file of weights, with device and precision resolved in the settings."""
 
     def close(self) -> None:
         """Free what was acquired."""

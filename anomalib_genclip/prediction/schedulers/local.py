@@ -19,7 +19,9 @@ class Scheduler:
 
     def load(self, settings: RunSettings, weights: Path) -> Callable[[Iterable[Chunk]], Iterator[Chunk]]:
         """Load the model."""
-        return Scorer(settings, weights).score
+        scorer = Scorer(settings, weights)
+        self.calibration = scorer.inferencer.calibration
+        return scorer.score
 
     def close(self) -> None:
         """Do nothing."""

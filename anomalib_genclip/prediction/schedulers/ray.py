@@ -62,6 +62,7 @@ class Scheduler:
         given = (settings, weights, hash_weights(weights))
         with _own_errors():
             ray.get([actor.score.remote(*given, []) for actor in self._actors])
+            self.calibration = ray.get(self._actors[0].calibration.remote())
         return partial(self._score, given)
 
     def _score(self, given: tuple[RunSettings, Path, str], chunks: Iterable[Chunk]) -> Iterator[Chunk]:
@@ -91,6 +92,9 @@ class _Actor:
     def resolve_device(self, settings: RunSettings) -> tuple[str, str]:
         return resolve_device(settings)
 
+    def calibration(self) -> dict[str, Any] | None:
+        return self.scorer.inferencer.calibration if self.scorer else None
+
     def score(self, settings: RunSettings, weights: Path, expected: str, chunks: list[Chunk]) -> Chunk | None:
         if self.scorer is None:
             path = weights if weights.is_file() else resolve_weights(settings.weights)
@@ -105,10 +109,6 @@ class _Actor:
 
 def actor_resources(settings: RunSettings, nodes: Sequence[Mapping[str, float]]) -> tuple[int, int, dict[str, float]]:
     """Return the number of actors, the threads of each, and what Ray must reserve for each.
-
-    Args:
-        settings (RunSettings): The settings.
-        nodes (Sequence[Mapping[str, float]]): Numbers of "CPU" and "GPU" of each machine.
 
     Raises:
         ValueError: If the settings ask for a GPU, and there is none.

@@ -7,17 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomalib_genclip.app.drawing import heat_map, outlined
-from anomalib_genclip.prediction.records import Record, find_regions
+from anomalib_genclip.app.drawing import draw_regions, heat_map
+from anomalib_genclip.records import Record
 
 GREY = Image.new("RGB", (160, 80), (120, 120, 120))
 
 
 def record_of(anomaly_map, size=(80, 160), threshold=0.5):
     """Return what is found in a map."""
-    mask = anomaly_map > threshold
-    regions = find_regions(mask, anomaly_map, size)
-    return Record("a", "a", "", size, pixel_threshold=threshold, anomaly_map=anomaly_map, mask=mask, regions=regions)
+    return Record(size=size, pixel_threshold=threshold, anomaly_map=anomaly_map, mask=anomaly_map > threshold)
 
 
 def spot():
@@ -45,11 +43,11 @@ def test_opacity_goes_from_the_image_to_the_map(opacity):
 def test_maps_out_of_range_and_thin_images_are_drawn():
     thin = Image.new("RGB", (1, 900))
     record = record_of(np.full((8, 8), 1.0, np.float32), size=(9000, 10))
-    assert outlined(heat_map(thin, record.anomaly_map * 1.5, 0.5), record).size == (1, 900)
+    assert draw_regions(heat_map(thin, record.anomaly_map * 1.5, 0.5), record).size == (1, 900)
 
 
 def test_regions_are_outlined_in_black_and_white_and_the_image_stays():
-    picture = np.asarray(outlined(GREY, record_of(spot()))).astype(int)
+    picture = np.asarray(draw_regions(GREY, record_of(spot()))).astype(int)
     changed = (picture != 120).any(axis=2)
     assert {0, 255} <= set(picture[changed].ravel())
     assert changed[14:26, 12:20].any(axis=1).all()  # the left edge
@@ -59,4 +57,4 @@ def test_regions_are_outlined_in_black_and_white_and_the_image_stays():
 
 
 def test_nothing_is_outlined_below_the_threshold():
-    assert outlined(GREY, record_of(spot(), threshold=0.95)).tobytes() == GREY.tobytes()
+    assert draw_regions(GREY, record_of(spot(), threshold=0.95)).tobytes() == GREY.tobytes()

@@ -3,17 +3,13 @@
 
 """Examples of the page."""
 
-from PIL import Image
+from pathlib import Path
 
 from anomalib_genclip.app.examples import write_examples
 
 
-def test_examples_are_the_same_each_time_and_one_is_normal(tmp_path):
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-    first, second = write_examples(tmp_path / "first"), write_examples(tmp_path / "second")
-    assert len({example.path for example in first}) == len(first) > 3
-    assert [example.title.endswith(": good") for example in first].count(True) == 1
-    for one, other in zip(first, second, strict=True):
-        assert Image.open(one.path).tobytes() == Image.open(other.path).tobytes()
-        assert one.title.startswith(one.class_name)
+def test_one_example_is_normal(tmp_path):
+    examples = {Path(path).stem: name for path, name in write_examples(tmp_path)}
+    assert len(list(tmp_path.iterdir())) == len(examples) > 3
+    assert [stem.endswith("_good") for stem in examples].count(True) == 1
+    assert all(stem.replace("_", " ").startswith(name) for stem, name in examples.items())

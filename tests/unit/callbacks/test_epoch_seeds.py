@@ -27,7 +27,7 @@ def run_epochs(callback: EpochSeeds, epochs: range, rank: int = 0) -> list[tuple
     numbers = []
     callback.on_fit_start(trainer(rank=rank), None)
     for epoch in epochs:
-        callback.on_train_epoch_start(trainer(epoch), None)
+        callback.on_train_epoch_start(trainer(epoch, rank), None)
         numbers.append(drawn())
         drawn()  # the rest of the epoch
         callback.on_train_batch_end(trainer(epoch))
@@ -67,12 +67,10 @@ def test_an_epoch_counts_as_done_with_its_last_batch():
 
 def test_seed_follows_from_the_global_one_unless_it_is_given():
     seeds = []
-    for number in (1, 1, 2):
+    for number, given in ((1, None), (1, None), (2, None), (2, 0)):
         torch.manual_seed(number)
-        callback = EpochSeeds()
+        callback = EpochSeeds(given)
         callback.on_fit_start(trainer(), None)
         seeds.append(callback.seed)
     assert seeds[0] == seeds[1] != seeds[2]
-    callback = EpochSeeds(0)
-    callback.on_fit_start(trainer(), None)
-    assert callback.seed == 0
+    assert seeds[3] == 0

@@ -15,7 +15,7 @@ from anomalib.data import Folder, ImageBatch, PredictDataset
 from helpers import data_trees
 from helpers.damage import cut
 from helpers.data_trees import cross
-from helpers.runs import build, engine
+from helpers.runs import engine
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -27,7 +27,7 @@ from anomalib_genclip.callbacks.synthetic_anomalies import PerlinAnomalies
 @pytest.fixture(scope="module")
 def model() -> GenCLIP:
     """A model without pictures."""
-    return build()
+    return GenCLIP(backbone="tiny", image_size=64, visualizer=False)
 
 
 def _flip(path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_bad_file_late_in_a_prediction_is_named_and_all_before_it_is_on_disk(t
     BREAKS[broken](folder / "3.png")
     run = engine(tmp_path / "results")
     with pytest.raises(Exception, match=r"images/3\.png cannot be read: .+ Repair the file or remove it") as caught:
-        run.predict(build(visualizer=True), data_path=folder, return_predictions=False)
+        run.predict(GenCLIP(backbone="tiny", image_size=64), data_path=folder, return_predictions=False)
     assert "4.png" not in str(caught.value)
     written = sorted(path.name for path in Path(run.trainer.default_root_dir).rglob("*.png"))
     assert written == ["0.png", "1.png", "2.png"]
@@ -183,7 +183,7 @@ def folder(tmp_path) -> Path:
 def check(model: GenCLIP, folder: Path) -> None:
     """Test on all images of a folder, through anomalib's own datamodule."""
     masks = {"mask_dir": "mask", "val_split_mode": "none"}
-    data = Folder("screws", folder / "good", "bad", root=folder, **data_trees.LOADING, **masks)
+    data = Folder("screws", "good", folder, "bad", **data_trees.LOADING, **masks)
     engine(folder.parent / "results").test(model, datamodule=data)
 
 

@@ -8,16 +8,17 @@ import logging
 import pytest
 import torch
 from helpers import data_trees
-from helpers.runs import build, engine, learned
+from helpers.runs import engine, learned
 from lightning.pytorch import Callback, seed_everything
 from torchvision.transforms.v2 import Resize
 
+from anomalib_genclip import GenCLIP
 from anomalib_genclip.callbacks.synthetic_anomalies import PerlinAnomalies
 
 
 def test_one_class_datamodule_trains_on_synthetic_anomalies(tmp_path, caplog):
     data = data_trees.mvtec_ad(tmp_path / "data", normal=4)
-    model = build()
+    model = GenCLIP(backbone="tiny", image_size=64, visualizer=False)
     before = learned(model)
     with caplog.at_level(logging.WARNING):
         engine(tmp_path / "results", max_epochs=1).fit(model, datamodule=data)
@@ -27,8 +28,9 @@ def test_one_class_datamodule_trains_on_synthetic_anomalies(tmp_path, caplog):
 
 def test_labels_without_an_anomalous_image_are_an_error(tmp_path):
     data = data_trees.mvtec_ad(tmp_path / "data")
+    model = GenCLIP(backbone="tiny", training={"anomaly_source": "labels"}, visualizer=False)
     with pytest.raises(ValueError, match=r"MVTecAD has no anomalous training image.*CrossDataset"):
-        engine(tmp_path / "results", max_epochs=1).fit(build(anomaly_source="labels"), datamodule=data)
+        engine(tmp_path / "results", max_epochs=1).fit(model, datamodule=data)
 
 
 def test_synthetic_anomalies_are_put_into_normal_images_alone(cross, tmp_path, caplog):
@@ -41,11 +43,12 @@ def test_synthetic_anomalies_are_put_into_normal_images_alone(cross, tmp_path, c
             before.append((batch.gt_mask.clone(), batch.gt_label.clone()))
 
     before, after = [], []
-    model = build(anomaly_source="synthetic", pre_processor=False)
+    settings = {"training": {"anomaly_source": "synthetic"}, "pre_processor": False, "visualizer": False}
+    model = GenCLIP(backbone="tiny", image_size=64, **settings)
     model.loss.register_forward_pre_hook(lambda _, args: after.append(args[2:]))
     cross.train_augmentations = Resize((64, 64))
     with caplog.at_level(logging.WARNING):
-        run = engine(tmp_path / "results", max_epochs=2, limit_val_batches=0, callbacks=[Watch()])
+        run = engine(tmp_path / "results", max_epochs=1, limit_val_batches=0, callbacks=[Watch()])
         run.fit(model, datamodule=cross)
     assert "only normal" not in caplog.text
     made = 0

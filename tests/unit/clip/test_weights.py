@@ -13,8 +13,7 @@ from helpers.damage import cut, flip, with_flipped_bits
 from helpers.models import torch_model
 from safetensors.torch import save_file
 
-from anomalib_genclip.clip.backbone import backbone_spec, load_clip
-from anomalib_genclip.clip.weights import is_torchscript, read_weights
+from anomalib_genclip.clip.backbone import backbone_spec, is_torchscript, load_clip, read_weights
 
 
 @pytest.fixture

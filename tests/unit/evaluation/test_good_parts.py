@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from anomalib_genclip.evaluation.good_parts import DRIFT_RATE, DriftMonitor, drift_p_value, guess_alarm_level, p_value
+from anomalib_genclip.evaluation.good_parts import (
+    DRIFT_RATE,
+    SOURCE_NOTE,
+    DriftMonitor,
+    drift_p_value,
+    guess_alarm_level,
+    p_value,
+    run_notes,
+)
 
 
 def test_p_value_is_the_share_of_good_parts_that_look_like_this():
@@ -64,4 +72,17 @@ def test_guess_lets_most_good_parts_pass_whatever_share_is_anomalous(anomalous):
     assert np.mean(passed) > 0.97
     assert np.mean(found) > 0.9
     assert guess_alarm_level([0.5] * 19) is None
+    assert run_notes([0.5] * 19, None, None) == (SOURCE_NOTE,)
     assert 0.5 < guess_alarm_level([0.5] * 20) < 0.6
+
+
+def test_a_run_says_what_to_know_about_its_alarm_level():
+    rng = np.random.default_rng(5)
+    good = np.sort(expit(rng.normal(-2, 0.5, 200))).tolist()
+    calibration = {"scores": good, "image_threshold": good[190]}
+    same, moved = (expit(rng.normal(mean, 0.5, 100)).tolist() for mean in (-2, -1.4))
+    assert run_notes(same, None, calibration) == ()
+    assert "have moved since calibration" in run_notes(moved, None, calibration)[0]
+    assert run_notes(moved[:19], None, calibration) == ()
+    assert "image_threshold 0." in run_notes(same, None, None)[0]
+    assert run_notes(same, 0.5, None) == ()

@@ -3,13 +3,10 @@
 
 """Histograms of scores give anomalib's own pixel metrics in constant memory."""
 
-import resource
-
 import pytest
 import torch
 
-from anomalib_genclip.evaluation.histogram import NUM_BINS, ScoreHistogram, score_bins
-from anomalib_genclip.evaluation.scores import pixel_metrics
+from anomalib_genclip.evaluation.scores import NUM_BINS, ScoreHistogram, pixel_metrics, score_bins
 
 SHAPES = {
     "spread": torch.sigmoid,
@@ -25,15 +22,13 @@ SHAPES = {
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def scored_masks(num: int, size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def scored_masks(num: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and masks of shape (num, size, size), every second mask with up to three regions."""
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(0)
     masks = torch.zeros(num, size, size, dtype=torch.bool)
-    for mask in masks[::2]:
-        for _ in range(3):
-            top, left = torch.randint(0, size - size // 3, (2,), generator=random).tolist()
-            height, width = torch.randint(2, size // 3, (2,), generator=random).tolist()
-            mask[top : top + height, left : left + width] = True
+    for mask in [mask for mask in masks[::2] for _ in range(3)]:
+        top, left, height, width = torch.randint(2, size // 3, (4,), generator=random).tolist()
+        mask[2 * top : 2 * top + height, 2 * left : 2 * left + width] = True
     return torch.randn(masks.shape, generator=random) + masks, masks
 
 
@@ -54,23 +49,16 @@ def test_within_a_thousandth_of_anomalib(shape: str) -> None:
     assert histogram_of(maps, masks).metrics() == pytest.approx(pixel_metrics(maps, masks), abs=limit)
 
 
-@pytest.mark.parametrize("exact_value", [0.0, 1.0])
-def test_ties_at_the_ends_are_ties(exact_value: float) -> None:
+def test_a_perfect_a_reversed_and_two_constant_maps() -> None:
     """A map of nothing but 0 or 1 ranks nothing."""
     masks = torch.zeros(2, 20, 20, dtype=torch.bool)
     masks[0, :5, :4] = True
-    values = histogram_of(torch.full(masks.shape, exact_value), masks).metrics()
-    assert values == pytest.approx({"AUROC": 0.5, "AUPRO": 0.15, "AP": 0.025, "F1Max": 2 * 20 / 820}, abs=1e-9)
-
-
-def test_perfect_and_reversed() -> None:
-    """The two ends of the scale."""
-    masks = torch.zeros(1, 10, 10, dtype=torch.bool)
-    masks[0, :2] = True
-    perfect = histogram_of(masks.float(), masks).metrics()
-    assert perfect == pytest.approx(dict.fromkeys(perfect, 1.0))
+    assert [*histogram_of(masks.float(), masks).metrics().values()] == pytest.approx([1.0] * 4)
     reverse = histogram_of(1 - masks.float(), masks).metrics()
     assert reverse["AUROC"] == reverse["AUPRO"] == 0
+    for value in (0.0, 1.0):
+        ties = histogram_of(torch.full(masks.shape, value), masks).metrics()
+        assert ties == pytest.approx({"AUROC": 0.5, "AUPRO": 0.15, "AP": 0.025, "F1Max": 2 * 20 / 820}, abs=1e-9)
 
 
 def test_bins_keep_the_order() -> None:
@@ -86,8 +74,7 @@ def test_bins_keep_the_order() -> None:
     ]).sort()[0]
     bins = score_bins(scores)
     assert (bins.diff() >= 0).all()
-    assert bins[0] >= 0
-    assert bins[-1] < NUM_BINS
+    assert 0 <= bins[0] <= bins[-1] < NUM_BINS
     assert score_bins(torch.tensor(-0.0)) == score_bins(torch.tensor(0.0))
 
 
@@ -98,12 +85,6 @@ def test_bins_tell_the_ends_from_their_neighbours() -> None:
     low = torch.logspace(-6, -1, 500, dtype=torch.float64)
     assert score_bins(low.float()).unique().numel() == 500
     assert score_bins((1 - low).float()).unique().numel() >= 480
-
-
-def test_resolution_is_at_least_the_top_16_bits() -> None:
-    """Two scores in [0, 0.5] with different top 16 bits are never in one bin."""
-    top = torch.arange(0, 0x3F00 + 1, dtype=torch.int32) << 16
-    assert score_bins(top.view(torch.float32)).unique().numel() == top.numel()
 
 
 def test_regions_weigh_the_same() -> None:
@@ -124,21 +105,3 @@ def test_merging_is_adding() -> None:
     merged = histogram_of(maps[4:], masks[4:])
     merged.merge(histogram_of(maps[:4], masks[:4]))
     assert merged.metrics() == pytest.approx(whole, abs=1e-12)
-
-
-@pytest.mark.slow
-def test_twenty_thousand_images_in_constant_memory() -> None:
-    """The resident size does not grow with the number of images."""
-    logits, masks = scored_masks(num=100, size=256)
-    random = torch.Generator().manual_seed(1)
-    histogram = ScoreHistogram()
-    peaks = []
-    for index in range(20_000):
-        shift = 0.2 * torch.randn(1, generator=random)
-        histogram.add(torch.sigmoid(logits[index % 100] + shift), masks[index % 100])
-        if index + 1 in {1000, 20_000}:
-            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    assert histogram.counts.sum() == 20_000 * 256 * 256
-    assert set(histogram.metrics()) == {"AUROC", "AUPRO", "AP", "F1Max"}
-    print(f"peak memory: {peaks[0]:.0f} MB after 1,000 images, {peaks[1]:.0f} MB after 20,000")
-    assert peaks[1] - peaks[0] < 50

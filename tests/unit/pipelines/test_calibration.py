@@ -12,9 +12,9 @@ from helpers import data_trees
 from helpers.runs import build, engine
 
 from anomalib_genclip import GenCLIP, Inferencer, cli
-from anomalib_genclip.data.normal_images import file_hash
 from anomalib_genclip.persistence.prompts_file import load_weights
 from anomalib_genclip.pipelines.calibration import calibrate, conformal_threshold
+from anomalib_genclip.utils.files import file_hash
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,9 @@ def test_thresholds_are_quantiles_of_scores_and_of_the_maps_highest_values(norma
     inferencer = Inferencer(build(class_name="screw"), precision="float32")
     thresholds = calibrate(inferencer, normal, 0.1)
     records = inferencer.predict(sorted(normal.iterdir()))
-    scores, highest = sorted(r.score for r in records), sorted(r.anomaly_map.max() for r in records)
+    scores, highest = (
+        sorted(values) for values in zip(*((r.score, r.anomaly_map.max()) for r in records), strict=True)
+    )
     assert thresholds == pytest.approx({"image": scores[17], "pixel": highest[17]}, abs=1e-6)
     assert sum(record.anomalous for record in records) <= 2
     assert inferencer.image_threshold == thresholds["image"]

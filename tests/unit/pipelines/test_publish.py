@@ -3,18 +3,16 @@
 
 """Publication of prompts: the folder, its model card, and the upload to a server on this machine."""
 
-import os
-import subprocess
-import sys
+from functools import partial
 
 import pytest
 from helpers.hub import serve
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 
 from anomalib_genclip import cli
 from anomalib_genclip.evaluation import EvaluationResult
 from anomalib_genclip.persistence.prompts_file import load_weights
-from anomalib_genclip.pipelines.publish import publish
+from anomalib_genclip.pipelines import publish as publishing
 
 
 @pytest.fixture
@@ -42,27 +40,23 @@ def test_dry_run_writes_prompts_and_a_model_card(tmp_path, report, capsys):
 
 
 def test_what_is_not_known_is_left_to_fill_in(tmp_path):
-    publish("tiny-demo", "owner/name", tmp_path, upload=False)
+    publishing.publish("tiny-demo", "owner/name", tmp_path, upload=False)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.license == "unknown"
     assert card.text.count("to be filled in") == 2  # license, figures
 
 
-def test_upload_puts_all_files_into_the_repository(tmp_path, report):
+def test_upload_puts_all_files_into_the_repository(tmp_path, report, monkeypatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes.txt").write_text("mine")
     with serve() as hub:
-        # HF_ENDPOINT is read when huggingface_hub is imported.
-        env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_none"}
-        command = [sys.executable, "-m", "anomalib_genclip.cli", "publish", "tiny-demo", "--repo", "owner/name"]
-        command += ["--report", report, "--out", str(tmp_path / "folder")]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=240)
-        assert done.returncode == 0, done.stderr
+        monkeypatch.setattr(publishing, "HfApi", partial(HfApi, endpoint=hub.url, token="hf_none"))  # noqa: S106
+        url = publishing.publish("tiny-demo", "owner/name", tmp_path / "folder", report)
         stored = hub.repos["owner/name"]["main"]
     assert set(stored) == {"README.md", "prompts.safetensors", "metrics.json"}
     for name, content in stored.items():
         assert content == (tmp_path / "folder" / name).read_bytes()
-    assert "/owner/name/" in done.stdout
+    assert "/owner/name/" in url
 
 
 def test_a_failed_upload_leaves_the_folder(tmp_path, monkeypatch):
@@ -72,7 +66,7 @@ def test_a_failed_upload_leaves_the_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", fail)
     with pytest.raises(ConnectionError, match=r"is written, but could not be uploaded to owner/name: 401 Client Error"):
-        publish("tiny-demo", "owner/name", tmp_path)
+        publishing.publish("tiny-demo", "owner/name", tmp_path)
     assert (tmp_path / "README.md").is_file()
 
 
@@ -88,5 +82,5 @@ def test_a_failed_upload_leaves_the_folder(tmp_path, monkeypatch):
 def test_wrong_input_writes_nothing(tmp_path, wrong, message):
     given = {"weights": "tiny-demo", "repo": "owner/name", "output": tmp_path / "folder", "upload": False}
     with pytest.raises((ValueError, OSError), match=message):
-        publish(**{**given, **wrong})
+        publishing.publish(**{**given, **wrong})
     assert not (tmp_path / "folder").exists()

@@ -40,7 +40,7 @@ def test_both_formats_hold_the_same_values():
         WRITERS[kind](file, COLUMNS, iter(rows))
         file.seek(0)
     text = files["csv"].getvalue().decode()
-    assert text.splitlines()[1:] == ['"a, b.png",,,0.5,,,,,2,', 'c.png,,,,,,,,,"no ""image"""']
+    assert text.splitlines()[1:] == ['"a, b.png",,,0.5,,,,,,,2,', 'c.png,,,,,,,,,,,"no ""image"""']
     csv, parquet = pd.read_csv(files["csv"]), pd.read_parquet(files["parquet"])
     assert list(csv) == list(parquet) == list(COLUMNS)
     pd.testing.assert_frame_equal(csv, parquet, check_dtype=False)

@@ -10,8 +10,10 @@ import json
 import sys
 
 import fsspec
+import numpy as np
 import pytest
 from helpers.predictions import Brightness, results, settings_for, small_chunks, use_model, write_images
+from scipy.stats import false_discovery_control
 
 from anomalib_genclip.persistence import weights_files
 from anomalib_genclip.prediction import chunks as chunks_module
@@ -56,6 +58,8 @@ def test_results_are_a_table_with_a_row_per_image(tmp_path):
         "class_name_filter": "",
         "score": "0.372549",
         "label": "normal",
+        "p_value": "",
+        "alarm_level": "source",
         "image_threshold": "0.5",
         "pixel_threshold": "0.5",
         "anomalous_share": "0.0",
@@ -269,7 +273,7 @@ def test_weights_of_the_hub_are_found_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("fast", "chosen"), [(True, "bf16"), (False, "float32")])
 def test_precision_is_chosen_once_and_belongs_to_the_run(tmp_path, monkeypatch, fast, chosen):
     write_images(tmp_path / "images", 3)
-    monkeypatch.setattr("anomalib_genclip.utils.precision.bf16_is_fast", lambda _: fast)
+    monkeypatch.setattr("anomalib_genclip.utils.devices.bf16_is_fast", lambda _: fast)
     lines = []
     monkeypatch.setattr(run_module, "rank_zero_info", lines.append)
     run(settings_for(tmp_path))
@@ -277,7 +281,7 @@ def test_precision_is_chosen_once_and_belongs_to_the_run(tmp_path, monkeypatch, 
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]["precision"] == chosen
     assert run(settings_for(tmp_path, precision=chosen)).was_complete
     assert len(lines) == fast
-    monkeypatch.setattr("anomalib_genclip.utils.precision.bf16_is_fast", lambda _: not fast)  # another machine
+    monkeypatch.setattr("anomalib_genclip.utils.devices.bf16_is_fast", lambda _: not fast)  # another machine
     with pytest.raises(ValueError, match=f"precision '{chosen}'"):
         run(settings_for(tmp_path))
 
@@ -341,7 +345,7 @@ def test_nothing_is_written_before_there_is_something_to_do(tmp_path, monkeypatc
 def test_a_scheduler_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "anomalib_genclip.prediction.schedulers.ray", raising=False)
-    with pytest.raises(ValueError, match="engine=ray needs .*: pip install ray"):
+    with pytest.raises(ValueError, match=r"engine=ray needs .*: pip install ray"):
         run(settings_for(tmp_path, engine="ray"))
 
 
@@ -390,3 +394,35 @@ def test_a_terminal_shows_images_rate_and_time_left(tmp_path, monkeypatch, capsy
     text = capsys.readouterr().err
     assert ("images/s" in text) == terminal
     assert ("12 images" in text or "12/10" in text) == terminal
+
+
+def test_false_discovery_rate_labels_by_the_p_values_of_the_whole_run(tmp_path, monkeypatch):
+    write_images(tmp_path / "images", 40)
+    good = sorted(number / 200 for number in range(100))  # up to 0.5
+    use_model(monkeypatch, Brightness(good=good))
+    outcome = run(settings_for(tmp_path, false_discovery_rate=0.05))
+    rows = rows_of(tmp_path)
+    values = np.array([float(row["p_value"]) for row in rows])
+    expected = false_discovery_control(values) <= 0.05
+    assert 0 < expected.sum() < 40
+    assert [row["label"] == "anomalous" for row in rows] == expected.tolist()
+    assert outcome.counts["anomalous"] == expected.sum()
+    assert {row["alarm_level"] for row in rows} == {"calibrated"}
+
+
+def test_false_discovery_rate_needs_calibrated_weights(tmp_path):
+    write_images(tmp_path / "images", 3)
+    with pytest.raises(ValueError, match="false_discovery_rate needs weights that were calibrated, and tiny-demo"):
+        run(settings_for(tmp_path, false_discovery_rate=0.05))
+    with pytest.raises(ValueError, match="exclude each other"):
+        settings_for(tmp_path, false_discovery_rate=0.05, image_threshold=0.5)
+
+
+def test_a_run_says_that_its_alarm_level_is_the_sources_or_that_scores_have_moved(tmp_path, monkeypatch):
+    write_images(tmp_path / "images", 30)
+    assert run(settings_for(tmp_path)).notes[0].startswith("The alarm level is that of the data")
+    use_model(monkeypatch, Brightness(good=[number / 1000 for number in range(100)]))
+    notes = run(settings_for(tmp_path, out=str(tmp_path / "calibrated"))).notes
+    assert len(notes) == 1
+    assert "have moved since calibration" in notes[0]
+    assert run(settings_for(tmp_path, out=str(tmp_path / "given"), image_threshold=0.9)).notes != ()

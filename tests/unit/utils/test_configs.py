@@ -6,8 +6,8 @@
 import pytest
 import yaml
 
-from anomalib_genclip.utils import configs
-from anomalib_genclip.utils.configs import config_folder, find_config, list_configs
+from anomalib_genclip.utils import files
+from anomalib_genclip.utils.files import config_folder, find_config, list_configs
 
 
 def test_files_are_found_by_name_with_or_without_their_ending():
@@ -36,6 +36,6 @@ def test_other_names_are_refused_with_those_that_there_are(name):
 def test_an_installed_package_has_them_inside(tmp_path, monkeypatch):
     (tmp_path / "configs" / "data").mkdir(parents=True)
     (tmp_path / "configs" / "data" / "own.yaml").touch()
-    monkeypatch.setattr(configs, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(files, "_PACKAGE", tmp_path)
     assert list_configs() == ["data/own"]
     assert find_config("data/own") == tmp_path / "configs" / "data" / "own.yaml"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch import distributed
 
-from anomalib_genclip.utils.distributed import Processes, processes
+from anomalib_genclip.utils.devices import Processes, processes
 
 
 @pytest.mark.parametrize("value", [None, [1], {"a": (1, 2)}])

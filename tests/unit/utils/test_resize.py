@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import InterpolationMode, Resize
 
-from anomalib_genclip.utils.resize import MatrixResize, resize
+from anomalib_genclip.utils.tensors import MatrixResize, resize
 
 
 @pytest.mark.parametrize("old", [(310, 420), (40, 50), (112, 126), (113, 112), (1, 3), (2000, 30)])

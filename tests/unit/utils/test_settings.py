@@ -82,7 +82,7 @@ class Group:
     flag: bool = True
     text: str = ""
 
-    def __post_init__(self):  # noqa: D105
+    def __post_init__(self):
         check_fields(self)
 
 

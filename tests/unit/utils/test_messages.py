@@ -10,11 +10,11 @@ import sys
 import pytest
 from helpers.data_trees import write_anomalous
 
-from anomalib_genclip.utils.logs import quiet
+from anomalib_genclip.utils.messages import quiet, summarize
 
 PROGRAM = """
 import sys, torch
-from anomalib_genclip.utils.logs import quiet_screen
+from anomalib_genclip.utils.messages import quiet_screen
 quiet_screen()
 from anomalib.data import Folder
 from anomalib.engine import Engine
@@ -22,7 +22,7 @@ from anomalib_genclip import GenCLIP
 from lightning.pytorch.utilities import rank_zero_warn
 data = Folder("x", root=sys.argv[1], normal_dir="images", train_batch_size=2, num_workers=0, val_split_mode="none",
               test_split_mode="none")
-model = GenCLIP(backbone="tiny", anomaly_source="synthetic")
+model = GenCLIP(backbone="tiny", training={"anomaly_source": "synthetic"})
 Engine(max_epochs=1, default_root_dir=sys.argv[1] + "/results", accelerator="cpu").fit(model=model, datamodule=data)
 rank_zero_warn("shown")
 """
@@ -52,3 +52,17 @@ def test_notes_that_nobody_can_act_on_are_hidden_and_others_are_not(tmp_path):
     for note in ("FutureWarning", "eval mode", "no logger", "LeafSpec", "Tip", "GPU available"):
         assert note not in done.stderr, done.stderr
     assert "shown" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([], ""),
+        (["a"], "a"),
+        (iter(range(5)), "0, 1, 2, 3, 4"),
+        (range(6), "0, 1, 2, 3, 4 and 1 more"),
+        ({"a": 1} | {str(i): i for i in range(1000)}, "a, 0, 1, 2, 3 and 996 more"),
+    ],
+)
+def test_a_few_values_are_shown_and_the_others_counted(values, text):
+    assert summarize(values) == text

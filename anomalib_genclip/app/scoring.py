@@ -1,0 +1,121 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Scores of uploaded images, compared with a visitor's good parts if there are some."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
+
+from anomalib_genclip.callbacks.reference_images import draw_references
+from anomalib_genclip.components.references import UNNAMED
+from anomalib_genclip.data.normal_images import NormalImages
+from anomalib_genclip.evaluation.good_parts import SOURCE_NOTE
+from anomalib_genclip.inferencer import Inferencer
+from anomalib_genclip.persistence.export_metadata import thresholds_of
+from anomalib_genclip.records import Record
+
+from .uploads import read_upload
+
+_PICTURE_SIDE = 960  # of a picture on the page, the longer one
+
+
+class ScoredImage(NamedTuple):
+    """A record, whose path is the file's name, and the image as the page shows it."""
+
+    record: Record
+    picture: Image.Image
+
+
+class Scorer:
+    """Scores the images of all visitors, one after the other.
+
+    Args:
+        weights (str): A prompts file, a checkpoint, or ``"tiny-demo"``.
+        pretrained (str | None): CLIP's weights, if they are others than the prompts file says.
+
+    Attributes:
+        thresholds (dict): Those of the weights, and their ``calibration``.
+        alarm_level_note (str): What to know about them, ``""`` if they were calibrated.
+        products (list[str]): Class names that the weights are for, ``""`` for an unknown one; empty for all.
+
+    Raises:
+        FileNotFoundError: If there are no such weights.
+        ValueError: If they cannot be used, as those of an exported model.
+    """
+
+    def __init__(self, weights: str, pretrained: str | None = None) -> None:
+        self.inferencer = Inferencer(weights, precision="float32", pretrained=pretrained)
+        if self.inferencer.model is None:
+            msg = f"{weights} is an exported model, which does not explain its scores: give its prompts file."
+            raise ValueError(msg)
+        self.model = self.inferencer.model
+        self.thresholds = thresholds_of(self.model)
+        self.alarm_level_note = SOURCE_NOTE if self.inferencer.alarm_level == "source" else ""
+        own = self.model.model.references
+        self._own_references = dict(zip(own.categories, own.memories, strict=True))
+        names = (self.inferencer.class_name, *own.categories)
+        self.products = list(dict.fromkeys(name for name in names if name is not None))
+        self._lock = Lock()  # a visitor's references replace others for a while
+
+    def score(
+        self, paths: Sequence[str], class_name: str | None = None, references: Sequence[str] = ()
+    ) -> tuple[list[ScoredImage], list[str]]:
+        """Score images.
+
+        Args:
+            paths (Sequence[str]): The image files.
+            class_name (str | None): What they show. Defaults to ``None``: what the weights say.
+            references (Sequence[str]): Image files of good parts to compare them with. Defaults to ``()``: those of the
+                weights, if they have some.
+
+        Returns:
+            tuple[list[ScoredImage], list[str]]: Images with scores, and why others have none, each reason once.
+        """
+        scored, problems = [], []
+        with self._lock:
+            try:
+                self._set_references(list(references))
+            except ValueError as error:
+                return [], [f"Good part {error.__cause__ or error}"]  # the cause names the file without its folder
+            for path in paths:
+                try:
+                    pixels = read_upload(path)
+                    record = self.inferencer.predict(pixels, class_name, parts=True)
+                except ValueError as error:
+                    problems.append(str(error))
+                    continue
+                picture = to_pil_image(pixels)
+                scale = _PICTURE_SIDE / max(picture.size)
+                size = [max(1, round(side * scale)) for side in picture.size]
+                scored.append(ScoredImage(replace(record, path=Path(path).name), picture.resize(size)))
+        return scored, list(dict.fromkeys(problems))
+
+    def _set_references(self, files: list[str]) -> None:
+        """Compare images with good parts, or with the references of the weights."""
+        self.inferencer.set_thresholds({} if files else self.thresholds)
+        if not files:
+            self.model.model.references.set(self._own_references)
+            return
+        self.model.k_shot = len(files)  # all are drawn
+        images = NormalImages(files, lambda row: read_upload(files[row]).float() / 255)
+        draw_references(self.model, {UNNAMED: images}, seed=0)
+
+
+def with_thresholds(record: Record, image_threshold: float, pixel_threshold: float) -> Record:
+    """Return a record of a scored image with the label, mask and regions of other thresholds."""
+    assert record.score is not None
+    assert record.anomaly_map is not None
+    return replace(
+        record,
+        anomalous=record.score > image_threshold,
+        image_threshold=image_threshold,
+        pixel_threshold=pixel_threshold,
+        mask=record.anomaly_map > np.float32(pixel_threshold),
+    )
