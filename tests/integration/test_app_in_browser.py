@@ -131,16 +131,6 @@ def test_class_name_is_typed(page):
     expect(page.locator("#filtering textarea")).to_have_value(re.compile("metal nut"), timeout=PATIENCE)
 
 
-def test_good_parts_change_map_and_thresholds(page, images):
-    page.locator("#good-parts button").first.click()
-    drop(page, images["leather_good"], where="#references")
-    page.locator("#examples button").nth(5).click()
-    expect(page.locator("#maps")).to_contain_text("distance to the references", timeout=PATIENCE)
-    expect(page.locator("#image-threshold input[type=number]")).to_have_value("0.5")
-    expect(page.locator("#alarm-level")).to_contain_text("The alarm level is 0.5, not that of your product")
-    expect(page.locator("#label")).to_contain_text("normal")
-
-
 def test_maps_and_downloads(page):
     expect(page.locator("#maps .gallery-item")).to_have_count(3 + 2 * 4, timeout=PATIENCE)
     downloads = [

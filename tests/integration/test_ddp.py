@@ -49,7 +49,7 @@ def trained(tmp_path_factory):
     data_trees.write_normal(folder / "target/bottle/test/good/odd.png", seed=9)  # 11 images: one is repeated
     parts = {name: {"class_path": "MVTecAD", "init_args": {"root": name}} for name in ("source", "target")}
     config = {
-        "model": {"class_path": "GenCLIP", "init_args": {**SETTINGS, "feature_cache": "cache"}},
+        "model": {"class_path": "GenCLIP", "init_args": {**SETTINGS, "training": {"feature_cache": "cache"}}},
         "data": {
             "class_path": "CrossDataset",
             "init_args": {
@@ -182,7 +182,12 @@ def test_processes_end_with_equal_weights_and_right_class_names(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"query_only_prob": 1.0}, {"query_only_prob": 0.0, "image_loss_weight": 0.0}, {"branches": "query"}],
+    [
+        {},
+        {"training": {"query_only_prob": 1.0}},
+        {"training": {"query_only_prob": 0.0, "image_loss_weight": 0.0}},
+        {"branches": "query"},
+    ],
 )
 def test_every_learned_parameter_has_a_part_in_the_loss(settings):
     """Or else the processes would wait for its gradient, and plain ``ddp`` would stop with an error."""
