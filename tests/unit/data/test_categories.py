@@ -3,8 +3,6 @@
 
 """Categories of a datamodule; through CrossDataset in ``test_cross_dataset.py``."""
 
-import logging
-
 import pytest
 from helpers import data_trees
 
@@ -16,8 +14,6 @@ from anomalib_genclip.data.categories import (
     folders_on_disk,
     full_name,
     known_categories,
-    to_download,
-    warn_about_missing,
 )
 
 
@@ -58,22 +54,6 @@ def test_categories_are_a_list_of_names(value):
     hint = r".* Write \['bottle'\]\." if value == "bottle" else ""
     with pytest.raises(TypeError, match=f"^target_categories must be a list of category names{hint}"):
         check_categories(value, "target_categories")
-
-
-def test_only_a_root_without_folders_is_downloaded_category_by_category(tmp_path):
-    here = data_trees.mvtec_ad(tmp_path / "here")
-    absent = data_trees.MVTecAD(root=tmp_path / "absent")
-    parts = to_download([here, absent, data_trees.folder(tmp_path / "folder")])
-    assert [part.category for part in parts] == list(known_categories(absent))
-
-
-def test_known_categories_that_are_not_there_are_named(tmp_path, caplog):
-    data = data_trees.mvtec_ad(tmp_path, ("bottle", "cable"))
-    with caplog.at_level(logging.WARNING):
-        warn_about_missing([data], "source_categories")
-    assert "source_categories='all': 13 of 15 categories of MVTecAD" in caplog.text
-    assert "zipper" in caplog.text
-    assert "cable" not in caplog.text
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "..", "/etc", "bottle/../../elsewhere", "bottle/."])

@@ -12,7 +12,6 @@ from anomalib import TaskType
 from helpers import data_trees
 from helpers.data_trees import cross
 from PIL import Image
-from torchvision.transforms.v2 import Resize
 
 from anomalib_genclip import GenCLIP
 from anomalib_genclip.data import CategoryBatch
@@ -41,20 +40,6 @@ def test_items_are_those_of_their_rows_in_any_order(parts):
         assert torch.equal(item.gt_mask, original.gt_mask)
     assert isinstance(subset.collate_fn([subset[0], subset[2]]), CategoryBatch)
     assert set(data.samples.split) == {"test"}
-
-
-def test_classification_has_no_masks(parts):
-    data = CategoryDataset(parts, TaskType.CLASSIFICATION, "test")
-    assert data.task == TaskType.CLASSIFICATION
-    assert {bool(item.gt_label) for item in data} == {False, True}
-    assert all(item.gt_mask is None for item in data)
-
-
-def test_augmentations_given_later_are_used_for_image_and_mask(parts):
-    data = CategoryDataset(parts, TaskType.SEGMENTATION, "test")
-    assert data[0].image.shape[-1] == data_trees.SIZE
-    data.augmentations = Resize((8, 8))
-    assert data[0].image.shape[1:] == data[0].gt_mask.shape == (8, 8)
 
 
 def _rewrite(mask: Path, how: str) -> None:

@@ -53,9 +53,3 @@ def test_orientation_is_found_without_reading_pixels(tmp_path, caplog, monkeypat
     (message,) = caplog.messages
     assert message.startswith("1 image with an EXIF orientation tag")
     assert message.endswith(f": {tmp_path / 'turned'}.{suffix}.")
-
-
-def test_other_files_are_left_to_whoever_reads_them(tmp_path, caplog):
-    (tmp_path / "image.npy").write_bytes(b"no picture")
-    FileFaults().check_headers([str(tmp_path / "image.npy"), str(tmp_path)], [None, None])
-    assert not caplog.messages

@@ -5,7 +5,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from helpers import data_trees
 from helpers.data_trees import cross
@@ -23,21 +22,6 @@ def test_a_folder_gives_all_its_images(tmp_path):
     image = images.read(1)
     assert (image.shape, image.dtype) == ((3, data_trees.SIZE, data_trees.SIZE), torch.float32)
     assert 0 <= image.min() < image.max() <= 1
-
-
-@pytest.mark.parametrize("name", ["absent", "empty"])
-def test_a_folder_without_images_is_named_with_its_setting(tmp_path, name):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=rf"^references={tmp_path / name} has no images: "):
-        images_of_folder(str(tmp_path / name), "references")
-
-
-def test_an_image_that_cannot_be_read_is_named(tmp_path):
-    data_trees.write_normal(tmp_path / "0.png")
-    images = images_of_folder(str(tmp_path), "references")
-    (tmp_path / "0.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"0\.png cannot be read: .*Repair or remove the file"):
-        images.read(0)
 
 
 def test_a_datamodule_gives_its_normal_training_images_as_they_are_on_disk(tmp_path):

@@ -12,19 +12,18 @@ from helpers.damage import cut, flip
 from safetensors.torch import save_file
 
 from anomalib_genclip.data import CategoryBatch
-from anomalib_genclip.feature_cache.dataset import FeatureBatch, FeatureDataset, images_of, read_features, read_header
+from anomalib_genclip.feature_cache.dataset import FeatureBatch, FeatureDataset, images_of, read_features
 from anomalib_genclip.utils.tensors import digest
 
 SHAPES = {"patches": (2, 4, 6), "cls": (2, 6), "pooled": (6,), "embedding": (5,)}
 
 
-def write_features(path: Path, *, mask: bool = True, **header) -> dict[str, torch.Tensor]:
+def write_features(path: Path) -> dict[str, torch.Tensor]:
     """Write a file of a cache and return what is in it."""
     tensors = {name: torch.rand(shape) for name, shape in SHAPES.items()}
     tensors["patches"] = tensors["patches"].half()
-    if mask:
-        tensors["mask"] = torch.rand(8, 8) > 0.5
-    save_file(tensors, path, {"checksum": digest(tensors, {}), **header})
+    tensors["mask"] = torch.rand(8, 8) > 0.5
+    save_file(tensors, path, {"checksum": digest(tensors, {})})
     return tensors
 
 
@@ -54,22 +53,6 @@ def test_a_batch_gives_what_is_in_the_files_of_its_images(tmp_path):
         assert patches.is_contiguous()
     for name in ("cls", "pooled", "embedding"):
         torch.testing.assert_close(getattr(tokens, name)[1], written[3][name].double())
-
-
-def test_images_without_masks_have_features_without_masks(tmp_path):
-    path = tmp_path / "a.safetensors"
-    write_features(path, mask=False)
-    assert "mask" not in read_features(path)
-
-
-def test_a_header_tells_what_a_file_is_and_nothing_where_there_is_none(tmp_path):
-    path = tmp_path / "a.safetensors"
-    write_features(path, key="k")
-    assert read_header(path)["key"] == "k"
-    save_file({"a": torch.zeros(1)}, path)
-    assert read_header(path) == {}
-    path.write_text("not a cache")
-    assert read_header(path) == read_header(tmp_path / "absent.safetensors") == {}
 
 
 @pytest.mark.parametrize("damage", [cut, lambda path: flip(path, -1), Path.unlink])
