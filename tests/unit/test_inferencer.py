@@ -15,7 +15,6 @@ from PIL import Image
 
 from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.components.references import ReferenceMemory
-from anomalib_genclip.records import Record, Region, find_regions
 
 
 @pytest.fixture(scope="module")
@@ -200,16 +199,3 @@ def test_parts_add_up_to_the_score(weights, inferencer):
     with_some = Inferencer(with_references(weights, "nut")).predict(image, parts=True).parts
     assert with_some.distance.shape == with_some.maps["query"].shape
     assert with_some.cls_distance > 0
-
-
-def test_regions_are_in_pixels_of_the_image():
-    mask, values = np.zeros((4, 6), bool), np.zeros((4, 6), np.float32)
-    mask[0, 0] = mask[2:4, 3:5] = True
-    values[0, 0], values[2, 3] = 0.6, 0.9
-    assert find_regions(mask, values, (8, 12)) == [
-        Region(6, 4, 4, 4, 16, pytest.approx(0.9), 7.5, 5.5),
-        Region(0, 0, 2, 2, 4, pytest.approx(0.6), 0.5, 0.5),
-    ]
-    assert Record(size=(8, 12), mask=mask, anomaly_map=values).regions[0].width == 4
-    assert Record().regions == []
-    assert Record().label is None

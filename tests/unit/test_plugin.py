@@ -23,20 +23,13 @@ Done = subprocess.CompletedProcess
 # The statement that a program starts with -> what must hold right after it, before anything else is imported.
 FIRST_IMPORTS = {
     "import torch": "",
-    "import lightning": "",
-    "import open_clip": "",
-    "import anomalib": "",
     "import anomalib.data": "anomalib.data.CrossDataset",
     "import anomalib.models": "anomalib.models.GenCLIP",
     "import anomalib.engine": "import anomalib.models; anomalib.models.GenCLIP",
     "import anomalib.cli": "import anomalib.models; anomalib.models.GenCLIP",
-    "import anomalib_genclip": "",
     "from anomalib_genclip import GenCLIP": "import anomalib.models; assert anomalib.models.GenCLIP is GenCLIP",
     "from anomalib_genclip import CrossDataset": "from anomalib import data; assert data.CrossDataset is CrossDataset",
-    "import anomalib_genclip.lightning_model": "import anomalib.models; anomalib.models.GenCLIP",
     "import anomalib_genclip.data": "import anomalib.data; anomalib.data.CrossDataset",
-    "import anomalib_genclip.data.cross_dataset": "import anomalib.data; anomalib.data.CrossDataset",
-    "import anomalib_genclip.data.batch": "import anomalib.data; anomalib.data.CrossDataset",
     "import anomalib_genclip.demo.synthetic": "import anomalib.data; anomalib.data.SyntheticDefects",
 }
 

@@ -4,7 +4,6 @@
 """Heat maps and outlines."""
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from anomalib_genclip.app.drawing import draw_regions, heat_map
@@ -25,19 +24,13 @@ def spot():
     return anomaly_map
 
 
-def test_image_shines_through_where_the_map_is_low():
+def test_image_shines_through_where_the_map_or_the_opacity_is_low():
     picture = np.asarray(heat_map(GREY, spot(), 1.0)).astype(int)
     assert (picture[60, 120] == 120).all()
     red, _, blue = picture[20, 40]
     assert red > 200
     assert blue < 100
-
-
-@pytest.mark.parametrize("opacity", [0.0, 1.0])
-def test_opacity_goes_from_the_image_to_the_map(opacity):
-    picture = np.asarray(heat_map(GREY, np.ones((4, 8), np.float32), opacity))
-    assert (picture == 120).all() == (opacity == 0)
-    assert picture.shape == (80, 160, 3)
+    assert (np.asarray(heat_map(GREY, spot(), 0.0)) == 120).all()
 
 
 def test_maps_out_of_range_and_thin_images_are_drawn():

@@ -10,7 +10,7 @@ from PIL import Image
 from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.app.examples import write_examples
 from anomalib_genclip.app.handlers import Handlers
-from anomalib_genclip.app.scoring import Scorer, with_thresholds
+from anomalib_genclip.app.scoring import Scorer
 from anomalib_genclip.pipelines.calibration import calibrate
 
 
@@ -40,15 +40,6 @@ def test_scores_are_those_of_the_inferencer(scorer, crack):
     assert image.record.score == expected.score
     assert image.record.regions == expected.regions
     assert image.picture.size == (960, 960)
-
-
-def test_thresholds_change_the_label_and_the_regions_alone(scorer, crack):
-    record = record_of(scorer, [crack], "corrugated cardboard")
-    strict = with_thresholds(record, 1, 1)
-    assert (strict.label, strict.regions) == ("normal", [])
-    assert with_thresholds(record, 0.1, 0.1).label == "anomalous"
-    assert with_thresholds(record, 0.1, 0.0).mask.all()
-    assert strict.score == record.score
 
 
 def test_bad_class_names_and_files_are_named_once(scorer, crack, tmp_path):

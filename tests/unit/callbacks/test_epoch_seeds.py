@@ -47,7 +47,7 @@ def test_processes_draw_different_numbers():
     assert not set(run_epochs(EpochSeeds(3), range(2))) & set(run_epochs(EpochSeeds(3), range(2), rank=1))
 
 
-@pytest.mark.parametrize("done", [1, 2, 3])
+@pytest.mark.parametrize("done", [1, 3])
 def test_a_run_goes_on_with_the_numbers_of_the_next_epoch(done):
     whole, stopped, resumed = EpochSeeds(3), EpochSeeds(3), EpochSeeds()
     expected = run_epochs(whole, range(4))
@@ -55,14 +55,6 @@ def test_a_run_goes_on_with_the_numbers_of_the_next_epoch(done):
     resumed.load_state_dict(stopped.state_dict())
     assert resumed.state_dict() == {"seed": 3, "epoch": done}
     assert run_epochs(resumed, range(done, 4)) == expected[done:]
-
-
-def test_an_epoch_counts_as_done_with_its_last_batch():
-    callback = EpochSeeds(3)
-    callback.on_train_batch_end(trainer(epoch=1, is_last_batch=False))
-    assert callback.epoch == 0
-    callback.on_train_batch_end(trainer(epoch=1))
-    assert callback.epoch == 2
 
 
 def test_seed_follows_from_the_global_one_unless_it_is_given():

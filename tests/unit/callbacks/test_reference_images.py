@@ -54,8 +54,8 @@ def hashes(folder) -> set[str]:
     return {file_hash(file) for file in folder.glob("*")}
 
 
-@pytest.mark.parametrize("k_shot", [1, 3])
-def test_datamodule_gives_normal_training_images(data, good, tmp_path, k_shot):
+def test_datamodule_gives_normal_training_images(data, good, tmp_path):
+    k_shot = 3
     model = build(k_shot=k_shot)
     engine(tmp_path).test(model, datamodule=data)
     assert list(drawn(model)) == ["bottle"]
@@ -79,14 +79,19 @@ def test_cross_dataset_gives_the_targets_images_and_training_starts_without_them
     assert all(value.isfinite() for value in model.post_processor.raw_thresholds().values())
 
 
-def test_folder_gives_images_for_a_prediction(data, good, tmp_path):
-    model = build(k_shot=2, few_shot_source=good)
+def test_folder_gives_images_of_which_those_that_are_tested_too_are_named(data, tmp_path, caplog):
+    folder = data.root / "bottle" / "test" / "good"
+    model = build(k_shot=1, few_shot_source=folder)
     engine(tmp_path).predict(model, dataset=PredictDataset(data.root / "bottle" / "test" / "crack"))
     assert drawn(model).keys() == {""}
-    assert set(drawn(model)[""]) <= hashes(good)
+    assert set(drawn(model)[""]) <= hashes(folder)
+    engine(tmp_path).test(build(k_shot=1, few_shot_source=folder), datamodule=data)
+    assert "Reference images that are also test images: 1." in caplog.text
+    assert str(folder) in caplog.text
 
 
-def test_draw_and_coreset_depend_on_the_seed_alone(normal):
+def test_draw_and_coreset_depend_on_the_seed_alone(normal, caplog):
+    caplog.set_level(logging.INFO)
     memories = []
     for seed in (1, 1, 2):
         model = build(k_shot=4, seed=seed, max_reference_patches=5)
@@ -96,6 +101,9 @@ def test_draw_and_coreset_depend_on_the_seed_alone(normal):
         memories.append((drawn(model), model.model.references.memories[0].patches))
     assert memories[0][0] == memories[1][0] != memories[2][0]
     assert torch.equal(memories[0][1], memories[1][1])
+    assert memories[0][1].shape == (4, 5, 384)
+    assert "Coreset of 5 out of 16 patches" in caplog.text
+    assert "References of bottle: images: 4, patches: 5" in caplog.text
 
 
 def test_without_a_seed_every_process_draws_as_the_first(data, tmp_path, monkeypatch):
@@ -123,15 +131,6 @@ def test_the_same_references_are_computed_once_and_anew_for_other_tiles_or_produ
     draw_references(model, {"cable": NormalImages(normal["bottle"].files[:2], normal["bottle"].read_row)})
     assert list(drawn(model)) == ["cable"]
     assert list(model.model.references.memories) != [first]
-
-
-def test_memory_is_bounded_and_its_size_announced(normal, caplog):
-    model = build(k_shot=4, max_reference_patches=5)
-    with caplog.at_level(logging.INFO):
-        draw_references(model, normal)
-    assert model.model.references.memories[0].patches.shape == (4, 5, 384)
-    assert "Coreset of 5 out of 16 patches" in caplog.text
-    assert "References of bottle: images: 4, patches: 5" in caplog.text
 
 
 @pytest.mark.parametrize("learning_type", [LearningType.ONE_CLASS, LearningType.FEW_SHOT])
@@ -173,13 +172,6 @@ def test_folder_without_readable_images_is_an_error_that_names_it(data, tmp_path
 def test_one_folder_for_several_categories_is_an_error(cross, good, tmp_path):
     with pytest.raises(ValueError, match=r"few_shot_source=.* is one folder, .* 2 categories"):
         engine(tmp_path).test(build(k_shot=1, few_shot_source=good), datamodule=cross)
-
-
-def test_a_test_image_among_the_references_is_named(data, tmp_path, caplog):
-    folder = data.root / "bottle" / "test" / "good"
-    engine(tmp_path).test(build(k_shot=1, few_shot_source=folder), datamodule=data)
-    assert "Reference images that are also test images: 1." in caplog.text
-    assert str(folder) in caplog.text
 
 
 # What it is good for

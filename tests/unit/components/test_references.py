@@ -72,14 +72,6 @@ def test_odds_are_multiplied_by_the_relative_distance():
     torch.testing.assert_close(join_score(score, distance), odds / (1 + odds))
 
 
-def test_what_the_references_show_too_is_normal():
-    images, references = tokens(1), References()
-    references.set({"bottle": memory(images)})
-    distance = references(images)
-    assert join_map(torch.full((1, 1, *GRID), 0.9), distance).max() < 1e-2
-    assert join_score(torch.tensor([0.9]), distance) < 1e-2
-
-
 def test_categories_do_not_leak_into_each_other():
     references, images = References(), tokens(3)
     memories = {name: memory(tokens(2)) for name in ("bottle", "cable")}

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812
 
 from anomalib_genclip.components.tiles import Axis, TileGrid
 
@@ -40,38 +39,3 @@ def test_cut_and_merged_image_is_the_image(size):
     assert torch.cat(owners).tolist() == [0] * len(grid) + [1] * len(grid)
     merged = grid.merge(torch.cat(tiles)[:, :1])
     torch.testing.assert_close(merged, images[:, :1], atol=1e-5, rtol=0)
-
-
-def test_images_share_batches():
-    grid = grid_of((100, 100))
-    batches = [owner.tolist() for _, owner in grid.cut(torch.rand(3, 3, 100, 100), (32, 32), batch_size=6)]
-    assert batches == [[0, 0, 0, 0, 1, 1], [1, 1, 2, 2, 2, 2]]
-
-
-def test_single_tile_is_upsampled_as_a_whole_image():
-    grid, maps = grid_of((50, 30)), torch.rand(2, 1, 7, 7)
-    assert len(grid) == 1
-    torch.testing.assert_close(grid.merge(maps), F.interpolate(maps, (50, 30), mode="bilinear"), atol=1e-5, rtol=0)
-
-
-def test_no_seams_in_a_repeated_texture():
-    """Equal tiles with maps that differ most at their borders: nothing shows where one tile begins or ends."""
-    grid = TileGrid.of((256, 256), (64, 64), (32, 32))
-    line = torch.linspace(-1, 1, 8).abs()
-    merged = grid.merge(torch.maximum(line, line[:, None]).expand(len(grid), 1, 8, 8))[0, 0]
-    jumps = merged.diff(dim=1).abs().amax(dim=0)
-    edges = {edge - 1 for start in grid.columns.starts() for edge in (start, start + 64)} - {-1, 255}
-    borders = torch.tensor(sorted(edges))
-    inside = torch.ones(255, dtype=torch.bool).index_fill(0, borders, value=False)
-    assert jumps[borders].max() <= jumps[inside].max()
-    averaged = _averaged(grid, 64)  # equal weights, as anomalib's tiler has
-    assert averaged[borders].max() > 4 * jumps.max()
-
-
-def _averaged(grid, tile):
-    """Return the jumps between columns if overlapping tiles are averaged."""
-    total, count = torch.zeros(256), torch.zeros(256)
-    for start in grid.columns.starts():
-        total[start : start + tile] += torch.linspace(-1, 1, tile).abs()
-        count[start : start + tile] += 1
-    return (total / count).diff().abs()

@@ -28,12 +28,8 @@ def test_more_than_8_bits_of_colour_are_read_and_of_grey_refused(tmp_path):
     batch, grey = ImageBatch(image=torch.rand(2, 3, 8, 8)), np.linspace(0, 65535, 32 * 32).reshape(32, 32)
     cv2.imwrite(str(tmp_path / "colour.png"), np.dstack([grey] * 3).astype(np.uint16))
     check_images(batch, [str(tmp_path / "colour.png")])
-    for name, pixels in {
-        "i.png": grey.astype(np.uint16),
-        "i.tif": grey.astype(np.int32),
-        "f.tiff": grey.astype("f"),
-    }.items():
-        Image.fromarray(pixels).save(tmp_path / name)
+    for name, dtype in (("any.jpg", np.uint16), ("i.tif", np.int32), ("f.tiff", np.float32)):
+        Image.fromarray(grey.astype(dtype)).save(tmp_path / name, format="TIFF")
         with pytest.raises(ValueError, match=rf"{name} has more than 8 bits.*Convert it to 8 bits"):
             check_images(batch, [str(tmp_path / name)])
 

@@ -8,7 +8,7 @@ import resource
 import pytest
 import torch
 
-from anomalib_genclip.evaluation.histogram import NUM_BINS, ScoreHistogram, score_bins
+from anomalib_genclip.evaluation.histogram import ScoreHistogram
 from anomalib_genclip.evaluation.scores import pixel_metrics
 
 SHAPES = {
@@ -61,69 +61,6 @@ def test_ties_at_the_ends_are_ties(exact_value: float) -> None:
     masks[0, :5, :4] = True
     values = histogram_of(torch.full(masks.shape, exact_value), masks).metrics()
     assert values == pytest.approx({"AUROC": 0.5, "AUPRO": 0.15, "AP": 0.025, "F1Max": 2 * 20 / 820}, abs=1e-9)
-
-
-def test_perfect_and_reversed() -> None:
-    """The two ends of the scale."""
-    masks = torch.zeros(1, 10, 10, dtype=torch.bool)
-    masks[0, :2] = True
-    perfect = histogram_of(masks.float(), masks).metrics()
-    assert perfect == pytest.approx(dict.fromkeys(perfect, 1.0))
-    reverse = histogram_of(1 - masks.float(), masks).metrics()
-    assert reverse["AUROC"] == reverse["AUPRO"] == 0
-
-
-def test_bins_keep_the_order() -> None:
-    """No score falls below a lower one, from minus to plus infinity; equal scores share a bin."""
-    infinity = float("inf")
-    scores = torch.cat([
-        torch.linspace(0, 1, 100_001),
-        torch.logspace(-44, 0, 10_000),
-        1 - torch.logspace(-8, 0, 10_000),
-        torch.logspace(-40, 38, 10_000),
-        -torch.logspace(-40, 38, 10_000),
-        torch.tensor([-infinity, -1e-45, -0.0, 0.0, 1e-45, 0.5, 1.0, infinity]),
-    ]).sort()[0]
-    bins = score_bins(scores)
-    assert (bins.diff() >= 0).all()
-    assert bins[0] >= 0
-    assert bins[-1] < NUM_BINS
-    assert score_bins(torch.tensor(-0.0)) == score_bins(torch.tensor(0.0))
-
-
-def test_bins_tell_the_ends_from_their_neighbours() -> None:
-    """Exact 0 and 1, where saturated scores pile up, are alone; both ends are resolved alike."""
-    ends = score_bins(torch.tensor([0.0, 1e-30, 1 - 2.0**-24, 1.0]))
-    assert ends.unique().numel() == 4
-    low = torch.logspace(-6, -1, 500, dtype=torch.float64)
-    assert score_bins(low.float()).unique().numel() == 500
-    assert score_bins((1 - low).float()).unique().numel() >= 480
-
-
-def test_resolution_is_at_least_the_top_16_bits() -> None:
-    """Two scores in [0, 0.5] with different top 16 bits are never in one bin."""
-    top = torch.arange(0, 0x3F00 + 1, dtype=torch.int32) << 16
-    assert score_bins(top.view(torch.float32)).unique().numel() == top.numel()
-
-
-def test_regions_weigh_the_same() -> None:
-    """Regions touching by a corner are one, as in anomalib; each weighs 1 whatever its size."""
-    mask = torch.zeros(8, 8, dtype=torch.bool)
-    mask[0, 0] = mask[1, 1] = True
-    mask[4:8, 4:8] = True
-    histogram = histogram_of((mask & (torch.arange(8) < 2)).float()[None], mask[None])  # only the small region is found
-    assert histogram.regions == 2
-    assert sorted(histogram.weights[histogram.weights > 0].tolist()) == [1.0, 1.0]
-
-
-def test_merging_is_adding() -> None:
-    """Histograms of parts, merged, are the histogram of the whole, in any order."""
-    logits, masks = scored_masks(num=6, size=48)
-    maps = torch.sigmoid(logits)
-    whole = histogram_of(maps, masks).metrics()
-    merged = histogram_of(maps[4:], masks[4:])
-    merged.merge(histogram_of(maps[:4], masks[:4]))
-    assert merged.metrics() == pytest.approx(whole, abs=1e-12)
 
 
 @pytest.mark.slow

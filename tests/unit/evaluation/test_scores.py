@@ -103,17 +103,6 @@ def test_images_without_a_mask_do_not_take_the_others_figures_away(items):
     assert "pixel metrics without some images: 2 images with no mask" in notes[0]
 
 
-def test_maps_of_several_sizes_go_to_the_histogram(items):
-    """Anomalib's AUPRO cannot take them."""
-    names = ("anomaly_map", "gt_mask")
-    cut = [item | {key: item[key][: SIZE - index % 2] for key in names} for index, item in enumerate(items)]
-    scores = scores_of(cut)
-    values, notes = scores.compute_metrics()
-    assert set(METRIC_NAMES) <= values.keys()
-    assert scores.histogram is not None
-    assert "differ in size" in notes[0]
-
-
 @pytest.mark.parametrize("folded", [False, True])
 def test_an_image_counts_once(items, values, folded):
     """Added twice, or by two processes, whose last one repeats the other's first, as a distributed sampler does."""

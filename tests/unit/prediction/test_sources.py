@@ -110,11 +110,6 @@ def test_what_is_no_image_is_counted_by_suffix(tmp_path):
     assert len(skipped) <= 21
 
 
-def test_an_image(tmp_path):
-    touch(tmp_path, "a.png")
-    assert names(tmp_path / "a.png") == ["a.png"]
-
-
 def test_addresses_are_walked_as_folders_are():
     storage = fsspec.filesystem("memory")
     for name in ("b.png", "a/2.jpg", "a/10.jpg", "a/notes.txt", ".hidden.png"):

@@ -19,7 +19,6 @@ from anomalib.visualization import ImageVisualizer
 from helpers.data_trees import folder, mpdd, mvtec_ad, write_normal
 from helpers.runs import build, engine
 from pandas import DataFrame
-from PIL import Image
 from torch.utils.data import DataLoader
 
 from anomalib_genclip.data import CategoryBatch, CrossDataset
@@ -109,17 +108,6 @@ def test_an_ordinary_batch_takes_the_names_of_the_datamodule(tmp_path: Path, dat
     assert pictures(tmp_path / "images") == [expected]
 
 
-def test_ordinary_samples_that_clash_are_told_apart(tmp_path: Path) -> None:
-    paths = files(tmp_path, "one/crack/0.png", "two/crack/0.png")
-    save(trainer_of(tmp_path, paths, SimpleNamespace(name="screws", category="")), batch_of(paths))
-    assert pictures(tmp_path / "images") == ["screws/one/crack/0.png", "screws/two/crack/0.png"]
-
-
-def test_unknown_paths_use_the_parent_folder(tmp_path: Path) -> None:
-    save(trainer_of(tmp_path), batch_of(files(tmp_path, "d/e/0.png")))
-    assert pictures(tmp_path / "images") == ["e/0.png"]
-
-
 def test_no_path_leads_out_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a relative path nor one that is taken whole, down to its anchor."""
     (path,) = files(tmp_path, "d/0.png")
@@ -129,7 +117,7 @@ def test_no_path_leads_out_of_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert pictures(tmp_path / "run" / "images") == [path.lstrip("/")]
 
 
-@pytest.mark.parametrize("side", [128, 192, 256, 518])
+@pytest.mark.parametrize("side", [128, 518])
 def test_captions_fit_their_tiles(side: int) -> None:
     dark = torch.zeros(1, 3, 8, 8)
     batch = ImageBatch(image=dark, anomaly_map=torch.zeros(1, 8, 8), pred_mask=torch.zeros(1, 8, 8, dtype=torch.bool))
@@ -153,17 +141,13 @@ def test_images_without_a_path_are_numbered(tmp_path: Path) -> None:
     ]
 
 
-def test_each_run_writes_to_its_own_folder(tmp_path: Path) -> None:
-    visualizer = CategoryVisualizer(field_size=(8, 8))
-    paths = files(tmp_path, "d/e/0.png")
+def test_each_run_writes_to_its_own_folder_or_to_the_given_one(tmp_path: Path) -> None:
+    paths, visualizer = files(tmp_path, "d/e/0.png"), CategoryVisualizer(field_size=(8, 8))
     for run in ("v0", "v1"):
         save(trainer_of(tmp_path / run, paths), batch_of(paths), visualizer=visualizer)
         assert pictures(tmp_path / run) == ["images/e/0.png"]
-
-
-def test_output_dir_is_obeyed(tmp_path: Path) -> None:
     visualizer = CategoryVisualizer(field_size=(8, 8), output_dir=tmp_path / "mine")
-    save(trainer_of(tmp_path / "run"), batch_of(files(tmp_path, "d/e/0.png")), visualizer=visualizer)
+    save(trainer_of(tmp_path / "run"), batch_of(paths), visualizer=visualizer)  # samples are not known here
     assert pictures(tmp_path / "mine") == ["e/0.png"]
     assert not (tmp_path / "run").exists()
 
@@ -235,7 +219,7 @@ def test_an_image_of_a_format_that_cannot_be_written_gets_a_png(tmp_path: Path) 
 
 
 def test_names_that_can_be_no_folders_give_folders_of_their_own(tmp_path: Path) -> None:
-    names = ["a/b", "a_b", "a\\b", "\0", "..", "x" * 300, "螺" * 100]
+    names = ["a/b", "a_b", "a\\b", "\0", "..", "../../elsewhere", "/elsewhere", "x" * 300, "螺" * 100]
     paths = files(tmp_path, *(f"{i}/crack/0.png" for i in range(len(names))))
     columns = {"category": names, "dataset": ["Folder"] * len(names)}
     save(trainer_of(tmp_path, paths, **columns), batch_of(paths, **columns))
@@ -270,21 +254,6 @@ def test_a_picture_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         engine(tmp_path / "results").predict(model, data_path=tmp_path / "images")
     assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
-
-
-@pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/elsewhere", "..", "a/b"])  # noqa: S108  # no file is made
-def test_pictures_stay_in_their_folder_whatever_a_category_is_called(tmp_path, monkeypatch, name):
-    root = tmp_path / "a" / "b" / "images"
-    visualizer = CategoryVisualizer(output_dir=root)
-    monkeypatch.setattr(visualizer, "visualize", lambda _: Image.new("RGB", (4, 4)))
-    batch = CategoryBatch(image=torch.zeros(1, 3, 4, 4), image_path=["x/0.png"], category=[name], dataset=[name])
-    loader = DataLoader([batch], batch_size=None)
-    trainer = SimpleNamespace(datamodule=None, default_root_dir=tmp_path, test_dataloaders=[loader], loggers=[])
-    trainer.global_step = 0
-    visualizer.on_test_start(trainer, None)
-    visualizer.on_test_batch_end(trainer, None, None, batch, 0)
-    (picture,) = tmp_path.rglob("*.png")
-    assert picture.is_relative_to(root)
 
 
 @pytest.mark.parametrize(("labels", "expected"), [([i % 2 for i in range(24)], range(1, 16, 2)), (None, range(8))])
