@@ -22,7 +22,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="the
 
 @pytest.fixture(scope="module")
 def address():
-    """Where the page is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", "")  # restored in the end
         with running("tiny-demo", None, "127.0.0.1", None) as page:
@@ -31,7 +30,6 @@ def address():
 
 @pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -40,7 +38,6 @@ def browser():
 
 @pytest.fixture
 def page(address, browser: Browser):
-    """The opened page; nothing that it asks for may be on another host, and nothing may go wrong in it."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(PATIENCE)
     hosts, errors = set(), []
@@ -56,19 +53,16 @@ def page(address, browser: Browser):
 
 @pytest.fixture(scope="module")
 def images(address, tmp_path_factory):  # noqa: ARG001  # it renders the examples
-    """Paths of the examples by their names, and a broken file."""
     broken = tmp_path_factory.mktemp("images") / "broken.png"
     broken.write_bytes(b"no image")
     return {path.stem: str(path) for path in (broken, *Path(os.environ["GRADIO_TEMP_DIR"]).glob("*.png"))}
 
 
 def picture(page: Page) -> str:
-    """Return the address of the picture that is shown."""
     return page.locator("#picture img").get_attribute("src") or ""
 
 
 def drop(page: Page, *files: str, where: str = "#upload") -> None:
-    """Drop files on the page, from outside of the browser."""
     transfer = page.evaluate_handle("new DataTransfer()")
     for file in files:
         content = list(Path(file).read_bytes())

@@ -28,14 +28,12 @@ QUICK = [
 
 
 def write_folders(root: Path, normal: str, anomalous: str, mask: str, ending: str = "") -> None:
-    """Write plain folders with three images of each label."""
     for i in range(3):
         data_trees.write_normal(root / normal / f"{i:03}.png", seed=i)
         data_trees.write_anomalous(root / anomalous / f"{i:03}.png", root / mask / f"{i:03}{ending}.png", seed=i)
 
 
 def write_dagm(root: Path) -> None:
-    """Write DAGM's layout, normal and anomalous images in one folder, and sort it with the example script."""
     for texture in (f"Class{k}" for k in range(1, 11)):
         for i in range(3):
             data_trees.write_normal(root / texture / "Test" / f"{i:04}.PNG", seed=i)
@@ -50,7 +48,6 @@ def write_dagm(root: Path) -> None:
 
 
 def write_dtd(root: Path) -> None:
-    """Write DTD-Synthetic's layout."""
     names = "Blotchy_099 Fibrous_183 Marbled_078 Matted_069 Mesh_114 Perforated_037 Stratified_154 Woven_001 Woven_068"
     for name in (*names.split(), "Woven_104", "Woven_125", "Woven_127"):
         write_folders(root / name, "test/good", "test/bad", "ground_truth/bad", ending="_mask")

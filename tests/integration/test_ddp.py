@@ -28,12 +28,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def _one_thread_in_processes(monkeypatch):
-    """Let the processes that tests start do the same."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def anomalib(*arguments: object, cwd: Path) -> str:
-    """Run anomalib's command line and return what it printed."""
     command = [sys.executable, "-m", "anomalib.cli.cli", *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -42,7 +40,6 @@ def anomalib(*arguments: object, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """One run of ``anomalib train`` on two processes: its results folder, and the configuration."""
     folder = tmp_path_factory.mktemp("ddp")
     data_trees.mvtec_ad(folder / "source", ("cable", "tile"), normal=3, anomalous=3)
     data_trees.mvtec_ad(folder / "target", ("bottle", "wood"), normal=3, anomalous=2)

@@ -33,13 +33,11 @@ BOTH_OUTCOMES = "both"  # the batch in which CNF keeps one name and drops anothe
 
 
 def need(*packages):
-    """Skip where a package of the extra "export" is missing."""
     for package in packages:
         pytest.importorskip(package, reason=f"{package} comes with the extra: pip install .[export]")
 
 
 def fill_with_noise(model):
-    """Give every learned tensor values that show in the output, the vision prompts' last matrix above all."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in model.model.named_parameters():
@@ -49,7 +47,6 @@ def fill_with_noise(model):
 
 
 def make_batches():
-    """Batches of one and of several images, of the model's and of other sizes, larger and smaller."""
     sizes = {"one": (1, 112, 112), BOTH_OUTCOMES: (2, 150, 200), "flat": (3, 60, 300), "small": (1, 40, 40)}
     generator = torch.Generator().manual_seed(1)
     coarse = {name: torch.rand(n, 3, 3, 3, generator=generator) for name, (n, _, _) in sizes.items()}
@@ -60,7 +57,6 @@ def make_batches():
 
 
 def part_by_class_name_filter(model, images):
-    """Have CNF keep the class name for the first image and drop it for the second, by a clear margin."""
     embedding = model.model.clip.encode_image(model.pre_processor(images)).embedding
     names = model.model.class_names
     names.features[1] = F.normalize(names.features[0] + embedding[0] - embedding[1], dim=-1)
@@ -71,7 +67,6 @@ def part_by_class_name_filter(model, images):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A model full of noise, its inputs, and its file in each format."""
     model = GenCLIP(backbone="tiny", class_name="screw", visualizer=False)
     fill_with_noise(model)
     batches = make_batches()
@@ -84,15 +79,11 @@ def exported(tmp_path_factory):
 
 
 def run_file(path, inputs, folder):
-    """Run an exported file in its own process."""
     outputs = folder / "outputs.npz"
     runner = Path(__file__).parents[1] / "helpers" / "run_exported.py"
     done = subprocess.run([sys.executable, runner, path, inputs, outputs], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return np.load(outputs)
-
-
-# The files
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -146,12 +137,8 @@ def test_tiles_are_in_the_graph(tmp_path):
     np.testing.assert_allclose(results["images/pred_score"], expected.pred_score, atol=1e-4)
 
 
-# From a checkpoint
-
-
 @pytest.fixture(scope="module")
 def checkpoint(exported, tmp_path_factory):
-    """A checkpoint, which holds no CLIP."""
     path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
     save_checkpoint(exported.model, path)
     return path
@@ -174,9 +161,6 @@ def test_class_name_is_chosen_for_the_export_or_said_to_be_missing(exported, che
     caplog.clear()
     exported.model.to_torch(tmp_path)
     assert "class_name" not in caplog.text
-
-
-# References
 
 
 @pytest.fixture(scope="module")
@@ -224,12 +208,8 @@ def test_export_needs_references_and_a_class_name_that_has_some(references, tmp_
         model.to_torch(tmp_path)
 
 
-# anomalib's inferencers
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Pictures larger than the model's input: smooth colours with fine grain, as PNG and as JPEG."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for index, name in enumerate(("a.png", "b.jpg")):
@@ -242,7 +222,6 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine_results(exported, photos, tmp_path_factory):
-    """What the engine says about the photos, by file name."""
     batches = engine(tmp_path_factory.mktemp("engine")).predict(model=exported.model, dataset=PredictDataset(photos))
     exported.model.eval()
     return {Path(item.image_path).name: item for batch in batches for item in batch.items}
@@ -266,9 +245,6 @@ def test_inferencers_give_what_the_engine_gives(exported, photos, engine_results
         clear = (expected.anomaly_map - 0.5).abs() > 1e-4
         np.testing.assert_array_equal(np.squeeze(result.pred_mask)[clear], expected.pred_mask[clear])
         assert bool(np.squeeze(result.pred_label)) == bool(expected.pred_label)
-
-
-# The example that needs no torch
 
 
 def test_example_scores_a_folder_without_torch(exported, photos, engine_results, tmp_path):
@@ -298,9 +274,6 @@ def test_example_scores_a_folder_without_torch(exported, photos, engine_results,
         assert rows[name]["anomalous"] == str(int(expected.pred_label))
         with Image.open(tmp_path / "out" / "heat_maps" / f"{name}.png") as picture:
             assert picture.size == (420, 310)
-
-
-# Prediction
 
 
 @pytest.mark.parametrize(("kind", "backend"), [("onnx", "onnx"), ("onnx", "openvino"), ("openvino", "openvino")])

@@ -34,7 +34,6 @@ NEEDS = {ExportType.TORCH: (), ExportType.ONNX: ("onnx", "onnxscript"), ExportTy
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Write a data set of one category: ten normal images, five test images of each label, with masks."""
     root = tmp_path_factory.mktemp("datasets") / "mvtecad"
     data_trees.mvtec_ad(root, (CATEGORY,), normal=5, anomalous=5)
     return root
@@ -45,13 +44,11 @@ def data(root: Path) -> MVTecAD:
 
 
 def objects(root: Path, folder: Path, epochs: int = 1) -> tuple[GenCLIP, AnomalibDataModule, Engine]:
-    """Make new objects, as anomalib's test does: the model by its short name."""
     return get_model("genclip", backbone="tiny"), data(root), engine(folder, max_epochs=epochs)
 
 
 @pytest.fixture(scope="module")
 def fitted(root, tmp_path_factory) -> Path:
-    """Fit, and return the checkpoint from where anomalib's test expects it."""
     folder = tmp_path_factory.mktemp("project")
     model, datamodule, run = objects(root, folder)
     run.fit(model=model, datamodule=datamodule)
@@ -63,12 +60,8 @@ KINDS = [kind if kind == ExportType.TORCH else pytest.param(kind, marks=pytest.m
 
 
 def need(kind: ExportType) -> None:
-    """Skip without the packages of the extra "export"."""
     for package in NEEDS[kind]:
         pytest.importorskip(package)
-
-
-# The engine
 
 
 def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -115,7 +108,6 @@ TRAINER = [
 
 
 def command(name: str, folder: Path, *arguments: str) -> AnomalibCLI:
-    """Run a subcommand in this process, as the entry point ``anomalib`` does."""
     return AnomalibCLI([name, *MODEL, *TRAINER, "--default_root_dir", str(folder), *arguments])
 
 

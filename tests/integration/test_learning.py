@@ -18,7 +18,6 @@ SOURCE, TARGET = ["weave", "tile", "bolt", "pill"], ["leather", "honeycomb", "ge
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> CrossDataset:
-    """A small render: four categories to train on, three others to test on."""
     renders = SyntheticDefects(
         root=tmp_path_factory.mktemp("renders"), train_good=1, test_good=10, test_per_defect=4, num_workers=0
     )
@@ -33,7 +32,6 @@ def data(tmp_path_factory) -> CrossDataset:
 
 
 def from_nothing() -> GenCLIP:
-    """Build a model whose patch features and texts have nothing to do with each other yet."""
     torch.manual_seed(0)
     model = GenCLIP(backbone="tiny", visualizer=False)
     for psi in model.model.projections:

@@ -29,11 +29,7 @@ def test_order_and_batch_size_do_not_change_scores_and_maps(size):
     torch.testing.assert_close(maps, plain.anomaly_map[order], atol=1e-5, rtol=0)
 
 
-# Finite in every precision
-
-
 def _batches() -> DataLoader:
-    """Make constant and noisy images, all normal, half anomalous and all anomalous."""
     batches = []
     for images in (torch.zeros(4, 3, SIZE, SIZE), torch.ones(4, 3, SIZE, SIZE), torch.rand(4, 3, SIZE, SIZE)):
         for anomalous in (0, 2, 4):

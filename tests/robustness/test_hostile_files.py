@@ -29,7 +29,6 @@ SMALL = "ViT-S-32-alt"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> SimpleNamespace:
-    """A checkpoint, a prompts file and CLIP weights, all of one small model."""
     folder = tmp_path_factory.mktemp("files")
     model = build()
     save_checkpoint(model, folder / "model.ckpt")
@@ -83,9 +82,6 @@ def test_plain_pickle_is_refused_whatever_it_is_called(tmp_path, protocol):
         with pytest.raises(ValueError, match=path.stem):
             GenCLIP(weights=path)
     assert not trace.exists()
-
-
-# Broken files
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -264,9 +260,6 @@ def test_wrong_tensors_in_a_checkpoint_are_refused_by_name(files, tmp_path, chan
     torch.save(checkpoint, tmp_path / "wrong.ckpt")
     with pytest.raises(ValueError, match=r"model\.prompts\.normal.*finite|damaged|\(3, 7\)"):
         GenCLIP.load_from_checkpoint(tmp_path / "wrong.ckpt")
-
-
-# Paths in files
 
 
 @pytest.mark.parametrize("pretrained", ["/etc/hostname", "../clip.pt", "folder/clip.pt", ".."])

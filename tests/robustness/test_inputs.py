@@ -17,25 +17,19 @@ from anomalib_genclip import GenCLIP
 
 @pytest.fixture(scope="module")
 def model() -> GenCLIP:
-    """A model without pictures."""
     torch.manual_seed(0)
     return build()
 
 
 @pytest.fixture(scope="module")
 def drawing() -> GenCLIP:
-    """A model that writes pictures."""
     return build(visualizer=True)
 
 
 @pytest.fixture
 def picture() -> Image.Image:
-    """A grey picture, so that grey formats hold it without loss."""
     pixels = np.random.default_rng(0).integers(0, 256, (24, 40), dtype=np.uint8)
     return Image.fromarray(pixels).convert("RGB")
-
-
-# Formats
 
 
 def test_every_format_gives_the_score_of_its_pixels(model, picture, tmp_path):

@@ -23,13 +23,11 @@ STEPS = {"labels": 15, "synthetic": 18}  # of three epochs
 
 
 def checkpoint(root: Path, out: str) -> str:
-    """Return a run's checkpoint: there is one."""
     (path,) = (root / out).rglob("*.ckpt")
     return str(path)
 
 
 def run_apart(root: Path, **run) -> subprocess.CompletedProcess:
-    """Train in a process of its own."""
     settings = json.dumps({"root": str(root), **run})
     command = [sys.executable, "-m", "helpers.run_training", settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}  # loaders fork
@@ -37,7 +35,6 @@ def run_apart(root: Path, **run) -> subprocess.CompletedProcess:
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Tell whether two runs learned the same, to the last bit."""
     return one.keys() == other.keys() and all(
         torch.equal(torch.nan_to_num(one[key]), torch.nan_to_num(other[key])) for key in one
     )
@@ -79,9 +76,6 @@ def test_ctrl_c_is_an_error_and_leaves_the_last_checkpoint(tmp_path):
     content = torch.load(checkpoint(tmp_path, "stopped"), weights_only=True)
     assert (content["epoch"], content["global_step"]) == (0, 5)
     assert not (tmp_path / "stopped" / "prompts.safetensors").exists()
-
-
-# Files
 
 
 def test_a_disk_that_takes_no_more_is_an_error_and_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):

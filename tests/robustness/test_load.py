@@ -44,7 +44,6 @@ class Watch(Callback):
 
 
 def write_folder(folder: Path) -> set[str]:
-    """Write every size in every format, and link them until there are enough."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     originals = []

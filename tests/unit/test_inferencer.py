@@ -19,7 +19,6 @@ from anomalib_genclip.components.references import ReferenceMemory
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three images of two sizes."""
     folder = tmp_path_factory.mktemp("images")
     for number in range(3):
         data_trees.write_normal(folder / f"{number}.png", seed=number)
@@ -30,7 +29,6 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A model whose prompts differ, so that its maps do, as a prompts file."""
     model = build(seed=0)
     torch.nn.init.normal_(model.model.prompts.abnormal, std=0.2)
     model.post_processor.set_thresholds(0.4, 0.45)
@@ -43,7 +41,6 @@ def inferencer(weights):
 
 
 def with_references(weights, name: str) -> GenCLIP:
-    """A model with references of one product, which cost nothing to draw."""
     model = GenCLIP(weights=weights, visualizer=False, class_name=name)
     layers, width = len(model.model.layers), model.model.spec.vision_width
     patches, cls = torch.randn(layers, 5, width), torch.randn(1, 1, width)

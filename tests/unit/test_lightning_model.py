@@ -24,7 +24,6 @@ from anomalib_genclip.utils.loaders import categories_of
 
 
 def trainer_that_tests(datamodule) -> SimpleNamespace:
-    """Make what the model sees of a trainer that tests a datamodule."""
     datamodule.test_data = SimpleNamespace()
     stages = dict.fromkeys(("training", "validating", "sanity_checking"), False)
     loader = SimpleNamespace(dataset=datamodule.test_data)
@@ -70,9 +69,6 @@ def test_several_loaders_give_their_own_names(tmp_path):
     model = build(weights=prompts)  # validated before the test
     engine(tmp_path / "results").test(model, dataloaders=loaders)
     assert model.model.class_names.names == ["object", "metal nut", "wood"]
-
-
-# Training through the engine
 
 
 def test_cross_dataset_trains_and_tests_per_category(cross, tmp_path):
@@ -129,9 +125,6 @@ def test_fine_tuning_needs_weights():
         build(fine_tune=True)
 
 
-# Optimizer and components
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -181,9 +174,6 @@ def test_components_can_be_replaced_or_left_out():
     assert model.pre_processor is None
 
 
-# anomalib's tiled ensemble
-
-
 class SmallGenCLIP(GenCLIP):
     """The tiled ensemble takes no init arguments: OmegaConf refuses the pre-processor that it adds to them."""
 
@@ -218,9 +208,6 @@ def test_tiled_ensemble_trains_one_model_per_tile_and_tests_them_together(tmp_pa
     assert {"image_AUROC", "pixel_AUROC"} <= set(header.split(","))
 
 
-# Training that fails
-
-
 def test_training_that_diverges_is_an_error_and_writes_nothing_that_is_not_finite(cross, tmp_path):
     model = build(training={"learning_rate": 1e30, "projection_learning_rate": 1e30})
     with pytest.raises(ValueError, match=r"The loss is \w+ at step \d+.*lower learning_rate"):
@@ -236,9 +223,6 @@ def test_training_that_diverges_is_an_error_and_writes_nothing_that_is_not_finit
 def test_validation_step_needs_no_trainer():
     batch = ImageBatch(image=torch.rand(2, 3, 64, 64), gt_label=torch.tensor([0, 1]))
     assert build().eval().validation_step(batch).pred_score.shape == (2,)
-
-
-# Zero-shot
 
 
 def test_zero_shot_test_runs_the_tower_once_per_image(trained, tmp_path, monkeypatch):

@@ -35,8 +35,6 @@ class Accepted(Exception):  # noqa: N818  # no error: it stands for the weights 
 
 
 def build(**arguments) -> str:
-    """Build a model up to where weights are loaded; return the error, ``""`` if there is none."""
-
     def accept(*_args):
         raise Accepted
 
@@ -184,9 +182,6 @@ def test_prompts_of_another_backbone_are_refused_by_both_names():
     assert message.startswith("tiny-demo was trained with backbone 'tiny'")
     assert "backbone='ViT-S-32-alt'" in message
     assert "layers" not in message
-
-
-# With weights: what was checked is what the model takes.
 
 
 @pytest.fixture(scope="module")

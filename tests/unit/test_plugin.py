@@ -158,7 +158,6 @@ CASES: dict[str, tuple[str, Sequence[str], dict[str, str]]] = {
 
 
 def _run(program: str, options: Sequence[str], environment: dict[str, str]) -> "Done[str]":
-    """Run a program away from the source tree, so that only what is installed can be imported."""
     return subprocess.run(
         [sys.executable, *options, "-c", program],
         env={**os.environ, **environment},
@@ -172,7 +171,6 @@ def _run(program: str, options: Sequence[str], environment: dict[str, str]) -> "
 
 @pytest.fixture(scope="module")
 def started(request) -> Iterator[dict[str, "Future[Done[str]]"]]:
-    """Start the programs of the selected cases, two at a time."""
     selected = [item.callspec.params["case"] for item in request.session.items if item.path == request.path]
     with ThreadPoolExecutor(max_workers=2) as pool:
         yield {case: pool.submit(_run, *CASES[case]) for case in selected}

@@ -26,7 +26,6 @@ from anomalib_genclip.torch_model import SCORE_WEIGHT, GenCLIPModel, gaussian_bl
 
 @pytest.fixture(scope="module")
 def renders() -> tuple[GenCLIPModel, torch.Tensor]:
-    """The demonstration model with its trained prompts, and renders that it has an opinion on."""
     model = GenCLIP(weights="tiny-demo", class_name="leather").eval()
     rng = np.random.default_rng(0)
     pictures = np.stack([render("leather", kind, 112, rng)[0] for kind in (None, "scratch", "stain", "hole")])
@@ -41,9 +40,6 @@ def test_what_follows_eos_changes_nothing(noisy, images):
     after = noisy(images, index)
     torch.testing.assert_close(before.anomaly_map, after.anomaly_map, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(before.pred_score, after.pred_score, atol=1e-6, rtol=1e-5)
-
-
-# Prompts
 
 
 def test_vision_enhanced_features_depend_on_the_image_and_query_features_do_not(noisy, images):
@@ -68,7 +64,6 @@ def test_text_features_and_gradients_are_those_of_open_clips_own_blocks(noisy, i
 
 
 def _whole_prompts(model, image, index):
-    """Text features as open_clip computes them: each prompt alone and from [SOS], all tokens through all blocks."""
     clip, prefix = model.clip.model, model.prompts.prefix(model.sos)
     blocks = clip.transformer.resblocks
     batch = 0 if blocks[0].attn.batch_first else 1
@@ -105,9 +100,6 @@ def test_query_features_follow_the_prompts(noisy, images, how):
     torch.testing.assert_close(noisy.query_features, noisy.compute_query_features(noisy.encode_prefix()))
 
 
-# Class names
-
-
 def test_filtered_name_gives_the_map_of_object(noisy, images):
     names = ["zxqv wkjh"] * 3
     generic = noisy(images, noisy.class_index(["object"] * 3)).anomaly_map
@@ -127,9 +119,6 @@ def test_class_names_of_one_batch_do_not_mix_and_the_longest_fits(noisy, images)
         alone = noisy(images[i : i + 1], index[i : i + 1])
         torch.testing.assert_close(together.anomaly_map[i], alone.anomaly_map[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(together.pred_score[i], alone.pred_score[0], atol=1e-5, rtol=1e-4)
-
-
-# Branches, maps and scores
 
 
 def test_two_branch_map_is_the_mean_of_both(noisy, images):
@@ -228,9 +217,6 @@ def test_the_text_tower_sees_only_what_depends_on_the_image(noisy, images, monke
     noisy(images)
     tokens = noisy.prompts(noisy.class_names.suffix[0]).shape[0]
     assert sequences == [(3 * len(noisy.layers), tokens, 256)]  # normal and abnormal after their prefixes
-
-
-# Training
 
 
 def _train(model, images, mask, steps, lr=1e-3):
@@ -332,12 +318,8 @@ def test_frozen_clip_has_its_part_in_the_image_score(model, images):
     assert torch.equal(model.branch_maps(images, index).cls, before.cls)
 
 
-# Tiles
-
-
 @pytest.fixture
 def tiled(noisy):
-    """A model that cuts tiles of 128 pixels, 96 apart, and sees at most five at once."""
     noisy.tiler, noisy.tile_batch_size = Tiler(128, 96), 5
     return noisy
 

@@ -42,7 +42,6 @@ TESTED_IN = {
 
 
 def module_name(path: Path) -> str:
-    """Return a file's dotted name, "anomalib_genclip.clip" for ``clip/__init__.py``."""
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -51,17 +50,14 @@ NAMES = {module_name(path) for path in FILES}
 
 
 def own_name(path: Path) -> str:
-    """Return a module's name inside the package: "clip.backbone"."""
     return module_name(path).partition(".")[2]
 
 
 def closest(name: str, parts: Iterable[str]) -> str | None:
-    """Return the longest of ``parts`` that is a module or a package around it."""
     return max((part for part in parts if f"{name}.".startswith(f"{part}.")), key=len, default=None)
 
 
 def nodes_that_run(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield all nodes but those that only type checkers read."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             yield from child.orelse
@@ -71,7 +67,6 @@ def nodes_that_run(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports_of(path: Path) -> set[str]:
-    """List the modules that a file imports anywhere; of this package by their full names."""
     package = module_name(path).split(".")[: None if path.name == "__init__.py" else -1]
     found = set()
     for node in nodes_that_run(ast.parse(path.read_text(encoding="utf-8"))):

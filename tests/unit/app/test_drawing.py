@@ -13,12 +13,10 @@ GREY = Image.new("RGB", (160, 80), (120, 120, 120))
 
 
 def record_of(anomaly_map, size=(80, 160), threshold=0.5):
-    """Return what is found in a map."""
     return Record(size=size, pixel_threshold=threshold, anomaly_map=anomaly_map, mask=anomaly_map > threshold)
 
 
 def spot():
-    """Return a map that is high in its left upper quarter."""
     anomaly_map = np.zeros((20, 40), np.float32)
     anomaly_map[2:8, 4:16] = 0.9
     return anomaly_map

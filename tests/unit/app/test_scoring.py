@@ -16,18 +16,15 @@ from anomalib_genclip.pipelines.calibration import calibrate
 
 @pytest.fixture(scope="module")
 def scorer():
-    """The bundled demonstration."""
     return Scorer("tiny-demo")
 
 
 @pytest.fixture(scope="module")
 def crack(tmp_path_factory):
-    """An image of cardboard with a defect that is found."""
     return write_examples(tmp_path_factory.mktemp("examples"))[0][0]
 
 
 def record_of(scorer, *given):
-    """Score one image."""
     ((record, _),), problems = scorer.score(*given)
     assert not problems
     return record
@@ -58,7 +55,6 @@ def test_bad_class_names_and_files_are_named_once(scorer, crack, tmp_path):
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory):
-    """Prompts with references and thresholds of one product, a black bolt."""
     folder = tmp_path_factory.mktemp("calibrated")
     for name, value in (("references", 0), ("normal", 20)):
         (folder / name).mkdir()

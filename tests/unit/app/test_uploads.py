@@ -14,7 +14,6 @@ from anomalib_genclip.app.uploads import FORMATS, read_upload
 
 
 def png_of(width: int, height: int) -> bytes:
-    """Make a PNG file of any size that has hardly any content."""
     chunks = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(9)))
     packed = (
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -24,7 +23,6 @@ def png_of(width: int, height: int) -> bytes:
 
 
 def reason(path):
-    """Return the message about a file that cannot be used."""
     with pytest.raises(ValueError, match=f"^{path.name} cannot be used: ") as raised:
         read_upload(str(path))
     message = str(raised.value)

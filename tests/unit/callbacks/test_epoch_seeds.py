@@ -18,12 +18,10 @@ def trainer(epoch: int = 0, rank: int = 0, *, is_last_batch: bool = True) -> Sim
 
 
 def drawn() -> tuple[float, float, float]:
-    """Draw a number from each generator."""
     return random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002, S311
 
 
 def run_epochs(callback: EpochSeeds, epochs: range, rank: int = 0) -> list[tuple[float, float, float]]:
-    """Run the hooks as Lightning does, and return what each epoch draws first."""
     numbers = []
     callback.on_fit_start(trainer(rank=rank), None)
     for epoch in epochs:

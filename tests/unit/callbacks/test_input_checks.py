@@ -23,7 +23,6 @@ from anomalib_genclip.callbacks.synthetic_anomalies import PerlinAnomalies
 
 @pytest.fixture(scope="module")
 def model() -> GenCLIP:
-    """A model without pictures."""
     return GenCLIP(backbone="tiny", image_size=64, visualizer=False)
 
 
@@ -135,18 +134,13 @@ def test_files_that_anomalib_passes_over_are_named(model, tmp_path, caplog):
     assert "photo.heic" in caplog.text
 
 
-# What is read without an error, but not as it was meant
-
-
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Images of which no mask is doubtful."""
     data_trees.folder(tmp_path / "data", normal=2, anomalous=4)
     return tmp_path / "data"
 
 
 def check(model: GenCLIP, folder: Path) -> None:
-    """Test on all images of a folder, through anomalib's own datamodule."""
     masks = {"mask_dir": "mask", "val_split_mode": "none"}
     data = Folder("screws", "good", folder, "bad", **data_trees.LOADING, **masks)
     engine(folder.parent / "results").test(model, datamodule=data)

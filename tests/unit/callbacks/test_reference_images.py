@@ -29,24 +29,20 @@ TILES = {"size": 20, "stride": 12}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """One category with twelve normal training images."""
     return data_trees.mvtec_ad(tmp_path_factory.mktemp("data"), normal=12)
 
 
 @pytest.fixture(scope="module")
 def good(data):
-    """Folder of the normal training images."""
     return data.root / "bottle" / "train" / "good"
 
 
 @pytest.fixture(scope="module")
 def normal(good) -> dict[str, NormalImages]:
-    """The same images, to draw from."""
     return {"bottle": images_of_folder(str(good), "folder")}
 
 
 def drawn(model: GenCLIP) -> dict[str, list[str]]:
-    """Return the hashes of the references of each category."""
     return {note.category: note.images for note in reference_notes(model.model)}
 
 
@@ -147,9 +143,6 @@ def test_thresholds_without_references_are_dropped_and_given_ones_kept(normal, t
     assert model.post_processor.raw_thresholds()["pixel"].isnan()
 
 
-# Bad input
-
-
 def test_too_few_images_or_none_are_an_error(data, normal, tmp_path):
     with pytest.raises(ValueError, match=r"k_shot=13, but .* only 12 normal images of 'bottle'.*few_shot_source"):
         draw_references(build(k_shot=13), normal)
@@ -172,9 +165,6 @@ def test_folder_without_readable_images_is_an_error_that_names_it(data, tmp_path
 def test_one_folder_for_several_categories_is_an_error(cross, good, tmp_path):
     with pytest.raises(ValueError, match=r"few_shot_source=.* is one folder, .* 2 categories"):
         engine(tmp_path).test(build(k_shot=1, few_shot_source=good), datamodule=cross)
-
-
-# What it is good for
 
 
 def test_a_defect_that_all_references_show_is_no_longer_found(tmp_path):

@@ -32,7 +32,6 @@ def untrained(**settings) -> GenCLIP:
 
 @pytest.fixture
 def data(tmp_path) -> data_trees.MVTecAD:
-    """A category of a few images."""
     return data_trees.mvtec_ad(tmp_path / "data", normal=2, anomalous=2)
 
 

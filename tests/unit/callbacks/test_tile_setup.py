@@ -19,7 +19,6 @@ TILES = {"size": 64, "stride": 48}
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A folder of images of 150 x 100 pixels with a defect of four."""
     root, rng = tmp_path_factory.mktemp("large"), np.random.default_rng(0)
     for folder in ("good", "bad", "masks"):
         (root / folder).mkdir()
@@ -34,14 +33,12 @@ def large(tmp_path_factory):
 
 
 def data_of(root) -> Folder:
-    """Normal and anomalous images, half of them to train on."""
     folders = {"normal_dir": "good", "abnormal_dir": "bad", "mask_dir": "masks"}
     loading = {"train_batch_size": 4, "eval_batch_size": 3, "num_workers": 0}
     return Folder(name="large", root=root, **folders, **loading, val_split_mode="same_as_test")
 
 
 def maps_of(model, folder, tmp_path, **settings) -> dict[str, torch.Tensor]:
-    """Predict a folder: maps by file."""
     batches = engine(tmp_path, **settings).predict(model, data_path=folder)
     return {path: m for batch in batches for path, m in zip(batch.image_path, batch.anomaly_map, strict=True)}
 

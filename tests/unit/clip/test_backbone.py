@@ -26,7 +26,6 @@ SMALL = "ViT-S-32-alt"
 
 @pytest.fixture(scope="module")
 def state():
-    """Weights of a small CLIP at its own image size."""
     torch.manual_seed(1)
     return open_clip.create_model(SMALL).state_dict()
 

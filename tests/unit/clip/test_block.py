@@ -18,7 +18,6 @@ MASK = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
 
 @pytest.fixture(params=[True, False], ids=["batch_first", "sequence_first"])
 def block(request):
-    """A block as open_clip builds it, with layer scales, and the layout of newer or of older versions."""
     torch.manual_seed(0)
     result = ResidualAttentionBlock(WIDTH, HEADS, ls_init_value=0.3, act_layer=QuickGELU).eval()
     if request.param != result.attn.batch_first:
@@ -33,7 +32,6 @@ def block(request):
 
 
 def _open_clip(block, tokens, mask=None):
-    """Run the block itself, in its own layout and with a mask of its own kind."""
     mask = None if mask is None else torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
     if block.attn.batch_first:
         return block(tokens, attn_mask=mask)

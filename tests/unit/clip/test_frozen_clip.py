@@ -57,7 +57,6 @@ def test_patch_attention_changes_the_patch_features_alone(model, images, layers)
 
 @torch.no_grad()
 def _outputs_of_blocks(clip, images):
-    """Run open_clip's own pass, and return the tokens after each block, ``(B, L, width)``, the first at index 1."""
     outputs, blocks = [images], clip.visual.transformer.resblocks
     hooks = [block.register_forward_hook(lambda _, __, output: outputs.append(output)) for block in blocks]
     clip.encode_image(images)

@@ -18,12 +18,10 @@ from anomalib_genclip.clip.weights import is_torchscript, read_weights
 
 @pytest.fixture
 def state():
-    """Tensors under names that CLIP has."""
     return {"visual.proj": torch.rand(40, 30), "ln_final.weight": torch.rand(50)}
 
 
 def write(state, path):
-    """Write a file of tensors of the kind that its name says."""
     save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
     return path
 

@@ -23,13 +23,11 @@ GRID = (2, 2)
 
 
 def tokens(images: int) -> ImageTokens:
-    """Make what the tower says of some images, features of any length."""
     patches = tuple(3 * torch.randn(LAYERS, images, PATCHES, WIDTH))
     return ImageTokens(patches, torch.randn(images, LAYERS, WIDTH), 3 * torch.randn(images, WIDTH), torch.zeros(images))
 
 
 def memory(known: ImageTokens, patch_distance: float = 0.5, cls_distance: float = 0.25) -> ReferenceMemory:
-    """Remember images as they are."""
     patches, cls = torch.stack(known.patches).flatten(1, 2), known.pooled.unsqueeze(0)
     usual = torch.tensor(patch_distance), torch.tensor(cls_distance)
     return ReferenceMemory(F.normalize(patches, dim=-1), F.normalize(cls, dim=-1), *usual, ["hash"] * len(known.pooled))

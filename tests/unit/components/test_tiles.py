@@ -14,7 +14,6 @@ SIZES = [(100, 100), (64, 64), (300, 170), (33, 500), (20, 20), (1, 2000), (65, 
 
 
 def grid_of(size) -> TileGrid:
-    """Tiles of 64 pixels, at most 48 apart."""
     return TileGrid.of(size, (64, 64), (48, 48))
 
 

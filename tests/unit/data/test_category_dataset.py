@@ -20,7 +20,6 @@ from anomalib_genclip.data.category_dataset import CategoryDataset, CategoryPart
 
 @pytest.fixture
 def parts(tmp_path) -> list[CategoryPart]:
-    """Two data sets, the paths of the second before those of the first."""
     one, other = data_trees.mvtec_ad(tmp_path / "z"), data_trees.folder(tmp_path / "a", normal=2)
     for data in (one, other):
         data.setup()

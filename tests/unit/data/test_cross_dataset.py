@@ -25,7 +25,6 @@ from anomalib_genclip.data.cross_dataset import CrossDataset as CrossDatasetItse
 
 
 def cross(source: object, target: object, **options: object) -> CrossDataset:
-    """Make a prepared and set-up CrossDataset without workers."""
     datamodule = CrossDataset(source, target, **{"num_workers": 0, **options})
     datamodule.prepare_data()
     datamodule.setup()
@@ -33,19 +32,16 @@ def cross(source: object, target: object, **options: object) -> CrossDataset:
 
 
 def counts(datamodule: CrossDataset, subset: str) -> dict[tuple[str, str, int], int]:
-    """Count a subset's images per data set, category and label."""
     samples = getattr(datamodule, f"{subset}_data").samples
     return samples.groupby(["dataset", "category", "label_index"]).size().to_dict()
 
 
 def paths(datamodule: CrossDataset, subset: str) -> set[str]:
-    """Return a subset's image paths."""
     return set(getattr(datamodule, f"{subset}_data").samples.image_path)
 
 
 @pytest.fixture
 def target(tmp_path) -> MVTecAD:
-    """Give a small target."""
     return mvtec_ad(tmp_path / "target", ["cable"])
 
 
@@ -333,7 +329,6 @@ def test_a_source_is_one_or_more_datamodules(target, source):
 
 
 def from_command_line(*arguments: str) -> AnomalibDataModule:
-    """Return the datamodule that anomalib's command line makes."""
     return AnomalibCLI(["train", "--model", "Padim", "--model.pre_trained=false", *arguments], run=False).datamodule
 
 

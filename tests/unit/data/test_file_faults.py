@@ -13,7 +13,6 @@ from anomalib_genclip.data.file_faults import FileFaults
 
 @pytest.fixture
 def image(tmp_path) -> str:
-    """An image of 40 x 30 pixels."""
     Image.new("RGB", (40, 30)).save(tmp_path / "image.png")
     return str(tmp_path / "image.png")
 

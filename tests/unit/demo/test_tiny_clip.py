@@ -27,7 +27,6 @@ def model():
 
 
 def images_of(category, kinds):
-    """Render normalized images ``(n, 3, 112, 112)``."""
     rng = np.random.default_rng(5)
     images = np.stack([render(category, kind, 112, rng)[0] for kind in kinds])
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255

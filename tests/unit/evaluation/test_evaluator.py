@@ -51,7 +51,6 @@ def loader(items: list[dict], batch_size: int = 4) -> DataLoader:
 
 
 def evaluate(items, folder: Path, batch_size: int = 4, **arguments) -> tuple[dict[str, float], EvaluationResult]:
-    """Test scored images; returns what is logged and the evaluator's result."""
     evaluator = CategoryEvaluator(**({"report": False} | arguments))
     logged = trainer_in(folder).test(Bare(evaluator), loader(items, batch_size), verbose=False)[0]
     return logged, evaluator.result
@@ -59,17 +58,12 @@ def evaluate(items, folder: Path, batch_size: int = 4, **arguments) -> tuple[dic
 
 @pytest.fixture(scope="module")
 def data() -> list[dict]:
-    """Three categories of unequal size, an odd number of images."""
     return scored("bottle", 10) + scored("cable", 7) + scored("screw", 4)
 
 
 @pytest.fixture(scope="module")
 def result(data, tmp_path_factory) -> EvaluationResult:
-    """The exact result on them."""
     return evaluate(data, tmp_path_factory.mktemp("run"))[1]
-
-
-# Values and keys
 
 
 def test_each_category_equals_anomalib_alone_and_is_logged(data, result, tmp_path):
@@ -185,9 +179,6 @@ def test_map_and_mask_of_different_size_are_refused(data, tmp_path):
         evaluate(bad, tmp_path)
 
 
-# State
-
-
 def test_runs_do_not_leak_into_each_other(data, result, tmp_path):
     """Neither a finished run nor one that broke off changes the next."""
 
@@ -236,9 +227,6 @@ def test_evaluator_holds_nothing_that_cannot_be_pickled_from_python_3_14_on():
     assert not [value for value in vars(CategoryEvaluator()).values() if type(value).__module__ == "itertools"]
 
 
-# Several processes
-
-
 class Silent(CategoryEvaluator):
     """A second evaluator of the same test, which leaves the names to the first one."""
 
@@ -281,9 +269,6 @@ def test_two_processes_equal_one(data, result, tmp_path):
     rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
     for row, expected in zip(rows, result.table().rows, strict=True):
         assert row == pytest.approx(expected, abs=1e-9)
-
-
-# Report
 
 
 @pytest.mark.parametrize("report", [True, False])

@@ -33,7 +33,6 @@ def test_at_most_a_share_a_of_good_parts_has_a_p_value_up_to_a():
 
 
 def simulate(shift: float, anomalous: float, seed: int) -> float:
-    """Return the share of windows of 100 parts that are told to have drifted; good parts' log-odds are normal."""
     rng, found = np.random.default_rng(seed), []
     for _ in range(300):
         good = np.sort(expit(rng.normal(-2, 0.5, 200)))

@@ -26,7 +26,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scored_masks(num: int, size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and masks of shape (num, size, size), every second mask with up to three regions."""
     random = torch.Generator().manual_seed(seed)
     masks = torch.zeros(num, size, size, dtype=torch.bool)
     for mask in masks[::2]:
@@ -38,7 +37,6 @@ def scored_masks(num: int, size: int, seed: int = 0) -> tuple[torch.Tensor, torc
 
 
 def histogram_of(maps: torch.Tensor, masks: torch.Tensor) -> ScoreHistogram:
-    """Histogram of maps and masks of shape (B, H, W)."""
     histogram = ScoreHistogram()
     for scores, mask in zip(maps, masks, strict=True):
         histogram.add(scores, mask)

@@ -22,7 +22,6 @@ from anomalib_genclip.evaluation.scores import ERROR_RATES
 
 @pytest.fixture
 def partial() -> EvaluationResult:
-    """A result with undefined figures, and names that mean something to the formats."""
     full = dict.fromkeys(METRIC_NAMES, 0.875)
     some = dict.fromkeys(METRIC_NAMES[:3], 0.5)
     return EvaluationResult({"a|b, [red]$x": full, "plain": some}, notes=["plain: no mask"])

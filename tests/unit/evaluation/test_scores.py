@@ -13,7 +13,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scores_of(items: list[dict], *, folded: bool = False) -> CategoryScores:
-    """Add images, as maps or, but for the last one, to a histogram."""
     scores = CategoryScores()
     for item in items:
         score, label, alarm = (item.get(name) for name in ("pred_score", "gt_label", "pred_label"))

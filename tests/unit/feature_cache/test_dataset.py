@@ -19,7 +19,6 @@ SHAPES = {"patches": (2, 4, 6), "cls": (2, 6), "pooled": (6,), "embedding": (5,)
 
 
 def write_features(path: Path) -> dict[str, torch.Tensor]:
-    """Write a file of a cache and return what is in it."""
     tensors = {name: torch.rand(shape) for name, shape in SHAPES.items()}
     tensors["patches"] = tensors["patches"].half()
     tensors["mask"] = torch.rand(8, 8) > 0.5

@@ -19,7 +19,6 @@ from anomalib_genclip.pipelines.calibration import calibrate, conformal_threshol
 
 @pytest.fixture(scope="module")
 def normal(tmp_path_factory):
-    """A folder of 19 normal images."""
     folder = tmp_path_factory.mktemp("calibration") / "normal"
     for i in range(19):
         data_trees.write_normal(folder / f"{i:02}.png", seed=i)
@@ -28,7 +27,6 @@ def normal(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """A folder of three other images, for references."""
     folder = tmp_path_factory.mktemp("few")
     for i in range(3):
         data_trees.write_normal(folder / f"{i}.png", seed=100 + i)
@@ -62,7 +60,9 @@ def test_thresholds_are_quantiles_of_scores_and_of_the_maps_highest_values(norma
     inferencer = Inferencer(build(class_name="screw"), precision="float32")
     thresholds = calibrate(inferencer, normal, 0.1)
     records = inferencer.predict(sorted(normal.iterdir()))
-    scores, highest = (sorted(values) for values in zip(*((r.score, r.anomaly_map.max()) for r in records), strict=True))
+    scores, highest = (
+        sorted(values) for values in zip(*((r.score, r.anomaly_map.max()) for r in records), strict=True)
+    )
     assert thresholds == pytest.approx({"image": scores[17], "pixel": highest[17]}, abs=1e-6)
     assert sum(record.anomalous for record in records) <= 2
     assert inferencer.image_threshold == thresholds["image"]

@@ -15,7 +15,6 @@ from anomalib_genclip.utils.files import file_hash
 
 
 def settings(root, model: dict, protocol: str, **others) -> dict:
-    """Settings of a test on the category "wood"."""
     fixed = {"category": "wood", "accelerator": "cpu", "seed": 1, "k_shot": 0, "trainer": {}, "checkpoint": None}
     return {"model": model, "protocol": protocol, "target": mvtec(root), **fixed, **others}
 

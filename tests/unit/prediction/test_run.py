@@ -27,7 +27,6 @@ CHUNK = 3 * BATCH
 
 @pytest.fixture(autouse=True)
 def model(monkeypatch):
-    """Run with a model that costs nothing and with small chunks; returns a function that takes another model."""
     small_chunks(monkeypatch, CHUNK)
     use_model(monkeypatch, Brightness())
     return lambda calls=None: use_model(monkeypatch, Brightness(calls))
@@ -38,7 +37,6 @@ def rows_of(root, name="scores.csv"):
 
 
 def stopped(root, calls, model, **options):
-    """Run until a batch, as if the process was stopped."""
     model(calls)
     with pytest.raises(KeyboardInterrupt):
         run(settings_for(root, **options))

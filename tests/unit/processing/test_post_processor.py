@@ -15,7 +15,6 @@ from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 
 
 def batch_of(scores, labels=None) -> ImageBatch:
-    """Images with these scores, in their maps too."""
     maps = torch.as_tensor(scores).view(-1, 1, 1).expand(-1, 4, 4).clone()
     masks = None if labels is None else torch.as_tensor(labels).view(-1, 1, 1).expand(-1, 4, 4)
     return ImageBatch(
@@ -28,7 +27,6 @@ def batch_of(scores, labels=None) -> ImageBatch:
 
 
 def validate(processor: PostProcessor) -> None:
-    """Show it scores that 0.3 separates."""
     processor.on_validation_batch_end(None, None, batch_of([0.1, 0.2, 0.3, 0.4], torch.tensor([0, 0, 1, 1])))
     processor.on_validation_epoch_end(None, None)
 

@@ -19,6 +19,7 @@ from anomalib.visualization import ImageVisualizer
 from helpers.data_trees import folder, mpdd, mvtec_ad, write_normal
 from helpers.runs import build, engine
 from pandas import DataFrame
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from anomalib_genclip.data import CategoryBatch, CrossDataset
@@ -26,19 +27,16 @@ from anomalib_genclip.processing.visualizer import CategoryVisualizer
 
 
 def pictures(root: Path) -> list[str]:
-    """List the saved pictures."""
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
 def files(root: Path, *names: str) -> list[str]:
-    """Write images; the pictures show them as they are on disk."""
     for name in names:
         write_normal(root / name)
     return [str(root / name) for name in names]
 
 
 def batch_of(paths: Sequence[str] | None, count: int | None = None, **names: list[str]) -> ImageBatch:
-    """Make a batch with predictions."""
     count = count or len(paths)
     return (CategoryBatch if names else ImageBatch)(
         image=torch.rand(count, 3, 8, 8),
@@ -52,7 +50,6 @@ def batch_of(paths: Sequence[str] | None, count: int | None = None, **names: lis
 def trainer_of(
     root: Path, paths: Sequence[str] | None = None, datamodule: object = None, **columns: list[str]
 ) -> object:
-    """Make what the visualizer sees of a trainer; paths is what the test loader's data set says it has."""
     samples = None if paths is None else DataFrame({"image_path": paths, **columns})
     loader = SimpleNamespace(dataset=SimpleNamespace(samples=samples))
     if datamodule is not None:
@@ -63,7 +60,6 @@ def trainer_of(
 
 
 def save(trainer: object, *batches: ImageBatch, visualizer: CategoryVisualizer | None = None) -> None:
-    """Run the hooks of a test."""
     visualizer = visualizer or CategoryVisualizer(field_size=(8, 8))
     visualizer.on_test_start(trainer, None)
     for index, batch in enumerate(batches):

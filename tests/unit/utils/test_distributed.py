@@ -24,7 +24,6 @@ def test_a_process_alone_hears_itself(value):
 
 
 def exchange(folder: Path, rank: int) -> None:
-    """Call every operation with a value of one's own, and write down what is heard."""
     distributed.init_process_group("gloo", f"file://{folder / 'store'}", timedelta(seconds=60), 2, rank)
     with processes() as both:
         value = {"from": both.rank}

@@ -125,9 +125,6 @@ def test_a_process_killed_while_it_writes_leaves_the_last_good_file(tmp_path):
     assert atomic_write(path, b"new").read_bytes() == b"new"
 
 
-# Reading
-
-
 @pytest.mark.parametrize("text", ["", "\0", "x" * 5000, 5, None, ["a"], "{folder}", "{folder}/absent"])
 def test_only_the_path_of_a_file_is_one(tmp_path, text):
     path = tmp_path / "a"

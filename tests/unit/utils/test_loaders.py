@@ -39,7 +39,6 @@ def test_before_training_the_datamodule_is_asked():
 
 @pytest.fixture
 def wood(tmp_path) -> data_trees.MVTecAD:
-    """A datamodule that is set up."""
     data = data_trees.mvtec_ad(tmp_path / "mvtec", ("wood",), normal=2, anomalous=2)
     data.setup()
     return data
