@@ -44,12 +44,7 @@ def maps_of(model, folder, tmp_path, **settings) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("tiles", "expected"),
-    [
-        (TILES, (100, 150)),
-        (TILES | {"working_size": [90, 130]}, (90, 130)),
-        (None, (64, 64)),
-    ],
+    ("tiles", "expected"), [(TILES, (100, 150)), (TILES | {"working_size": [90, 130]}, (90, 130)), (None, (64, 64))]
 )
 def test_maps_masks_and_pictures_have_the_working_size(large, tmp_path, tiles, expected):
     model = build(tiles=tiles, visualizer=True)

@@ -10,13 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.components import references as module
-from anomalib_genclip.components.references import (
-    ReferenceMemory,
-    References,
-    join_map,
-    join_score,
-    nearest_distance,
-)
+from anomalib_genclip.components.references import ReferenceMemory, References, join_map, join_score, nearest_distance
 
 LAYERS, PATCHES, WIDTH = 2, 4, 8
 GRID = (2, 2)

@@ -13,13 +13,7 @@ from anomalib.data import MVTecAD
 from jsonargparse import ArgumentParser
 
 from anomalib_genclip import CrossDataset
-from anomalib_genclip.demo.synthetic import (
-    CATEGORIES,
-    DEFECTS_OF,
-    SyntheticDefects,
-    datamodule,
-    render,
-)
+from anomalib_genclip.demo.synthetic import CATEGORIES, DEFECTS_OF, SyntheticDefects, datamodule, render
 from anomalib_genclip.demo.synthetic.defects import DEFECTS, damage_window
 from anomalib_genclip.demo.synthetic.render import scene
 

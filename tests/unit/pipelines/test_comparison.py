@@ -13,14 +13,7 @@ from PIL import Image
 
 from anomalib_genclip import GenCLIP
 from anomalib_genclip.evaluation import METRIC_NAMES, CategoryEvaluator
-from anomalib_genclip.pipelines.comparison import (
-    Comparison,
-    compare,
-    target_parts,
-    test_jobs,
-    training_jobs,
-    validated,
-)
+from anomalib_genclip.pipelines.comparison import Comparison, compare, target_parts, test_jobs, training_jobs, validated
 
 test_jobs.__test__ = False
 

@@ -129,12 +129,7 @@ def test_captions_fit_their_tiles(side: int) -> None:
 def test_images_without_a_path_are_numbered(tmp_path: Path) -> None:
     names = {"category": ["gear", "gear"], "dataset": ["arrays", "arrays"]}
     save(trainer_of(tmp_path), batch_of(None, 2), batch_of(None, 2, **names))
-    assert pictures(tmp_path / "images") == [
-        "0_0_0.png",
-        "0_0_1.png",
-        "arrays/gear/0_1_0.png",
-        "arrays/gear/0_1_1.png",
-    ]
+    assert pictures(tmp_path / "images") == ["0_0_0.png", "0_0_1.png", "arrays/gear/0_1_0.png", "arrays/gear/0_1_1.png"]
 
 
 def test_each_run_writes_to_its_own_folder_or_to_the_given_one(tmp_path: Path) -> None:
