@@ -88,15 +88,6 @@ def test_dropped_image_is_scored_without_the_name_of_the_example(page, images):
     assert page.locator("#picture img").evaluate("image => image.naturalWidth") == 960
 
 
-def test_threshold_is_moved(page):
-    before = picture(page)
-    page.locator("#image-threshold input[type=range]").fill("1")
-    expect(page.locator("#label")).to_contain_text("normal", timeout=PATIENCE)
-    page.locator("#pixel-threshold input[type=range]").fill("1")
-    expect(page.locator("#summary")).to_contain_text("no regions", timeout=PATIENCE)
-    assert picture(page) != before
-
-
 def test_broken_file_is_a_message_and_the_page_goes_on(page, images):
     drop(page, images["broken"])
     expect(page.locator("#problems textarea")).to_have_value(re.compile("broken.png cannot be used"), timeout=PATIENCE)

@@ -211,7 +211,7 @@ def test_class_name_fits_into_the_context_or_the_error_says_why(model, name):
 
 @pytest.mark.parametrize(
     "name",
-    "螺丝 болт مسمار ネジ🔩 {class} {0} %s [EOS] <end_of_text> a\nb screw_m4 \ud800".split(" "),  # noqa: SIM905
+    "螺丝 болт مسمار ネジ🔩 {class} {0} %s [EOS] <end_of_text> a\nb screw_m4 \ud800".split(" "),
 )
 def test_names_of_any_script_are_names(model, name):
     assert not build(class_name=name)

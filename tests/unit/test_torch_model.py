@@ -33,15 +33,6 @@ def renders() -> tuple[GenCLIPModel, torch.Tensor]:
     return model.model, Normalize(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)(images)
 
 
-def test_what_follows_eos_changes_nothing(noisy, images):
-    index = noisy.class_index(["cap"] * 3)
-    before = noisy(images, index)
-    noisy.class_index(["a much longer name of some product that pads all the others"])
-    after = noisy(images, index)
-    torch.testing.assert_close(before.anomaly_map, after.anomaly_map, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(before.pred_score, after.pred_score, atol=1e-6, rtol=1e-5)
-
-
 def test_vision_enhanced_features_depend_on_the_image_and_query_features_do_not(noisy, images):
     image = noisy.clip.encode_image(images)
     text = noisy._branch_text(image, noisy.class_index(["cap"] * 3))
@@ -204,21 +195,6 @@ def test_half_precision_changes_little(renders, dtype):
     torch.testing.assert_close(result.pred_score, expected.pred_score, atol=2e-2, rtol=0)
 
 
-def test_channels_last_changes_nothing(renders):
-    model, images = renders
-    expected = model(images).anomaly_map
-    result = copy.deepcopy(model).to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(result.anomaly_map, expected, atol=1e-5, rtol=0)
-
-
-def test_the_text_tower_sees_only_what_depends_on_the_image(noisy, images, monkeypatch):
-    sequences, encode = [], noisy.clip.encode_prompts
-    monkeypatch.setattr(noisy.clip, "encode_prompts", lambda x, *rest: sequences.append(x.shape) or encode(x, *rest))
-    noisy(images)
-    tokens = noisy.prompts(noisy.class_names.suffix[0]).shape[0]
-    assert sequences == [(3 * len(noisy.layers), tokens, 256)]  # normal and abnormal after their prefixes
-
-
 def _train(model, images, mask, steps, lr=1e-3):
     model.train()
     loss = GenCLIPLoss(image_weight=0.5)
@@ -241,14 +217,6 @@ def test_only_learned_tensors_change_and_vision_prompts_start_at_zero(model, ima
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == {name for name, parameter in model.named_parameters() if not name.startswith("clip.")}
     assert model.prompts.vision_prompts(cls).any()
-
-
-def test_all_learned_tensors_get_a_gradient(noisy, images):
-    """DDP waits for every trainable parameter."""
-    maps, cls = noisy.training_logits(images, None, torch.tensor([True, False, False]))
-    GenCLIPLoss(0.5)(maps, cls, torch.randint(0, 2, (3, SIZE, SIZE))).backward()
-    missing = [n for n, p in noisy.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
-    assert not missing
 
 
 def test_query_only_images_train_on_the_query_prompt(noisy, images):

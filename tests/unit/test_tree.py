@@ -32,12 +32,18 @@ NOT_IN_STAGES = ("lightning", "anomalib")
 # Modules without a test file of their name, and where they are tested: data, and parts that only work together.
 TESTED_IN = {
     "app.page": "unit/app/test_server.py",
+    "components.prompt_learner": "unit/test_torch_model.py",
     "demo.synthetic": "unit/demo/test_synthetic.py",
     "persistence.export": "integration/test_export.py",
     "prediction.chunks": "unit/prediction/test_run.py",
     "prediction.manifest": "unit/prediction/test_run.py",
     "prediction.schedulers.local": "unit/prediction/test_run.py",
     "prediction.storage": "unit/prediction/test_run.py",
+    "utils.configs": "unit/test_cli.py",
+    "utils.distributed": "unit/evaluation/test_evaluator.py",
+    "utils.resize": "unit/processing/test_pre_processor.py",
+    "utils.tensors": "robustness/test_hostile_files.py",
+    "utils.text": "unit/data/test_cross_dataset.py",
 }
 
 

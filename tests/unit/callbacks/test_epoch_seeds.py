@@ -7,7 +7,6 @@ import random
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 import torch
 
 from anomalib_genclip.callbacks.epoch_seeds import EpochSeeds
@@ -43,24 +42,3 @@ def test_every_epoch_has_its_own_numbers_and_every_run_the_same():
 
 def test_processes_draw_different_numbers():
     assert not set(run_epochs(EpochSeeds(3), range(2))) & set(run_epochs(EpochSeeds(3), range(2), rank=1))
-
-
-@pytest.mark.parametrize("done", [1, 3])
-def test_a_run_goes_on_with_the_numbers_of_the_next_epoch(done):
-    whole, stopped, resumed = EpochSeeds(3), EpochSeeds(3), EpochSeeds()
-    expected = run_epochs(whole, range(4))
-    run_epochs(stopped, range(done))
-    resumed.load_state_dict(stopped.state_dict())
-    assert resumed.state_dict() == {"seed": 3, "epoch": done}
-    assert run_epochs(resumed, range(done, 4)) == expected[done:]
-
-
-def test_seed_follows_from_the_global_one_unless_it_is_given():
-    seeds = []
-    for number, given in ((1, None), (1, None), (2, None), (2, 0)):
-        torch.manual_seed(number)
-        callback = EpochSeeds(given)
-        callback.on_fit_start(trainer(), None)
-        seeds.append(callback.seed)
-    assert seeds[0] == seeds[1] != seeds[2]
-    assert seeds[3] == 0

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from anomalib_genclip.clip.backbone import (
     _find_pretrained,
     backbone_spec,
-    check_pretrained,
     fingerprint,
     load_clip,
     resolve_image_size,
@@ -56,37 +55,11 @@ def test_openais_weights_always_mean_quickgelu():
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "RN50",
-        "ViT-B-16-SigLIP",
-        "coca_ViT-B-32",
-        "ViT-H-14-CLIPA",
-        "xlm-roberta-base-ViT-B-32",
-        "ViT-L-13",
-        "hf-hub:a/b",
-    ],
+    "name", ["RN50", "ViT-B-16-SigLIP", "coca_ViT-B-32", "xlm-roberta-base-ViT-B-32"]
 )
 def test_other_kinds_of_clip_are_refused_with_what_is_supported(name):
     with pytest.raises(ValueError, match=rf"'{name}' cannot be used.*Supported are: tiny, .*ViT-L-14-336"):
         backbone_spec(name)
-
-
-def test_wrong_layers_and_image_sizes_are_refused_with_what_fits():
-    for layers in ([], [0], [13], [3, 3], [1.5], [-1], [True], "3"):
-        with pytest.raises(ValueError, match="between 1 and 12"):
-            resolve_layers(backbone_spec(SMALL), layers)
-    for size in (100, 0, -32, (64, 100), (64, 64, 64), 31, 64.0, True, "64"):
-        with pytest.raises(ValueError, match="patch size 32"):
-            resolve_image_size(backbone_spec(SMALL), size)
-    with pytest.raises(ValueError, match=r"512 does not fit ViT-L-14-336.*Nearest: 504, 518\."):
-        resolve_image_size(backbone_spec("ViT-L-14-336"), 512)
-
-
-@pytest.mark.parametrize(("backbone", "tags"), [("ViT-B-32", "laion.*openai"), ("tiny", "bundled"), (SMALL, "none")])
-def test_unknown_tag_lists_the_tags(backbone, tags):
-    with pytest.raises(ValueError, match=f"'opnai'.*{backbone}.*{tags}"):
-        check_pretrained(backbone_spec(backbone), "opnai")
 
 
 @pytest.mark.parametrize("backbone", [SMALL, "tiny"])

@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from anomalib_genclip.components.class_names import NameRule, clean_class_name
+from anomalib_genclip.components.class_names import NameRule
 
 
 def test_class_name_filter_decides_for_each_image(model):
@@ -15,10 +15,6 @@ def test_class_name_filter_decides_for_each_image(model):
     features = model.class_names.features
     embedding = torch.stack([features[index[0]], features[0], features[index[2]]])
     assert model.class_names.filter(embedding, index).tolist() == [index[0], 0, index[2]]
-
-
-def test_underscores_become_spaces():
-    assert clean_class_name("printed_circuit  board ") == "printed circuit board"
 
 
 @pytest.mark.parametrize(

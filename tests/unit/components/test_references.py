@@ -45,13 +45,6 @@ def test_small_distances_survive_half_precision():
     torch.testing.assert_close(half, expected, rtol=0.2, atol=1e-4)
 
 
-def test_without_references_there_is_nothing_to_join_or_to_save():
-    references = References()
-    assert references(tokens(3)) is None
-    assert references.index([["bottle"]] * 3) is None
-    assert not references.state_dict()
-
-
 def test_odds_are_multiplied_by_the_relative_distance():
     references, images, known = References(), tokens(3), memory(tokens(2))
     references.set({"bottle": known})

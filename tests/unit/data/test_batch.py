@@ -23,18 +23,6 @@ ITEMS = [
 ]
 
 
-def test_names_stay_with_their_images_and_the_results_of_a_model():
-    batch = CategoryBatch.collate(ITEMS).update(pred_score=torch.tensor([0.1, 0.9]))
-    assert (batch.category, batch.dataset) == (["bottle", "cable"], ["MVTecAD", "MVTecAD"])
-    for item, back in zip(ITEMS, batch, strict=True):
-        assert isinstance(back, CategoryItem)
-        assert (back.category, back.dataset, back.image_path) == (item.category, item.dataset, item.image_path)
-        assert torch.equal(back.image, item.image)
-    assert batch.items[1].pred_score == torch.tensor(0.9)
-    unnamed = CategoryBatch(image=torch.zeros(2, 3, 4, 4))
-    assert (unnamed.category, unnamed.dataset) == (None, None)
-
-
 def test_anomalibs_arrays_have_no_names():
     """Its visualizers and inferencers ask for them."""
     batch, item = CategoryBatch.collate(ITEMS).to_numpy(), ITEMS[1].to_numpy()

@@ -7,11 +7,9 @@ import pytest
 from helpers import data_trees
 
 from anomalib_genclip.data.categories import (
-    categories_on_disk,
     category_of,
     check_categories,
     expand_each,
-    folders_on_disk,
     full_name,
     known_categories,
 )
@@ -24,28 +22,6 @@ def test_a_datamodule_without_categories_is_one_of_its_own_name(tmp_path):
     assert {"bottle", "zipper"} <= set(known_categories(bottle))
     assert full_name(screws) == f"screws (root {tmp_path / 'folder'})"
     assert full_name(bottle) == f"MVTecAD category 'bottle' (root {tmp_path / 'mvtec'})"
-
-
-def test_categories_on_disk_have_a_file_in_one_of_two_places(tmp_path):
-    data = data_trees.mvtec_ad(tmp_path, ("bottle",))
-    (tmp_path / "cable").mkdir()  # empty
-    data_trees.write_normal(tmp_path / "1cls" / "tile" / "train" / "good" / "0.png")  # as in VisA's split tree
-    assert categories_on_disk(data, ["tile", "cable", "wood", "bottle"]) == ["tile", "bottle"]
-    assert folders_on_disk(data) == ["1cls", "bottle", "cable"]
-
-
-def test_expanding_leaves_the_datamodules_alone(tmp_path):
-    mvtec = data_trees.mvtec_ad(tmp_path / "mvtec", ("bottle", "cable"))
-    screws = data_trees.folder(tmp_path / "folder")
-    for categories, expected in (
-        (None, [["bottle"], ["screws"]]),
-        ("all", [["bottle", "cable"], ["screws"]]),
-        (["screws", "cable", "cable"], [["cable"], ["screws"]]),
-    ):
-        parts = expand_each([mvtec, screws], categories, "source_categories")
-        assert [[category_of(part) for part in own] for own in parts] == expected
-        assert not {id(mvtec), id(screws)} & {id(part) for own in parts for part in own}
-    assert mvtec.category == "bottle"
 
 
 @pytest.mark.parametrize("value", [5, True, [1], [None], [""], {"a": 1}, "bottle"])

@@ -8,37 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from anomalib import TaskType
 from helpers import data_trees
 from helpers.data_trees import cross
 from PIL import Image
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.data import CategoryBatch
-from anomalib_genclip.data.category_dataset import CategoryDataset, CategoryPart
-
-
-@pytest.fixture
-def parts(tmp_path) -> list[CategoryPart]:
-    one, other = data_trees.mvtec_ad(tmp_path / "z"), data_trees.folder(tmp_path / "a", normal=2)
-    for data in (one, other):
-        data.setup()
-    return [CategoryPart("MVTecAD", "bottle", one.test_data), CategoryPart("screws", "nut", other.test_data)]
-
-
-def test_items_are_those_of_their_rows_in_any_order(parts):
-    data = CategoryDataset(parts, TaskType.SEGMENTATION, "test")
-    assert len(data) == sum(len(part.data) for part in parts)
-    data.samples = data.samples.sample(frac=1, random_state=0)
-    subset = data.subsample([5, 0, 3])
-    for row, item in zip(subset.samples.itertuples(), subset, strict=True):
-        original = parts[row.part].data[row.row]
-        assert (item.category, item.dataset) == (parts[row.part].category, parts[row.part].dataset)
-        assert item.image_path == row.image_path == original.image_path
-        assert torch.equal(item.image, original.image)
-        assert torch.equal(item.gt_mask, original.gt_mask)
-    assert isinstance(subset.collate_fn([subset[0], subset[2]]), CategoryBatch)
-    assert set(data.samples.split) == {"test"}
 
 
 def _rewrite(mask: Path, how: str) -> None:

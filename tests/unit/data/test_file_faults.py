@@ -30,12 +30,6 @@ def test_masks_of_any_resolution_or_none_are_no_fault(tmp_path, caplog, image, m
     assert not caplog.messages
 
 
-def test_a_turned_mask_is_an_error(tmp_path, image):
-    Image.new("L", (30, 40)).save(tmp_path / "mask.png")
-    with pytest.raises(ValueError, match=r"mask\.png \(30 x 40 pixels\) .* shape of its image .*\(40 x 30\)"):
-        FileFaults().check_headers([image], [str(tmp_path / "mask.png")])
-
-
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 def test_orientation_is_found_without_reading_pixels(tmp_path, caplog, monkeypatch, suffix):
     exif = Image.Exif()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from helpers import data_trees
-from helpers.data_trees import cross
 from torchvision.transforms.v2 import Resize
 
 from anomalib_genclip.data.normal_images import images_of_datamodule, images_of_folder
@@ -34,14 +33,3 @@ def test_a_datamodule_gives_its_normal_training_images_as_they_are_on_disk(tmp_p
     assert [Path(file).name for file in images.files] == ["000.png", "002.png"]
     data.train_data.augmentations = None
     assert torch.equal(images.read(1), data.train_data[2].image)
-
-
-def test_a_cross_dataset_gives_those_of_its_target_by_category(tmp_path):
-    source = data_trees.mvtec_ad(tmp_path / "source", ("cable",))
-    target = data_trees.mvtec_ad(tmp_path / "target", ("bottle", "wood"), normal=2)
-    data = cross(source, target, target_categories=["bottle", "wood"])
-    data.setup()
-    found = dict(images_of_datamodule(data))
-    assert found.keys() == {"bottle", "wood"}
-    assert all(f"/target/{category}/train/good/" in file for category in found for file in found[category].files)
-    assert images_of_datamodule(None) == []

@@ -12,7 +12,6 @@ import torch
 from anomalib import LearningType
 from anomalib.data import ImageBatch
 from anomalib.engine import Engine
-from anomalib.metrics import AUROC
 from anomalib.models.components import AnomalibModule
 from helpers.runs import QUIET
 from helpers.scored import SIZE, anomalib_metrics, collate, scored
@@ -208,15 +207,6 @@ def test_later_changes_to_a_batch_do_not_matter(data, result, tmp_path):
     assert evaluator.result.categories == result.categories
 
 
-def test_validation_metrics_are_anomalibs(data, tmp_path):
-    """Pooled, as the parent does it."""
-    evaluator = CategoryEvaluator(val_metrics=AUROC(fields=["pred_score", "gt_label"], prefix="image_"), report=False)
-    logged = trainer_in(tmp_path).validate(Bare(evaluator), loader(data), verbose=False)[0]
-    pooled = AUROC(fields=["pred_score", "gt_label"])
-    pooled.update(collate(data))
-    assert logged == pytest.approx({"image_AUROC": float(pooled.compute())})
-
-
 @pytest.mark.parametrize("budget", [-1, 1.5, "many", None])
 def test_bad_budgets_are_refused(budget):
     with pytest.raises(ValueError, match=r"pixel_budget=.*a whole number >=0"):
@@ -280,11 +270,3 @@ def test_report_is_written_and_shown(data, tmp_path, capsys, report):
     assert ("Report: metrics.csv, metrics.json, metrics.md, metrics.png" in shown) == report
     names = ["metrics.csv", "metrics.json", "metrics.md", "metrics.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == (names if report else [])
-
-
-def test_unwritable_folder_loses_no_result(data, tmp_path, caplog):
-    occupied = tmp_path / "file"
-    occupied.write_text("not a folder")
-    logged, _ = evaluate(data, occupied, report=True)
-    assert "pixel_AUPRO" in logged
-    assert str(occupied) in caplog.text

@@ -84,17 +84,6 @@ def test_undefined_metrics_are_left_out_and_named(reason, folded):
     assert reason in notes[0]
 
 
-@pytest.mark.parametrize("folded", [False, True])
-def test_one_value_that_is_not_finite_makes_its_metrics_undefined(items, folded):
-    broken = [items[0] | {"pred_score": torch.tensor(torch.nan), "anomaly_map": torch.full((SIZE, SIZE), torch.nan)}]
-    values, notes = scores_of(broken + items[1:], folded=folded).compute_metrics()
-    assert not values
-    assert [note.split(":")[0] for note in notes] == [
-        "image metrics undefined (not in the mean)",
-        "pixel metrics undefined (not in the mean)",
-    ]
-
-
 def test_images_without_a_mask_do_not_take_the_others_figures_away(items):
     full, _ = scores_of(items[:8]).compute_metrics()
     partial, notes = scores_of([*items[:8], *[item | {"gt_mask": None} for item in items[8:]]]).compute_metrics()

@@ -120,13 +120,6 @@ def test_no_room_is_one_error_before_anything_is_written(tmp_path, monkeypatch):
     fit(data, tmp_path / "results", epochs=1, feature_cache=tmp_path / "cache")  # the datamodule is as before
 
 
-def test_estimate_is_close_to_the_files(filled, tmp_path):
-    trainer = SimpleNamespace(precision="32-true")
-    estimate = writer.FeatureWriter(trainer, build(), None, tmp_path)._bytes_per_image()
-    for content in entries(filled.cache).values():
-        assert len(content) <= estimate < len(content) + 2048
-
-
 def test_disk_that_fills_up_is_one_clear_error(tmp_path, monkeypatch):
     def full(path, content, **_):
         del path, content
@@ -164,15 +157,6 @@ def test_broken_image_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(OSError, match=r"tile/test/good/001\.png cannot be read: .*truncated"):
         fit(data, tmp_path / "results", feature_cache=tmp_path / "cache")
-
-
-def test_copies_of_an_image_share_a_file(tmp_path, tower_images):
-    data, cache = cross(tmp_path / "data"), tmp_path / "cache"
-    good = tmp_path / "data" / "cable" / "test" / "good"
-    for copy in range(3):
-        shutil.copy(good / "000.png", good / f"copy{copy}.png")
-    fit(data, tmp_path / "results", epochs=1, feature_cache=cache)
-    assert sum(tower_images) == len(entries(cache)) == 14
 
 
 def test_fixed_augmentations_are_part_of_the_key(filled, tmp_path, tower_images):

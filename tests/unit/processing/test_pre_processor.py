@@ -9,7 +9,6 @@ from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.components.tiles import TrainingTiles
 from anomalib_genclip.processing.pre_processor import AntialiasedPreProcessor
 
 
@@ -36,15 +35,3 @@ def test_other_transforms_are_exported_as_anomalib_does():
     assert not exported_form.transforms[0].antialias
     assert resize.antialias
     assert AntialiasedPreProcessor()(torch.ones(1)) == 1
-
-
-def test_images_that_keep_their_size_are_scaled_to_the_working_size_alone():
-    pre_processor = GenCLIP.configure_pre_processor((112, 126))
-    images = torch.rand(1, 3, 100, 200)
-    for working_size, expected in ((None, (100, 200)), (50, (25, 50)), ([60, 70], (60, 70))):
-        pre_processor.keep_size(working_size, TrainingTiles((112, 126)))
-        for transformed in (pre_processor.transform(images), pre_processor(images)):
-            assert transformed.shape[-2:] == expected
-    without = AntialiasedPreProcessor()
-    without.load_checkpoint_config(pre_processor.checkpoint_config())
-    assert without(images).shape[-2:] == (112, 126)

@@ -3,14 +3,10 @@
 
 """Log messages of other packages."""
 
-import logging
 import subprocess
 import sys
 
-import pytest
 from helpers.data_trees import write_anomalous
-
-from anomalib_genclip.utils.logs import quiet
 
 PROGRAM = """
 import sys, torch
@@ -22,24 +18,10 @@ from anomalib_genclip import GenCLIP
 from lightning.pytorch.utilities import rank_zero_warn
 data = Folder("x", root=sys.argv[1], normal_dir="images", train_batch_size=2, num_workers=0, val_split_mode="none",
               test_split_mode="none")
-model = GenCLIP(backbone="tiny", anomaly_source="synthetic")
+model = GenCLIP(backbone="tiny", training={"anomaly_source": "synthetic"})
 Engine(max_epochs=1, default_root_dir=sys.argv[1] + "/results", accelerator="cpu").fit(model=model, datamodule=data)
 rank_zero_warn("shown")
 """
-
-
-@pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO])
-def test_warnings_are_suppressed_until_the_end_even_of_an_error(caplog, level):
-    logger = logging.getLogger("other.package")
-    logger.setLevel(level)
-    with pytest.raises(KeyError), quiet("other"):  # noqa: PT012
-        logging.getLogger("other.client").warning("retrying")
-        raise KeyError
-    logging.getLogger("other.client").warning("after")
-    assert caplog.messages == ["after"]
-    with quiet("other.package"):
-        logger.warning("retrying")
-    assert logger.level == level
 
 
 def test_notes_that_nobody_can_act_on_are_hidden_and_others_are_not(tmp_path):

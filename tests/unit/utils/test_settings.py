@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from jsonargparse import ArgumentError, ArgumentParser
 
 from anomalib_genclip.utils.settings import (
     NonNegativeFloat,
@@ -93,14 +92,6 @@ def test_fields_of_a_dataclass_are_checked_and_become_plain():
     for name, value in {"rate": 2, "count": 0, "mode": "c", "flag": 1}.items():
         with pytest.raises(ValueError, match=rf"^{name}={value!r} "):
             Group(**{name: value})
-
-
-def test_command_line_has_the_same_bounds():
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--size", type=RenderSize)
-    assert parser.parse_args(["--size", "64"]).size == 64
-    with pytest.raises(ArgumentError, match="size"):
-        parser.parse_args(["--size", "16"])
 
 
 def test_a_path_is_text_and_what_is_none_is_refused_by_name():
