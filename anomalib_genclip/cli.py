@@ -17,8 +17,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from . import __version__
 from .prediction.settings import RunSettings
 from .settings import TileSettings
-from .utils.configs import find_config, list_configs
-from .utils.logs import quiet_screen
+from .utils.files import find_config, list_configs
+from .utils.messages import quiet_screen
 from .utils.settings import PositiveInt
 
 _RESUMED = {"predict", "benchmark", "ablation", "reproduce"}
@@ -66,8 +66,7 @@ def ablation(
     Returns:
         0, or 1 if all tests failed.
     """
-    from .pipelines.ablation import ablate
-    from .pipelines.comparison import read_settings
+    from .pipelines.comparison import ablate, read_settings
 
     table = ablate(weights, read_settings(find_config(data)), results_dir, accelerator, seed, isolate, pretrained)
     return 0 if any("images" in row for row in table.rows) else 1
@@ -248,11 +247,9 @@ def doctor() -> int:
     Returns:
         0, or 1 if a check failed.
     """
-    from .pipelines.doctor import examine, print_checks
+    from .pipelines.doctor import examine
 
-    checks = examine()
-    print_checks(checks)
-    return 0 if all(check.passed for check in checks) else 1
+    return 0 if examine() else 1
 
 
 def config(name: str | None = None) -> int:

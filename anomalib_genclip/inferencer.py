@@ -28,7 +28,7 @@ from .persistence.weights_files import resolve_weights
 from .processing.post_processor import NATURAL_THRESHOLD
 from .records import Parts, Record
 from .torch_model import GenCLIPModel, ScoreParts
-from .utils.precision import Precision, choose_device, choose_precision
+from .utils.devices import Precision, choose_device, choose_precision
 from .utils.settings import UnitFloat, checked
 
 logger = logging.getLogger(__name__)

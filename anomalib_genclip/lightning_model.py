@@ -30,9 +30,8 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Res
 from .callbacks.epoch_seeds import EpochSeeds
 from .callbacks.input_checks import InputChecks
 from .callbacks.reference_images import ReferenceImages
-from .callbacks.run_setup import RunSetup
+from .callbacks.run_setup import RunSetup, TileSetup
 from .callbacks.synthetic_anomalies import PerlinAnomalies
-from .callbacks.tile_setup import TileSetup
 from .clip.backbone import DEFAULT_BACKBONE, backbone_spec, load_clip, resolve_image_size
 from .clip.frozen_clip import PatchAttention
 from .components.class_names import ClassNames, NameRule

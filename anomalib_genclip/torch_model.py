@@ -22,7 +22,7 @@ from .components.prompt_learner import PromptLearner
 from .components.references import References, RelativeDistance, join_map, join_score
 from .components.tiles import TileGrid, join_tiles
 from .model_settings import ModelSettings
-from .utils.resize import resize
+from .utils.tensors import resize
 
 SCORE_WEIGHT = 0.75  # w: share of the CLS token in the image score (ours)
 

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anomalib_genclip import GenCLIP
+from anomalib_genclip.clip.backbone import backbone_spec, resolve_image_size
 
 WAYS = {
     "tower": "open_clip's vision tower alone, float32",
@@ -64,7 +65,9 @@ def parse() -> argparse.Namespace:
 def build(args: argparse.Namespace) -> GenCLIP:
     """Build a model whose learned tensors all count, the same in each process."""
     torch.manual_seed(0)
-    model = GenCLIP(args.backbone, None, args.image_size, class_name="bottle", visualizer=False, post_processor=False)
+    model = GenCLIP(
+        args.backbone, "random", args.image_size, class_name="bottle", visualizer=False, post_processor=False
+    )
     with torch.no_grad():
         for name, value in model.model.named_parameters():
             if not name.startswith("clip."):
@@ -100,9 +103,7 @@ def export(args: argparse.Namespace) -> None:
 
 def build_size(args: argparse.Namespace) -> int:
     """Return the side of the images."""
-    from anomalib_genclip.model_settings import ModelSettings
-
-    return ModelSettings.resolve(args.backbone, None, args.image_size).image_size[0]
+    return resolve_image_size(backbone_spec(args.backbone), args.image_size)[0]
 
 
 def files(folder: Path) -> dict[str, Path]:

@@ -32,7 +32,7 @@ from anomalib_genclip.clip.backbone import load_clip
 from anomalib_genclip.clip.frozen_clip import ImageTokens, PatchAttention
 from anomalib_genclip.components.loss import GenCLIPLoss
 from anomalib_genclip.model_settings import ModelSettings
-from anomalib_genclip.pipelines.meter import peak_memory_mib
+from anomalib_genclip.pipelines.jobs import peak_memory_mib
 from anomalib_genclip.torch_model import GenCLIPModel
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,7 +48,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="ViT-L-14-336")
-    parser.add_argument("--pretrained", help="an open_clip tag or a file; random weights if left out")
+    parser.add_argument("--pretrained", default="random", help="an open_clip tag or a file (%(default)s)")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--patch-attention", choices=get_args(PatchAttention))
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1])
@@ -66,12 +66,16 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def settings_of(args: argparse.Namespace) -> ModelSettings:
+    """Return the model's settings."""
+    names = ("pretrained", "image_size", "patch_attention")
+    return ModelSettings.resolve(args.backbone, **{name: getattr(args, name) for name in names})
+
+
 def build(args: argparse.Namespace) -> GenCLIPModel:
     """Build the model."""
     torch.manual_seed(0)
-    settings = ModelSettings.resolve(
-        args.backbone, args.pretrained, args.image_size, patch_attention=args.patch_attention
-    )
+    settings = settings_of(args)
     clip = load_clip(settings.spec, settings.pretrained, settings.image_size)
     return GenCLIPModel(clip, settings).to(args.device).eval()
 
@@ -96,7 +100,7 @@ def steps_of(model: GenCLIPModel, args: argparse.Namespace, batch_size: int, pre
 
 def bare_tower(args: argparse.Namespace, batch_size: int, precision: str) -> Step:
     """Build open_clip's model alone, at the same image size."""
-    settings = ModelSettings.resolve(args.backbone, args.pretrained, args.image_size)
+    settings = settings_of(args)
     tower = load_clip(settings.spec, settings.pretrained, settings.image_size).to(args.device).eval()
     images = torch.randn(batch_size, 3, *settings.image_size, device=args.device)
     return in_precision(lambda: tower.encode_image(images), precision, args.device)

@@ -27,9 +27,10 @@ from torchvision.tv_tensors import Image, Mask
 
 from anomalib_genclip.components.anomaly_map import upsample
 from anomalib_genclip.demo.synthetic import SyntheticDefects
-from anomalib_genclip.evaluation.histogram import ScoreHistogram
-from anomalib_genclip.trained_model import load_trained
-from anomalib_genclip.utils.resize import resize
+from anomalib_genclip.evaluation.scores import ScoreHistogram
+from anomalib_genclip.inferencer import load_trained
+from anomalib_genclip.settings import TileSettings
+from anomalib_genclip.utils.tensors import resize
 
 SMALL = 0.001  # of the area of the image
 KINDS = ("all", "small", "large")
@@ -90,7 +91,7 @@ class Scores:
         scores, labels = (torch.tensor(column) for column in zip(*self.images, strict=True))
         found = {"image AUROC": float(binary_auroc(scores, labels.int())), "seconds": statistics.median(self.seconds)}
         for kind, histogram in self.pixels.items():
-            if histogram.num_anomalous:
+            if histogram.regions:
                 values = histogram.metrics()
                 found |= {f"AUROC {kind}": values["AUROC"], f"AUPRO {kind}": values["AUPRO"]}
         return found
@@ -99,13 +100,8 @@ class Scores:
 @torch.inference_mode()
 def measure(args: argparse.Namespace, category: str, ways: dict[str, Scores]) -> None:
     """Score the test images of a category with and without tiles."""
-    model = load_trained(
-        args.weights,
-        args.pretrained,
-        tile_size=args.tile_size,
-        tile_stride=args.tile_stride,
-        working_size=args.working_size,
-    ).eval()
+    tiles = TileSettings(args.tile_size, args.tile_stride, args.working_size)
+    model = load_trained(args.weights, args.pretrained, tiles=tiles).eval()
     tiler, name = model.model.tiler, model.model.class_index([args.class_name or category])
     for folder in sorted((args.root / category / "test").iterdir()):
         for path in sorted(folder.iterdir())[: args.limit]:

@@ -7,7 +7,7 @@ Needs only ``pip install onnxruntime numpy pillow`` and the files written by ``a
 ``model.onnx`` and, in the same folder, ``model.onnx.data``.
 
 Example:
-    python onnx_inference.py model.onnx images/ --output results/
+    python onnx_inference.py model.onnx images/ --out results/
 """
 
 import argparse
@@ -133,22 +133,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="the exported .onnx file")
     parser.add_argument("images", type=Path, help="a folder with images, or one image")
-    parser.add_argument("--output", type=Path, default=Path("results"), help="folder for the results (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the results (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="number of threads; 0: all cores (%(default)s)")
     arguments = parser.parse_args()
 
     paths = find_images(arguments.images)
     session = load_model(arguments.model, arguments.threads)
     root = arguments.images if arguments.images.is_dir() else arguments.images.parent
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    table = arguments.output / "scores.csv"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    table = arguments.out / "scores.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["image", "score", "anomalous", "seconds", "error"])
         writer.writeheader()
-        for row in predict(session, paths, root, arguments.output / "heat_maps"):
+        for row in predict(session, paths, root, arguments.out / "heat_maps"):
             writer.writerow(row)
             file.flush()  # keeps finished rows if the run is interrupted
-    print(f"Scores: {table}\nHeat maps: {arguments.output / 'heat_maps'}")
+    print(f"Scores: {table}\nHeat maps: {arguments.out / 'heat_maps'}")
 
 
 if __name__ == "__main__":

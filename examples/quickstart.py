@@ -16,7 +16,7 @@ from anomalib.engine import Engine
 
 from anomalib_genclip import CrossDataset, GenCLIP
 from anomalib_genclip.demo.synthetic import SOURCE, TARGET
-from anomalib_genclip.utils.logs import quiet_screen
+from anomalib_genclip.utils.messages import quiet_screen
 
 
 def run(seed: int, pretrained: str | None) -> dict[str, float]:

@@ -14,8 +14,8 @@ from numpy.random import Generator
 from skimage import data as skimage_data
 
 from anomalib_genclip.demo.synthetic.canvas import Canvas, blend, fractal, hsv, perlin, relief, ring, voronoi
+from anomalib_genclip.demo.synthetic.datamodule import light_and_camera
 from anomalib_genclip.demo.synthetic.defects import DEFECTS, damage
-from anomalib_genclip.demo.synthetic.render import light_and_camera
 
 # Photographs that are part of scikit-image's wheel, so that nothing is downloaded. The first three are textures.
 _PHOTOGRAPHS = (

@@ -17,11 +17,8 @@ class EpochSeeds(Callback):
     """Seed every epoch from the run's seed and the epoch's number.
 
     A run that resumes from the checkpoint of an epoch then draws the same random numbers, the order of the images
-    included, as an uninterrupted run. The run's seed is saved in the checkpoint.
-
-    Args:
-        seed (int | None): The run's seed. ``None`` draws it when training starts, so that it follows from
-            ``seed_everything``.
+    included, as an uninterrupted run. The run's seed is saved in the checkpoint; without one, it is drawn when training
+    starts, so that it follows from ``seed_everything``.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -31,14 +28,12 @@ class EpochSeeds(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed the first epoch; Lightning creates its iterator, which draws numbers, before that epoch starts."""
-        del pl_module
         if self.seed is None:
             self.seed = int(torch.randint(_SEEDS, ()))
         self._seed_epoch(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed all other epochs."""
-        del pl_module
         if not self._seeded:
             self.epoch = trainer.current_epoch
             self._seed_epoch(trainer)
@@ -46,17 +41,15 @@ class EpochSeeds(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args, **kwargs) -> None:
         """Advance the epoch after its last step, before a checkpoint is saved."""
-        del args, kwargs
         if trainer.is_last_batch:
             self.epoch = trainer.current_epoch + 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the flag: a resumed run first ends the epoch in which its checkpoint was saved."""
-        del trainer, pl_module
         self._seeded = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return seed and epoch for the checkpoint."""
+        """Describe the state for a checkpoint."""
         return {"seed": self.seed, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -16,11 +16,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from anomalib_genclip.data.file_faults import FileFaults
-from anomalib_genclip.data.images import check_images
+from anomalib_genclip.data.images import FileFaults, check_images
 from anomalib_genclip.utils.files import why_unreadable
 from anomalib_genclip.utils.loaders import as_list, image_paths, running_loaders
-from anomalib_genclip.utils.text import counted, summarize
+from anomalib_genclip.utils.messages import counted, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +41,6 @@ class InputChecks(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the headers of all files that labelled datasets list."""
-        del pl_module
         for loader in running_loaders(trainer):
             samples = getattr(getattr(loader, "dataset", None), "samples", None)
             if samples is not None and "mask_path" in samples:
@@ -59,13 +57,11 @@ class InputChecks(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, *args: Any) -> None:  # noqa: ANN401
         """Check the files. The pixels are checked if the loss is not finite: each check waits for the device."""
-        del trainer, pl_module, args
         self._batch = batch
         self._check_files(batch)
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, *args: Any) -> None:  # noqa: ANN401
         """Check files and pixels."""
-        del trainer, pl_module, args
         check_images(batch, ())
         self._check_files(batch)
 
@@ -73,7 +69,6 @@ class InputChecks(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn about the files of the epoch."""
-        del trainer, pl_module
         for images, shares in self._masks:
             self._faults.check_masks(images, shares.tolist())
         self._masks.clear()
@@ -83,7 +78,6 @@ class InputChecks(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Name the file if reading it has failed, or if its pixels are the reason why the loss is not finite."""
-        del pl_module
         if isinstance(exception, ValueError) and self._batch is not None:
             try:
                 check_images(self._batch, ())
@@ -99,7 +93,7 @@ class InputChecks(Callback):
         """Check the headers of files that have not been checked, and note the areas of the masks."""
         if not batch.image_path:
             return
-        paths = [str(path) for path in batch.image_path]
+        paths = [*map(str, batch.image_path)]
         self._faults.check_headers(paths, batch.mask_path or [None] * len(paths))
         if batch.gt_mask is not None and batch.gt_label is not None:
             shares = batch.gt_mask.flatten(1).float().mean(dim=1)
@@ -144,7 +138,6 @@ def _files(dataset: Any, index: int) -> list[str]:  # noqa: ANN401
 
 
 def _warn_of_files_left_out(images: list[Path]) -> None:
-    """Warn about files in the images' folders that anomalib ignores because of their suffixes."""
     folders = sorted({Path(image).parent for image in images}) if len(images) > 1 else []
     files = [file for folder in folders for file in sorted(folder.iterdir())]
     others = [file for file in files if file.is_file() and file.name[0] != "." and not is_image_file(file)]

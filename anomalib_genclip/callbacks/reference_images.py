@@ -20,12 +20,13 @@ from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.components.anomaly_map import top_mean
 from anomalib_genclip.components.references import UNNAMED, ReferenceMemory, nearest_distance
 from anomalib_genclip.data.images import check_images
-from anomalib_genclip.data.normal_images import NormalImages, file_hash, images_of_datamodule, images_of_folder
+from anomalib_genclip.data.normal_images import NormalImages, images_of_datamodule, images_of_folder
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 from anomalib_genclip.torch_model import GenCLIPModel, tile_grid
-from anomalib_genclip.utils.loaders import datamodule_of, origin_of, running_loaders
-from anomalib_genclip.utils.resize import resize
-from anomalib_genclip.utils.text import summarize
+from anomalib_genclip.utils.files import file_hash
+from anomalib_genclip.utils.loaders import datamodule_of, image_paths, origin_of, running_loaders
+from anomalib_genclip.utils.messages import summarize
+from anomalib_genclip.utils.tensors import resize
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,6 @@ class ReferenceImages(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401  # GenCLIP
         """Remove the references and what was found with them: training sees other products."""
-        del trainer
         pl_module.model.references.set({})
         if isinstance(pl_module.post_processor, RawScorePostProcessor):
             pl_module.post_processor.reset()
@@ -45,28 +45,15 @@ class ReferenceImages(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the references, except in training."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._draw(trainer, pl_module)
+            self.on_test_start(trainer, pl_module)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the references."""
-        self._draw(trainer, pl_module)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the references."""
-        self._draw(trainer, pl_module)
-
-    @staticmethod
-    def _draw(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # GenCLIP
-        """Draw from the folder or the datamodule of the running stage.
-
-        Raises:
-            ValueError: If there is nothing to draw from, or one folder for several categories.
-        """
-        if not module.k_shot:
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401  # GenCLIP
+        """Draw the references from the folder or the datamodule of the running stage."""
+        if not pl_module.k_shot:
             return
         loaders = running_loaders(trainer)
         found = images_of_datamodule(datamodule_of(trainer, loaders[0]))
-        source = module.hparams["few_shot_source"]
+        source = pl_module.hparams["few_shot_source"]
         if source is not None:
             if len(found) > 1:
                 msg = (
@@ -75,20 +62,22 @@ class ReferenceImages(Callback):
                 )
                 raise ValueError(msg)
             category = found[0][0] if found else origin_of(trainer, loaders[0]).category
-            found = [(category or module.names.given or UNNAMED, images_of_folder(source, "few_shot_source"))]
+            found = [(category or pl_module.names.given or UNNAMED, images_of_folder(source, "few_shot_source"))]
         images = dict(found)
         if not images:
             msg = (
-                f"k_shot={module.k_shot} has nothing to draw from: this run has no datamodule with normal training "
+                f"k_shot={pl_module.k_shot} has nothing to draw from: this run has no datamodule with normal training "
                 "images. Give a folder of normal images as few_shot_source."
             )
             raise ValueError(msg)
         if len(images) < len(found):
-            msg = f"k_shot={module.k_shot}: two target datasets share a category's name. Test them one by one."
+            msg = f"k_shot={pl_module.k_shot}: two target datasets share a category's name. Test them one by one."
             raise ValueError(msg)
         # All processes of a run draw the same images.
         seed = trainer.strategy.broadcast(torch.initial_seed())
-        _warn_of_test_images(loaders, draw_references(module, images, seed))
+        _warn_of_test_images(loaders, draw_references(pl_module, images, seed))
+
+    on_predict_start = on_test_start
 
 
 @torch.inference_mode(mode=False)
@@ -103,10 +92,9 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
     seed = torch.initial_seed() if own is None and seed is None else seed if own is None else own
     rows = {category: _choose(module, category, len(found.files), seed) for category, found in images.items()}
     files = {category: [found.files[row] for row in rows[category]] for category, found in images.items()}
-    hashes = {category: [file_hash(file) for file in drawn] for category, drawn in files.items()}
-    drawn = [file for category in files.values() for file in category]
-    model = module.model
-    drawn_with = _settings_of(module)
+    hashes = {category: [*map(file_hash, own)] for category, own in files.items()}
+    drawn = [file for own in files.values() for file in own]
+    model, drawn_with = module.model, _settings_of(module)
     wanted = [(own, drawn_with) for own in hashes.values()]
     if [(memory.images, memory.drawn_with) for memory in model.references.memories] == wanted:
         # Calibration on a folder may not have known the name of the category.
@@ -117,8 +105,8 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
         pixels = [preprocessed(found.read(row), found.files[row], module) for row in rows[category]]
         patches, cls, *usual = _remember(model, pixels, module.hparams["max_reference_patches"], seed)
         memories[category] = ReferenceMemory(patches, cls, *usual, hashes[category], drawn_with)
-        name = f" of {category}" if category else ""
         text = "References%s: images: %d, patches: %d, %.1f MB."
+        name = f" of {category}" if category else ""
         logger.info(text, name, module.k_shot, patches.shape[1], patches.nbytes / 1e6)
     model.references.set(memories)
     if isinstance(module.post_processor, RawScorePostProcessor):
@@ -137,11 +125,6 @@ def _settings_of(module: Any) -> str:  # noqa: ANN401  # GenCLIP
 
 
 def _choose(module: Any, category: str, count: int, seed: int) -> list[int]:  # noqa: ANN401  # GenCLIP
-    """Draw ``k_shot`` of ``count`` images.
-
-    Raises:
-        ValueError: If there are fewer.
-    """
     if count < module.k_shot:
         source = module.hparams["few_shot_source"]
         where = f"in few_shot_source={source}" if source else "among the datamodule's training images"
@@ -181,11 +164,7 @@ def _coreset(features: Tensor, max_patches: int, seed: int) -> Tensor:
 
 
 def preprocessed(image: Tensor, file: str, module: Any) -> Tensor:  # noqa: ANN401  # GenCLIP
-    """Check and preprocess an image ``(3, H, W)``: ``(1, 3, H, W)`` in the model's precision.
-
-    Raises:
-        ValueError: If it cannot be used; names the file.
-    """
+    """Check and preprocess an image ``(3, H, W)``: ``(1, 3, H, W)`` in the model's precision."""
     image = image.unsqueeze(0)
     check_images(ImageBatch(image=image, image_path=[file]), {file})
     image = module.pre_processor.transform(image) if module.pre_processor else image
@@ -195,9 +174,8 @@ def preprocessed(image: Tensor, file: str, module: Any) -> Tensor:  # noqa: ANN4
 def _features(model: GenCLIPModel, images: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Compute the features of images, each ``(1, 3, H, W)``, one by one.
 
-    Returns:
-        tuple[Tensor, Tensor]: Patches ``(M, k, N, d_v)``, those of the tiles too, and CLS tokens ``(1, k, d_v)``, unit
-            length, rounded to half precision, in which they are saved.
+    Returns patches ``(M, k, N, d_v)``, those of the tiles too, and CLS tokens ``(1, k, d_v)``, unit length, rounded to
+    half precision, in which they are saved.
     """
     views = [_views(model, resize(image, images[0].shape[-2:])) for image in images]
     per_image = [torch.cat([torch.stack(view.patches).flatten(1, 2) for view in image], dim=1) for image in views]
@@ -228,12 +206,7 @@ def _among_images(features: Tensor, memory: Tensor, origin: Tensor) -> Tensor:
 def _warn_of_test_images(loaders: list, drawn: list[str]) -> None:
     """Warn if references are among the images of the run."""
     references = {Path(file).resolve(): file for file in drawn}
-    tested: set[Path] = set()
-    for loader in loaders:
-        dataset = getattr(loader, "dataset", None)
-        samples = getattr(dataset, "samples", None)
-        paths = getattr(dataset, "image_filenames", []) if samples is None else samples.image_path
-        tested |= {Path(path).resolve() for path in paths}
+    tested = {Path(file).resolve() for loader in loaders for file in image_paths(loader)}
     if shared := sorted(references[path] for path in references.keys() & tested):
         text = "Reference images that are also test images: %d. No defect will be found in them: %s."
         logger.warning(text, len(shared), summarize(shared))

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Setup of a run: results folder, checkpoint I/O, number of epochs, validation."""
+"""Setup of a run: results folder, checkpoint I/O, number of epochs, validation, tiles."""
 
 import logging
 from contextlib import ExitStack, suppress
@@ -18,9 +18,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from anomalib_genclip.clip.backbone import TINY
 from anomalib_genclip.components.class_names import GENERIC, clean_class_name
 from anomalib_genclip.persistence.checkpoint_io import GenCLIPCheckpointIO
+from anomalib_genclip.processing.pre_processor import AntialiasedPreProcessor
+from anomalib_genclip.settings import TileSettings
+from anomalib_genclip.utils.devices import bf16_is_fast
 from anomalib_genclip.utils.loaders import category_of
-from anomalib_genclip.utils.logs import hide_notes_on_runs
-from anomalib_genclip.utils.precision import bf16_is_fast
+from anomalib_genclip.utils.messages import hide_notes_on_runs
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +35,6 @@ class RunSetup(Callback):
     Lightning's trainer keeps the callbacks of a model, and would call them for the next model of the same engine. When
     a run ends, this one removes them. The trainer also remembers how test metrics are logged, and refuses another way
     for the same name; it forgets that before and after a run of GenCLIP.
-
-    Args:
-        epochs (int): Epochs of a training run whose trainer has no limit.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -43,11 +42,7 @@ class RunSetup(Callback):
         self._undo = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Prepare a run.
-
-        Raises:
-            ValueError: If the model would be trained in pure float16.
-        """
+        """Prepare a run; refuse training in pure float16."""
         hide_notes_on_runs()
         trainer.test_loop._results.clear()  # noqa: SLF001
         _share_results_folder(trainer)
@@ -55,12 +50,10 @@ class RunSetup(Callback):
             _version_results_folder(Path(trainer.default_root_dir))
         own_io = trainer.strategy.checkpoint_io
         if type(own_io) is AnomalibCheckpointIO:  # not one of the user's
-            self._undo.callback(setattr, trainer.strategy, "checkpoint_io", own_io)
-            trainer.strategy.checkpoint_io = GenCLIPCheckpointIO(own_io.extra_safe_globals)
+            self._set(trainer.strategy, "checkpoint_io", GenCLIPCheckpointIO(own_io.extra_safe_globals))
         _warn_of_unused_class_names(trainer, pl_module)
         if _validates_nothing(trainer, pl_module):
-            self._undo.callback(setattr, trainer, "limit_val_batches", trainer.limit_val_batches)
-            trainer.limit_val_batches = 0
+            self._set(trainer, "limit_val_batches", 0)
         if stage in {"test", "predict"}:
             _hint_at_bf16(trainer, pl_module)
         if stage != "fit":
@@ -71,8 +64,7 @@ class RunSetup(Callback):
                 "'bf16-mixed' or 'bf16-true'; testing and prediction work with '16-true'."
             )
             raise ValueError(msg)
-        # Lightning's default of 1000 epochs means that the user gave no limit. anomalib's trainer_arguments would
-        # override a limit that the user did give.
+        # Lightning's default means that the user gave no limit. anomalib's trainer_arguments would override one.
         if trainer.max_epochs == _LIGHTNING_DEFAULT_EPOCHS and trainer.max_steps == -1:
             trainer.fit_loop.max_epochs = self.epochs
         names = (getattr(trainer.datamodule, key, "") for key in ("name", "category"))
@@ -80,7 +72,6 @@ class RunSetup(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the trainer's settings, and remove the model's callbacks: Lightning adds them at the end."""
-        del pl_module, stage
         first = trainer.callbacks.index(self)
         kept = [callback for callback in trainer.callbacks[first:] if isinstance(callback, Checkpoint)]
         trainer.callbacks = [*trainer.callbacks[:first], *kept]
@@ -89,8 +80,47 @@ class RunSetup(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restore the trainer's settings, and remove the model's callbacks."""
-        del exception
         self.teardown(trainer, pl_module, "")
+
+    def _set(self, owner: object, name: str, value: object) -> None:
+        """Set an attribute until the run ends."""
+        self._undo.callback(setattr, owner, name, getattr(owner, name))
+        setattr(owner, name, value)
+
+
+class TileSetup(Callback):
+    """Prepare a model for tiles: before each run too, because ``TilerConfigurationCallback`` sets them then."""
+
+    def __init__(self, settings: TileSettings | None) -> None:
+        self.settings = settings
+
+    def apply(self, module: Any) -> None:  # noqa: ANN401  # GenCLIP
+        """Set the tiler, and let images reach the model at their own or the working size."""
+        if self.settings is not None:
+            module.model.tiler = self.settings.tiler()
+            module.model.tile_batch_size = self.settings.batch_size
+            self._keep_size(module)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Prepare for a tiler that was set since the model was built; refuse settings that do not apply."""
+        tiler: Any = getattr(pl_module.model, "tiler", None)
+        if tiler is not None and tiler.remove_border_count:
+            msg = (
+                f"remove_border_count={tiler.remove_border_count} is of no use here: the weight of a tile falls to "
+                "zero towards its border anyway. Leave it out."
+            )
+            raise ValueError(msg)
+        if self._keep_size(pl_module) and (datamodule := getattr(trainer, "datamodule", None)) is not None:
+            datamodule.setup(stage)  # it has taken the resize of the pre-processor before
+
+    def _keep_size(self, module: Any) -> bool:  # noqa: ANN401  # GenCLIP
+        """Stop the pre-processor from resizing images to the model's size; return whether it did so before."""
+        pre_processor = module.pre_processor
+        resizes = isinstance(pre_processor, AntialiasedPreProcessor) and not pre_processor.keeps_size
+        if module.model.tiler is None or not resizes:
+            return False
+        pre_processor.keep_size(self.settings and self.settings.working_size, module.model.image_size)
+        return True
 
 
 def _validates_nothing(trainer: Trainer, module: Any) -> bool:  # noqa: ANN401  # GenCLIP
@@ -145,9 +175,8 @@ def _hint_at_bf16(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # Gen
     """Say that this device computes faster in bfloat16, where that would be noticed."""
     worthwhile = trainer.precision == "32-true" and module.model.spec.name != TINY
     if worthwhile and bf16_is_fast(trainer.strategy.root_device):
-        rank_zero_info(
-            "This device is faster in bfloat16, which changes scores slightly: --trainer.precision bf16-mixed."
-        )
+        text = "This device is faster in bfloat16, which changes scores slightly: --trainer.precision bf16-mixed."
+        rank_zero_info(text)
 
 
 def _warn_of_unused_class_names(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # GenCLIP
@@ -158,8 +187,5 @@ def _warn_of_unused_class_names(trainer: Trainer, module: Any) -> None:  # noqa:
     for key in ("train_data", "val_data", "test_data"):
         categories.update(getattr(getattr(trainer.datamodule, key, None), "samples", {}).get("category", []))
     if not module.names.of_category.keys() & map(clean_class_name, categories):
-        logger.warning(
-            "class_name has none of the categories of the dataset (%s): %s.",
-            ", ".join(sorted(categories)),
-            ", ".join(module.names.of_category),
-        )
+        text = "class_name has none of the categories of the dataset (%s): %s."
+        logger.warning(text, ", ".join(sorted(categories)), ", ".join(module.names.of_category))

@@ -45,12 +45,7 @@ class PerlinAnomalies(Callback):
         self.active = self.labelled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the training set's labels.
-
-        Raises:
-            ValueError: If ``source`` is "labels" and no image is anomalous.
-        """
-        del pl_module
+        """Check the training set's labels; without an anomalous image, ``source`` must not be "labels"."""
         dataset = getattr(trainer.train_dataloader, "dataset", None)
         name = getattr(dataset, "name", None) or "The training set"
         self.active, self.labelled = makes_anomalies(self.source, dataset), _is_labelled(dataset)
@@ -61,15 +56,11 @@ class PerlinAnomalies(Callback):
             )
             raise ValueError(msg)
         if self.active and self.source == "auto" and trainer.is_global_zero:
-            logger.warning(
-                "%s has only normal training images: anomalies are generated with anomalib's Perlin generator. "
-                "GenCLIP learns more from a labelled source: see CrossDataset.",
-                name,
-            )
+            text = "%s has only normal training images: anomalies are generated with anomalib's Perlin generator. "
+            logger.warning(text + "GenCLIP learns more from a labelled source: see CrossDataset.", name)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Add anomalies to normal images of the batch; anomalous images stay unchanged."""
-        del trainer, pl_module, batch_idx
         if not self.active or (self.labelled and batch.gt_mask is None):  # the training step raises without masks
             return
         images, masks = self.generator(batch.image)

@@ -8,7 +8,9 @@ loaded here, because versions of ``open_clip.create_model`` differ in how they t
 of OpenAI's weights (2.24 ignores ``force_image_size`` for them, 3.x ignores QuickGELU).
 """
 
+import io
 import logging
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,12 @@ import open_clip
 import torch
 from open_clip.model import CLIP, resize_pos_embed
 from open_clip.transformer import QuickGELU
+from safetensors.torch import load_file
 
 from anomalib_genclip.demo.tiny_clip import expand_vocabulary, tiny_config, tiny_state_dict
-from anomalib_genclip.utils.files import is_file
+from anomalib_genclip.utils.files import check_archive, is_file, why_unreadable
+from anomalib_genclip.utils.messages import quiet
 from anomalib_genclip.utils.tensors import check_finite, digest
-
-from .weights import download_weights, is_torchscript, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +35,8 @@ BUNDLED, RANDOM = "bundled", "random"  # values of `pretrained` beside open_clip
 TINY = "tiny"
 PAPER_IMAGE_SIZE = 518  # paper, implementation details: 37 patches of 14 px per side
 MAX_IMAGE_SIZE = 16_384  # a larger one is a mistake: attention between that many patches fits into no memory
-NUM_LAYERS = 4
 _QUICKGELU = "-quickgelu"
+_NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}  # in OpenAI's files
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,7 @@ def plain_name(backbone: str) -> str:
 
 
 def backbone_spec(backbone: str) -> BackboneSpec:
-    """Look up the dimensions of an architecture (name with or without ``-quickgelu``) without building it.
-
-    Raises:
-        ValueError: If the name is unknown or the model is not a plain-ViT CLIP.
-    """
+    """Look up the dimensions of a plain-ViT CLIP (name with or without ``-quickgelu``) without building it."""
     name = plain_name(backbone)
     config = _read_config(name)
     vision, text = config["vision_cfg"], config["text_cfg"]
@@ -118,13 +116,10 @@ def backbone_spec(backbone: str) -> BackboneSpec:
 
 
 def resolve_image_size(spec: BackboneSpec, image_size: int | Sequence[int] | None) -> tuple[int, int]:
-    """Convert the ``image_size`` argument to height and width in pixels.
+    """Convert the ``image_size`` argument to height and width in pixels; raise ``ValueError`` if it does not fit.
 
     ``None`` gives the paper's 518 px, rounded down to whole patches. A model trained on less than 224 px keeps its
     own size, because its position embedding cannot be interpolated that far (ours).
-
-    Raises:
-        ValueError: If a side is not a positive multiple of the patch size, or exceeds ``MAX_IMAGE_SIZE``.
     """
     patch = spec.patch_size
     if image_size is None:
@@ -143,15 +138,12 @@ def resolve_image_size(spec: BackboneSpec, image_size: int | Sequence[int] | Non
 
 
 def resolve_layers(spec: BackboneSpec, layers: Sequence[int] | None) -> list[int]:
-    """Convert the ``layers`` argument to block numbers, counted from 1.
+    """Convert the ``layers`` argument to distinct block numbers, counted from 1; raise ``ValueError`` if it has others.
 
     ``None`` gives the four quarters of the tower: 6, 12, 18, 24 for ViT-L/14, as in the paper.
-
-    Raises:
-        ValueError: If the list is empty, repeats a block or has a block that the tower does not have.
     """
     if layers is None:
-        return sorted({max(1, spec.depth * quarter // NUM_LAYERS) for quarter in range(1, NUM_LAYERS + 1)})
+        return sorted({max(1, spec.depth * quarter // 4) for quarter in (1, 2, 3, 4)})
     layers = list(layers) if isinstance(layers, Sequence) else [layers]
     fit = all(type(layer) is int and 1 <= layer <= spec.depth for layer in layers)
     if not layers or not fit or len(set(layers)) != len(layers):
@@ -177,11 +169,7 @@ def default_pretrained(spec: BackboneSpec) -> str:
 
 
 def check_pretrained(spec: BackboneSpec, pretrained: str) -> None:
-    """Check the ``pretrained`` argument before anything is loaded.
-
-    Raises:
-        ValueError: If it is neither ``"random"``, nor weights that this model has, nor a file.
-    """
+    """Raise ``ValueError`` if ``pretrained`` is neither ``"random"``, nor weights that this model has, nor a file."""
     names = (spec.name, spec.name + _QUICKGELU)
     own = sorted({tag for name in names for tag in open_clip.list_pretrained_tags_by_model(name)})
     own = [BUNDLED] if spec.name == TINY else own
@@ -204,6 +192,70 @@ def _file_needs_quick_gelu(spec: BackboneSpec, path: Path) -> bool:
         text = "%s is read with GELU. If its weights were trained with QuickGELU, as OpenAI's were, use backbone=%r."
         logger.warning(text, path.name, spec.name + _QUICKGELU)
     return quick
+
+
+def download_weights(backbone: str, pretrained: str, config: dict[str, Any]) -> str:
+    """Download the weights of a tag through open_clip, whose entry for it is ``config``, and return the file."""
+    try:
+        with quiet("huggingface_hub"):
+            return open_clip.download_pretrained(config)
+    except Exception as error:  # noqa: BLE001  # hub clients and their versions raise different types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        msg = (
+            f"The CLIP weights {pretrained!r} of {backbone} could not be downloaded: {reason}\n"
+            "Alternatives:\n"
+            "  - pretrained=<file>: a local copy (.safetensors or .pt) in open_clip's or OpenAI's layout;\n"
+            "  - fill the cache on a machine with network access and copy it: ~/.cache/huggingface or ~/.cache/clip;\n"
+            "  - backbone='tiny': the bundled demonstration CLIP, which needs no download."
+        )
+        raise ConnectionError(msg) from None  # the hub client's traceback has nothing that a user can act on
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a ``.safetensors``, torch or TorchScript file in open_clip's or OpenAI's layout.
+
+    A ``ValueError`` names a file that cannot be read, or has code, which is not run, or other objects.
+    """
+    path = Path(path)
+    if zipfile.is_zipfile(path):
+        check_archive(path)
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        elif is_torchscript(path):  # how OpenAI publishes its weights
+            state = _read_torchscript(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251  # reads tensors only
+    except Exception as error:  # readers raise various types for a corrupt file
+        msg = f"{path} cannot be read as CLIP weights: {why_unreadable(error)}"
+        raise ValueError(msg) from error
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        msg = f"{path} cannot be read as CLIP weights: it is not a dictionary of tensors."
+        raise ValueError(msg)
+    return {str(key).removeprefix("module."): value for key, value in state.items() if key not in _NO_WEIGHTS}
+
+
+def is_torchscript(path: Path) -> bool:
+    """Return whether a file is a TorchScript archive, which unlike a torch file has a ``constants.pkl``."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_torchscript(path: Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a TorchScript archive; refuse ``__setstate__``, a method that loading would run."""
+    copy = io.BytesIO()  # what was checked is loaded, because torch locates the files of an archive differently
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as checked:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if b"__setstate__" in content:
+                msg = "it contains code that would run when it is read"
+                raise ValueError(msg)
+            checked.writestr(name, content)
+    copy.seek(0)
+    return torch.jit.load(copy, map_location="cpu").state_dict()  # noqa: TID251  # no code left that runs
 
 
 def _build(name: str, image_size: tuple[int, int], quick_gelu: bool, *, random: bool) -> CLIP:
@@ -236,10 +288,6 @@ def load_clip(spec: BackboneSpec, pretrained: str, image_size: tuple[int, int]) 
 
     Returns:
         CLIP: open_clip's model, in float32 on the CPU, frozen, in evaluation mode.
-
-    Raises:
-        ConnectionError: If the weights cannot be downloaded.
-        ValueError: If a weights file cannot be read or does not fit the architecture.
     """
     quick_gelu, state = spec.quick_gelu, None
     if is_file(pretrained):

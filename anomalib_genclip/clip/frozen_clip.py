@@ -13,8 +13,6 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .block import attend_by_value, run_block
-
 PatchAttention = Literal["clip", "value"]
 
 
@@ -40,7 +38,7 @@ class FrozenCLIP(nn.Module):
         model (CLIP): A model of :func:`anomalib_genclip.clip.backbone.load_clip`. It is frozen.
         layers (Sequence[int]): Feature layers: blocks of the vision tower, counted from 1, ascending.
         patch_attention (str): Patch tokens of the feature layers: "clip" for the blocks' outputs, "value" for
-            :func:`~anomalib_genclip.clip.block.attend_by_value`. CLS tokens and image embedding are the same.
+            :func:`attend_by_value`. CLS tokens and image embedding are the same.
     """
 
     def __init__(self, model: CLIP, layers: Sequence[int], patch_attention: str = "clip") -> None:
@@ -58,11 +56,7 @@ class FrozenCLIP(nn.Module):
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageTokens:
-        """Run the vision tower once on normalized images ``(B, 3, H, W)`` of the size that the model was built for.
-
-        Raises:
-            ValueError: If the images have another size.
-        """
+        """Run the vision tower once on normalized images ``(B, 3, H, W)`` of the size that the model was built for."""
         visual = self.model.visual
         size, expected = tuple(images.shape[-2:]), tuple(visual.image_size)
         if size != expected:
@@ -162,15 +156,10 @@ class FrozenCLIP(nn.Module):
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Encode prompts given as text without special tokens, in one pass: ``(len(texts), d)``, unit length.
-
-        Raises:
-            ValueError: If a prompt exceeds the text tower's context length.
-        """
+        """Encode prompts given as text without special tokens, in one pass: ``(len(texts), d)``, unit length."""
         prompts = [[self.sos_id, *self.tokenizer.encode(text), self.eos_id] for text in texts]
         for text, ids in zip(texts, prompts, strict=True):
-            if len(ids) > self.model.context_length:
-                most = self.model.context_length
+            if len(ids) > (most := self.model.context_length):
                 msg = f"The prompt {text[:60]!r}... has {len(ids)} tokens, the text tower takes {most}."
                 raise ValueError(msg)
         embeddings = nn.utils.rnn.pad_sequence([self.embed(ids) for ids in prompts], batch_first=True)
@@ -181,3 +170,48 @@ class FrozenCLIP(nn.Module):
 def _causal_mask(queries: Tensor, keys: Tensor) -> Tensor:
     """Return which keys each query attends to: those of the same prompt up to its own position, bool."""
     return (queries[0].unsqueeze(1) == keys[0]) & (queries[1].unsqueeze(1) >= keys[1])
+
+
+def run_block(
+    block: nn.Module, tokens: Tensor, mask: Tensor | None = None, past: Tensor | None = None, only: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Compute the same as open_clip's block, batch-first for every version of open_clip.
+
+    Its modules are called one by one, because the block does not accept keys and values of earlier tokens, and the fast
+    path of ``nn.MultiheadAttention`` inside it is slow for many patches.
+
+    Args:
+        block (nn.Module): open_clip's ``ResidualAttentionBlock``.
+        tokens (Tensor): ``(S, L, width)``.
+        mask (Tensor | None): Which of the P + L tokens each of these attends to, ``(L, P + L)``, bool.
+        past (Tensor | None): Keys and values of P earlier tokens of all sequences, ``(2, 1, heads, P, width / heads)``.
+        only (Tensor | None): Positions of the only K tokens of each sequence to compute, ``(S, K)``.
+
+    Returns:
+        tuple[Tensor, Tensor]: Outputs ``(S, L, width)``, or ``(S, K, width)`` with ``only``; keys and values of
+            all L tokens ``(2, S, heads, L, width / heads)``.
+    """
+    attention = block.attn
+    projected = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
+    projected = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    query, own = projected[0], projected[1:]
+    everything = own
+    if past is not None:
+        everything = torch.cat([past.to(own.dtype).expand(-1, own.shape[1], -1, -1, -1), own], dim=-2)
+    if only is not None:
+        tokens = tokens.gather(1, only.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+        query = query.gather(2, only[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[-1]))
+        mask = None if mask is None else mask[only].unsqueeze(1)
+    attended = F.scaled_dot_product_attention(query, everything[0], everything[1], attn_mask=mask)
+    tokens = tokens + block.ls_1(attention.out_proj(attended.transpose(1, 2).flatten(2)))
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens))), own
+
+
+def attend_by_value(block: nn.Module, values: Tensor) -> Tensor:
+    """Compute patch tokens ``(B, N, width)`` that attend by the similarity of their values, not of queries and keys.
+
+    After AnomalyCLIP's value-value attention; without residual and MLP (ours). ``values`` are those of
+    :func:`run_block`, CLS token first, ``(B, heads, 1 + N, width / heads)``.
+    """
+    attended = F.scaled_dot_product_attention(values[:, :, 1:], values, values)
+    return block.ls_1(block.attn.out_proj(attended.transpose(1, 2).flatten(2)))

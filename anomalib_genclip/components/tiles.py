@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anomalib_genclip.utils.resize import resize
+from anomalib_genclip.utils.tensors import resize
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 
 """Data for zero-shot protocols: source and target datasets in one datamodule."""
 
-from .batch import CategoryBatch, CategoryItem
+from .category_dataset import CategoryBatch, CategoryItem
 from .cross_dataset import CrossDataset
 
 __all__ = ["CategoryBatch", "CategoryItem", "CrossDataset"]

@@ -3,8 +3,6 @@
 
 """Categories of a datamodule, and one datamodule per category.
 
-The rules are the same for all datasets:
-
 - A datamodule whose ``category`` is set has categories. One without (``Folder``, ``Kolektor``) is a single category
   with the datamodule's ``name``.
 - The known categories are the ``CATEGORIES`` constant in the module of the dataset or of the datamodule, as in
@@ -50,7 +48,8 @@ def categories_on_disk(datamodule: AnomalibDataModule, names: Iterable[str]) -> 
     if root is None or not datamodule.category:
         return [name for name in names if name == category_of(datamodule)]
     plain = [name for name in names if Path(name).name == name != ".."]  # a path could lead out of the root
-    return [name for name in plain if any(map(_has_files, (root / name, *root.glob(f"*/{glob.escape(name)}"))))]
+    folders = {name: (root / name, *root.glob(f"*/{glob.escape(name)}")) for name in plain}
+    return [name for name in plain if any(path.is_file() for folder in folders[name] for path in folder.rglob("*"))]
 
 
 def folders_on_disk(datamodule: AnomalibDataModule) -> list[str]:
@@ -67,11 +66,7 @@ def full_name(datamodule: AnomalibDataModule) -> str:
 
 
 def check_categories(categories: Any, option: str) -> Categories:  # noqa: ANN401
-    """Check a user's categories and return them.
-
-    Raises:
-        TypeError: If they have another type; names the option and the expected type.
-    """
+    """Check a user's categories and return them; a ``TypeError`` names the option and the expected type."""
     if categories is None or categories == "all":
         return categories
     if isinstance(categories, list | tuple) and all(isinstance(name, str) and name for name in categories):
@@ -84,12 +79,7 @@ def check_categories(categories: Any, option: str) -> Categories:  # noqa: ANN40
 def expand_each(
     datamodules: list[AnomalibDataModule], categories: Categories, option: str
 ) -> list[list[AnomalibDataModule]]:
-    """Create one datamodule per category.
-
-    Raises:
-        TypeError: If ``categories`` has another type.
-        ValueError: If a listed category is missing, or ``"all"`` finds none.
-    """
+    """Create one datamodule per category; a ``ValueError`` names those that are missing."""
     categories = check_categories(categories, option)
     if categories is None:
         return [[copy.copy(datamodule)] for datamodule in datamodules]
@@ -98,8 +88,7 @@ def expand_each(
     else:
         chosen = [_own_categories(datamodule, categories) for datamodule in datamodules]
         _refuse_unclaimed(datamodules, categories, chosen, option)
-    pairs = zip(datamodules, chosen, strict=True)
-    return [[_with_category(datamodule, name) for name in names] for datamodule, names in pairs]
+    return [[_with_category(part, name) for name in names] for part, names in zip(datamodules, chosen, strict=True)]
 
 
 def warn_about_missing(datamodules: list[AnomalibDataModule], option: str) -> None:
@@ -108,9 +97,8 @@ def warn_about_missing(datamodules: list[AnomalibDataModule], option: str) -> No
         known = known_categories(datamodule)
         found = categories_on_disk(datamodule, known)
         if missing := [name for name in known if name not in found]:
-            text = "%s='all': %d of %d categories of %s are not in %s and are left out: %s."
-            where = (len(known), datamodule.name, _root(datamodule), ", ".join(missing))
-            logger.warning(text, option, len(missing), *where)
+            text = f"{option}='all': {len(missing)} of {len(known)} categories of {datamodule.name} are not in"
+            logger.warning("%s %s and are left out: %s.", text, _root(datamodule), ", ".join(missing))
 
 
 def to_download(datamodules: list[AnomalibDataModule]) -> list[AnomalibDataModule]:
@@ -118,9 +106,8 @@ def to_download(datamodules: list[AnomalibDataModule]) -> list[AnomalibDataModul
 
     anomalib downloads some datasets as a whole and some by category; one datamodule per category works for both.
     """
-    sorted_in = [datamodule for datamodule in datamodules if datamodule.category and _root(datamodule) is not None]
-    absent = [datamodule for datamodule in sorted_in if not folders_on_disk(datamodule)]
-    return [_with_category(datamodule, name) for datamodule in absent for name in known_categories(datamodule)]
+    with_root = [part for part in datamodules if part.category and _root(part) is not None]
+    return [_with_category(p, name) for p in with_root if not folders_on_disk(p) for name in known_categories(p)]
 
 
 def _root(datamodule: AnomalibDataModule) -> Path | None:
@@ -128,21 +115,14 @@ def _root(datamodule: AnomalibDataModule) -> Path | None:
     return None if root is None else Path(root)
 
 
-def _has_files(folder: Path) -> bool:
-    """Return whether a folder has a file; stops at the first one."""
-    return any(path.is_file() for path in folder.rglob("*"))
-
-
 def _with_category(datamodule: AnomalibDataModule, name: str) -> AnomalibDataModule:
-    """Copy a datamodule with another category; a shallow copy will do, because setup() only replaces attributes."""
-    part = copy.copy(datamodule)
+    part = copy.copy(datamodule)  # shallow, because setup() only replaces attributes
     if datamodule.category:
         part.category = name
     return part
 
 
 def _all_categories(datamodule: AnomalibDataModule, option: str) -> list[str]:
-    """Return the known categories on disk."""
     known = known_categories(datamodule)
     found = categories_on_disk(datamodule, known)
     if not found:
@@ -169,13 +149,12 @@ def _own_categories(datamodule: AnomalibDataModule, names: list[str]) -> list[st
 def _refuse_unclaimed(
     datamodules: list[AnomalibDataModule], names: list[str], chosen: list[list[str]], option: str
 ) -> None:
-    """Raise if a name belongs to no datamodule, or a datamodule gets no name."""
     missing = [name for name in names if not any(name in own for own in chosen)]
     empty = [datamodule for datamodule, own in zip(datamodules, chosen, strict=True) if not own]
     if missing or empty:
         what = f"not found: {', '.join(missing)}" if missing else f"none of them is of {empty[0].name}"
         there = "; ".join(f"{full_name(datamodule)} has {_inventory(datamodule)}" for datamodule in datamodules)
-        msg = f"{option}={list(names)}: {what}. {there}."
+        msg = f"{option}={names}: {what}. {there}."
         raise ValueError(msg)
 
 

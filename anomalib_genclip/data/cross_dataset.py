@@ -19,8 +19,8 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_genclip.utils.files import is_file, why_unreadable
 from anomalib_genclip.utils.loaders import as_list, category_of
+from anomalib_genclip.utils.messages import counted, summarize
 from anomalib_genclip.utils.settings import NonNegativeInt, OpenUnitFloat, PositiveInt, checked
-from anomalib_genclip.utils.text import counted, summarize
 
 from .categories import check_categories, expand_each, folders_on_disk, full_name, to_download, warn_about_missing
 from .category_dataset import CategoryDataset, CategoryPart
@@ -65,10 +65,6 @@ class CrossDataset(AnomalibDataModule):
         seed (int): Seed of the held-out share, and of the splits of sources and targets without a seed.
             Defaults to ``0``.
 
-    Raises:
-        TypeError: If a source or target is not an image datamodule.
-        ValueError: If there is no source or target, or a setting is out of range.
-
     Example:
         >>> from anomalib.data import MVTecAD, Visa
         >>> from anomalib_genclip.data import CrossDataset
@@ -103,14 +99,11 @@ class CrossDataset(AnomalibDataModule):
         val_split_ratio: float = 0.1,
         seed: int = 0,
     ) -> None:
-        checked("train_batch_size", train_batch_size, PositiveInt)
-        checked("eval_batch_size", eval_batch_size, PositiveInt)
-        checked("num_workers", num_workers, NonNegativeInt)
-        checked("seed", 0 if seed is None else seed, NonNegativeInt)
+        checked("seed", seed, NonNegativeInt | None)
         super().__init__(
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
+            train_batch_size=checked("train_batch_size", train_batch_size, PositiveInt),
+            eval_batch_size=checked("eval_batch_size", eval_batch_size, PositiveInt),
+            num_workers=checked("num_workers", num_workers, NonNegativeInt),
             train_augmentations=train_augmentations,
             val_augmentations=val_augmentations,
             test_augmentations=test_augmentations,
@@ -131,12 +124,7 @@ class CrossDataset(AnomalibDataModule):
         return f"{source}_to_{target}"
 
     def prepare_data(self) -> None:
-        """Let each source and target download and convert missing data, as in anomalib.
-
-        Raises:
-            RuntimeError: If that fails; names the dataset, its root and the cause.
-            ValueError: If a category is missing.
-        """
+        """Let each source and target download and convert missing data; an error names the dataset and its root."""
         for side in get_args(Side):
             # The categories are only known after the download.
             for part in to_download(getattr(self, side)) if getattr(self, f"{side}_categories") == "all" else []:
@@ -179,11 +167,7 @@ class CrossDataset(AnomalibDataModule):
 
 
 def _as_image_datamodules(value: Any, option: Side) -> list[AnomalibDataModule]:  # noqa: ANN401
-    """Return a non-empty list of image datamodules.
-
-    anomalib's ``get_datamodule``, and with it ``anomalib benchmark``, passes nested settings as dictionaries, which
-    are converted to datamodules here.
-    """
+    """Return a non-empty list of image datamodules; ``anomalib benchmark`` passes dictionaries, which are converted."""
     from anomalib.data import get_datamodule  # not yet defined when this module is imported
 
     values = [get_datamodule(item) if isinstance(item, dict) else item for item in as_list(_plain(value))]
@@ -207,7 +191,6 @@ def _call(datamodule: AnomalibDataModule, method: Literal["prepare_data", "setup
     try:
         getattr(datamodule, method)()
     except Exception as error:
-        there = ", ".join(folders_on_disk(datamodule)) or "no folders"
         hints = {
             "prepare_data": "If the dataset could not be downloaded, put it there yourself.",
             "setup": "Is it complete? Each anomalous image needs a mask file of its own, and each mask its image.",
@@ -215,7 +198,7 @@ def _call(datamodule: AnomalibDataModule, method: Literal["prepare_data", "setup
         reason = f"{type(error).__name__}: {why_unreadable(error)}"
         msg = (
             f"{method}() of the {side} {full_name(datamodule)} failed: {reason}. "
-            f"Folders under its root: {there}. {hints[method]}"
+            f"Folders under its root: {', '.join(folders_on_disk(datamodule)) or 'no folders'}. {hints[method]}"
         )
         raise RuntimeError(msg) from error
 
@@ -235,7 +218,6 @@ def _load(datamodules: list[AnomalibDataModule], seed: int, side: Side) -> list[
 
 
 def _names(parts: Iterable[CategoryPart]) -> str:
-    """List the names of parts for a message."""
     return ", ".join(f"{part.dataset}/{part.category}" for part in parts)
 
 
@@ -247,7 +229,6 @@ def _anomalous_without_mask(part: CategoryPart) -> list[str]:
 
 
 def _check_source(source: list[CategoryPart]) -> None:
-    """Raise if a source category has no anomalous images or masks, and warn if the source has no normal images."""
     if clean := [part for part in source if not part.data.has_anomalous]:
         msg = f"No anomalous images in the test split of the source {_names(clean)}: training needs some."
         raise ValueError(msg)
@@ -265,47 +246,32 @@ def _check_source(source: list[CategoryPart]) -> None:
 
 def _target_task(target: list[CategoryPart]) -> TaskType:
     """Return segmentation if every anomalous target image has a mask, else classification."""
-    without = [part for part in target if _anomalous_without_mask(part)]
-    if not without:
-        return TaskType.SEGMENTATION
-    logger.warning("Only image metrics: anomalous images of the target %s have no masks.", _names(without))
-    return TaskType.CLASSIFICATION
+    if without := [part for part in target if _anomalous_without_mask(part)]:
+        logger.warning("Only image metrics: anomalous images of the target %s have no masks.", _names(without))
+        return TaskType.CLASSIFICATION
+    return TaskType.SEGMENTATION
 
 
 def _warn_about_ignored_augmentations(datamodules: list[AnomalibDataModule]) -> None:
-    """Warn that augmentations of source and target are not used."""
     kinds = ("train_augmentations", "val_augmentations", "test_augmentations")
     if named := [part.name for part in datamodules if any(getattr(part, kind) is not None for kind in kinds)]:
         logger.warning("Augmentations of %s are not used: give them to CrossDataset.", ", ".join(named))
 
 
 def _warn_about_shared_images(source: list[CategoryPart], target: list[CategoryPart]) -> None:
-    """Warn about files that are in both source and target, links resolved."""
-    files = [
-        {Path(path).resolve() for part in side for path in part.data.samples.image_path} for side in (source, target)
+    sides = [
+        {Path(file).resolve() for part in side for file in part.data.samples.image_path} for side in (source, target)
     ]
-    if shared := sorted(set.intersection(*files)):
+    if shared := sorted(set.intersection(*sides)):
         text = "In both the source and the target, so this is not a zero-shot test: %s: %s."
         logger.warning(text, counted(len(shared), "image"), summarize(shared))
 
 
 def _draw_held_out(samples: pd.DataFrame, unit: HeldOut, ratio: float, seed: int) -> set[int]:
-    """Draw the validation share of the source.
+    """Draw the validation share of the source, and return its rows of ``samples``.
 
     Images are drawn from each (dataset, category, label) group independently, so that the share does not depend on the
     other categories: at least one of each group of two or more, never all of them.
-
-    Args:
-        samples (pd.DataFrame): All labelled source images.
-        unit (HeldOut): Whether images or whole categories are drawn.
-        ratio (float): Share to draw.
-        seed (int): Seed of the draw.
-
-    Returns:
-        set[int]: Rows of ``samples``.
-
-    Raises:
-        ValueError: If there is only one category to draw from.
     """
 
     def drawn(count: int) -> list[int]:

@@ -1,11 +1,13 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reading of images as anomalib does, and checks: pixels that are not finite, and values that anomalib clips."""
+"""Reading of images as anomalib does, and checks of images and masks that are not read as their author meant."""
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import fsspec
 import numpy as np
@@ -15,17 +17,23 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_image
 
+from anomalib_genclip.utils.messages import counted, summarize
+
 logger = logging.getLogger(__name__)
 
 AnyImage = str | os.PathLike | Image.Image | np.ndarray | Tensor
-_DEEP_MODES = ("I", "F")
+_ORIENTATION = 0x0112  # tag of EXIF; 1 is upright
+_DISTORTION = 1.1  # tolerance of the aspect ratio, for rounding in small masks
+_MOST = 0.95  # of an image that a plausible mask covers
+_PAGES = "several pages or frames: only the first is used"
+_TURNED = "an EXIF orientation tag, which is not applied: maps and masks lie on the pixels as they are stored"
+_JPEG = "a JPEG mask, in which the noise of the compression counts as anomalous too: draw it again and save it as PNG"
+_EMPTY = "the label anomalous and an empty mask"
+_FULL = f"a mask of more than {_MOST:.0%} of the image: is it inverted?"
 
 
 def read_image(path: str) -> Tensor:
-    """Read an image as anomalib does, from a path or a URL.
-
-    Returns:
-        Tensor: ``(3, H, W)``, uint8, RGB.
+    """Read an image as anomalib does, from a path or a URL: ``(3, H, W)``, uint8, RGB.
 
     Raises:
         OSError: If it cannot be read.
@@ -36,13 +44,10 @@ def read_image(path: str) -> Tensor:
 
 
 def as_pixels(image: AnyImage) -> tuple[Tensor, str]:
-    """Return an image as a tensor, and where it comes from.
+    """Return an image as a tensor ``(3, H, W)``, uint8, or as given float in [0, 1]; and its path, ``""`` without one.
 
     Args:
         image (AnyImage): A path or URL, an image of Pillow, an array ``(H, W, 3)`` or a tensor ``(3, H, W)``, both RGB.
-
-    Returns:
-        tuple[Tensor, str]: ``(3, H, W)``, uint8, or as given float in [0, 1]; and the path, ``""`` if there is none.
 
     Raises:
         OSError: If a file cannot be read.
@@ -66,44 +71,31 @@ def as_pixels(image: AnyImage) -> tuple[Tensor, str]:
 
 
 def pixels_of(image: Image.Image, name: str) -> Tensor:
-    """Convert an image of Pillow to ``(3, H, W)``, uint8, RGB.
-
-    Raises:
-        ValueError: If it has more than 8 bits per channel; says ``name``.
-    """
+    """Convert an image of Pillow to ``(3, H, W)``, uint8, RGB; a ``ValueError`` says ``name``."""
     check_depth(image.mode, name)
     return to_image(image.convert("RGB")).as_subclass(Tensor)
 
 
 def check_images(batch: ImageBatch, files: Iterable[str]) -> None:
-    """Refuse images whose pixels are not finite, or were clipped when they were read.
-
-    Args:
-        batch (ImageBatch): Images ``(B, 3, H, W)`` and, if known, their files.
-        files (Iterable[str]): Files whose headers are checked.
-
-    Raises:
-        ValueError: If there is such an image; names the file.
-    """
+    """Refuse by name images ``(B, 3, H, W)`` that are not finite, and ``files`` whose pixels anomalib clips."""
     if batch.image is None:  # features instead of images, checked when they were computed
         return
-    if not bool(torch.isfinite(batch.image).all()):
+    finite = torch.isfinite(batch.image).flatten(1).all(dim=1).tolist()
+    if not all(finite):
         names = batch.image_path or [f"image {i} of the batch" for i in range(len(batch))]
-        finite = torch.isfinite(batch.image).flatten(1).all(dim=1).tolist()
         bad = [str(name) for name, good in zip(names, finite, strict=True) if not good]
         msg = f"NaN or infinite pixels in {', '.join(bad)}. Repair the file or remove it from the data."
         raise ValueError(msg)
     for file in files:
-        _check_header(file)
+        if (header := _read(file)) is not None:
+            check_depth(header.mode, file)
+            if header.several:
+                logger.warning("%s has %s.", file, _PAGES)
 
 
 def check_depth(mode: str, file: str) -> None:
-    """Refuse an image with more than 8 bits.
-
-    Raises:
-        ValueError: If it has more than 8 bits; names the file.
-    """
-    if mode.startswith(_DEEP_MODES):
+    """Raise a ``ValueError`` that names the file if an image of this mode has more than 8 bits per channel."""
+    if mode.startswith(("I", "F")):
         msg = (
             f"{file} has more than 8 bits per pixel (mode {mode}), and anomalib clips values above 255 when it "
             "reads the file. Convert it to 8 bits, with a range of values that shows the product."
@@ -111,14 +103,76 @@ def check_depth(mode: str, file: str) -> None:
         raise ValueError(msg)
 
 
-def _check_header(file: str) -> None:
-    """Refuse an image with more than 8 bits, and warn if only its first page is used."""
+class _Header(NamedTuple):
+    mode: str
+    format: str | None
+    width: int
+    height: int
+    turned: bool
+    several: bool
+
+
+class FileFaults:
+    """Collects the faults of a run's files; reads each header once, and logs each fault once."""
+
+    def __init__(self) -> None:
+        self._checked: set[str] = set()
+        self._known: set[tuple[str, str]] = set()
+        self._new: defaultdict[str, list[str]] = defaultdict(list)
+
+    def check_headers(self, images: Iterable[str], masks: Iterable[object]) -> None:
+        """Check images and masks; a ``ValueError`` names those with more than 8 bits or another aspect ratio."""
+        for image, mask in zip(images, masks, strict=True):
+            if image in self._checked:
+                continue
+            self._checked.add(image)
+            if (header := _read(image)) is None:
+                continue
+            check_depth(header.mode, image)
+            self._add(_PAGES, image, present=header.several)
+            self._add(_TURNED, image, present=header.turned)
+            if isinstance(mask, str) and (shape := _read(mask)) is not None:  # not several masks for one image
+                self._add(_JPEG, image, present=shape.format == "JPEG")
+                _check_shape(image, header, mask, shape)
+
+    def check_masks(self, images: Iterable[str], shares: Iterable[float]) -> None:
+        """Check the masks of anomalous images by the shares of the images that they cover, from 0 to 1."""
+        for image, share in zip(images, shares, strict=True):
+            self._add(_EMPTY, image, present=share == 0)
+            self._add(_FULL, image, present=share > _MOST)
+
+    def report(self) -> None:
+        """Log what was found since the last call."""
+        for fault, images in self._new.items():
+            logger.warning("%s with %s: %s.", counted(len(images), "image"), fault, summarize(images))
+        self._new.clear()
+
+    def _add(self, fault: str, image: str, *, present: bool) -> None:
+        if present and (fault, image) not in self._known:
+            self._known.add((fault, image))
+            self._new[fault].append(image)
+
+
+def _read(file: str) -> _Header | None:
+    """Read a header, ``None`` if there is none: the dataset may override reading."""
     try:
         with Image.open(file) as image:
+            # Elsewhere, Pillow would decode the image to look for the tag.
+            exif = image.getexif() if "exif" in image.info or image.format == "TIFF" else {}
             # MPO files of phones have previews as further frames.
-            mode, several = image.mode, getattr(image, "is_animated", False) and image.format != "MPO"
-    except (OSError, ValueError):  # the dataset may override reading
-        return
-    check_depth(mode, file)
-    if several:
-        logger.warning("%s has several pages or frames: only the first is used.", file)
+            several = getattr(image, "is_animated", False) and image.format != "MPO"
+            return _Header(image.mode, image.format, *image.size, exif.get(_ORIENTATION, 1) != 1, several)
+    except Exception:  # noqa: BLE001  # reading the pixels raises the same, with the name of the file
+        return None
+
+
+def _check_shape(image: str, header: _Header, mask: str, shape: _Header) -> None:
+    """Refuse a mask whose aspect ratio differs from that of its image; the resolution may differ."""
+    ratio = (header.width * shape.height) / (header.height * shape.width)
+    if not 1 / _DISTORTION < ratio < _DISTORTION:
+        msg = (
+            f"The mask {mask} ({shape.width} x {shape.height} pixels) does not have the shape of its image {image} "
+            f"({header.width} x {header.height}). Draw it on the image as it is stored: orientation tags of cameras "
+            "(EXIF) are not applied."
+        )
+        raise ValueError(msg)

@@ -12,27 +12,18 @@ from anomalib.data.utils import LabelName
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from anomalib_genclip.utils.files import file_hash, why_unreadable  # noqa: F401  # file_hash: callers
+from anomalib_genclip.utils.files import why_unreadable
 from anomalib_genclip.utils.loaders import category_of
 
 
 class NormalImages(NamedTuple):
-    """Normal images of one category.
-
-    Args:
-        files (list[str]): Their paths.
-        read_row (Callable[[int], Tensor]): Reads one of them by its index, ``(3, H, W)``.
-    """
+    """Normal images of one category: their paths, and a function that reads one by its index, ``(3, H, W)``."""
 
     files: list[str]
     read_row: Callable[[int], Tensor]
 
     def read(self, row: int) -> Tensor:
-        """Read an image by its index: ``(3, H, W)``, float32, in [0, 1].
-
-        Raises:
-            ValueError: If it cannot be read; names the file.
-        """
+        """Read an image: ``(3, H, W)``, float32, in [0, 1]; a ``ValueError`` names one that cannot be read."""
         try:
             return self.read_row(row)
         except Exception as error:
@@ -41,11 +32,7 @@ class NormalImages(NamedTuple):
 
 
 def images_of_folder(folder: str, setting: str) -> NormalImages:
-    """Return all images of a folder; ``setting`` is the name of the setting in messages.
-
-    Raises:
-        ValueError: If there is no such folder, or no image in it.
-    """
+    """Return all images of a folder; a ``ValueError`` names the ``setting`` that has none."""
     try:
         dataset = PredictDataset(folder)
     except (OSError, ValueError) as error:

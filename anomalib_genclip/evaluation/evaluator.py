@@ -6,7 +6,6 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from anomalib.data import ImageBatch
@@ -15,7 +14,7 @@ from anomalib.models import AnomalibModule
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from anomalib_genclip.utils.distributed import Processes, processes
+from anomalib_genclip.utils.devices import Processes, processes
 from anomalib_genclip.utils.loaders import as_list, origin_of
 from anomalib_genclip.utils.settings import NonNegativeInt, checked
 
@@ -49,13 +48,6 @@ class CategoryEvaluator(Evaluator):
         report (bool): Print a table after the test and write ``metrics.csv``, ``metrics.json``, ``metrics.md`` and
             ``metrics.png`` to the trainer's ``default_root_dir``. Defaults to ``True``.
         compute_on_cpu (bool): As in anomalib, for ``val_metrics``. Defaults to ``True``.
-
-    Raises:
-        ValueError: If ``pixel_budget`` is not a whole number of at least 0.
-
-    Example:
-        >>> from anomalib.models import Padim
-        >>> model = Padim(evaluator=CategoryEvaluator(pixel_budget=100_000_000))
     """
 
     def __init__(
@@ -87,19 +79,13 @@ class CategoryEvaluator(Evaluator):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add a batch's scores to the categories of its images.
-
-        anomalib's tiled ensemble has no trainer and reads ``test_metrics``, which are only updated in that case.
-
-        Raises:
-            ValueError: If maps and masks differ in size.
-        """
-        if trainer is None:
+        """Add a batch's scores to the categories of its images; maps and masks must have one size."""
+        if trainer is None:  # anomalib's tiled ensemble, which reads test_metrics
             super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
             return
         place = f"batch {batch_idx} of loader {dataloader_idx} of process {trainer.global_rank}"
         for key, scores in zip(_keys(batch, trainer, dataloader_idx), _scores(batch, place), strict=True):
-            self._pixels += self._categories.setdefault(key, CategoryScores()).add(**scores)
+            self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores)
         if self._pixels > self.pixel_budget // trainer.world_size:
             for category in self._categories.values():
                 # A distributed sampler gives all processes equally many images by repeating some, each as the last one
@@ -126,14 +112,12 @@ class CategoryEvaluator(Evaluator):
         shared = Counter(category for _, category in keys)
         result = EvaluationResult({})
         for dataset, category in keys:
-            parts = group.gather(self._categories.pop((dataset, category), CategoryScores()))
-            if not parts:
-                continue
-            scores = CategoryScores.union(parts)
-            name = f"{dataset}/{category}" if shared[category] > 1 else category
-            result.categories[name], notes = scores.compute_metrics()
-            result.streamed += [name] * (scores.histogram is not None)
-            result.notes += [f"{name}: {note}" for note in notes]
+            if parts := group.gather(self._categories.pop((dataset, category), CategoryScores())):
+                scores = CategoryScores.union(parts)
+                name = f"{dataset}/{category}" if shared[category] > 1 else category
+                result.categories[name], notes = scores.compute_metrics()
+                result.streamed += [name] * (scores.histogram is not None)
+                result.notes += [f"{name}: {note}" for note in notes]
         return group.broadcast(result)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -149,15 +133,11 @@ def _keys(batch: ImageBatch, trainer: Trainer, dataloader_idx: int) -> list[Key]
     """Return dataset and category of each image of a batch: its own, else those of its loader."""
     origin = origin_of(trainer, as_list(trainer.test_dataloaders)[dataloader_idx])
     dataset = origin.dataset or "test"
-    datasets = getattr(batch, "dataset", None) or [None] * len(batch)
-    categories = getattr(batch, "category", None) or [None] * len(batch)
-    return [
-        (own_set or dataset, own or origin.category or dataset)
-        for own_set, own in zip(datasets, categories, strict=True)
-    ]
+    own = (getattr(batch, name, None) or [None] * len(batch) for name in ("dataset", "category"))
+    return [(name or dataset, category or origin.category or dataset) for name, category in zip(*own, strict=True)]
 
 
-def _scores(batch: ImageBatch, place: str) -> Iterator[dict[str, Any]]:
+def _scores(batch: ImageBatch, place: str) -> Iterator[tuple]:
     """Yield the arguments of :meth:`.CategoryScores.add` for each image; ``place`` names images without a path."""
     fields = ("pred_score", "gt_label", "anomaly_map", "gt_mask", "pred_label")
     scores, labels, maps, masks, alarms = (
@@ -166,14 +146,13 @@ def _scores(batch: ImageBatch, place: str) -> Iterator[dict[str, Any]]:
     if maps is not None and masks is not None and maps.shape[-2:] != masks.shape[-2:]:
         msg = f"anomaly_map and gt_mask must have one size, got {tuple(maps.shape)} and {tuple(masks.shape)}"
         raise ValueError(msg)
-    for index in range(len(batch)):
-        path = batch.image_path[index] if batch.image_path else None
-        yield {
-            "image": str(path or f"image {index} of {place}"),
-            "score": None if scores is None else float(scores[index]),
-            "label": None if labels is None else bool(labels[index]),
+    for i, path in enumerate(batch.image_path or [None] * len(batch)):
+        yield (
+            str(path or f"image {i} of {place}"),
+            None if scores is None else float(scores[i]),
+            None if labels is None else bool(labels[i]),
             # Copies, because what runs after the evaluator may write into the batch.
-            "anomaly_map": None if maps is None else maps[index].reshape(maps.shape[-2:]).float().clone(),
-            "mask": None if masks is None else masks[index].reshape(masks.shape[-2:]).bool().clone(),
-            "alarm": None if alarms is None else bool(alarms[index]),
-        }
+            None if maps is None else maps[i].reshape(maps.shape[-2:]).float().clone(),
+            None if masks is None else masks[i].reshape(masks.shape[-2:]).bool().clone(),
+            None if alarms is None else bool(alarms[i]),
+        )

@@ -97,11 +97,6 @@ def _shown(name: str, row: Row) -> str:
 class EvaluationResult:
     """Metrics and error rates of a test run, in [0, 1], by category; undefined ones are absent.
 
-    Args:
-        categories (dict[str, dict[str, float]]): Values by metric or error rate, by category.
-        streamed (list[str]): Categories whose pixel metrics are from histograms; all others are exact.
-        notes (list[str]): Notes on undefined metrics and excluded images.
-
     Example:
         >>> result = EvaluationResult({"bottle": {"image_AUROC": 0.9}, "cable": {"image_AUROC": 0.7}, "screw": {}})
         >>> result.mean
@@ -110,9 +105,9 @@ class EvaluationResult:
         ['bottle/image_AUROC', 'cable/image_AUROC', 'image_AUROC']
     """
 
-    categories: dict[str, dict[str, float]]
-    streamed: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    categories: dict[str, dict[str, float]]  # values by metric or error rate, by category
+    streamed: list[str] = field(default_factory=list)  # categories whose pixel metrics are from histograms
+    notes: list[str] = field(default_factory=list)  # on undefined metrics and excluded images
 
     @property
     def mean(self) -> dict[str, float]:
@@ -123,9 +118,8 @@ class EvaluationResult:
 
     def logged(self) -> dict[str, float]:
         """Return the metrics' means and, if there are several categories, ``category/metric`` of each."""
-        rows = {"": self.mean}
-        if len(self.categories) > 1:
-            rows |= {f"{category}/": row for category, row in self.categories.items()}
+        own = self.categories if len(self.categories) > 1 else {}
+        rows = {"": self.mean} | {f"{category}/": row for category, row in own.items()}
         return {prefix + name: row[name] for prefix, row in rows.items() for name in METRIC_NAMES if name in row}
 
     def table(self) -> ResultTable:
@@ -137,8 +131,7 @@ class EvaluationResult:
                 f"Pixel metrics: streaming{which} (histograms of the scores, within 1e-3 of exact), because the test "
                 "set has more pixels than pixel_budget, or maps of several sizes. Image metrics: exact."
             )
-        remarks = [remark]
-        rates = [name for name in ERROR_RATES if name in mean]
+        remarks, rates = [remark], [name for name in ERROR_RATES if name in mean]
         if rates:
             remarks.append(
                 "False alarms: normal images above the image threshold; misses: anomalous images below it. Misses at "
@@ -161,7 +154,7 @@ class EvaluationResult:
     def write(self, folder: str | Path) -> list[Path]:
         """Write ``metrics.csv``, ``metrics.json``, ``metrics.md`` and ``metrics.png``, and return their paths.
 
-        A folder that cannot be written to is a warning and not an error, so that the result is not lost.
+        A folder that cannot be written to is a warning, so that the result is not lost.
         """
         try:
             files = self.table().write(folder, "metrics")

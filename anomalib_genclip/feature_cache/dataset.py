@@ -12,20 +12,17 @@ import torch
 from anomalib.data import AnomalibDataset, ImageBatch
 from anomalib.data.utils import LabelName
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from anomalib_genclip.clip.frozen_clip import ImageTokens
-from anomalib_genclip.data.batch import CategoryBatch
+from anomalib_genclip.data.category_dataset import CategoryBatch
 from anomalib_genclip.utils.tensors import digest
 
 
 @dataclass
 class FeatureBatch(CategoryBatch):
-    """A batch with features of the images; ``image`` is ``None``.
-
-    Args:
-        tokens (ImageTokens): Vision-encoder outputs; patch tokens in half precision.
-    """
+    """A batch with features instead of images, which are ``None``; patch tokens are in half precision."""
 
     tokens: ImageTokens = field(kw_only=True)
 
@@ -41,12 +38,7 @@ class FeatureBatch(CategoryBatch):
 
 
 class FeatureDataset(AnomalibDataset):
-    """Dataset that reads the features of another dataset's samples; it opens no image or mask.
-
-    Args:
-        dataset (AnomalibDataset): The dataset of images.
-        files (Sequence[str]): File in the cache for each sample.
-    """
+    """Reads the features of another dataset's samples from ``files`` of the cache; opens no image or mask."""
 
     def __init__(self, dataset: AnomalibDataset, files: Sequence[str]) -> None:
         super().__init__()
@@ -60,11 +52,7 @@ class FeatureDataset(AnomalibDataset):
         return self._name
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
-        """Read the fields of one image; those of ``tokens`` have no batch dimension.
-
-        Raises:
-            ValueError: If the file is corrupt; names it.
-        """
+        """Read the fields of one image; those of ``tokens`` have no batch dimension."""
         row = self.samples.iloc[index]
         tensors = read_features(Path(row.features))
         return {
@@ -101,14 +89,9 @@ def read_header(path: Path) -> dict[str, str]:
 
 
 def read_features(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file in the cache.
-
-    Raises:
-        ValueError: If they do not match the checksum; names the file.
-    """
+    """Read the tensors of a file in the cache; a ``ValueError`` names one that does not match its checksum."""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
+        tensors = load_file(path)
     except (SafetensorError, OSError):
         tensors = {}
     if read_header(path).get("checksum") != digest(tensors, {}):

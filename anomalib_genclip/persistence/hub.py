@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from huggingface_hub import errors, hf_hub_download
 
-from anomalib_genclip.utils.logs import quiet
+from anomalib_genclip.utils.messages import quiet
 
 SCHEME = "hf://"
 _URL = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?/(?P<file>.+\.safetensors)")

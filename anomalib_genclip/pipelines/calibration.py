@@ -3,6 +3,7 @@
 
 """Thresholds with a known rate of false alarms, from normal images alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil
@@ -18,12 +19,13 @@ from torch import Tensor
 from anomalib_genclip.callbacks.reference_images import draw_references
 from anomalib_genclip.components.references import UNNAMED
 from anomalib_genclip.data.images import check_images
-from anomalib_genclip.data.normal_images import NormalImages, file_hash, images_of_datamodule, images_of_folder
+from anomalib_genclip.data.normal_images import NormalImages, images_of_datamodule, images_of_folder
 from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
+from anomalib_genclip.utils.files import file_hash
+from anomalib_genclip.utils.messages import summarize
 from anomalib_genclip.utils.settings import OpenUnitFloat, checked
-from anomalib_genclip.utils.text import summarize
 
 
 def conformal_threshold(scores: Tensor, false_alarm_rate: float) -> Tensor:
@@ -35,9 +37,6 @@ def conformal_threshold(scores: Tensor, false_alarm_rate: float) -> Tensor:
     Args:
         scores (Tensor): Scores of normal images, ``(n,)``.
         false_alarm_rate (float): ``a``.
-
-    Returns:
-        Tensor: The threshold, ``()``.
 
     Raises:
         ValueError: If there are too few scores; says how many are needed.
@@ -73,17 +72,14 @@ def calibrate(
         raise ValueError(msg)
     of_datamodule = isinstance(normal, LightningDataModule)
     category, images, source = _normal_images(normal)
-    rows = list(range(len(images.files)))
-    if model is not None:
-        _draw_references(model, category, images if of_datamodule else None)
-        rows = _without_references(model, images, may_hold_some=of_datamodule)
+    rows = range(len(images.files)) if model is None else _without_references(model, category, images, of_datamodule)
     conformal_threshold(torch.zeros(len(rows)), rate)  # raises before anything is computed
     scores, highest = [], []
     for row in rows:
-        pixels = images.read(row)
-        check_images(ImageBatch(image=pixels[None], image_path=[images.files[row]]), {images.files[row]})
+        pixels, file = images.read(row), images.files[row]
+        check_images(ImageBatch(image=pixels[None], image_path=[file]), {file})
         batch, size = inferencer.transform(pixels)[None], (pixels.shape[1], pixels.shape[2])
-        (record,) = inferencer.predict_batch(batch, [images.files[row]], [size], [category or None])
+        (record,) = inferencer.predict_batch(batch, [file], [size], [category or None])
         if record.error:
             raise ValueError(record.error)
         scores.append(record.score)
@@ -111,45 +107,33 @@ def calibrate(
     return {name: float(threshold) for name, threshold in thresholds.items()}
 
 
-def _draw_references(model: GenCLIP, category: str, images: NormalImages | None) -> None:
-    """Draw ``k_shot`` references from the given images.
+def _without_references(model: GenCLIP, category: str, images: NormalImages, of_datamodule: bool) -> Sequence[int]:
+    """Return the indices of the images that are no references, which are drawn from those of a datamodule first.
 
     Raises:
-        ValueError: If there is nothing to draw from.
+        ValueError: If there is nothing to draw from, or a folder has references.
     """
-    if not model.k_shot or model.hparams["few_shot_source"] is not None:  # the inferencer has drawn from a folder
-        return
-    if images is not None:
-        draw_references(model, {category: images})
-    elif not model.model.references.memories:
-        msg = f"k_shot={model.k_shot} has nothing to draw from: give few_shot_source."
-        raise ValueError(msg)
-
-
-def _without_references(model: GenCLIP, images: NormalImages, *, may_hold_some: bool) -> list[int]:
-    """Return the indices of the images that are no references.
-
-    Raises:
-        ValueError: If there are references among them where there must be none.
-    """
-    references = {image for memory in model.model.references.memories for image in memory.images}
-    shared = [row for row, file in enumerate(images.files) if references and file_hash(file) in references]
-    if shared and not may_hold_some:
-        names = summarize(images.files[row] for row in shared)
+    references = model.model.references
+    if model.k_shot and model.hparams["few_shot_source"] is None:  # else the inferencer has drawn them
+        if of_datamodule:
+            draw_references(model, {category: images})
+        elif not references.memories:
+            msg = f"k_shot={model.k_shot} has nothing to draw from: give few_shot_source."
+            raise ValueError(msg)
+    known = {image for memory in references.memories for image in memory.images}
+    shared = {row for row, file in enumerate(images.files) if known and file_hash(file) in known}
+    if shared and not of_datamodule:
+        names = summarize(images.files[row] for row in sorted(shared))
         msg = (
             f"References are among the normal images ({len(shared)}), with lower scores than those of new images: "
             f"{names}. Give other images."
         )
         raise ValueError(msg)
-    return [row for row in range(len(images.files)) if row not in set(shared)]
+    return [row for row in range(len(images.files)) if row not in shared]
 
 
 def _normal_images(normal: LightningDataModule | str | Path) -> tuple[str, NormalImages, str]:
-    """Find the normal images.
-
-    Raises:
-        ValueError: If there are none, or those of several categories.
-    """
+    """Find the normal images: their category, themselves, and the name of their source."""
     if not isinstance(normal, LightningDataModule):
         return UNNAMED, images_of_folder(str(normal), "normal"), Path(normal).name
     normal.prepare_data()

@@ -1,23 +1,40 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Comparison of models with different protocols, on the same images and with the same metrics."""
+"""Comparison of models on the same images and with the same metrics, and of a model with parts of itself."""
 
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
+import pandas as pd
 import yaml
+from matplotlib.figure import Figure
 from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, ValidationError, model_validator
 
 from anomalib_genclip.data.categories import category_of, expand_each, to_download
-from anomalib_genclip.evaluation.report import Row
+from anomalib_genclip.evaluation.report import NOTE, STD, ResultTable, Row, png
+from anomalib_genclip.evaluation.scores import METRIC_NAMES
+from anomalib_genclip.inferencer import load_trained
+from anomalib_genclip.utils.files import atomic_write
 from anomalib_genclip.utils.loaders import as_list
 
-from .comparison_tables import ComparisonTables
-from .job_actions import Settings, build_datamodule
-from .jobs import Job, run_jobs
+from .jobs import Job, Settings, build_datamodule, run_jobs
 
+REMARKS = (
+    "Metrics in percent, per category and as the mean over categories.",
+    "Every model keeps its own pre- and post-processor, as in anomalib's benchmark.",
+    "anomalib's post-processor clamps normalized scores to [0, 1], which causes ties; GenCLIP's does not normalize.",
+    "images_per_second: pre-processing and model, without reading files and computing metrics.",
+    "peak_memory_mib: during the test (one_class models: and training); of the GPU, else of the process.",
+)
+NUMBERS = (*METRIC_NAMES, "images", "images_per_second", "peak_memory_mib")
+ABLATION_REMARKS = [
+    "Metrics in percent. One trained model, without retraining.",
+    "layers: those whose maps are averaged. The image score also uses the last layer's CLS token.",
+]
+ABLATION_COLUMNS = ["branches", "CNF", "layers", *METRIC_NAMES, "images_per_second"]
 Kind = TypeVar("Kind", bound=BaseModel)
 Categories = list[str] | Literal["all"] | None
 Numbers = Annotated[list[NonNegativeInt], Field(min_length=1)]
@@ -87,6 +104,92 @@ class Comparison(Strict):
         return self
 
 
+@dataclass
+class ComparisonTables:
+    """Tables of a comparison, and the folder for their files."""
+
+    folder: Path
+    rows: list[Row]  # one per job: model, protocol, category, seed, and results or an error
+
+    @property
+    def models(self) -> ResultTable:
+        """One row per model, with means over its categories, and over its seeds with standard deviations."""
+        plain = [{**dict.fromkeys(NUMBERS), **with_note(row), "failed": "error" in row} for row in self.rows]
+        frame = pd.DataFrame(plain).astype(dict.fromkeys(NUMBERS, float))
+        rows = [_summary(own) for _, own in frame.groupby("model", sort=False)]
+        done, remarks = frame[~frame.failed], list(REMARKS)
+        if len(set(done.groupby("model").category.agg(frozenset))) > 1:
+            remarks.append("The models' means are over different categories, because some jobs failed.")
+        if len(done[["category", "images"]].drop_duplicates()) > done.category.nunique():
+            remarks.append("The models were not tested on the same number of images.")
+        return ResultTable("Comparison: means over categories", rows, remarks)
+
+    @property
+    def categories(self) -> ResultTable:
+        """One row per model, seed and category."""
+        return ResultTable("Comparison: by category", [with_note(row) for row in self.rows], list(REMARKS))
+
+    def save(self) -> None:
+        """Print the table of models, and write both tables and the plot."""
+        models = self.models
+        models.print(["model", "categories", *METRIC_NAMES, "images_per_second", "peak_memory_mib"])
+        models.write(self.folder, "comparison")
+        self.categories.write(self.folder, "comparison_by_category")
+        atomic_write(self.folder / "comparison.png", draw_accuracy_against_speed(models.rows))
+        print(f"Tables and plot: {self.folder}/comparison.*, comparison_by_category.*")
+
+
+def with_note(row: Row) -> Row:
+    """Replace a job's error and notes by the row's note."""
+    results = {name: value for name, value in row.items() if name not in {"error", "notes"}}
+    return {**results, NOTE: f"failed: {row['error']}" if "error" in row else "; ".join(row["notes"])}
+
+
+def _summary(rows: pd.DataFrame) -> Row:
+    """Summarize one model's rows: mean of metrics, sum of times, peak of memory."""
+    done, count = rows[~rows.failed], rows.category.nunique()
+    summary = {
+        **rows.iloc[0][["model", "protocol"]],
+        "categories": f"{count - rows.category[rows.failed].nunique()} of {count}",
+    }
+    of_seeds = done.groupby("seed")[list(METRIC_NAMES)].mean().agg(["mean", "std"])
+    for name, (mean, std) in of_seeds.items():
+        summary[name] = mean
+        if pd.notna(std):
+            summary[f"{name}{STD}"] = std
+    seconds = (done.images / done.images_per_second).sum()
+    summary |= {
+        "images": int(done.images.sum()),
+        "images_per_second": done.images.sum() / seconds if seconds else None,
+        "peak_memory_mib": done.peak_memory_mib.max(),
+        "device": ", ".join(done.device.unique()) if len(done) else None,
+        NOTE: "; ".join(filter(None, rows[NOTE].unique())),
+    }
+    return {name: None if pd.isna(value) else value for name, value in summary.items()}
+
+
+def draw_accuracy_against_speed(rows: list[Row]) -> bytes:
+    """Draw one panel per metric with one point per model, as PNG; models without results are listed in the title."""
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    panels = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
+    drawn = {}
+    for axes, metric in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for index, row in enumerate(rows):
+            if row["images_per_second"] is not None and row[metric] is not None:
+                style = {"marker": "osD^vP*X"[index % 8], "color": f"C{index % 10}", "linestyle": "", "markersize": 9}
+                (drawn[row["model"]],) = axes.plot(row["images_per_second"], 100 * row[metric], **style)
+        axes.set(xscale="log", xlabel="images per second", title=f"{metric.replace('_', ' ')} in percent")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.margins(0.15)
+        axes.grid(visible=True, which="both", color="#e4e4e4", linewidth=0.6)
+    absent = [row["model"] for row in rows if row["images_per_second"] is None]
+    title = "Accuracy against speed" + (f" (without a result: {', '.join(absent)})" if absent else "")
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    if drawn:
+        figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=min(4, len(drawn)))
+    return png(figure, dpi=110)
+
+
 def compare(settings: Settings) -> ComparisonTables:
     """Compare models with different protocols on the same images, and print and write the tables.
 
@@ -106,11 +209,7 @@ def compare(settings: Settings) -> ComparisonTables:
 
 
 def target_parts(comparison: Comparison) -> list[tuple[str, Settings, str | None]]:
-    """List the categories of the targets, after downloading missing datasets.
-
-    Raises:
-        ValueError: If anomalib has no such datamodule, or a category is missing.
-    """
+    """List the categories of the targets, after downloading missing datasets."""
     targets = [target.model_dump() for target in comparison.target]
     datamodules = [build_datamodule(target) for target in targets]
     for missing in to_download(datamodules):
@@ -127,16 +226,12 @@ def target_parts(comparison: Comparison) -> list[tuple[str, Settings, str | None
 def training_jobs(comparison: Comparison) -> list[Job]:
     """Create one training job for each model of the cross-dataset protocol and each of its seeds."""
     own = {"model", "source", "source_categories", "data", "trainer"}
-    return [
-        Job(
-            action="train",
-            settings={**entry.model_dump(include=own), "seed": seed, "accelerator": comparison.accelerator},
-            labels={"model": entry.name, "seed": seed},
-        )
-        for entry in comparison.models
-        if entry.protocol == "cross_dataset"
-        for seed in entry.seeds or []
-    ]
+    jobs = []
+    for entry in comparison.models:
+        for seed in entry.seeds or [] if entry.protocol == "cross_dataset" else []:
+            settings = {**entry.model_dump(include=own), "seed": seed, "accelerator": comparison.accelerator}
+            jobs.append(Job("train", settings, {"model": entry.name, "seed": seed}))
+    return jobs
 
 
 def test_jobs(comparison: Comparison, parts: list[tuple], trained: list[Row]) -> list[Job]:
@@ -160,6 +255,27 @@ def test_jobs(comparison: Comparison, parts: list[tuple], trained: list[Row]) ->
             failure = f"training failed: {training['error']}" if "error" in training else ""
             jobs.append(Job("test", settings, labels, failure))
     return jobs
+
+
+def ablate(
+    weights: str, data: Settings, results_dir: str, accelerator: str, seed: int, isolate: bool, pretrained: str | None
+) -> ResultTable:
+    """Test a trained model without some of its parts and with single layers, and print and write the table."""
+    common = {"weights": weights, "pretrained": pretrained, "data": data, "seed": seed, "accelerator": accelerator}
+    layers = load_trained(weights, pretrained).model.layers
+    # CNF has no effect on the query-only branch, which has no class name.
+    parts = [("both", True), ("both", False), ("vision", True), ("vision", False), ("query", False)]
+    jobs = []
+    for branches, cnf, used in [(*part, layers) for part in parts] + [("both", True, [layer]) for layer in layers]:
+        variant = {"branches": branches, "class_name_filter": cnf, "map_layers": used}
+        labels = {"branches": branches, "CNF": "on" if cnf else "off", "layers": " ".join(map(str, used))}
+        jobs.append(Job("ablate", {**common, "variant": variant}, labels))
+    rows = [with_note(row) for row in run_jobs("ablation", jobs, Path(results_dir), isolate)]
+    shown = [{name: row[name] for name in (*ABLATION_COLUMNS, "images", NOTE) if name in row} for row in rows]
+    table = ResultTable("Ablation", shown, ABLATION_REMARKS)
+    table.print(ABLATION_COLUMNS)
+    table.write(results_dir, "ablation")
+    return table
 
 
 def read_settings(path: str | Path) -> Settings:

@@ -1,24 +1,19 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Explanation of the score of one image, as a figure.
+"""Explanation of the score of one image, as a figure: its maps, and the decision of Class Name Filtering."""
 
-It shows the image, the maps of the vision-enhanced and of the query-only branch, the anomaly map, the mask if there is
-one, and the decision of Class Name Filtering.
-"""
-
-import io
 from pathlib import Path
 
 import numpy as np
 import torch
 from anomalib.data.utils import read_mask
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_genclip.components.class_names import GENERIC
 from anomalib_genclip.data.images import read_image
+from anomalib_genclip.evaluation.report import png
 from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.records import Record
 from anomalib_genclip.utils.files import atomic_write
@@ -29,20 +24,19 @@ BRANCH_TITLES = {"vision": "vision-enhanced branch", "query": "query-only branch
 def describe(record: Record) -> str:
     """Describe a record with parts in words."""
     parts = record.parts
-    if parts is None:
-        msg = "The record has no parts: predict with parts=True."
-        raise ValueError(msg)
+    assert parts is not None, "predict with parts=True"
     score = f"image score {record.score:.3f}"
     if record.image_threshold is not None:
         score += f": {record.label} (threshold {record.image_threshold:.3f})"
-    name, cosines = parts.class_name, f"cosine {parts.similarity:.3f}, object {parts.generic_similarity:.3f}"
+    name = parts.class_name
     if name == GENERIC:
         return f"{score}\nno class name was given"
+    found = f'Class Name Filtering replaced "{name}" by "{parts.used_name}"'
     if not parts.filtering:
-        return f'{score}\nclass name "{name}", Class Name Filtering is off ({cosines})'
-    if parts.used_name == name:
-        return f'{score}\nClass Name Filtering kept "{name}" ({cosines})'
-    return f'{score}\nClass Name Filtering replaced "{name}" by "{parts.used_name}" ({cosines})'
+        found = f'class name "{name}", Class Name Filtering is off'
+    elif parts.used_name == name:
+        found = f'Class Name Filtering kept "{name}"'
+    return f"{score}\n{found} (cosine {parts.similarity:.3f}, object {parts.generic_similarity:.3f})"
 
 
 def draw_explanation(record: Record, image: np.ndarray, caption: str, mask: np.ndarray | None = None) -> bytes:
@@ -55,11 +49,13 @@ def draw_explanation(record: Record, image: np.ndarray, caption: str, mask: np.n
         mask (np.ndarray | None): Ground truth, ``(h, w)`` of any size, 1 for anomalous. Defaults to ``None``.
     """
     size = record.anomaly_map.shape  # type: ignore[union-attr]
-    maps = {BRANCH_TITLES[name]: _resized(grid, size) for name, grid in record.parts.maps.items()}  # type: ignore[union-attr]
+    maps = {
+        BRANCH_TITLES[name]: F.interpolate(torch.from_numpy(grid)[None, None], size, mode="bilinear")[0, 0].numpy()
+        for name, grid in record.parts.maps.items()  # type: ignore[union-attr]
+    }
     maps = {"anomaly map": record.anomaly_map} | (maps if len(maps) > 1 else {})  # type: ignore[dict-item]
     count = 1 + len(maps) + (mask is not None)
     figure = Figure(figsize=(3.1 * count, 4.1), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     panels = list(figure.subplots(1, count))
     low, high = min(map(np.min, maps.values())), max(map(np.max, maps.values()))
     extent = (0, size[1], size[0], 0)
@@ -71,17 +67,10 @@ def draw_explanation(record: Record, image: np.ndarray, caption: str, mask: np.n
     if mask is not None:
         _show(panels[-1], mask, "mask (ground truth)", cmap="gray", vmin=0, vmax=1, extent=extent)
     figure.suptitle(caption, fontsize=10, parse_math=False)
-    buffer = io.BytesIO()
-    canvas.figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
-
-
-def _resized(grid: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    return F.interpolate(torch.from_numpy(grid)[None, None], tuple(size), mode="bilinear")[0, 0].numpy()
+    return png(figure, dpi=100)
 
 
 def _show(axes, image: np.ndarray, title: str, **options) -> None:  # noqa: ANN001  # matplotlib's own
-    """Show an image in a panel without ticks."""
     axes.imshow(image, **options)
     axes.set_title(title, fontsize=9)
     axes.set_axis_off()
@@ -108,7 +97,6 @@ def explain(
     record = inferencer.predict(pixels, parts=True)
     caption = describe(record)
     truth = None if mask is None else read_mask(mask, as_tensor=False)
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, draw_explanation(record, pixels.permute(1, 2, 0).numpy(), caption, truth))
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(Path(out), draw_explanation(record, pixels.permute(1, 2, 0).numpy(), caption, truth))
     return caption

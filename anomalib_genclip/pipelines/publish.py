@@ -15,7 +15,7 @@ from anomalib_genclip.evaluation.report import ResultTable
 from anomalib_genclip.persistence.prompts_file import LearnedWeights, load_weights
 from anomalib_genclip.persistence.weights_files import resolve_weights
 from anomalib_genclip.utils.files import atomic_write_folder, file_hash, why_unreadable
-from anomalib_genclip.utils.logs import quiet
+from anomalib_genclip.utils.messages import quiet
 
 CARD, PROMPTS, REPORT = "README.md", "prompts.safetensors", "metrics.json"
 _TO_FILL_IN = "to be filled in by the publisher"
@@ -37,13 +37,12 @@ def publish(
         ValueError: If the prompts file, the report or the name of the repository is not valid.
         ConnectionError: If the upload fails. The folder is complete.
     """
-    if repo.count("/") != 1:
+    validate_repo_id(repo)
+    if "/" not in repo:
         msg = f"repo={repo!r} must be owner/name."
         raise ValueError(msg)
-    validate_repo_id(repo)
     learned, file = load_weights(weights), resolve_weights(weights)
-    figures = f"Figures: {_TO_FILL_IN}." if report is None else read_report(Path(report)).as_markdown()
-    card = model_card(learned, file_hash(file), repo, figures, license_id)
+    card = _model_card(learned, file_hash(file), repo, _figures(report), license_id)
 
     def write(folder: Path) -> Path:
         shutil.copyfile(file, folder / PROMPTS)
@@ -53,22 +52,34 @@ def publish(
         return folder / CARD
 
     atomic_write_folder(Path(output), write)
-    return _upload(Path(output), repo) if upload else str(output)
-
-
-def read_report(path: Path) -> ResultTable:
-    """Read the ``metrics.json`` of a test run; raise ``ValueError`` if it is none."""
+    if not upload:
+        return str(output)
     try:
-        table = ResultTable(**json.loads(path.read_text(encoding="utf-8")))
-        table.as_markdown()
+        with quiet("huggingface_hub"):
+            hub = HfApi()
+            hub.create_repo(repo, exist_ok=True)
+            return str(hub.upload_folder(repo_id=repo, folder_path=output, allow_patterns=[CARD, PROMPTS, REPORT]))
+    except Exception as error:  # noqa: BLE001  # versions of the client raise different types
+        msg = (
+            f"{output} is written, but could not be uploaded to {repo}: {why_unreadable(error)}\n"
+            "Log in with `hf auth login`, and run the command again."
+        )
+        raise ConnectionError(msg) from None
+
+
+def _figures(report: str | None) -> str:
+    """Format the ``metrics.json`` of a test run; raise ``ValueError`` if it is none."""
+    if report is None:
+        return f"Figures: {_TO_FILL_IN}."
+    try:
+        return ResultTable(**json.loads(Path(report).read_text(encoding="utf-8"))).as_markdown()
     except (ValueError, TypeError, AttributeError) as error:
-        msg = f"{path} is not the metrics.json of a test run."
+        msg = f"{report} is not the metrics.json of a test run."
         raise ValueError(msg) from error
-    return table
 
 
-def model_card(learned: LearnedWeights, checksum: str, repo: str, figures: str, license_id: str | None) -> str:
-    """Write the model card: data, settings, figures, and how to use the prompts."""
+def _model_card(learned: LearnedWeights, checksum: str, repo: str, figures: str, license_id: str | None) -> str:
+    """Format data, settings, figures, and how to use the prompts."""
     header = ModelCardData(
         license=license_id or "unknown",
         library_name="anomalib",
@@ -121,18 +132,3 @@ record = Inferencer("hf://{repo}/{PROMPTS}", class_name="metal nut").predict("pa
 
 {figures}
 """
-
-
-def _upload(folder: Path, repo: str) -> str:
-    """Upload a folder; a ``ConnectionError`` says why that failed."""
-    try:
-        with quiet("huggingface_hub"):
-            hub = HfApi()
-            hub.create_repo(repo, exist_ok=True)
-            return str(hub.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=[CARD, PROMPTS, REPORT]))
-    except Exception as error:  # noqa: BLE001  # versions of the client raise different types
-        msg = (
-            f"{folder} is written, but could not be uploaded to {repo}: {why_unreadable(error)}\n"
-            "Log in with `hf auth login`, and run the command again."
-        )
-        raise ConnectionError(msg) from None

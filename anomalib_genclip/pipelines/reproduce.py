@@ -9,12 +9,11 @@ from pydantic import Field
 
 from anomalib_genclip.evaluation.report import NOTE, ResultTable, Row
 from anomalib_genclip.evaluation.scores import METRIC_NAMES
-from anomalib_genclip.utils.configs import find_config
+from anomalib_genclip.utils.files import find_config
 from anomalib_genclip.utils.loaders import as_list
 
 from .comparison import Strict, compare, read_settings, validated
-from .job_actions import Settings
-from .jobs import reason
+from .jobs import Settings, reason
 
 REMARKS = [
     "Metrics in percent, as the mean over categories.",
@@ -56,35 +55,38 @@ def reproduce(settings: Settings) -> ResultTable:
         ValueError: If a setting is missing, unknown or invalid.
     """
     checked = validated(Reproduction, settings)
-    table = ResultTable("The paper's protocols", [], REMARKS)
+    table, folder = ResultTable("The paper's protocols", [], REMARKS), checked.results_dir
     for protocol in checked.protocols:
         table.rows += run_protocol(protocol, checked)
-        table.write(checked.results_dir, "reproduce")  # after each, because they take hours
+        table.write(folder, "reproduce")  # after each, because they take hours
     table.print(["data", "model", "source", *METRIC_NAMES])
-    folder = checked.results_dir
     print(f"Table: {folder}/reproduce.*; by category: {folder}/*/comparison_by_category.*")  # the command's result
     return table
 
 
 def run_protocol(protocol: str, settings: Reproduction) -> list[Row]:
     """Run one protocol, the settings file of a CrossDataset, and return published and measured results."""
-    label, rows = Path(protocol).stem, []
+    label = Path(protocol).stem
+    results: list[tuple[str, str, Row]] = []
     try:
         data = read_settings(find_config(protocol))["init_args"]
         label = " to ".join(" + ".join(_names(data[side])) for side in ("source", "target"))
         for name in _names(data["target"]):
-            rows += [_row(label, *published) for published in PUBLISHED.get(name, ())]
+            results += PUBLISHED.get(name, [])
         measured = compare(comparison_settings(data, settings, Path(protocol).stem)).models.rows[0]
     except Exception as error:  # noqa: BLE001  # the other protocols still run
         measured = {NOTE: f"failed: {reason(error)}"}
-    return [*rows, _row(label, "GenCLIP", "measured", measured)]
+    results.append(("GenCLIP", "measured", measured))
+    return [
+        {"data": label, "model": model, "source": source}
+        | {name: found.get(name) for name in METRIC_NAMES}
+        | {NOTE: found.get(NOTE, "")}
+        for model, source, found in results
+    ]
 
 
 def comparison_settings(data: Settings, settings: Reproduction, stem: str) -> Settings:
-    """Convert the arguments of a CrossDataset to the settings of a comparison with one model.
-
-    The target gets batch size and number of workers of the CrossDataset.
-    """
+    """Convert the arguments of a CrossDataset to the settings of a comparison with one model."""
     loading = {key: data[key] for key in ("eval_batch_size", "num_workers") if key in data}
     sides = {"source", "source_categories", "target", "target_categories"}
     entry = {
@@ -104,11 +106,6 @@ def comparison_settings(data: Settings, settings: Reproduction, stem: str) -> Se
         "target_categories": data.get("target_categories"),
         "models": [entry],
     }
-
-
-def _row(label: str, model: str, source: str, values: Row) -> Row:
-    metrics = {name: values.get(name) for name in METRIC_NAMES}
-    return {"data": label, "model": model, "source": source, **metrics, NOTE: values.get(NOTE, "")}
 
 
 def _names(datamodules: Settings | list[Settings]) -> list[str]:

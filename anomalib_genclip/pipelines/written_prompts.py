@@ -21,18 +21,12 @@ PromptSet = Literal["pair", "ensemble"]
 
 
 class WrittenPrompts(GenCLIP):
-    """GenCLIP with hand-written prompts, which has nothing to learn.
-
-    Patch features (with CLIP's own projection), temperature, map and evaluation are those of GenCLIP. The image score
-    is that of the CLS token alone.
+    """GenCLIP with hand-written prompts, which has nothing to learn; the image score is that of the CLS token alone.
 
     Args:
         prompts (str): ``"pair"`` is "a photo of a perfect {class}" and "a photo of a damaged {class}"; ``"ensemble"``
             is WinCLIP's prompt ensemble, averaged. Defaults to ``"pair"``.
         **settings (Any): Arguments of :class:`~anomalib_genclip.lightning_model.GenCLIP`, without ``weights``.
-
-    Raises:
-        ValueError: If ``weights`` is given.
     """
 
     def __init__(self, prompts: PromptSet = "pair", **settings: Any) -> None:  # noqa: ANN401

@@ -22,8 +22,8 @@ from torch import Tensor
 from anomalib_genclip.data.images import read_image
 from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.records import Record
+from anomalib_genclip.utils.devices import choose_device, choose_precision
 from anomalib_genclip.utils.files import why_unreadable
-from anomalib_genclip.utils.precision import choose_device, choose_precision
 
 from .chunks import REGIONS, Chunk, in_lists
 from .image_files import result_files

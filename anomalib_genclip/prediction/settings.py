@@ -11,8 +11,8 @@ from anomalib_genclip.settings import TileSettings, as_settings
 from anomalib_genclip.utils.settings import NonNegativeInt, OpenUnitFloat, PositiveInt, UnitFloat, check_fields
 
 from .output import TableFormat
-from .schedulers import Engine
 
+Engine = Literal["local", "ray"]  # the modules of schedulers/
 _CHUNK_IMAGES = {"gpu": 256, "cpu": 32}  # at most, unless a batch is larger
 # Settings that the results do not depend on. Weights are known by their hash.
 _ANY = ("weights", "out", "num_workers", "on_error", "shard", "overwrite", "engine", "ray_address", "ray_actors")

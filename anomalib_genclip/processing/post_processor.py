@@ -37,9 +37,6 @@ class RawScorePostProcessor(PostProcessor):
         image_sensitivity (float): 0.5 uses the threshold found in validation; 0.1 more lowers the threshold by 0.1.
             Defaults to ``0.5``.
         pixel_sensitivity (float): The same for the mask. Defaults to ``0.5``.
-
-    Raises:
-        ValueError: If a threshold is not a number from 0 to 1.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
 from torchvision.tv_tensors import Mask
 
-from anomalib_genclip.utils.resize import MatrixResize, resize
+from anomalib_genclip.utils.tensors import MatrixResize, resize
 
 
 class AntialiasedPreProcessor(PreProcessor):
@@ -25,9 +25,6 @@ class AntialiasedPreProcessor(PreProcessor):
     scores from the engine and from the exported file. This class exports the resize as :class:`MatrixResize`.
 
     Models that cut images into tiles resize whole image and tiles themselves: see :meth:`keep_size`.
-
-    Args:
-        transform (Transform | None): Transform of images and masks. Defaults to ``None``.
     """
 
     def __init__(self, transform: Transform | None = None) -> None:
@@ -57,7 +54,6 @@ class AntialiasedPreProcessor(PreProcessor):
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Transform the batch; anomalib's method does not accept ``dataloader_idx``."""
-        del dataloader_idx
         super().on_validation_batch_start(trainer, pl_module, batch, batch_idx)
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:

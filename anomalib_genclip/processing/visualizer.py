@@ -13,22 +13,24 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from anomalib.visualization import ImageVisualizer
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from anomalib_genclip.processing.loggers import log_picture
-from anomalib_genclip.utils.distributed import processes
+from anomalib_genclip.utils.devices import processes
 from anomalib_genclip.utils.files import atomic_open
 from anomalib_genclip.utils.loaders import as_list, datamodule_of, image_paths
 from anomalib_genclip.utils.tensors import digest
 
 # The model imports this module while anomalib.models may be partly imported.
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from anomalib.data import ImageBatch
     from anomalib.models import AnomalibModule
     from lightning.pytorch import Trainer
+    from lightning.pytorch.loggers import Logger
 
 _Group = tuple[str, str]  # dataset, category
 _SHORTEST_TAIL = 2
@@ -53,10 +55,6 @@ class CategoryVisualizer(ImageVisualizer):
 
     Args:
         **kwargs: Arguments of :class:`anomalib.visualization.ImageVisualizer`.
-
-    Example:
-        >>> from anomalib_genclip.processing.visualizer import CategoryVisualizer
-        >>> visualizer = CategoryVisualizer(field_size=(128, 128))
     """
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
@@ -72,16 +70,13 @@ class CategoryVisualizer(ImageVisualizer):
 
     def on_test_start(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
         """Read all test paths, to give each image a unique file."""
-        del pl_module
         self._start(trainer, as_list(trainer.test_dataloaders), logged=_LOGGED)
 
     def on_predict_start(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
         """Read all prediction paths, to give each image a unique file."""
-        del pl_module
         self._start(trainer, as_list(trainer.predict_dataloaders), logged=0)
 
     def _start(self, trainer: Trainer, loaders: list, *, logged: int) -> None:
-        """Determine the folders and file names of the visualizations."""
         self._left_to_log = logged
         self._groups = [_group_of(datamodule_of(trainer, loader), "name") for loader in loaders]
         self._tail_lengths = _tail_lengths(loaders, self._groups)
@@ -101,7 +96,6 @@ class CategoryVisualizer(ImageVisualizer):
         dataloader_idx: int = 0,
     ) -> None:
         """Save one visualization per image of the batch."""
-        del outputs
         tiled = getattr(getattr(pl_module, "model", None), "tiler", None) is not None and not self._has_own_size
         for index, item in enumerate(batch):
             visualizer = self if item.anomaly_map is None or not tiled else self._of_size(item.anomaly_map.shape)
@@ -161,8 +155,8 @@ def _tail_lengths(loaders: list, fallbacks: list[_Group]) -> dict[_Group, int]:
     """Return for each group the smallest number of last parts, at least two, that distinguishes all of its paths."""
     groups: dict[_Group, set[tuple[str, ...]]] = defaultdict(set)
     for loader, fallback in zip(loaders, fallbacks, strict=True):
-        samples = getattr(getattr(loader, "dataset", None), "samples", None)
-        is_named = samples is not None and {"dataset", "category"} <= set(samples.columns)
+        samples = getattr(getattr(loader, "dataset", None), "samples", {})
+        is_named = "dataset" in samples and "category" in samples
         names = zip(samples["dataset"], samples["category"], strict=True) if is_named else repeat(fallback)
         for group, path in zip(names, image_paths(loader), strict=False):
             groups[group].add(_parts(path))
@@ -171,3 +165,18 @@ def _tail_lengths(loaders: list, fallbacks: list[_Group]) -> dict[_Group, int]:
         while len({path[-lengths[group] :] for path in paths}) < len(paths):
             lengths[group] += 1
     return lengths
+
+
+def log_picture(loggers: Iterable[Logger], name: str, picture: Image.Image, step: int) -> None:
+    """Give a picture to every TensorBoard, W&B and MLflow logger; others are left alone (ours).
+
+    anomalib's ``add_image`` has another meaning in each and, for W&B, shows nothing before a call that is never made.
+    """
+    pixels = np.asarray(picture)
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, pixels, step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(name, [picture], step=step)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_image(logger.run_id, pixels, f"{name}.png")

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Atomic writing, hashes, and checks of files that are read."""
+"""Atomic writing, hashes, checks of files that are read, and the settings files of the package."""
 
 import hashlib
 import os
@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 from uuid import uuid4
+
+_PACKAGE = Path(__file__).parents[1]
 
 
 def is_file(text: str | Path) -> bool:
@@ -40,12 +42,7 @@ def why_unreadable(error: Exception) -> str:
 
 
 def check_archive(path: Path) -> None:
-    """Verify the checksums of a zip archive; torch's files are such archives, and torch does not verify them.
-
-    Raises:
-        OSError: If it cannot be opened.
-        ValueError: If it is damaged; names it.
-    """
+    """Verify the checksums of a zip archive; torch's files are such archives, and torch does not verify them."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
@@ -62,10 +59,8 @@ def check_archive(path: Path) -> None:
 def atomic_open(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes ``path`` if nothing is raised: nobody ever sees a partial file.
 
-    The folder must exist. ``sync`` calls fsync, so that the file is complete even after a power failure.
-
-    Raises:
-        OSError: If it cannot be written; names the file. An existing file stays unchanged.
+    The folder must exist. ``sync`` calls fsync, so that the file is complete even after a power failure. If it cannot
+    be written, an ``OSError`` names it, and an existing file stays unchanged.
     """
     # A random name: one derived from the file's name may be too long, and process IDs are not unique across machines
     # and threads.
@@ -103,3 +98,26 @@ def atomic_write_folder(target: Path, write: Callable[[Path], Path]) -> Path:
             place.parent.mkdir(parents=True, exist_ok=True)
             file.replace(place)
     return target / first.relative_to(folder)
+
+
+def config_folder() -> Path:
+    """Return the folder of the settings files: inside an installed package, and beside it in a checkout."""
+    installed = _PACKAGE / "configs"
+    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
+
+
+def list_configs() -> list[str]:
+    """List the names of the settings files, such as ``"quickstart"`` and ``"data/visa_to_mvtec"``."""
+    folder = config_folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def find_config(name: str | Path) -> Path:
+    """Find a settings file by its path or its name; a ``FileNotFoundError`` lists the names."""
+    if is_file(name):
+        return Path(name)
+    known = list_configs()
+    if (plain := str(name).removesuffix(".yaml")) in known:
+        return config_folder() / f"{plain}.yaml"
+    msg = f"There is no settings file {str(name)!r}. Give a path, or one of: {', '.join(known)}."
+    raise FileNotFoundError(msg)

@@ -7,7 +7,6 @@ The restricted numbers are jsonargparse's: the command line checks them, and ``-
 """
 
 from collections.abc import Callable
-from dataclasses import fields
 from math import inf
 from pathlib import Path
 from types import NoneType
@@ -42,10 +41,8 @@ _NUMBERS: dict[Any, tuple[Callable[[Any], Any], str]] = {
 def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # any user input
     """Check a setting and convert it to a plain number, string or bool.
 
-    NumPy scalars and other subclasses of numbers make checkpoints unreadable with ``weights_only=True``.
-
-    Raises:
-        ValueError: If the value is not of that kind; names the setting.
+    NumPy scalars and other subclasses of numbers make checkpoints unreadable with ``weights_only=True``. A
+    ``ValueError`` names a setting whose value is not of that kind.
     """
     choices = get_args(kind)
     if NoneType in choices:
@@ -55,10 +52,10 @@ def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # any use
             msg = f"{name}={value!r} is unknown. Choose one of {', '.join(choices)}."
             raise ValueError(msg)
         return str(value)
+    if kind is bool and not isinstance(value, bool):
+        msg = f"{name}={value!r} must be true or false."
+        raise ValueError(msg)
     if kind is bool:
-        if not isinstance(value, bool):
-            msg = f"{name}={value!r} must be true or false."
-            raise ValueError(msg)  # invalid settings are ValueErrors
         return value
     plain, bounds = _NUMBERS[kind]
     try:
@@ -71,30 +68,15 @@ def checked(name: str, value: Any, kind: Any) -> Any:  # noqa: ANN401  # any use
 
 
 def check_fields(settings: Any) -> None:  # noqa: ANN401  # a frozen dataclass
-    """Check the fields of a dataclass whose type is a kind of :func:`checked`, and convert them to plain types.
-
-    Raises:
-        ValueError: If a field's value is not of its kind; names it.
-    """
-    hints = get_type_hints(type(settings))
-    for field in fields(settings):
-        kind = hints[field.name]
-        inner = next((part for part in get_args(kind) if part is not NoneType), kind) if not _is_literal(kind) else kind
-        if inner in _NUMBERS or inner is bool or _is_literal(inner):
-            value = checked(field.name, getattr(settings, field.name), kind)
-            object.__setattr__(settings, field.name, value)
-
-
-def _is_literal(kind: Any) -> bool:  # noqa: ANN401
-    return get_origin(kind) is Literal
+    """Check the fields of a dataclass whose type is a kind of :func:`checked`, and convert them to plain types."""
+    for name, kind in get_type_hints(type(settings)).items():
+        inner = get_args(kind)[0] if NoneType in get_args(kind) else kind
+        if inner in _NUMBERS or inner is bool or get_origin(inner) is Literal:
+            object.__setattr__(settings, name, checked(name, getattr(settings, name), kind))
 
 
 def checked_path(name: str, value: Any) -> str | None:  # noqa: ANN401
-    """Check a setting that is a path or ``None``, and return it as a string.
-
-    Raises:
-        ValueError: If it is not a valid path; names the setting.
-    """
+    """Check a setting that is a path or ``None``, and return it as a string; a ``ValueError`` names the setting."""
     if value is None:
         return None
     if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):

@@ -1,15 +1,17 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks and hashes of tensors."""
+"""Hashes and checks of tensors, and CLIP's resize: bicubic and antialiased, the same in torch and in exports."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize as torchvision_resize
 
 
 def digest(tensors: Mapping[str, Tensor], description: Any) -> str:  # noqa: ANN401  # plain data
@@ -28,3 +30,51 @@ def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
         if not (value.is_floating_point() and torch.isfinite(value).all()):
             msg = f"{source}: tensor {key!r} does not consist of finite floating-point numbers."
             raise ValueError(msg)
+
+
+def resize(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize images ``(B, C, H, W)`` to ``(B, C, *size)``."""
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    if torch.compiler.is_exporting():
+        return MatrixResize((size[0], size[1]))(images)
+    return torchvision_resize(images, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+
+
+class MatrixResize(nn.Module):
+    """Antialiased bicubic resize as two matrix products, equal to torch's up to float32 rounding.
+
+    ONNX has an operator for it, but OpenVINO silently ignores its antialiasing. The interpolation is separable, and all
+    runtimes compute matrix products alike.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Resize ``(*, H, W)`` to ``(*, *size)``; ``H`` and ``W`` are dynamic."""
+        rows, columns = (
+            _weights(old, new, images.device).to(images.dtype)
+            for old, new in zip(images.shape[-2:], self.size, strict=True)
+        )
+        return rows @ images @ columns.T
+
+
+def _weights(old: int, new: int, device: torch.device) -> Tensor:
+    """Compute the interpolation weights of ``old`` pixels for ``new`` ones: ``(new, old)``, rows sum to 1.
+
+    Distances between pixel centers are integers in units of ``1 / (2 old new)`` of the axis. Runtimes that compute in
+    bfloat16 or float16 do not round integers; rounded distances would misplace pixels.
+    """
+    centres_old = (2 * torch.arange(old, device=device) + 1) * new
+    centres_new = (2 * torch.arange(new, device=device) + 1) * old
+    unit = 2 * torch.sym_max(old, new)  # antialiasing: the kernel widens when the image shrinks
+    distance = (centres_old - centres_new[:, None]).abs().clamp(max=2 * unit)
+    weights = _cubic_kernel(distance.float() / unit)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _cubic_kernel(x: Tensor) -> Tensor:
+    """Keys' cubic with ``a = -1/2``, as torch and Pillow antialias with it, for x in [0, 2]."""
+    return torch.where(x < 1, (1 - x) * (1 + x - 1.5 * x * x), (1 - x) * (2 - x) * (2 - x) / 2)

@@ -24,7 +24,7 @@ class Payload:
     def __init__(self, trace: Path) -> None:
         self.trace = trace
 
-    def __reduce__(self):  # noqa: D105
+    def __reduce__(self):
         return Path.touch, (self.trace,)
 
 

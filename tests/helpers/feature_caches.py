@@ -10,7 +10,12 @@ from lightning.pytorch import Callback
 
 from anomalib_genclip import CrossDataset, GenCLIP
 from helpers import data_trees
-from helpers.runs import build, engine
+from helpers.runs import engine
+
+
+def build(**settings) -> GenCLIP:
+    """Build the tiny model, without pictures."""
+    return GenCLIP(**{"backbone": "tiny", "image_size": 32, "visualizer": False, **settings})
 
 
 class Record(Callback):

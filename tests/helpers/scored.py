@@ -6,7 +6,7 @@
 import torch
 from anomalib.metrics import AUPR, AUPRO, AUROC, F1Max
 
-from anomalib_genclip.data.batch import CategoryBatch
+from anomalib_genclip.data.category_dataset import CategoryBatch
 
 SIZE = 24
 
@@ -49,16 +49,10 @@ def collate(items: list[dict]) -> CategoryBatch:
 
 def anomalib_metrics(items: list[dict]) -> dict[str, float]:
     """Compute anomalib's own metrics, updated batch by batch as its evaluator does."""
-    image, pixel = ["pred_score", "gt_label"], ["anomaly_map", "gt_mask"]
-    metrics = {
-        "image_AUROC": AUROC(fields=image),
-        "image_AP": AUPR(fields=image),
-        "image_F1Max": F1Max(fields=image),
-        "pixel_AUROC": AUROC(fields=pixel),
-        "pixel_AUPRO": AUPRO(fields=pixel),
-        "pixel_AP": AUPR(fields=pixel),
-        "pixel_F1Max": F1Max(fields=pixel),
-    }
+    fields = {"image": ["pred_score", "gt_label"], "pixel": ["anomaly_map", "gt_mask"]}
+    kinds = {"AUROC": AUROC, "AP": AUPR, "F1Max": F1Max}
+    metrics = {f"{level}_{name}": kind(fields=own) for level, own in fields.items() for name, kind in kinds.items()}
+    metrics["pixel_AUPRO"] = AUPRO(fields=fields["pixel"])
     for start in range(0, len(items), 4):
         for metric in metrics.values():
             metric.update(collate(items[start : start + 4]))

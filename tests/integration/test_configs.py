@@ -14,7 +14,7 @@ from anomalib.cli import AnomalibCLI
 from helpers import data_trees
 
 from anomalib_genclip.pipelines.comparison import Comparison, target_parts, validated
-from anomalib_genclip.utils.configs import find_config
+from anomalib_genclip.utils.files import find_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"

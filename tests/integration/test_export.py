@@ -6,6 +6,7 @@
 import copy
 import csv
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -17,13 +18,12 @@ import pytest
 import torch
 from anomalib.data import PredictDataset
 from anomalib.deploy import OpenVINOInferencer, TorchInferencer
-from anomalib_genclip.prediction.images import read_image
 from helpers.runs import engine, save_checkpoint
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 from torchvision.utils import save_image
 
-from anomalib_genclip import GenCLIP, predict
+from anomalib_genclip import GenCLIP, Inferencer, cli
 from anomalib_genclip.components.references import ReferenceMemory
 
 FORMATS = {"torch": [], "onnx": ["onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
@@ -257,7 +257,7 @@ def test_example_scores_a_folder_without_torch(exported, photos, engine_results,
     program = (
         "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__'); assert 'torch' not in sys.modules"
     )
-    command = [sys.executable, "-c", program, EXAMPLE, exported.file("onnx"), pictures, "--output", tmp_path / "out"]
+    command = [sys.executable, "-c", program, EXAMPLE, exported.file("onnx"), pictures, "--out", tmp_path / "out"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -276,29 +276,62 @@ def test_example_scores_a_folder_without_torch(exported, photos, engine_results,
             assert picture.size == (420, 310)
 
 
-@pytest.mark.parametrize(("kind", "backend"), [("onnx", "onnx"), ("onnx", "openvino"), ("openvino", "openvino")])
-def test_folders_are_scored_with_an_exported_file(exported, tmp_path, kind, backend):
-    need(*FORMATS[kind], *FORMATS[backend])
+# The inferencer
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_inferencer_judges_with_an_exported_file_as_with_the_model(exported, tmp_path, kind):
+    need(*FORMATS[kind])
+    folder = tmp_path / "images"
+    folder.mkdir()
     for name, images in exported.batches.items():
         for number, image in enumerate(images):
-            (tmp_path / "images").mkdir(exist_ok=True)
-            save_image(image, tmp_path / "images" / f"{name}{number}.png")
-    options = {"num_workers": 0, "backend": backend, "accelerator": "cpu", "batch_size": 5, "precision": "float32"}
-    records = {record.name: record for record in predict(exported.file(kind), tmp_path / "images", **options)}
-    assert len(records) == sum(map(len, exported.batches.values()))
-    for name, record in records.items():
-        expected = exported.model(read_image(str(tmp_path / "images" / name))[None] / 255)
-        np.testing.assert_allclose(record.anomaly_map, expected.anomaly_map[0, 0], atol=1e-4)
-        assert record.score == pytest.approx(expected.pred_score.item(), abs=1e-4)
+            save_image(image, folder / f"{name}{number}.png")
+    paths = sorted(map(str, folder.iterdir()))
+    inferencer = Inferencer(exported.file(kind), device="cpu", precision="float32")
+    assert (inferencer.class_name, inferencer.image_threshold, inferencer.calibration) == ("screw", 0.5, None)
+    own = Inferencer(exported.model, precision="float32").predict(paths)
+    for record, expected in zip(inferencer.predict(paths), own, strict=True):
+        np.testing.assert_allclose(record.anomaly_map, expected.anomaly_map, atol=1e-4)
+        assert record.score == pytest.approx(expected.score, abs=1e-4)
         if abs(record.score - 0.5) > 1e-4:
-            assert record.anomalous == expected.pred_label.item()
-        assert (record.class_name, record.class_name_filter, record.image_threshold) == (None, None, None)
-        (mask,) = expected.pred_mask[:, 0].numpy()
+            assert record.label == expected.label
         clear = np.abs(record.anomaly_map - 0.5) > 1e-4
-        np.testing.assert_array_equal(record.mask[clear], mask[clear])
-    lowest = min(record.score for record in records.values())
-    others = predict(exported.file(kind), tmp_path / "images", **options, image_threshold=lowest, pixel_threshold=0.0)
-    assert sum(record.anomalous for record in others) == len(records) - 1
+        np.testing.assert_array_equal(record.mask[clear], expected.mask[clear])
+    lowest = min(record.score for record in own)
+    others = Inferencer(exported.file(kind), device="cpu", image_threshold=lowest + 1e-3).predict(paths)
+    assert sum(not record.anomalous for record in others) == 1
+    with pytest.raises(ValueError, match="class_name is fixed in an exported model"):
+        Inferencer(exported.file(kind), "bolt")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_thresholds_of_an_exported_file_are_set_without_a_new_export(exported, photos, tmp_path, kind):
+    need(*FORMATS[kind])
+    good = tmp_path / "good"
+    good.mkdir()
+    for number in range(20):
+        save_image(exported.batches["small"][0] * number / 20, good / f"{number}.png")
+    path = exported.file(kind)
+    out = tmp_path / f"line3{path.suffix}"
+    assert (
+        cli.main(["calibrate", f"--weights={path}", f"--normal={good}", f"--out={out}", "--false_alarm_rate=0.1"]) == 0
+    )
+    calibrated = Inferencer(out, device="cpu")
+    assert calibrated.calibration["normal_images"] == 20
+    assert calibrated.image_threshold == sorted(calibrated.calibration["scores"])[18]
+    record, before = (which.predict(photos / "a.png") for which in (calibrated, Inferencer(path, device="cpu")))
+    assert record.score == pytest.approx(before.score, abs=1e-6)
+    assert record.p_value is not None
+    assert record.anomalous == (record.score > calibrated.image_threshold)
+    with pytest.raises(ValueError, match="must end in"):
+        calibrated.save(tmp_path / "line3.safetensors")
+
+
+def test_torch_file_has_its_description_beside_it(exported):
+    metadata = json.loads(exported.file("torch").with_name("metadata.json").read_text())
+    assert (metadata["image_threshold"], metadata["class_name"], metadata["image_size"]) == (0.5, "screw", [112, 112])
+    assert {"torch", "anomalib"} <= metadata["versions"].keys()
 
 
 @pytest.mark.slow
@@ -306,6 +339,5 @@ def test_a_file_of_a_fixed_size_takes_other_images_resized(exported, tmp_path):
     need("onnx", *FORMATS["onnx"])
     path = exported.model.to_onnx(tmp_path, input_size=(112, 112), external_data=False)
     save_image(exported.batches["flat"][0], tmp_path / "flat.png")
-    (record,) = predict(path, tmp_path / "flat.png", num_workers=0)
-    pixels = read_image(str(tmp_path / "flat.png"))[None] / 255
-    np.testing.assert_allclose(record.anomaly_map, exported.model(pixels).anomaly_map[0, 0], atol=1e-3)
+    record, expected = (Inferencer(which, device="cpu")(tmp_path / "flat.png") for which in (path, exported.model))
+    np.testing.assert_allclose(record.anomaly_map, expected.anomaly_map, atol=1e-3)

@@ -14,7 +14,7 @@ import torch
 from helpers.predictions import results, settings_for, small_chunks, write_images
 
 from anomalib_genclip.prediction.run import run
-from anomalib_genclip.utils.precision import bf16_is_fast
+from anomalib_genclip.utils.devices import bf16_is_fast
 
 ray = pytest.importorskip("ray", reason="ray comes with the extra: pip install .[scale]")
 pytestmark = pytest.mark.slow
@@ -82,7 +82,7 @@ def test_a_broken_image_stops_a_run_of_ray_too(tmp_path):
 def test_workers_choose_the_precision_and_find_the_gpus(tmp_path, monkeypatch):
     write_images(tmp_path / "images", 3)
     here = bf16_is_fast(torch.device("cpu"))
-    monkeypatch.setattr("anomalib_genclip.utils.precision.bf16_is_fast", lambda _: not here)  # in this process alone
+    monkeypatch.setattr("anomalib_genclip.utils.devices.bf16_is_fast", lambda _: not here)  # in this process alone
     run(settings_for(tmp_path, engine="ray", ray_actors=1))
     chosen = json.loads((tmp_path / "out/manifest.json").read_text())["settings"]["precision"]
     assert chosen == ("bf16" if here else "float32")

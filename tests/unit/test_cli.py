@@ -16,7 +16,7 @@ from helpers.comparisons import ROOT, settings_for
 from helpers.predictions import Brightness, use_model, write_images
 
 from anomalib_genclip import cli
-from anomalib_genclip.utils.configs import list_configs
+from anomalib_genclip.utils.files import list_configs
 
 
 def run_benchmark(data: Path, folder: Path, **settings) -> int:

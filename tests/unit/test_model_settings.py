@@ -35,6 +35,8 @@ class Accepted(Exception):  # noqa: N818  # no error: it stands for the weights 
 
 
 def build(**arguments) -> str:
+    """Build a model up to where weights are loaded; return the error, ``""`` if there is none."""
+
     def accept(*_args):
         raise Accepted
 
@@ -53,8 +55,25 @@ def is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-ARGUMENTS = """backbone pretrained image_size layers patch_attention prompt_length class_name branches class_name_filter
-smoothing_sigma fine_tune training seed k_shot few_shot_source max_reference_patches tiles""".split()
+ARGUMENTS = [
+    "backbone",
+    "pretrained",
+    "image_size",
+    "layers",
+    "patch_attention",
+    "prompt_length",
+    "class_name",
+    "branches",
+    "class_name_filter",
+    "smoothing_sigma",
+    "fine_tune",
+    "training",
+    "seed",
+    "k_shot",
+    "few_shot_source",
+    "max_reference_patches",
+    "tiles",
+]
 GROUPS = {"training": TrainingSettings.__dataclass_fields__, "tiles": ("size", "stride", "working_size", "batch_size")}
 
 
@@ -184,6 +203,9 @@ def test_prompts_of_another_backbone_are_refused_by_both_names():
     assert "layers" not in message
 
 
+# With weights: what was checked is what the model takes.
+
+
 @pytest.fixture(scope="module")
 def model() -> GenCLIPModel:
     return torch_model(**SMALL, layers=[12])
@@ -211,7 +233,7 @@ def test_class_name_fits_into_the_context_or_the_error_says_why(model, name):
 
 @pytest.mark.parametrize(
     "name",
-    "螺丝 болт مسمار ネジ🔩 {class} {0} %s [EOS] <end_of_text> a\nb screw_m4 \ud800".split(" "),
+    "螺丝 болт مسمار ネジ🔩 {class} {0} %s [EOS] <end_of_text> a\nb screw_m4 \ud800".split(" "),  # noqa: SIM905
 )
 def test_names_of_any_script_are_names(model, name):
     assert not build(class_name=name)

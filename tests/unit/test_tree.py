@@ -35,15 +35,15 @@ TESTED_IN = {
     "components.prompt_learner": "unit/test_torch_model.py",
     "demo.synthetic": "unit/demo/test_synthetic.py",
     "persistence.export": "integration/test_export.py",
+    "persistence.export_metadata": "integration/test_export.py",
+    "persistence.exported_model": "integration/test_export.py",
+    "persistence.weights_files": "unit/persistence/test_hub.py",
     "prediction.chunks": "unit/prediction/test_run.py",
     "prediction.manifest": "unit/prediction/test_run.py",
     "prediction.schedulers.local": "unit/prediction/test_run.py",
     "prediction.storage": "unit/prediction/test_run.py",
-    "utils.configs": "unit/test_cli.py",
-    "utils.distributed": "unit/evaluation/test_evaluator.py",
-    "utils.resize": "unit/processing/test_pre_processor.py",
+    "settings": "unit/test_model_settings.py",
     "utils.tensors": "robustness/test_hostile_files.py",
-    "utils.text": "unit/data/test_cross_dataset.py",
 }
 
 

@@ -3,8 +3,7 @@
 
 """Rendered images of objects and textures, with and without defects, for tests and first steps without a download."""
 
-from .datamodule import SyntheticDefects
-from .render import CATEGORIES, DEFECTS_OF, SOURCE, TARGET, TUNING, UNSEEN_BY_TINY, render
+from .datamodule import CATEGORIES, DEFECTS_OF, SOURCE, TARGET, TUNING, UNSEEN_BY_TINY, SyntheticDefects, render
 from .textures import TEXTURES
 
 __all__ = [

@@ -93,18 +93,7 @@ def ring(count: int, radius: float, turn: float = 0) -> Iterator[tuple[float, fl
 
 
 class Canvas:
-    """A scene under construction: ``size`` pixels wide, its coordinates scaled by ``zoom`` (minimum and maximum).
-
-    Attributes:
-        image: The painted image, ``(S, S, 3)``.
-        background: The image without the object.
-        x, y: Object coordinates of every pixel, ``(S, S)``.
-        px: Side of a pixel in object coordinates.
-        region: Where a defect may lie, ``(S, S)``; all ones until an object sets it.
-        parts: Parts that can be missing: mask and image without the part.
-        prints: Printed or patterned spots that can be misprinted: mask and image without the print.
-        light: Direction of the light in radians; the same for all reliefs of the scene.
-    """
+    """A scene under construction: ``size`` pixels wide, its coordinates scaled by ``zoom`` (minimum and maximum)."""
 
     def __init__(self, size: int, rng: Generator, zoom: tuple[float, float] = (0.85, 1.1), shift: float = 0.1) -> None:
         self.size, self.rng = size, rng
@@ -112,12 +101,14 @@ class Canvas:
         centre = rng.uniform(-shift, shift, 2)
         rows, cols = np.mgrid[0:size, 0:size].astype(np.float32)
         u, v = (2 * cols + 1) / size - 1 - centre[0], (2 * rows + 1) / size - 1 - centre[1]
+        # Object coordinates of every pixel, (S, S), and the side of a pixel in them.
         self.x = ((np.cos(angle) * u + np.sin(angle) * v) / scale).astype(np.float32)
         self.y = ((-np.sin(angle) * u + np.cos(angle) * v) / scale).astype(np.float32)
         self.px = 2 / size / scale
-        self.light = rng.uniform(-np.pi, np.pi)
+        self.light = rng.uniform(-np.pi, np.pi)  # its direction, the same for all reliefs
         self.image = self.background = np.full((size, size, 3), 0.5, np.float32)
-        self.region = np.ones((size, size), np.float32)
+        self.region = np.ones((size, size), np.float32)  # where a defect may lie
+        # What can be missing and what can be misprinted: mask, and image without it.
         self.parts: list[tuple[np.ndarray, np.ndarray]] = []
         self.prints: list[tuple[np.ndarray, np.ndarray]] = []
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The rendered images as a datamodule: rendered once, then read as MVTec AD is."""
+"""Rendering of images: scene, defect, light and camera; as a datamodule, rendered once, then read as MVTec AD is."""
 
 import json
 from pathlib import Path
@@ -11,26 +11,87 @@ from typing import Any
 import cv2
 import numpy as np
 from anomalib.data.datamodules.image.mvtecad import MVTecAD
+from numpy.random import Generator
 from rich.progress import track
 
 from anomalib_genclip.utils.settings import NonNegativeInt, PositiveInt, RenderSize, checked
 
-from .render import CATEGORIES, DEFECTS_OF, render
+from .canvas import Canvas, fractal
+from .defects import damage, damage_window
+from .objects import OBJECTS
+from .textures import TEXTURES
+
+CATEGORIES = (*TEXTURES, *OBJECTS)
+DEFECTS_OF = {name: kinds for name, (_, kinds) in (TEXTURES | OBJECTS).items()}
+
+# Prompts are trained on the first group and tested on the second. The third is for choosing settings and is not part of
+# reported results.
+SOURCE = (
+    "weave", "wood", "brushed_metal", "tile", "paper", "cork", "knit",
+    "bolt", "washer", "pill", "circuit_board", "button", "battery", "label", "switch",
+)  # fmt: skip
+TARGET = (
+    "leather", "grid", "concrete", "carpet", "perforated_sheet", "corrugated_cardboard", "honeycomb",
+    "gear", "bottle_cap", "cable", "coin", "bearing", "biscuit", "capsule", "key",
+)  # fmt: skip
+TUNING = ("marble", "rubber_mat", "wicker", "nut", "fuse")
+
+# The bundled demonstration CLIP was trained without images and names of these.
+UNSEEN_BY_TINY = ("leather", "grid", "honeycomb", "gear", "cable", "biscuit", "marble", "fuse")
 
 RENDER_VERSION = 1  # incremented when the same seed gives other images, so that old images are rendered again
 _RECIPE = "recipe.json"
+
+
+def light_and_camera(image: np.ndarray, rng: Generator, sharp_at: int | None = None) -> np.ndarray:
+    """Apply uneven light, tint, gamma, blur and noise to an image ``(S, S, 3)`` in ``[0, 1]``; return it in uint8.
+
+    ``sharp_at`` is the side of an image that would be blurred by as many pixels; ``None`` for ``S``.
+    """
+    size = image.shape[0]
+    line = np.linspace(-1, 1, size, dtype=np.float32)
+    angle = rng.uniform(0, 2 * np.pi)
+    slope = rng.uniform(0, 0.28) * (np.cos(angle) * line[None] + np.sin(angle) * line[:, None])
+    vignette = rng.uniform(-0.05, 0.2) * (line[None] ** 2 + line[:, None] ** 2) / 2
+    clouds = rng.uniform(0, 0.06) * fractal(rng, size, 2, 1)
+    light = rng.uniform(0.75, 1.2) * (1 + slope - vignette + clouds)
+    image = image * light[..., None] * rng.uniform(0.93, 1.07, 3).astype(np.float32)
+    image = np.clip(image, 0, 1) ** rng.uniform(0.8, 1.25)
+    sigma = rng.uniform(0, 0.8) * (sharp_at or size) / 128
+    if sigma > 0.25:
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
+    noise = rng.standard_normal((size, size, 3), dtype=np.float32) * rng.uniform(0.003, 0.03)
+    return (np.clip(image + noise, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def scene(category: str, size: int, rng: Generator) -> Canvas:
+    """Paint an undamaged scene of a category in a random pose."""
+    if category not in CATEGORIES:
+        msg = f"There is no synthetic category {category!r}. There are: {', '.join(CATEGORIES)}."
+        raise ValueError(msg)
+    canvas = Canvas(size, rng, (0.7, 1.3), 0.5) if category in TEXTURES else Canvas(size, rng)
+    if category in OBJECTS:
+        canvas.backdrop()
+    (TEXTURES | OBJECTS)[category][0](canvas, rng)
+    canvas.image = np.clip(canvas.image, 0, 1).astype(np.float32)
+    return canvas
+
+
+def render(
+    category: str, defect: str | None, size: int, rng: Generator, defect_size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Render an image ``(S, S, 3)`` uint8 RGB and its mask ``(S, S)`` uint8, 255 where it is anomalous."""
+    canvas = scene(category, size, rng)
+    mask = np.zeros((size, size), np.uint8)
+    if defect is not None:
+        mask = damage(canvas, defect) if defect_size is None else damage_window(canvas, defect, defect_size)
+    return light_and_camera(canvas.image, rng, defect_size), mask * np.uint8(255)
 
 
 def _write(path: Path, image: np.ndarray) -> None:
     """Write a PNG: RGB ``(S, S, 3)`` or grey ``(S, S)``, uint8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)[1].tobytes())
-
-
-def _read_recipe(folder: Path) -> dict[str, Any] | None:
-    """Read the recipe of a rendered folder, ``None`` if there is none."""
-    path = folder / _RECIPE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 class SyntheticDefects(MVTecAD):
@@ -95,33 +156,35 @@ class SyntheticDefects(MVTecAD):
                 msg = f"defect_size={defect_size} is larger than the images, whose render_size is {render_size}."
                 raise ValueError(msg)
 
-    def prepare_data(self) -> None:
-        """Render the category if it is missing or was rendered from another recipe.
+    @property
+    def _found(self) -> dict[str, Any] | None:
+        """Recipe of the rendered folder, ``None`` if there is none."""
+        path = self.root / self.category / _RECIPE
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
-        The folder is written atomically and has MVTec AD's layout: ``train/good/000.png``, ``test/hole/000.png``,
-        ``ground_truth/hole/000_mask.png`` and so on; ``recipe.json`` says how it was rendered.
+    def prepare_data(self) -> None:
+        """Render the category if it is missing or was rendered from another recipe; the folder is written atomically.
 
         Raises:
             FileExistsError: If the folder was not rendered by this class.
         """
         target = self.root / self.category
-        found = _read_recipe(target)
-        if found is None and target.exists():
+        if self._found == self.recipe:
+            return
+        if self._found is None and target.exists():
             msg = f"{target} was not rendered by SyntheticDefects and is left alone. Choose another root."
             raise FileExistsError(msg)
-        if found == self.recipe:
-            return
         self.root.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{self.category}-", dir=self.root) as folder:
             work = Path(folder) / self.category
             self._render(work)
             (work / _RECIPE).write_text(json.dumps(self.recipe, indent=2), encoding="utf-8")
             try:
-                if _read_recipe(target) != self.recipe and target.exists():
+                if self._found != self.recipe and target.exists():
                     target.rename(work.with_name("old"))
                 work.rename(target)
             except OSError:
-                if _read_recipe(target) != self.recipe:  # else another process was faster
+                if self._found != self.recipe:  # else another process was faster
                     raise
 
     def _render(self, folder: Path) -> None:
@@ -139,7 +202,7 @@ class SyntheticDefects(MVTecAD):
 
     def _setup(self, _stage: str | None = None) -> None:
         """Read the folders; raise a ``ValueError`` if the images were rendered from another recipe."""
-        if _read_recipe(self.root / self.category) != self.recipe:
+        if self._found != self.recipe:
             msg = (
                 f"{self.root / self.category} has no images with these settings: {self.recipe}. Another "
                 "SyntheticDefects has replaced them, or prepare_data() has not run. Give each its own root."

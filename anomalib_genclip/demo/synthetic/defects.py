@@ -249,11 +249,7 @@ def _outline(name: str, before: np.ndarray, after: np.ndarray, alpha: np.ndarray
 
 
 def damage(c: Canvas, name: str) -> np.ndarray:
-    """Damage the scene in place and return the binary mask ``(S, S)`` uint8.
-
-    A defect that is not visible, or too small or too large, is drawn again; after eight tries the most visible one is
-    used.
-    """
+    """Damage the scene in place with the most visible of up to eight tries; return the binary mask ``(S, S)`` uint8."""
     best, best_change = None, -1.0
     for _ in range(8):
         image, alpha = DEFECTS[name](c, c.rng)

@@ -3,8 +3,8 @@
 
 """Who calls :meth:`Scorer.score <anomalib_genclip.prediction.scoring.Scorer.score>`, on which chunks and machines.
 
-A scheduler is a module of this folder with a class ``Scheduler``, and its name in :data:`Engine`. Shards are no
-scheduler: a shard is a run of every n-th chunk.
+A scheduler is a module of this folder with a class ``Scheduler``, and its name in the settings (``Engine``). Shards are
+no scheduler: a shard is a run of every n-th chunk.
 """
 
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from anomalib_genclip.prediction.chunks import Chunk
     from anomalib_genclip.prediction.settings import RunSettings
-
-Engine = Literal["local", "ray"]
 
 
 class Scheduler(Protocol):

@@ -18,11 +18,12 @@ from PIL import Image
 from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.callbacks.reference_images import draw_references, preprocessed
 from anomalib_genclip.data.images import read_image
-from anomalib_genclip.data.normal_images import NormalImages, file_hash, images_of_folder
+from anomalib_genclip.data.normal_images import NormalImages, images_of_folder
 from anomalib_genclip.demo.synthetic import render
 from anomalib_genclip.persistence.learned_state import reference_notes
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 from anomalib_genclip.torch_model import tile_grid
+from anomalib_genclip.utils.files import file_hash
 
 TILES = {"size": 20, "stride": 12}
 
@@ -103,7 +104,7 @@ def test_draw_and_coreset_depend_on_the_seed_alone(normal, caplog):
 
 
 def test_without_a_seed_every_process_draws_as_the_first(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda _, own, src=0: 7 if isinstance(own, int) else own)
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda _, own, **__: 7 if isinstance(own, int) else own)
     draws = []
     for seed in (1, 2):
         torch.manual_seed(seed)

@@ -54,9 +54,7 @@ def test_openais_weights_always_mean_quickgelu():
     assert not _find_pretrained(backbone_spec("ViT-L-14"), "laion2b_s32b_b82k")[1]
 
 
-@pytest.mark.parametrize(
-    "name", ["RN50", "ViT-B-16-SigLIP", "coca_ViT-B-32", "xlm-roberta-base-ViT-B-32"]
-)
+@pytest.mark.parametrize("name", ["RN50", "ViT-B-16-SigLIP", "coca_ViT-B-32", "xlm-roberta-base-ViT-B-32"])
 def test_other_kinds_of_clip_are_refused_with_what_is_supported(name):
     with pytest.raises(ValueError, match=rf"'{name}' cannot be used.*Supported are: tiny, .*ViT-L-14-336"):
         backbone_spec(name)

@@ -10,7 +10,7 @@ import torch
 from helpers.models import attended_by_value
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 
-from anomalib_genclip.clip.block import attend_by_value, run_block
+from anomalib_genclip.clip.frozen_clip import attend_by_value, run_block
 
 WIDTH, HEADS, LENGTH = 32, 4, 7
 MASK = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()

@@ -13,7 +13,7 @@ from helpers.damage import cut, flip
 from helpers.models import torch_model
 from safetensors.torch import save_file
 
-from anomalib_genclip.clip.weights import is_torchscript, read_weights
+from anomalib_genclip.clip.backbone import is_torchscript, read_weights
 
 
 @pytest.fixture

@@ -13,9 +13,15 @@ from anomalib.data import MVTecAD
 from jsonargparse import ArgumentParser
 
 from anomalib_genclip import CrossDataset
-from anomalib_genclip.demo.synthetic import CATEGORIES, DEFECTS_OF, SyntheticDefects, datamodule, render
+from anomalib_genclip.demo.synthetic import (
+    CATEGORIES,
+    DEFECTS_OF,
+    SyntheticDefects,
+    datamodule,
+    render,
+)
+from anomalib_genclip.demo.synthetic.datamodule import scene
 from anomalib_genclip.demo.synthetic.defects import DEFECTS, damage_window
-from anomalib_genclip.demo.synthetic.render import scene
 
 SMALL = {"render_size": 48, "train_good": 2, "test_good": 2, "test_per_defect": 1, "num_workers": 0}
 

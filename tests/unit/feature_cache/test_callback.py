@@ -9,19 +9,19 @@ import pytest
 import torch
 from anomalib.pre_processing import PreProcessor
 from helpers import data_trees
-from helpers.feature_caches import cross, fit
-from helpers.runs import build, engine
+from helpers.feature_caches import build, cross, fit
+from helpers.runs import engine
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.feature_cache import writer
+from anomalib_genclip.feature_cache import callback
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_is_the_same_within_half_precision(tmp_path, workers, monkeypatch):
-    monkeypatch.setattr(writer, "bf16_is_fast", lambda _: False)
+    monkeypatch.setattr(callback, "bf16_is_fast", lambda _: False)
     data = cross(tmp_path / "data", num_workers=workers)
     slow = {"training": {"projection_learning_rate": 1e-4}}  # faster steps amplify the rounding from one to the next
     plain, expected = fit(data, tmp_path / "plain", **slow)
@@ -74,7 +74,7 @@ FLIP = v2.RandomHorizontalFlip()
         ({"augmentations": v2.RandomApply([v2.Grayscale(3)])}, {}, "RandomApply in the datamodule's train_augm"),
         (
             {},
-            {"pre_processor": PreProcessor(v2.Compose([v2.Resize((64, 64)), v2.ColorJitter(0.1)]))},
+            {"pre_processor": PreProcessor(v2.Compose([v2.Resize((32, 32)), v2.ColorJitter(0.1)]))},
             "ColorJitter in the pre_processor",
         ),
         ({}, {"training": {"anomaly_source": "synthetic"}}, "anomaly_source='synthetic'"),

@@ -13,14 +13,13 @@ import pytest
 import torch
 from anomalib.pre_processing import PreProcessor
 from helpers.damage import cut, flip
-from helpers.feature_caches import cross, entries, fit
-from helpers.runs import build
+from helpers.feature_caches import build, cross, entries, fit
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torchvision.transforms import v2
 
-from anomalib_genclip.feature_cache import writer
+from anomalib_genclip.feature_cache import callback
 
 
 def test_second_run_writes_nothing(filled, tmp_path, tower_images):
@@ -31,7 +30,7 @@ def test_second_run_writes_nothing(filled, tmp_path, tower_images):
     assert len(before) == len(filled.data.train_data) + len(filled.data.val_data) == 14
     with safe_open(next(iter(before)), "pt") as file:
         assert file.get_slice("patches").get_dtype() == "F16"
-        assert file.get_slice("patches").get_shape() == [4, 4, 384]
+        assert file.get_slice("patches").get_shape() == [4, 16, 128]
     assert {path: path.stat().st_mtime_ns for path in entries(filled.cache)} == before
     assert record.losses == pytest.approx(filled.losses, rel=1e-5)  # matrix products round by where they lie in memory
 
@@ -40,7 +39,7 @@ def test_the_tower_computes_in_bf16_where_that_is_fast_and_the_trainer_says_noth
     """Files of the two precisions are not mixed, and one line says which it is."""
     data, found = cross(tmp_path / "data"), {}
     for fast in (False, True):
-        monkeypatch.setattr(writer, "bf16_is_fast", lambda _, fast=fast: fast)
+        monkeypatch.setattr(callback, "bf16_is_fast", lambda _, fast=fast: fast)
         caplog.clear()
         with caplog.at_level(logging.INFO):
             fit(data, tmp_path / "results", epochs=1, feature_cache=tmp_path / "cache")
@@ -51,10 +50,10 @@ def test_the_tower_computes_in_bf16_where_that_is_fast_and_the_trainer_says_noth
     assert len(found[False]) == len(found[True]) == 14
     means = [torch.stack(list(patches.values())).mean(0) for patches in found.values()]
     difference = (means[0] - means[1]).abs().max()
-    assert 1e-4 < difference < 0.05
+    assert 1e-4 < difference < 0.1
     model = build()
     trainer = SimpleNamespace(precision="64-true")
-    assert not writer.FeatureWriter(trainer, model, None, tmp_path).in_bf16
+    assert not callback.FeatureWriter(trainer, model, None, tmp_path).in_bf16
 
 
 def _swap(path: Path) -> None:
@@ -62,7 +61,11 @@ def _swap(path: Path) -> None:
     path.write_bytes(other.read_bytes())
 
 
-@pytest.mark.parametrize("damage", [cut, lambda path: path.write_bytes(b""), lambda path: flip(path, 40), _swap])
+def _flip_key(path: Path) -> None:
+    flip(path, path.read_bytes().index(path.stem.encode()))
+
+
+@pytest.mark.parametrize("damage", [cut, lambda path: path.write_bytes(b""), _flip_key, _swap])
 def test_damaged_file_is_noticed_and_made_anew(filled, tmp_path, tower_images, caplog, damage):
     good = entries(filled.cache)
     victim = next(iter(good))
@@ -80,18 +83,18 @@ def test_damaged_file_is_noticed_and_made_anew(filled, tmp_path, tower_images, c
 @pytest.mark.parametrize(
     "other",
     [
-        {"backbone": "ViT-S-16-alt"},
-        {"backbone": "ViT-S-32-alt-quickgelu"},
-        {"layers": [3, 12]},
+        {"backbone": "ViT-S-32-alt", "pretrained": "random"},
+        {"pretrained": "random"},
+        {"layers": [2, 8]},
         {"patch_attention": "value"},
-        {"image_size": 96},
-        {"pre_processor": PreProcessor(v2.Compose([v2.Resize((64, 64)), v2.Normalize([0.5] * 3, [0.5] * 3)]))},
+        {"image_size": 64},
+        {"pre_processor": PreProcessor(v2.Compose([v2.Resize((32, 32)), v2.Normalize([0.5] * 3, [0.5] * 3)]))},
     ],
 )
 def test_another_models_cache_is_not_used(filled, other):
     def folder(**settings) -> Path:
         model = build(**settings)
-        return writer.FeatureWriter(trainer, model, model.pre_processor.transform, filled.cache).folder
+        return callback.FeatureWriter(trainer, model, model.pre_processor.transform, filled.cache).folder
 
     trainer = SimpleNamespace(precision="32-true")
     assert folder().is_dir()
@@ -125,14 +128,14 @@ def test_disk_that_fills_up_is_one_clear_error(tmp_path, monkeypatch):
         del path, content
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer, "atomic_write", full)
+    monkeypatch.setattr(callback, "atomic_write", full)
     with pytest.raises(OSError, match=r"feature cache cannot be written to .*No space left.*another folder"):
         fit(cross(tmp_path / "data"), tmp_path / "results", feature_cache=tmp_path / "cache")
 
 
 def test_interruption_leaves_whole_files_that_are_used_again(tmp_path, tower_images, monkeypatch):
     data, cache = cross(tmp_path / "data"), tmp_path / "cache"
-    write, count = writer.atomic_write, []
+    write, count = callback.atomic_write, []
 
     def interrupted(path, content, **kwargs):
         count.append(path)
@@ -140,12 +143,12 @@ def test_interruption_leaves_whole_files_that_are_used_again(tmp_path, tower_ima
             raise RuntimeError
         return write(path, content, **kwargs)
 
-    monkeypatch.setattr(writer, "atomic_write", interrupted)
+    monkeypatch.setattr(callback, "atomic_write", interrupted)
     with pytest.raises(RuntimeError):
         fit(data, tmp_path / "first", feature_cache=cache)
     assert sorted(path for path in cache.rglob("*") if path.is_file()) == list(entries(cache))
     assert len(entries(cache)) == 5
-    monkeypatch.setattr(writer, "atomic_write", write)
+    monkeypatch.setattr(callback, "atomic_write", write)
     tower_images.clear()
     fit(data, tmp_path / "second", epochs=1, feature_cache=cache)
     assert sum(tower_images) == 14 - 5

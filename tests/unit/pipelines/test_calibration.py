@@ -12,9 +12,9 @@ from helpers import data_trees
 from helpers.runs import build, engine
 
 from anomalib_genclip import GenCLIP, Inferencer, cli
-from anomalib_genclip.data.normal_images import file_hash
 from anomalib_genclip.persistence.prompts_file import load_weights
 from anomalib_genclip.pipelines.calibration import calibrate, conformal_threshold
+from anomalib_genclip.utils.files import file_hash
 
 
 @pytest.fixture(scope="module")

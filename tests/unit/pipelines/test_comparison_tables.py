@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from anomalib_genclip.evaluation import METRIC_NAMES
-from anomalib_genclip.pipelines.comparison_tables import ComparisonTables, draw_accuracy_against_speed
+from anomalib_genclip.pipelines.comparison import ComparisonTables, draw_accuracy_against_speed
 
 
 def row(model: str, category: str, seed: int = 0, **others) -> dict:

@@ -16,7 +16,17 @@ from anomalib_genclip.pipelines.explain import describe, draw_explanation, expla
 from anomalib_genclip.records import Parts, Record
 
 GRID = np.linspace(0, 1, 9, dtype=np.float32).reshape(3, 3)
-PARTS = Parts({"vision": GRID, "query": GRID[::-1].copy()}, {}, 0.6, 0.5, "bolt", "bolt", True, 0.25, 0.2)
+PARTS = Parts(
+    {"vision": GRID, "query": GRID[::-1].copy()},
+    {},
+    0.6,
+    0.5,
+    "bolt",
+    "bolt",
+    filtering=True,
+    similarity=0.25,
+    generic_similarity=0.2,
+)
 RECORD = Record(score=0.52, anomalous=True, image_threshold=0.5, anomaly_map=np.full((9, 9), 0.5), parts=PARTS)
 
 

@@ -9,8 +9,8 @@ from helpers import data_trees
 from helpers.comparisons import GENCLIP, LOADING, PATCHCORE, mvtec, rows_of
 
 from anomalib_genclip.evaluation import METRIC_NAMES
-from anomalib_genclip.pipelines import job_actions
-from anomalib_genclip.pipelines.job_actions import build_model, build_target, keep_normal_images
+from anomalib_genclip.pipelines import jobs
+from anomalib_genclip.pipelines.jobs import build_model, build_target, keep_normal_images
 from anomalib_genclip.utils.files import file_hash
 
 
@@ -21,7 +21,7 @@ def settings(root, model: dict, protocol: str, **others) -> dict:
 
 def test_same_seed_gives_the_same_figures_even_for_random_weights(compared, comparison_data):
     torch.rand(7)
-    again = job_actions.test_model(settings(comparison_data / "target", PATCHCORE, "one_class"))
+    again = jobs.test_model(settings(comparison_data / "target", PATCHCORE, "one_class"))
     row = rows_of(compared.tables, "PatchCore")[1]
     assert {name: again[name] for name in METRIC_NAMES} == {name: row[name] for name in METRIC_NAMES}
 
@@ -29,8 +29,8 @@ def test_same_seed_gives_the_same_figures_even_for_random_weights(compared, comp
 @pytest.mark.parametrize(("model", "protocol"), [(GENCLIP, "zero_shot"), (PATCHCORE, "one_class")])
 def test_drawn_images_are_references_or_the_training_set(comparison_data, monkeypatch, model, protocol):
     tested = []
-    monkeypatch.setattr(job_actions, "measure", lambda *args, **options: tested.append((*args, options)))
-    job_actions.test_model(settings(comparison_data / "target", model, protocol, k_shot=2))
+    monkeypatch.setattr(jobs, "measure", lambda *args, **options: tested.append((*args, options)))
+    jobs.test_model(settings(comparison_data / "target", model, protocol, k_shot=2))
     ((built, target, options),) = tested
     assert len(target.train_data) == 2
     assert options["train"] == (protocol == "one_class")
@@ -41,7 +41,7 @@ def test_references_are_the_images_that_are_drawn(comparison_data):
     model = build_model(GENCLIP, k_shot=2)
     target = build_target(mvtec(comparison_data / "target"), "wood", seed=1)
     keep_normal_images(target, 2, seed=1)
-    result = job_actions.measure(model, target, 1, "cpu")
+    result = jobs.measure(model, target, 1, "cpu")
     (references,) = model.model.references.memories
     assert set(references.images) == {file_hash(file) for file in target.train_data.samples.image_path}
     assert result["images"] == 8

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import torch
 
-from anomalib_genclip.pipelines import meter as meter_module
-from anomalib_genclip.pipelines.meter import Meter
+from anomalib_genclip.pipelines import jobs
+from anomalib_genclip.pipelines.jobs import Meter
 
 
 def test_speed_leaves_out_the_first_batch_and_what_happens_between_batches(monkeypatch):
     clock = iter([0.0, 9.0, 100.0, 101.0, 200.0, 202.0])
-    monkeypatch.setattr(meter_module.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(jobs.time, "perf_counter", lambda: next(clock))
     module = SimpleNamespace(device=torch.device("cpu"))
     meter = Meter()
     for batch in ([0] * 8, [0] * 8, [0] * 4):

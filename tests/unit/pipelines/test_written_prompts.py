@@ -9,7 +9,7 @@ from anomalib import LearningType
 
 from anomalib_genclip.components.anomaly_map import abnormal_probability, similarity_logits
 from anomalib_genclip.components.references import ReferenceMemory
-from anomalib_genclip.pipelines.job_actions import build_model
+from anomalib_genclip.pipelines.jobs import build_model
 
 
 @pytest.mark.parametrize("prompts", ["pair", "ensemble"])

@@ -271,7 +271,7 @@ def test_weights_of_the_hub_are_found_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("fast", "chosen"), [(True, "bf16"), (False, "float32")])
 def test_precision_is_chosen_once_and_belongs_to_the_run(tmp_path, monkeypatch, fast, chosen):
     write_images(tmp_path / "images", 3)
-    monkeypatch.setattr("anomalib_genclip.utils.precision.bf16_is_fast", lambda _: fast)
+    monkeypatch.setattr("anomalib_genclip.utils.devices.bf16_is_fast", lambda _: fast)
     lines = []
     monkeypatch.setattr(run_module, "rank_zero_info", lines.append)
     run(settings_for(tmp_path))
@@ -279,7 +279,7 @@ def test_precision_is_chosen_once_and_belongs_to_the_run(tmp_path, monkeypatch, 
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]["precision"] == chosen
     assert run(settings_for(tmp_path, precision=chosen)).was_complete
     assert len(lines) == fast
-    monkeypatch.setattr("anomalib_genclip.utils.precision.bf16_is_fast", lambda _: not fast)  # another machine
+    monkeypatch.setattr("anomalib_genclip.utils.devices.bf16_is_fast", lambda _: not fast)  # another machine
     with pytest.raises(ValueError, match=f"precision '{chosen}'"):
         run(settings_for(tmp_path))
 

@@ -145,7 +145,7 @@ def test_errors_say_what_can_be_done(tmp_path, model, monkeypatch):
 
 
 def test_precision_is_that_of_the_runtime(tmp_path, monkeypatch):
-    monkeypatch.setattr("anomalib_genclip.utils.precision.bf16_is_fast", lambda device: device.type == "cpu")
+    monkeypatch.setattr("anomalib_genclip.utils.devices.bf16_is_fast", lambda device: device.type == "cpu")
     monkeypatch.setattr(scoring, "choose_device", lambda _: CUDA)
     chosen = [resolve_device(settings_for(tmp_path, weights=name)) for name in ("tiny-demo", "a.onnx", "a.xml")]
     assert chosen == [("cuda", "float32"), ("cuda", "float32"), ("cuda", "bf16")]  # OpenVINO runs on the processor

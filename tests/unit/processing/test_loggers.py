@@ -10,7 +10,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from anomalib_genclip.processing.loggers import log_picture
+from anomalib_genclip.processing.visualizer import log_picture
 
 PICTURE = Image.new("RGB", (6, 4), "red")
 

@@ -1,11 +1,11 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Messages of other packages that a user of this one cannot act on."""
+"""Text for messages, and messages of other packages that a user of this one cannot act on."""
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 _NOTES_ON_RUNS = (
@@ -14,6 +14,19 @@ _NOTES_ON_RUNS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 _NOTES_ON_TRAINERS = ("💡 Tip", "GPU available", "TPU available", "The following callbacks returned")
+_SHOWN = 5
+
+
+def summarize(values: Iterable[object]) -> str:
+    """List the first few values and the number of the others."""
+    values = list(values)
+    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+    return ", ".join(map(str, values[:_SHOWN])) + more
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``"1 image"`` or ``"2 images"`` for a number and a noun in the singular."""
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 @contextmanager

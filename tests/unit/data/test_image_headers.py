@@ -8,7 +8,7 @@ import logging
 import pytest
 from PIL import Image
 
-from anomalib_genclip.data.file_faults import FileFaults
+from anomalib_genclip.data.images import FileFaults
 
 
 @pytest.fixture

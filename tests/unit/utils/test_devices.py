@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from anomalib_genclip.utils.precision import bf16_is_fast, choose_device, choose_precision
+from anomalib_genclip.utils.devices import bf16_is_fast, choose_device, choose_precision
 
 ASKED = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 CPU = torch.device("cpu")

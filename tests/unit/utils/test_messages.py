@@ -10,7 +10,7 @@ from helpers.data_trees import write_anomalous
 
 PROGRAM = """
 import sys, torch
-from anomalib_genclip.utils.logs import quiet_screen
+from anomalib_genclip.utils.messages import quiet_screen
 quiet_screen()
 from anomalib.data import Folder
 from anomalib.engine import Engine
