@@ -39,6 +39,7 @@ def from_nothing() -> GenCLIP:
     return model
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_finds_more_on_unseen_categories(data, tmp_path):
     (untrained,) = engine(tmp_path).test(from_nothing(), datamodule=data)
     model, losses = from_nothing(), []

@@ -231,17 +231,6 @@ def test_class_name_fits_into_the_context_or_the_error_says_why(model, name):
     assert model.class_names.features[index].isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "name",
-    "螺丝 болт مسمار ネジ🔩 {class} {0} %s [EOS] <end_of_text> a\nb screw_m4 \ud800".split(" "),  # noqa: SIM905
-)
-def test_names_of_any_script_are_names(model, name):
-    assert not build(class_name=name)
-    index = model.class_index([name])
-    assert model.class_names.names[int(index)] == clean_class_name(name)
-    assert model.class_names.features[index].isfinite().all()
-
-
 @given(
     layers=st.lists(st.integers(1, DEPTH), min_size=1, max_size=4, unique=True),
     length=st.integers(1, 36),

@@ -60,15 +60,6 @@ models += [get_model(by_config), get_model(by_config | {"class_path": "anomalib.
 assert {type(model).__name__ for model in models} == {"GenCLIP"}
 """
 
-BENCHMARK_CONFIGURATION = """
-from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
-
-model = {"class_path": "GenCLIP", "init_args": {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}}
-folder = {"class_path": "Folder", "init_args": {"name": "parts", "root": ".", "normal_dir": "good"}}
-data = {"class_path": "CrossDataset", "init_args": {"source": folder, "target": folder}}
-[job] = BenchmarkJobGenerator("cpu").generate_jobs({"seed": 0, "model": model, "data": data}, None)
-assert [type(job.model).__name__, type(job.datamodule).__name__] == ["GenCLIP", "CrossDataset"]
-"""
 
 COMMAND_LINE = """
 import contextlib, io
@@ -147,7 +138,6 @@ CASES: dict[str, tuple[str, Sequence[str], dict[str, str]]] = {
         for first, then in FIRST_IMPORTS.items()
     },
     "models from short names": (MODELS_FROM_SHORT_NAMES, (), {}),
-    "benchmark configuration": (BENCHMARK_CONFIGURATION, (), {}),
     "command line": (COMMAND_LINE, (), {}),
     "known in a spawned process": (SPAWNED, (), {}),
     "a start without torch pays nothing": (WITHOUT_TORCH, (), {}),

@@ -70,14 +70,6 @@ def test_image_is_scored_drawn_and_explained(visitor, images):
     assert len(found["maps"]) == 3 + 2 * 4
 
 
-def test_thresholds_and_opacity_change_the_view(visitor, images):
-    found = score(visitor, images["leather_hole"], class_name="leather")
-    view = dict(zip(VIEW, visitor.predict(0.99, 0.99, 0.0, api_name="/view"), strict=True))
-    assert view["label"]["value"]["label"] == "normal"
-    assert view["regions"]["data"] == []
-    assert Path(view["picture"]).read_bytes() != Path(found["picture"]).read_bytes()
-
-
 def test_several_images_are_scored_and_broken_ones_named(visitor, images, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")

@@ -13,7 +13,7 @@ from helpers.damage import cut, flip
 from helpers.models import torch_model
 from safetensors.torch import save_file
 
-from anomalib_genclip.clip.backbone import is_torchscript, read_weights
+from anomalib_genclip.clip.backbone import read_weights
 
 
 @pytest.fixture
@@ -34,15 +34,6 @@ def test_torch_and_safetensors_files_are_read_without_what_is_no_weight(state, t
         read = read_weights(str(write(content, tmp_path / name)))
         assert read.keys() == state.keys()
         assert all(torch.equal(read[key], state[key]) for key in state)
-
-
-def test_torchscript_is_told_from_other_files(state, tmp_path):
-    module = torch.nn.Linear(2, 3)
-    torch.jit.script(module).save(tmp_path / "script.pt")
-    assert is_torchscript(tmp_path / "script.pt")
-    assert torch.equal(read_weights(tmp_path / "script.pt")["weight"], module.weight)
-    for name in ("clip.pt", "clip.safetensors"):
-        assert not is_torchscript(write(state, tmp_path / name))
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])

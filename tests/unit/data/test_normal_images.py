@@ -9,18 +9,7 @@ import torch
 from helpers import data_trees
 from torchvision.transforms.v2 import Resize
 
-from anomalib_genclip.data.normal_images import images_of_datamodule, images_of_folder
-
-
-def test_a_folder_gives_all_its_images(tmp_path):
-    for number in range(3):
-        data_trees.write_normal(tmp_path / f"{number}.png", seed=number)
-    (tmp_path / "notes.txt").touch()
-    images = images_of_folder(str(tmp_path), "references")
-    assert [Path(file).name for file in images.files] == ["0.png", "1.png", "2.png"]
-    image = images.read(1)
-    assert (image.shape, image.dtype) == ((3, data_trees.SIZE, data_trees.SIZE), torch.float32)
-    assert 0 <= image.min() < image.max() <= 1
+from anomalib_genclip.data.normal_images import images_of_datamodule
 
 
 def test_a_datamodule_gives_its_normal_training_images_as_they_are_on_disk(tmp_path):

@@ -134,16 +134,6 @@ def test_a_broken_image_stops_the_run_with_all_chunks_before_it_on_disk(tmp_path
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
-def test_a_broken_image_is_recorded(tmp_path):
-    write_images(tmp_path / "images", 6, broken=(0, 4))
-    assert run(settings_for(tmp_path, on_error="record", pictures="all")).counts["errors"] == 2
-    errors = {row["path"][-9:]: row for row in rows_of(tmp_path) if row["error"]}
-    assert set(errors) == {"00000.png", "00004.jpg"}
-    assert "cannot identify image file" in errors["00000.png"]["error"]
-    assert not errors["00000.png"]["score"]
-    assert not errors["00000.png"]["regions"]
-
-
 def test_shards_make_the_table_of_a_single_run(tmp_path, model):
     write_images(tmp_path / "images", 41)
     run(settings_for(tmp_path, out=str(tmp_path / "whole"), regions=True))

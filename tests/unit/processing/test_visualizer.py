@@ -12,10 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from anomalib import LearningType
-from anomalib.data import ImageBatch, InferenceBatch, PredictDataset
-from anomalib.models import AnomalibModule
-from anomalib.visualization import ImageVisualizer
+from anomalib.data import ImageBatch, PredictDataset
 from helpers.data_trees import folder, mpdd, mvtec_ad, write_normal
 from helpers.runs import build, engine
 from pandas import DataFrame
@@ -143,43 +140,13 @@ def test_each_run_writes_to_its_own_folder_or_to_the_given_one(tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
-class Brightness(AnomalibModule):
-    """The least model that the engine runs: bright pixels are anomalous."""
-
-    def __init__(self, visualizer: ImageVisualizer) -> None:
-        super().__init__(pre_processor=False, post_processor=False, evaluator=False, visualizer=visualizer)
-
-    def test_step(self, batch: ImageBatch, *_: object) -> ImageBatch:
-        """Score by brightness."""
-        anomaly_map = batch.image.mean(1)
-        prediction = InferenceBatch(
-            anomaly_map=anomaly_map,
-            pred_mask=anomaly_map > 0.9,
-            pred_score=anomaly_map.amax((1, 2)),
-            pred_label=anomaly_map.amax((1, 2)) > 0.9,
-        )
-        return batch.update(**prediction._asdict())
-
-    predict_step = test_step
-
-    @property
-    def learning_type(self) -> LearningType:
-        """Keep the engine from validating first."""
-        return LearningType.ONE_CLASS
-
-    @property
-    def trainer_arguments(self) -> dict:
-        """Nothing special."""
-        return {}
-
-
 def test_through_the_engine_every_test_image_has_its_picture(tmp_path: Path) -> None:
     targets = [mvtec_ad(tmp_path / "t", ["bottle", "cable"]), folder(tmp_path / "f", name="bottle")]
     datamodule = CrossDataset(
         mpdd(tmp_path / "s"), targets, target_categories=["bottle", "cable"], num_workers=0, eval_batch_size=5
     )
-    engine(tmp_path / "results").test(Brightness(CategoryVisualizer(field_size=(8, 8))), datamodule=datamodule)
-    root = tmp_path / "results" / "Brightness" / "MPDD_to_MVTecAD+bottle"
+    engine(tmp_path / "results").test(build(visualizer=CategoryVisualizer(field_size=(8, 8))), datamodule=datamodule)
+    root = tmp_path / "results" / "GenCLIP" / "MPDD_to_MVTecAD+bottle"
     (images,) = root.rglob("images")
     assert len(pictures(images)) == len(datamodule.test_data) == 24
     folders = {str(Path(path).parent) for path in pictures(images)}
@@ -195,7 +162,7 @@ def test_through_the_engine_predict_on_a_plain_folder(tmp_path: Path) -> None:
         write_normal(tmp_path / "input" / name)
     dataset = PredictDataset(tmp_path / "input")
     loader = DataLoader(dataset, batch_size=3, collate_fn=dataset.collate_fn)
-    engine(tmp_path / "results").predict(Brightness(CategoryVisualizer(field_size=(8, 8))), dataloaders=loader)
+    engine(tmp_path / "results").predict(build(visualizer=CategoryVisualizer(field_size=(8, 8))), dataloaders=loader)
     (images,) = (tmp_path / "results").rglob("images")
     assert pictures(images) == ["input/top.png", "left/0.png", "left/1.png", "right/0.png"]
 
@@ -241,7 +208,7 @@ def test_a_picture_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Image.Image, "save", save)
-    model = Brightness(CategoryVisualizer(field_size=(8, 8)))
+    model = build(visualizer=CategoryVisualizer(field_size=(8, 8)))
     with pytest.raises(OSError, match="No space left"):
         engine(tmp_path / "results").predict(model, data_path=tmp_path / "images")
     assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]

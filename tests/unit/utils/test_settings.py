@@ -3,7 +3,6 @@
 
 """Settings from Python; those of the model are in ``test_model_settings.py``."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,23 +51,6 @@ class Text(str):
     """A string of another type."""
 
     __slots__ = ()
-
-
-@pytest.mark.parametrize(
-    ("value", "kind", "plain"),
-    [
-        (np.float32(0.5), UnitFloat, float),
-        (np.int64(3), PositiveInt, int),
-        (3.0, PositiveInt, int),
-        (1, UnitFloat, float),
-        (Text("a"), Literal["a"], str),
-    ],
-)
-def test_result_is_plain(value, kind, plain):
-    """Or a checkpoint could not be read with ``weights_only=True``."""
-    result = checked("name", value, kind)
-    assert type(result) is plain
-    assert json.loads(json.dumps(result)) == value
 
 
 @dataclass(frozen=True)
