@@ -88,16 +88,6 @@ def test_dropped_image_is_scored_without_the_name_of_the_example(page, images):
     assert page.locator("#picture img").evaluate("image => image.naturalWidth") == 960
 
 
-def test_broken_file_is_a_message_and_the_page_goes_on(page, images):
-    drop(page, images["broken"])
-    expect(page.locator("#problems textarea")).to_have_value(re.compile("broken.png cannot be used"), timeout=PATIENCE)
-    expect(page.locator("#label")).to_contain_text("Drop an image")
-    page.locator("#examples button").nth(3).click()
-    expect(page.locator("#label")).to_contain_text("coin_stain.png", timeout=PATIENCE)
-    expect(page.locator("#filtering textarea")).to_have_value(re.compile('kept "coin"'))
-    expect(page.locator("#problems")).to_be_hidden()
-
-
 def test_several_images_are_chosen_from(page, images):
     drop(page, images["coin_stain"], images["gear_missing"])
     expect(page.locator("#strip button")).to_have_count(2, timeout=PATIENCE)

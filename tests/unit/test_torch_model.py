@@ -331,7 +331,6 @@ def test_tiles_are_compared_with_the_prompts_of_their_whole_image(tiled, monkeyp
 
 
 def test_merged_map_of_a_repeated_texture_has_no_seams(noisy):
-    """Columns differ no more where a tile begins or ends than elsewhere."""
     noisy.tiler = Tiler(96, 48)
     merged = noisy(torch.randn(1, 3, 48, 48).repeat(1, 1, 8, 8)).anomaly_map[0, 0]
     for jumps in (merged.diff(dim=0).abs().amax(dim=1), merged.diff(dim=1).abs().amax(dim=0)):
@@ -339,3 +338,10 @@ def test_merged_map_of_a_repeated_texture_has_no_seams(noisy):
         inside = torch.ones(383, dtype=torch.bool).index_fill(0, borders, value=False)
         assert jumps[borders].max() <= jumps[inside].max()
         assert jumps[borders].mean() <= 1.1 * jumps[inside].mean()
+
+
+@pytest.mark.parametrize(("side", "count"), [(1, 1), (10, 1), (11, 2), (40, 16)])
+def test_score_is_the_mean_of_the_highest_hundredth(side, count):
+    maps = torch.arange(2 * side**2).float()[torch.randperm(2 * side**2)].view(2, 1, side, side)
+    expected = maps.flatten(1).sort(dim=1, descending=True).values[:, :count].mean(dim=1)
+    torch.testing.assert_close(top_mean(maps), expected)

@@ -31,9 +31,13 @@ STAGES = ("clip", "components")
 NOT_IN_STAGES = ("lightning", "anomalib")
 # Modules without a test file of their name, and where they are tested: data, and parts that only work together.
 TESTED_IN = {
+    "app.examples": "unit/app/test_scoring.py",
     "app.page": "unit/app/test_server.py",
+    "components.anomaly_map": "unit/test_torch_model.py",
     "components.prompt_learner": "unit/test_torch_model.py",
+    "data.normal_images": "unit/callbacks/test_reference_images.py",
     "demo.synthetic": "unit/demo/test_synthetic.py",
+    "feature_cache.dataset": "unit/feature_cache/test_writer.py",
     "persistence.export": "integration/test_export.py",
     "persistence.export_metadata": "integration/test_export.py",
     "persistence.exported_model": "integration/test_export.py",

@@ -3,6 +3,8 @@
 
 """Scores of uploaded images."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -93,3 +95,10 @@ def test_weights_that_do_not_explain_themselves_are_refused(tmp_path, monkeypatc
     monkeypatch.setattr(Inferencer, "__init__", lambda own, *_, **__: setattr(own, "model", None))
     with pytest.raises(ValueError, match="exported model"):
         Scorer("model.onnx")
+
+
+def test_one_example_is_normal(tmp_path):
+    examples = {Path(path).stem: name for path, name in write_examples(tmp_path)}
+    assert len(list(tmp_path.iterdir())) == len(examples) > 3
+    assert [stem.endswith("_good") for stem in examples].count(True) == 1
+    assert all(stem.replace("_", " ").startswith(name) for stem, name in examples.items())

@@ -4,6 +4,7 @@
 """Which reference images are drawn, what is remembered of them, and what that changes."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from helpers import data_trees
 from helpers.runs import build, engine
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from PIL import Image
+from torchvision.transforms.v2 import Resize
 
 from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.callbacks.reference_images import draw_references, preprocessed
 from anomalib_genclip.data.images import read_image
-from anomalib_genclip.data.normal_images import NormalImages, images_of_folder
+from anomalib_genclip.data.normal_images import NormalImages, images_of_datamodule, images_of_folder
 from anomalib_genclip.demo.synthetic import render
 from anomalib_genclip.persistence.learned_state import reference_notes
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
@@ -197,3 +199,15 @@ def test_references_are_cut_into_tiles_too(good, normal):
         tiles, _ = next(tile_grid(image, model.model.tiler).cut(image, model.model.image_size, 16))
         distances.append(model.model.references(model.model.clip.encode_image(tiles)).patches)
     assert distances[0].max() < distances[1].min()
+
+
+def test_a_datamodule_gives_its_normal_training_images_as_they_are_on_disk(tmp_path):
+    data = data_trees.mvtec_ad(tmp_path, normal=3, anomalous=2)
+    data.setup()
+    data.train_data.augmentations = Resize((8, 8))
+    data.train_data.samples.loc[1, "label_index"] = 1
+    ((category, images),) = images_of_datamodule(data)
+    assert category == "bottle"
+    assert [Path(file).name for file in images.files] == ["000.png", "002.png"]
+    data.train_data.augmentations = None
+    assert torch.equal(images.read(1), data.train_data[2].image)

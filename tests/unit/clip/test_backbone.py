@@ -4,11 +4,14 @@
 """Backbones: names, settings, and weights from files."""
 
 import logging
+import zipfile
 from dataclasses import replace
 
 import open_clip
 import pytest
 import torch
+from helpers.damage import cut, flip
+from helpers.models import torch_model
 from safetensors.torch import save_file
 
 from anomalib_genclip.clip.backbone import (
@@ -16,6 +19,7 @@ from anomalib_genclip.clip.backbone import (
     backbone_spec,
     fingerprint,
     load_clip,
+    read_weights,
     resolve_image_size,
     resolve_layers,
 )
@@ -126,3 +130,93 @@ def test_wrong_tensors_in_clip_weights_are_refused_by_name(state, tmp_path, chan
     save_file(state, tmp_path / "wrong.safetensors")
     with pytest.raises(ValueError, match=r"wrong\.safetensors.*(visual\.proj|stray)"):
         load(tmp_path / "wrong.safetensors")
+
+
+@pytest.fixture
+def tensors():
+    return {"visual.proj": torch.rand(40, 30), "ln_final.weight": torch.rand(50)}
+
+
+def write(tensors, path):
+    save_file(tensors, path) if path.suffix == ".safetensors" else torch.save(tensors, path)
+    return path
+
+
+def test_torch_and_safetensors_files_are_read_without_what_is_no_weight(tensors, tmp_path):
+    sizes = dict.fromkeys(("input_resolution", "context_length", "vocab_size"), torch.tensor(77))
+    openai = {**tensors, **sizes, "attn_mask": torch.zeros(77, 77)}
+    wrapped = {"state_dict": {f"module.{key}": value for key, value in tensors.items()}}
+    for name, content in (("a.pt", tensors), ("a.safetensors", tensors), ("b.bin", openai), ("c.pt", wrapped)):
+        read = read_weights(str(write(content, tmp_path / name)))
+        assert read.keys() == tensors.keys()
+        assert all(torch.equal(read[key], tensors[key]) for key in tensors)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_broken_files_are_refused_by_name(tensors, tmp_path, suffix):
+    broken = write(tensors, tmp_path / f"broken{suffix}")
+    cut(broken)
+    with pytest.raises(ValueError, match=r"broken.* cannot be read as CLIP weights"):
+        read_weights(broken)
+
+
+def test_torchscript_that_runs_code_when_it_is_read_is_refused(tmp_path, capfd):
+    class Hostile(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", torch.zeros(2))
+
+        def forward(self, x):
+            return x
+
+        @torch.jit.export
+        def __getstate__(self):
+            return (self.weight, self.training)
+
+        @torch.jit.export
+        def __setstate__(self, tensors: tuple[torch.Tensor, bool]):
+            print("it ran")  # TorchScript has few means; writing a tensor to a file is another
+            self.weight = tensors[0]
+            self.training = tensors[1]
+
+    torch.jit.script(Hostile()).save(tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "other.pt", "w") as other:
+        for name in plain.namelist():  # torch does not tell upper from lower case
+            other.writestr(name.replace("/code/", "/CODE/"), plain.read(name))
+    for path in (tmp_path / "plain.pt", tmp_path / "other.pt"):
+        with pytest.raises(ValueError, match=rf"{path.name} cannot be read.*code that would run"):
+            read_weights(path)
+        assert "it ran" not in capfd.readouterr().out
+        torch.jit.load(path)
+        assert "it ran" in capfd.readouterr().out  # so the file was hostile
+
+
+def test_one_flipped_bit_in_a_torch_file_is_refused_by_name(tensors, tmp_path):
+    path = write(tensors, tmp_path / "clip.pt")
+    flip(path, path.read_bytes().find(tensors["visual.proj"].numpy().tobytes()) + 1)
+    with pytest.raises(ValueError, match=r"clip\.pt is damaged or cut off"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("content", [5, [torch.zeros(2)], {"state_dict": 5}, {"a": 5}, {"a": {"b": torch.zeros(2)}}])
+def test_file_of_something_else_than_named_tensors_is_refused_by_name(tmp_path, content):
+    with pytest.raises(ValueError, match=r"other\.ckpt cannot be read as CLIP weights"):
+        read_weights(write(content, tmp_path / "other.ckpt"))
+
+
+def test_weights_that_cannot_be_fetched_end_in_one_error_with_ways_out(monkeypatch, caplog):
+    def no_network(*_args, **_kwargs):
+        logging.getLogger("huggingface_hub.utils").warning("retrying")
+        msg = "name or service not known\nand a long story"
+        raise OSError(msg)
+
+    monkeypatch.setattr(open_clip, "download_pretrained", no_network)
+    with pytest.raises(ConnectionError) as raised:
+        torch_model("ViT-B-32", pretrained="openai")
+    message = str(raised.value)
+    for part in ("'openai' of ViT-B-32", "name or service not known", "pretrained=<file>", "cache", "tiny"):
+        assert part in message
+    assert "long story" not in message
+    assert len(message.splitlines()) < 7
+    assert raised.value.__suppress_context__
+    assert "retrying" not in caplog.text

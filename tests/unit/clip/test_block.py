@@ -54,13 +54,6 @@ def test_rest_goes_on_from_the_past_that_all_share(block):
     assert own.shape == (2, 6, HEADS, 4, WIDTH // HEADS)
 
 
-@pytest.mark.parametrize("mask", [None, MASK], ids=["unmasked", "causal"])
-def test_some_tokens_of_each_sequence_are_computed_alone(block, mask):
-    tokens, only = torch.randn(3, LENGTH, WIDTH), torch.tensor([[0, 6], [6, 3], [2, 2]])
-    expected = _open_clip(block, tokens, mask)[torch.arange(3).unsqueeze(1), only]
-    torch.testing.assert_close(run_block(block, tokens, mask, only=only)[0], expected, atol=1e-5, rtol=1e-5)
-
-
 def test_patches_attend_by_value_as_open_clips_attention_does_with_values_for_all(block):
     tokens = torch.randn(3, LENGTH, WIDTH)
     expected = attended_by_value(block, tokens)[:, 1:]

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from anomalib.data import NumpyImageBatch, NumpyImageItem
 from helpers import data_trees
 from helpers.data_trees import cross
 from PIL import Image
 
 from anomalib_genclip import GenCLIP
+from anomalib_genclip.data import CategoryBatch, CategoryItem
 
 
 def _rewrite(mask: Path, how: str) -> None:
@@ -41,3 +43,14 @@ def test_masks_of_every_kind_are_the_same_mask(tmp_path, how):
         return torch.stack([item.gt_mask for item in both.test_data])
 
     assert torch.equal(masks(tmp_path / "plain"), masks(tmp_path / "other"))
+
+
+def test_anomalibs_arrays_have_no_names():
+    """Its visualizers and inferencers ask for them."""
+    names = {"image_path": "0.png", "category": "nut", "dataset": "screws"}
+    items = [CategoryItem(image=torch.rand(3, 4, 4), gt_label=torch.tensor(label), **names) for label in (False, True)]
+    batch, item = CategoryBatch.collate(items).to_numpy(), items[1].to_numpy()
+    assert (type(batch), type(item)) == (NumpyImageBatch, NumpyImageItem)
+    np.testing.assert_array_equal(batch.image[1], item.image)
+    assert batch.gt_label.tolist() == [False, True]
+    assert not hasattr(batch, "category")

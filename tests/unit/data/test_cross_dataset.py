@@ -46,7 +46,6 @@ def target(tmp_path) -> MVTecAD:
 
 
 def test_every_layout_is_a_source_and_a_target(tmp_path):
-    """All test images of each data set are used, each with its own names, and the masks are the right ones."""
     sources, targets = (list(every_layout(tmp_path / side).values()) for side in ("source", "target"))
     datamodule = cross(sources, targets)
     groups = {("MVTecAD", "bottle"), ("MPDD", "tubes"), ("BTech", "01"), ("Visa", "candle"), ("screws", "screws")}
@@ -66,7 +65,6 @@ def test_every_layout_is_a_source_and_a_target(tmp_path):
 
 @pytest.mark.parametrize("mode", list(ValSplitMode))
 def test_source_is_the_whole_test_split_whatever_its_val_split_mode(tmp_path, target, mode):
-    """Also modes that move half of the test split elsewhere, such as Folder's default."""
     source = folder(tmp_path / "source", normal=6, anomalous=10)
     source.val_split_mode = mode
     datamodule = cross(source, target)
@@ -80,7 +78,6 @@ def test_source_is_the_whole_test_split_whatever_its_val_split_mode(tmp_path, ta
 
 
 def test_held_out_share_is_stratified_and_repeatable(tmp_path, target):
-    """The same in each run, another for another seed, a tenth of each label of each category."""
     source = mvtec_ad(tmp_path / "source", ["bottle", "carpet"], normal=20, anomalous=10)
     both = cross(source, target, source_categories=["bottle", "carpet"])
     bottle, carpet = ("MVTecAD", "bottle"), ("MVTecAD", "carpet")
@@ -106,7 +103,6 @@ def test_sampled_test_images_are_repeatable_and_the_global_generator_is_left_alo
 
 
 def test_items_match_their_rows_after_sorting_subsampling_and_in_workers(tmp_path):
-    """Sorting by path interleaves the parts; each item must still be its own row's image."""
     # The second source's paths sort before the first's.
     sources = [mpdd(tmp_path / "z"), folder(tmp_path / "a", name="screws"), mvtec_ad(tmp_path / "m")]
     datamodule = cross(sources, mvtec_ad(tmp_path / "target"), train_batch_size=5, num_workers=2)
@@ -131,7 +127,6 @@ def test_items_match_their_rows_after_sorting_subsampling_and_in_workers(tmp_pat
 
 
 def test_augmentations_reach_the_images_of_their_own_subset(tmp_path, target, caplog):
-    """Image and mask are resized, each subset as asked for, and not as the inner datamodules are told to."""
     source = mpdd(tmp_path / "s")
     source.train_augmentations = Resize((9, 9))
     with caplog.at_level(logging.WARNING):
@@ -220,7 +215,6 @@ def test_listed_categories_need_not_be_known_and_are_shared_out_among_datamodule
 
 
 def test_each_category_is_prepared_and_a_failed_download_is_explained(tmp_path, target, monkeypatch):
-    """An empty root is downloaded category by category, as some data sets need; a failure names the data set."""
     asked = []
 
     def download(self: MVTecAD) -> None:
@@ -262,7 +256,6 @@ def test_a_mask_file_that_is_gone_is_no_mask(tmp_path):
 
 
 def test_source_must_have_masks_and_anomalies_and_should_have_normal_images(tmp_path, target, caplog):
-    """All messages name the data set and category."""
     with pytest.raises(ValueError, match="Without a mask in the source plain/plain: 4 anomalous images: "):
         cross([mpdd(tmp_path / "s"), folder(tmp_path / "plain", name="plain", masks=False)], target)
     clean = mvtec_ad(tmp_path / "clean", ["carpet"], anomalous=0)
@@ -289,7 +282,6 @@ def test_the_same_files_in_source_and_target_are_named(tmp_path, caplog):
 
 
 def test_whole_categories_are_held_out(tmp_path, target):
-    """Nothing of a held-out category is trained on; the same seed draws the same ones."""
     source = mvtec_ad(tmp_path / "source", ["bottle", "cable", "tile", "wood"])
     options = {"source_categories": "all", "held_out": "categories", "val_split_ratio": 0.5}
     datamodule = cross(source, target, **options)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import MVTecAD
-from jsonargparse import ArgumentParser
 
 from anomalib_genclip import CrossDataset
 from anomalib_genclip.demo.synthetic import (
@@ -32,7 +31,6 @@ def generator(seed: int = 0) -> np.random.Generator:
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_every_category_renders_with_each_of_its_defects(category):
-    """Normal images have empty masks; a defect has a mask of sensible size."""
     image, mask = render(category, None, 64, generator())
     assert image.shape == (64, 64, 3)
     assert image.dtype == mask.dtype == np.uint8
@@ -65,7 +63,6 @@ def test_unknown_category_lists_the_known(make):
 
 @pytest.mark.parametrize("kind", DEFECTS)
 def test_large_image_may_have_a_defect_of_a_small_one(kind):
-    """A defect drawn for 64 pixels fits into as many, and nothing else of the large image is touched."""
     category = next(name for name in CATEGORIES if kind in DEFECTS_OF[name])
     canvas = scene(category, 256, generator(2))
     before, views = canvas.image.copy(), [under.copy() for _, under in canvas.parts]
@@ -79,7 +76,6 @@ def test_large_image_may_have_a_defect_of_a_small_one(kind):
 
 
 def test_size_of_defects_belongs_to_the_recipe(tmp_path):
-    """Folders of large defects are not taken for folders of small ones."""
     large, small = (SyntheticDefects(tmp_path, render_size=256, defect_size=size) for size in (None, 64))
     assert large.recipe.items() < small.recipe.items()
     with pytest.raises(ValueError, match=r"defect_size=300.*render_size is 256"):
@@ -87,7 +83,6 @@ def test_size_of_defects_belongs_to_the_recipe(tmp_path):
 
 
 def test_folder_is_mvtec_layout_and_read_by_anomalib(tmp_path):
-    """Anomalib's own MVTec AD data module reads a rendered category; only that one was rendered."""
     SyntheticDefects(tmp_path, "coin", **SMALL).prepare_data()
     assert [path.name for path in tmp_path.iterdir()] == ["coin"]
     host = MVTecAD(root=tmp_path, category="coin", num_workers=0)
@@ -108,7 +103,6 @@ def test_cross_dataset_renders_the_categories_that_it_is_asked_for(tmp_path):
 
 
 def test_datamodule_renders_once_and_again_for_another_recipe(tmp_path):
-    """The second call does nothing; another seed renders anew; a user's folder is never overwritten."""
     module, other = (SyntheticDefects(tmp_path, render_seed=seed, **SMALL) for seed in (0, 9))
     module.prepare_data()
     first = tmp_path / "wood" / "train" / "good" / "000.png"
@@ -148,16 +142,7 @@ def test_wrong_settings_are_refused_by_name(name, values):
             SyntheticDefects(**{name: value})
 
 
-def test_settings_of_anomalibs_datamodule_are_on_the_command_line():
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(SyntheticDefects, "data")
-    settings = parser.parse_args(["--data.eval_batch_size=4", "--data.val_split_mode=from_test", "--data.train_good=3"])
-    module = parser.instantiate_classes(settings).data
-    assert (module.eval_batch_size, module.val_split_mode, module.recipe["train_good"]) == (4, "from_test", 3)
-
-
 def test_a_failed_render_leaves_nothing_behind(tmp_path, monkeypatch):
-    """A folder is written atomically."""
     monkeypatch.setattr(datamodule, "_write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         SyntheticDefects(tmp_path, **SMALL).prepare_data()

@@ -35,7 +35,6 @@ def images_of(category, kinds):
 
 
 def test_plain_open_clip_loads_the_export_and_agrees(model, tmp_path, monkeypatch):
-    """The example writes a state dict that open_clip's own class takes, with the same features."""
     target, script = tmp_path / "full.safetensors", str(Path(__file__).parents[3] / "examples" / "export_tiny_clip.py")
     monkeypatch.setattr(sys, "argv", [script, "--out", str(target)])
     runpy.run_path(script, run_name="__main__")
@@ -49,7 +48,6 @@ def test_plain_open_clip_loads_the_export_and_agrees(model, tmp_path, monkeypatc
 
 
 def test_hand_written_prompts_tell_damaged_from_perfect_on_unseen_categories(model):
-    """Zero-shot image AUROC on categories it never saw is far from chance; random weights are not."""
     tokens, scores = open_clip.tokenize(["a photo of a perfect object", "a photo of a damaged object"]), []
     with torch.inference_mode():
         text = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)

@@ -94,7 +94,6 @@ def test_datasets_are_named_where_they_share_a_category(tmp_path):
 
 @pytest.mark.parametrize("barebones", [False, True])
 def test_engine_returns_the_figures(data, result, tmp_path, barebones):
-    """Through anomalib's engine, logging allowed or not."""
 
     class ZeroShot(AnomalibModule):
         learning_type = LearningType.ZERO_SHOT
@@ -116,7 +115,6 @@ def test_engine_returns_the_figures(data, result, tmp_path, barebones):
 
 
 def test_plain_batches_belong_to_their_loaders_category(tmp_path):
-    """Anomalib's own datamodules serve batches without categories; two loaders are two categories."""
     fields = vars(collate(scored("tile", 4)))
     fields = {
         name.lstrip("_"): value for name, value in fields.items() if name.strip("_") not in {"category", "dataset"}
@@ -155,7 +153,6 @@ def test_map_and_mask_of_different_size_are_refused(data, tmp_path):
 
 
 def test_runs_do_not_leak_into_each_other(data, result, tmp_path):
-    """Neither a finished run nor one that broke off changes the next."""
     evaluator, trainer = CategoryEvaluator(report=False), trainer_in(tmp_path)
     run(evaluator, scored("bottle", 8), trainer)
     evaluator.on_test_batch_end(trainer, None, None, collate(scored("other", 8)), 0)

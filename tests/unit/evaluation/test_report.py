@@ -67,7 +67,6 @@ def test_terminal_is_narrow_and_has_a_table_of_error_rates(partial):
 
 
 def test_failing_write_leaves_the_old_file(partial, tmp_path, monkeypatch, caplog):
-    """A full disk: the warning names the folder, the old file stays, no part of a new one does."""
     (tmp_path / "metrics.csv").write_text("old")
 
     def full(_: int) -> None:

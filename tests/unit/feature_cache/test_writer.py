@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torchvision.transforms import v2
 
 from anomalib_genclip.feature_cache import callback
+from anomalib_genclip.feature_cache.dataset import read_features
 
 
 def test_second_run_writes_nothing(filled, tmp_path, tower_images):
@@ -166,3 +167,11 @@ def test_fixed_augmentations_are_part_of_the_key(filled, tmp_path, tower_images)
     data = cross(tmp_path / "data", train_augmentations=v2.CenterCrop(24))
     fit(data, tmp_path / "cached", epochs=1, feature_cache=filled.cache)
     assert sum(tower_images) == len(data.train_data)
+
+
+@pytest.mark.parametrize("damage", [cut, lambda path: flip(path, -1), Path.unlink])
+def test_files_that_are_damaged_during_a_training_are_refused_by_name(filled, damage):
+    victim = next(iter(entries(filled.cache)))
+    damage(victim)
+    with pytest.raises(ValueError, match=rf"{victim} of the feature cache is damaged\. Delete it"):
+        read_features(victim)

@@ -102,7 +102,6 @@ def test_an_ordinary_batch_takes_the_names_of_the_datamodule(tmp_path: Path, dat
 
 
 def test_no_path_leads_out_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a relative path nor one that is taken whole, down to its anchor."""
     (path,) = files(tmp_path, "d/0.png")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
