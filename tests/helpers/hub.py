@@ -32,7 +32,6 @@ class Hub(ThreadingHTTPServer):
 
 @contextmanager
 def serve() -> Iterator[Hub]:
-    """Run a server in this process."""
     with Hub() as hub:
         Thread(target=hub.serve_forever, daemon=True).start()
         try:

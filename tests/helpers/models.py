@@ -62,5 +62,4 @@ def noisy(model) -> GenCLIPModel:
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    """Normalized images."""
     return torch.randn(3, 3, SIZE, SIZE)

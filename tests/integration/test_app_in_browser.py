@@ -4,7 +4,6 @@
 """The page in a real browser: needs Chromium, which `apt-get install chromium` brings."""
 
 import os
-import re
 import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -93,17 +92,6 @@ def test_several_images_are_chosen_from(page, images):
     expect(page.locator("#strip button")).to_have_count(2, timeout=PATIENCE)
     page.locator("#strip button").nth(1).click()
     expect(page.locator("#label")).to_contain_text("gear_missing.png", timeout=PATIENCE)
-
-
-def test_class_name_is_typed(page):
-    name = page.locator("#class-name input")
-    name.fill("metal nut")
-    name.press("Enter")
-    page.locator("#examples button").nth(0).click()
-    expect(page.locator("#filtering textarea")).to_have_value(re.compile("corrugated cardboard"), timeout=PATIENCE)
-    name.fill("metal nut")
-    name.press("Enter")
-    expect(page.locator("#filtering textarea")).to_have_value(re.compile("metal nut"), timeout=PATIENCE)
 
 
 def test_maps_and_downloads(page):

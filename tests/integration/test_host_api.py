@@ -162,7 +162,7 @@ def test_export_subcommand_takes_the_checkpoint(fitted, tmp_path, kind):
         (["--model.layers", "[a]"], "layers"),
         (["--model.image_size", "large"], "image_size"),
         (["--model.prompt_length", "many"], "prompt_length"),
-        (["--model.training.epochs", "many"], "epochs"),
+        (["--model.training.epochs", "many"], "training"),
         (["--model.fine_tune", "perhaps"], "fine_tune"),
     ],
 )

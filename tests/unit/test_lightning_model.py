@@ -186,11 +186,6 @@ def test_training_that_diverges_is_an_error_and_writes_nothing_that_is_not_finit
     assert not (tmp_path / "prompts.safetensors").exists()
 
 
-def test_validation_step_needs_no_trainer():
-    batch = ImageBatch(image=torch.rand(2, 3, 64, 64), gt_label=torch.tensor([0, 1]))
-    assert build().eval().validation_step(batch).pred_score.shape == (2,)
-
-
 def test_zero_shot_test_runs_the_tower_once_per_image(trained, tmp_path, monkeypatch):
     model = GenCLIP(weights=trained.prompts, visualizer=False)
     data = data_trees.mvtec_ad(tmp_path / "data", normal=3, anomalous=4)

@@ -26,17 +26,6 @@ def test_same_seed_gives_the_same_figures_even_for_random_weights(compared, comp
     assert {name: again[name] for name in METRIC_NAMES} == {name: row[name] for name in METRIC_NAMES}
 
 
-@pytest.mark.parametrize(("model", "protocol"), [(GENCLIP, "zero_shot"), (PATCHCORE, "one_class")])
-def test_drawn_images_are_references_or_the_training_set(comparison_data, monkeypatch, model, protocol):
-    tested = []
-    monkeypatch.setattr(jobs, "measure", lambda *args, **options: tested.append((*args, options)))
-    jobs.test_model(settings(comparison_data / "target", model, protocol, k_shot=2))
-    ((built, target, options),) = tested
-    assert len(target.train_data) == 2
-    assert options["train"] == (protocol == "one_class")
-    assert getattr(built, "k_shot", 0) == (0 if protocol == "one_class" else 2)
-
-
 def test_references_are_the_images_that_are_drawn(comparison_data):
     model = build_model(GENCLIP, k_shot=2)
     target = build_target(mvtec(comparison_data / "target"), "wood", seed=1)

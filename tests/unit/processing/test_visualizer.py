@@ -63,14 +63,6 @@ def save(trainer: object, *batches: ImageBatch, visualizer: CategoryVisualizer |
         visualizer.on_test_batch_end(trainer, None, None, batch, index)
 
 
-def test_equal_file_names_in_two_categories_give_two_pictures(tmp_path: Path) -> None:
-    paths = files(tmp_path, *(f"d/{category}/test/crack/{i}.png" for category in ("bottle", "cable") for i in range(2)))
-    names = {"category": ["bottle", "bottle", "cable", "cable"], "dataset": ["MVTecAD"] * 4}
-    save(trainer_of(tmp_path, paths, **names), batch_of(paths, **names))
-    expected = [f"MVTecAD/{category}/crack/{i}.png" for category in ("bottle", "cable") for i in range(2)]
-    assert pictures(tmp_path / "images") == expected
-
-
 def test_equal_folders_within_a_category_get_as_many_parents_as_needed(tmp_path: Path) -> None:
     paths = files(tmp_path, "left/a/crack/0.png", "right/a/crack/0.png", "right/a/good/0.png", "left/b/crack/0.png")
     names = {"category": ["gear", "gear", "gear", "plate"], "dataset": ["Folder"] * 4}

@@ -16,7 +16,6 @@ from anomalib_genclip.utils.files import (
     atomic_open,
     atomic_write,
     check_archive,
-    is_file,
 )
 
 # Writing
@@ -62,15 +61,6 @@ def test_a_process_killed_while_it_writes_leaves_the_last_good_file(tmp_path):
     assert killed.returncode == -9
     assert path.read_bytes() == b"good"
     assert atomic_write(path, b"new").read_bytes() == b"new"
-
-
-@pytest.mark.parametrize("text", ["", "\0", "x" * 5000, 5, None, ["a"], "{folder}", "{folder}/absent"])
-def test_only_the_path_of_a_file_is_one(tmp_path, text):
-    path = tmp_path / "a"
-    path.touch()
-    assert is_file(path)
-    assert is_file(str(path))
-    assert not is_file(text.format(folder=tmp_path) if isinstance(text, str) else text)
 
 
 def test_an_archive_is_read_whole(tmp_path):
