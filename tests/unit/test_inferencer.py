@@ -95,12 +95,6 @@ def test_what_is_no_image_is_refused(inferencer, image, message):
         inferencer(image)
 
 
-def test_broken_file_is_named(inferencer, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(OSError, match=r"broken\.png"):
-        inferencer(tmp_path / "broken.png")
-
-
 def test_model_and_checkpoint_give_the_record_of_the_prompts_file(weights, inferencer, folder, tmp_path):
     expected = inferencer(folder / "0.png")
     model = GenCLIP(weights=weights, class_name="metal_nut", visualizer=False)
@@ -112,7 +106,7 @@ def test_model_and_checkpoint_give_the_record_of_the_prompts_file(weights, infer
     assert Inferencer(model, image_threshold=0.0)(folder / "0.png").anomalous
 
 
-def test_wrong_settings_are_refused(weights, tmp_path):
+def test_wrong_settings_and_broken_files_are_refused(weights, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weights nothing\.onnx.*tiny-demo"):
         Inferencer("nothing.onnx")
     with pytest.raises(ValueError, match="image_threshold=2"):
@@ -122,6 +116,9 @@ def test_wrong_settings_are_refused(weights, tmp_path):
     (tmp_path / "no.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match=r"no\.onnx cannot be opened as a model"):
         Inferencer(tmp_path / "no.onnx")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(OSError, match=r"broken\.png"):
+        Inferencer(weights)(tmp_path / "broken.png")
 
 
 def test_name_is_the_given_one_then_the_images_then_the_files(weights, folder):

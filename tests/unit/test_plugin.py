@@ -50,16 +50,6 @@ assert anomalib.data.SyntheticDefects is anomalib_genclip.SyntheticDefects
 assert not [finder for finder in sys.meta_path if type(finder).__module__ == "anomalib_genclip.plugin"]
 """
 
-MODELS_FROM_SHORT_NAMES = """
-from anomalib.models import get_model
-
-small = {"backbone": "ViT-S-32-alt", "pretrained": None, "image_size": 64}
-by_config = {"class_path": "GenCLIP", "init_args": small}
-models = [get_model("genclip", **small), get_model("gen_clip", **small), get_model("GenCLIP", **small)]
-models += [get_model(by_config), get_model(by_config | {"class_path": "anomalib.models.GenCLIP"})]
-assert {type(model).__name__ for model in models} == {"GenCLIP"}
-"""
-
 
 COMMAND_LINE = """
 import contextlib, io
@@ -137,7 +127,6 @@ CASES: dict[str, tuple[str, Sequence[str], dict[str, str]]] = {
         f"known after: {first}": (f"{first}\n{then}\n{ALL_NAMES}", OUR_WARNINGS_ARE_ERRORS, {})
         for first, then in FIRST_IMPORTS.items()
     },
-    "models from short names": (MODELS_FROM_SHORT_NAMES, (), {}),
     "command line": (COMMAND_LINE, (), {}),
     "known in a spawned process": (SPAWNED, (), {}),
     "a start without torch pays nothing": (WITHOUT_TORCH, (), {}),

@@ -44,16 +44,6 @@ def test_block_gives_what_open_clips_gives(block, mask):
     torch.testing.assert_close(run_block(block, tokens, mask)[0], _open_clip(block, tokens, mask), atol=1e-5, rtol=1e-5)
 
 
-def test_rest_goes_on_from_the_past_that_all_share(block):
-    start, rests = torch.randn(1, 3, WIDTH), torch.randn(6, 4, WIDTH)
-    expected = _open_clip(block, torch.cat([start.expand(6, -1, -1), rests], dim=1), MASK)
-    first, past = run_block(block, start, MASK[:3, :3])
-    rest, own = run_block(block, rests, MASK[3:], past)
-    torch.testing.assert_close(torch.cat([first.expand(6, -1, -1), rest], dim=1), expected, atol=1e-5, rtol=1e-5)
-    assert past.shape == (2, 1, HEADS, 3, WIDTH // HEADS)
-    assert own.shape == (2, 6, HEADS, 4, WIDTH // HEADS)
-
-
 def test_patches_attend_by_value_as_open_clips_attention_does_with_values_for_all(block):
     tokens = torch.randn(3, LENGTH, WIDTH)
     expected = attended_by_value(block, tokens)[:, 1:]

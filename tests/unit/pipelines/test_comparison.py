@@ -105,17 +105,3 @@ def test_there_is_a_training_for_each_seed_and_a_test_for_each_seed_category_and
     assert [job.settings["checkpoint"] for job in jobs[:4]] == ["0.ckpt", "0.ckpt", None, None]
     assert [job.failure for job in jobs[1:3]] == ["", "training failed: no memory"]
     assert [job.settings["k_shot"] for job in jobs] == [0] * 4 + [2] * 4 + [0] * 2
-
-
-def test_categories_are_shared_out_among_targets(tmp_path):
-    targets = []
-    for category in ("bottle", "wood"):
-        data_trees.mvtec_ad(tmp_path / category, (category,), normal=2, anomalous=2)
-        init_args = {"root": str(tmp_path / category), "category": category}
-        targets.append({"class_path": "MVTecAD", "init_args": init_args})
-    settings = {"target": targets, "target_categories": ["wood", "bottle"], "models": [MODEL]}
-    parts = target_parts(validated(Comparison, settings))
-    assert parts == [("bottle", targets[0], "bottle"), ("wood", targets[1], "wood")]
-    settings["target_categories"].append("tile")
-    with pytest.raises(ValueError, match="not found: tile"):
-        target_parts(validated(Comparison, settings))
