@@ -225,8 +225,7 @@ class GenCLIP(AnomalibModule):
         """Compute the loss of the vision-enhanced branch (paper), for some images of the query-only branch (ours)."""
         del args, kwargs
         if batch.gt_mask is None:
-            first = (batch.image_path or ["an image"])[0]
-            msg = f"Training needs masks, and {first} has none. Use a source with masks."
+            msg = f"Training needs masks, and {(batch.image_path or ['an image'])[0]} has none: use a source with some."
             raise ValueError(msg)
         settings, images = self.training_settings, images_of(batch, self.model.projections[0].dtype)
         query_only = torch.rand(len(batch), device=self.device) < settings.query_only_prob

@@ -11,7 +11,7 @@ import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.utils.serialization import anomalib_safe_globals
 
-from anomalib_genclip.utils.files import atomic_write, why_unreadable
+from anomalib_genclip.utils.files import atomic_write, check_archive, is_file, why_unreadable
 from anomalib_genclip.utils.tensors import check_finite, digest
 
 FROZEN = "model.clip."  # prefix of CLIP's tensors, which are not in checkpoints
@@ -33,6 +33,8 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
             OSError: If there is no such file, or it cannot be opened.
             ValueError: If it is damaged, was not written by GenCLIP, or could run code; names the file.
         """
+        if isinstance(path, str | Path) and is_file(path):
+            check_archive(Path(path))  # the hash below is that of the model, not of the optimizer and the settings
         try:
             if isinstance(path, str | Path):
                 checkpoint = super().load_checkpoint(path, *args, **kwargs)

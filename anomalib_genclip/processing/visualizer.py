@@ -155,8 +155,8 @@ def _tail_lengths(loaders: list, fallbacks: list[_Group]) -> dict[_Group, int]:
     """Return for each group the smallest number of last parts, at least two, that distinguishes all of its paths."""
     groups: dict[_Group, set[tuple[str, ...]]] = defaultdict(set)
     for loader, fallback in zip(loaders, fallbacks, strict=True):
-        samples = getattr(getattr(loader, "dataset", None), "samples", {})
-        is_named = "dataset" in samples and "category" in samples
+        samples = getattr(getattr(loader, "dataset", None), "samples", None)
+        is_named = samples is not None and {"dataset", "category"} <= {*samples}
         names = zip(samples["dataset"], samples["category"], strict=True) if is_named else repeat(fallback)
         for group, path in zip(names, image_paths(loader), strict=False):
             groups[group].add(_parts(path))

@@ -4,7 +4,8 @@
 """Whatever a setting is given: either it is right, or one error names it, before any weight is loaded."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
+from inspect import signature
 
 import pytest
 from helpers.models import torch_model
@@ -17,7 +18,7 @@ from anomalib_genclip.components.class_names import clean_class_name, suffix_ids
 from anomalib_genclip.data import CrossDataset
 from anomalib_genclip.model_settings import ModelSettings
 from anomalib_genclip.persistence.prompts_file import load_weights
-from anomalib_genclip.settings import TrainingSettings
+from anomalib_genclip.settings import TileSettings, TrainingSettings
 from anomalib_genclip.torch_model import GenCLIPModel
 
 SMALL = {"backbone": "ViT-S-32-alt", "pretrained": "random", "image_size": 64}
@@ -55,31 +56,13 @@ def is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-ARGUMENTS = [
-    "backbone",
-    "pretrained",
-    "image_size",
-    "layers",
-    "patch_attention",
-    "prompt_length",
-    "class_name",
-    "branches",
-    "class_name_filter",
-    "smoothing_sigma",
-    "fine_tune",
-    "training",
-    "seed",
-    "k_shot",
-    "few_shot_source",
-    "max_reference_patches",
-    "tiles",
-]
-GROUPS = {"training": TrainingSettings.__dataclass_fields__, "tiles": ("size", "stride", "working_size", "batch_size")}
+COMPONENTS = {"pre_processor", "post_processor", "evaluator", "visualizer"}
+GROUPS = {"training": TrainingSettings, "tiles": TileSettings}
+CHECKED = [name for name in signature(GenCLIP).parameters if name not in {"weights", *COMPONENTS}]
+CHECKED += [f"{group}.{field.name}" for group, kind in GROUPS.items() for field in fields(kind)]
 
 
-@pytest.mark.parametrize(
-    "name", [*ARGUMENTS, *(f"{group}.{field}" for group, fields in GROUPS.items() for field in fields)]
-)
+@pytest.mark.parametrize("name", CHECKED)
 @given(value=ANYTHING)
 @settings(QUICK, max_examples=25)
 def test_anything_in_any_setting_is_accepted_or_refused_by_name(name, value):
@@ -119,12 +102,10 @@ def test_weights_of_clip_are_the_given_ones_then_the_files_then_the_backbones():
     assert "has its own weights" in build(backbone="tiny", pretrained="openai", image_size=112)
     assert ModelSettings.resolve("ViT-B-32").pretrained == "openai"
     demo = load_weights("tiny-demo")
-    signature = replace(demo.signature, backbone="ViT-B-32", layers=[6, 12])
+    other = replace(demo.signature, backbone="ViT-B-32", layers=[6, 12])
     file = replace(
         demo,
-        description=replace(
-            demo.description, signature=signature, pretrained="laion2b_s34b_b79k", image_size=[224, 224]
-        ),
+        description=replace(demo.description, signature=other, pretrained="laion2b_s34b_b79k", image_size=[224, 224]),
     )
     assert ModelSettings.resolve(prompts=file).pretrained == "laion2b_s34b_b79k"
     assert ModelSettings.resolve(prompts=file, pretrained="openai").pretrained == "openai"

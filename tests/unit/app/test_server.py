@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -125,6 +126,7 @@ def test_command_shows_the_address_and_leaves_nothing_behind(monkeypatch, capsys
     def terminate(page):
         seen.extend([page.local_url, Path(os.environ["GRADIO_TEMP_DIR"])])
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)  # it may arrive in another thread first
 
     monkeypatch.setattr("gradio.Blocks.block_thread", terminate)
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
