@@ -20,7 +20,6 @@ from anomalib_genclip.utils.files import list_configs
 
 
 def run_benchmark(data: Path, folder: Path, **settings) -> int:
-    """Run ``genclip benchmark`` with some of the helpers' settings."""
     config = folder / "comparison.yaml"
     config.write_text(yaml.safe_dump(settings_for(data, folder / "results") | settings))
     return cli.main(["benchmark", "--config", str(config)])
@@ -100,7 +99,6 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 
 
 def predict(root, *options):
-    """Run ``genclip predict`` on ``images`` below a folder."""
     given = ["--weights", "tiny-demo", "--data", str(root / "images"), "--out", str(root / "out"), "--num_workers", "0"]
     return cli.main(["predict", *given, *options])
 
