@@ -179,7 +179,8 @@ class Inferencer:
             ValueError: If an image or a class name cannot be used.
         """
         several = isinstance(image, (list, tuple))
-        images = [as_pixels(one) for one in (image if several else [image])]
+        given: Any = image if several else [image]
+        images = [as_pixels(one) for one in given]
         groups: dict[torch.Size, list[tuple[int, Tensor]]] = {}
         for number, (pixels, _) in enumerate(images):
             transformed = self.transform(pixels)

@@ -94,7 +94,7 @@ def calibrate(
         if record.error:
             raise ValueError(record.error)
         scores.append(record.score)
-        highest.append(float(np.max(record.anomaly_map)))
+        highest.append(float(np.max(np.asarray(record.anomaly_map))))
     thresholds = {
         "image": conformal_threshold(torch.tensor(scores), rate),
         "pixel": conformal_threshold(torch.tensor(highest), rate),

@@ -156,7 +156,7 @@ def _tail_lengths(loaders: list, fallbacks: list[_Group]) -> dict[_Group, int]:
     groups: dict[_Group, set[tuple[str, ...]]] = defaultdict(set)
     for loader, fallback in zip(loaders, fallbacks, strict=True):
         samples = getattr(getattr(loader, "dataset", None), "samples", None)
-        names = repeat(fallback)
+        names: Iterable[tuple[str, str]] = repeat(fallback)
         if samples is not None and {"dataset", "category"} <= {*samples}:
             names = zip(samples["dataset"], samples["category"], strict=True)
         for group, path in zip(names, image_paths(loader), strict=False):
