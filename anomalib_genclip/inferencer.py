@@ -108,7 +108,7 @@ class Inferencer:
         self.device = torch.device("cpu")
         default = "float32" if path.suffix == ".onnx" else choose_precision(precision, self.device)
         self.precision = default if precision == "auto" else precision
-        self._exported = ExportedModel(path, str(device), self.precision)  # type: ignore[arg-type]
+        self._exported = ExportedModel(path, str(device), self.precision)
         self.transform: Callable[[Tensor], Tensor] = self._exported.transform
         self.class_name = self._exported.metadata.get("class_name")
         return self._exported.metadata
@@ -179,7 +179,8 @@ class Inferencer:
             ValueError: If an image or a class name cannot be used.
         """
         several = isinstance(image, (list, tuple))
-        images = [as_pixels(one) for one in (image if several else [image])]
+        given: Any = image if several else [image]
+        images = [as_pixels(one) for one in given]
         groups: dict[torch.Size, list[tuple[int, Tensor]]] = {}
         for number, (pixels, _) in enumerate(images):
             transformed = self.transform(pixels)
@@ -226,7 +227,7 @@ class Inferencer:
         Returns:
             list[Record]: One per image. An image whose class name cannot be used has an ``error`` and no score.
         """
-        records = [Record(path, tuple(size)) for path, size in zip(paths, sizes, strict=True)]
+        records = [Record(path, (size[0], size[1])) for path, size in zip(paths, sizes, strict=True)]
         if self.model is None:
             outputs = self._exported(images)
             return [

@@ -53,7 +53,7 @@ from .persistence.prompts_file import LearnedWeights, load_weights
 from .processing.post_processor import RawScorePostProcessor
 from .processing.pre_processor import AntialiasedPreProcessor
 from .processing.visualizer import CategoryVisualizer
-from .settings import TileSettings, TrainingSettings, as_settings, refuse_renamed, tiles_of
+from .settings import TileSettings, TrainingSettings, as_settings, refuse_unknown, tiles_of
 from .torch_model import GenCLIPModel
 from .utils.loaders import categories_of
 from .utils.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, checked, checked_path
@@ -110,8 +110,10 @@ class GenCLIP(AnomalibModule):
             to ``True``.
         visualizer (Visualizer | bool): Visualizer, or whether to use the default, which saves one visualization per
             image. Defaults to ``True``.
+        **unknown (Any): Arguments of earlier versions; the error says what they are called now.
 
     Raises:
+        TypeError: If there is no such argument.
         ValueError: If an argument is invalid or does not fit the backbone; raised before weights are loaded.
         FileNotFoundError: If ``weights`` does not exist.
         ConnectionError: If CLIP's weights cannot be downloaded.
@@ -121,11 +123,6 @@ class GenCLIP(AnomalibModule):
     """
 
     torch_model: Callable[[Any, ModelSettings], GenCLIPModel] = GenCLIPModel
-
-    def __new__(cls, *_: Any, **given: Any) -> Any:  # noqa: ANN401
-        """Say where an argument has moved."""
-        refuse_renamed(given)
-        return super().__new__(cls)
 
     def __init__(
         self,
@@ -151,7 +148,9 @@ class GenCLIP(AnomalibModule):
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
+        **unknown: Any,  # noqa: ANN401
     ) -> None:
+        refuse_unknown(unknown)
         prompts = load_weights(path) if (path := checked_path("weights", weights)) else None
         if checked("fine_tune", fine_tune, bool) and prompts is None:
             msg = "fine_tune=True starts from trained prompts: give their file as weights."
@@ -169,9 +168,9 @@ class GenCLIP(AnomalibModule):
             smoothing_sigma=smoothing_sigma,
         )
         training = as_settings(TrainingSettings, "training", {} if training is None else training)
-        of_file = None if prompts is None or fine_tune else prompts.description
-        tiles = tiles_of(tiles, of_file and of_file.tiles)
-        self.names = NameRule.of(class_name, of_file and of_file.class_name, settings.max_suffix_tokens)
+        product = (None, None) if prompts is None or fine_tune else prompts.product
+        self.names = NameRule.of(class_name, product[0], settings.max_suffix_tokens)
+        tiles = tiles_of(tiles, product[1])
         self.k_shot = checked("k_shot", k_shot, NonNegativeInt)
         source = checked_path("few_shot_source", few_shot_source)
         if source is not None and not self.k_shot:

@@ -154,14 +154,15 @@ _RENAMED = {  # old name: new name
 }
 
 
-def refuse_renamed(names: Iterable[str]) -> None:
-    """Refuse arguments of GenCLIP that have another name now.
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Refuse arguments that GenCLIP does not have.
 
     Raises:
-        TypeError: If there is one; says its new name.
+        TypeError: If there is one; says its new name if it has one.
     """
-    for name in _RENAMED.keys() & {*names}:
-        msg = f"GenCLIP has no argument {name}: it is {_RENAMED[name]} now."
+    for name in names:
+        hint = f": it is {_RENAMED[name]} now" if name in _RENAMED else ""
+        msg = f"GenCLIP has no argument {name}{hint}."
         raise TypeError(msg)
 
 

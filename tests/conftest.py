@@ -3,6 +3,8 @@
 
 """What all tests share."""
 
+import gc
+
 import pytest
 import torch
 from helpers.comparisons import compared, comparison_data  # noqa: F401  # fixtures
@@ -10,10 +12,20 @@ from helpers.models import built, images, model, noisy  # noqa: F401
 from helpers.runs import cross, trained  # noqa: F401
 
 
+def pytest_collection_finish():
+    gc.freeze()  # what is imported stays, so that the collections below need not look at it
+
+
 @pytest.fixture(autouse=True)
-def _seed():
-    """Give every test the same random numbers, whichever tests run before it."""
+def _fresh():
+    """Give every test the same random numbers, and take the memory of its models back.
+
+    A trainer and its model hold each other; with CLIP in it such a pair is hundreds of megabytes of a few objects,
+    which Python does not hurry to collect.
+    """
     torch.manual_seed(0)
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -109,7 +109,8 @@ def _rewrite(exception: Exception, message: str) -> None:
 
 def _first_unreadable(loaders: Iterable[Any]) -> tuple[str, str] | None:
     """Return the first file of the loaders that cannot be read and the reason, ``None`` if all can be read."""
-    for dataset in (getattr(loader, "dataset", None) for loader in loaders):
+    for loader in loaders:
+        dataset: Any = getattr(loader, "dataset", None)
         for index in range(len(dataset)) if hasattr(dataset, "__len__") else ():
             if reason := _failure(dataset.__getitem__, index):
                 files = _files(dataset, index)

@@ -88,8 +88,8 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
     Raises:
         ValueError: If there are too few images, or one that cannot be used.
     """
-    own = module.hparams["seed"]
-    seed = torch.initial_seed() if own is None and seed is None else seed if own is None else own
+    given = [value for value in (module.hparams["seed"], seed) if value is not None]
+    seed = given[0] if given else torch.initial_seed()
     rows = {category: _choose(module, category, len(found.files), seed) for category, found in images.items()}
     files = {category: [found.files[row] for row in rows[category]] for category, found in images.items()}
     hashes = {category: [*map(file_hash, own)] for category, own in files.items()}
@@ -103,8 +103,8 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
     memories = {}
     for category, found in images.items():
         pixels = [preprocessed(found.read(row), found.files[row], module) for row in rows[category]]
-        patches, cls, *usual = _remember(model, pixels, module.hparams["max_reference_patches"], seed)
-        memories[category] = ReferenceMemory(patches, cls, *usual, hashes[category], drawn_with)
+        parts = _remember(model, pixels, module.hparams["max_reference_patches"], seed)
+        memories[category], patches = ReferenceMemory(*parts, hashes[category], drawn_with), parts[0]
         text = "References%s: images: %d, patches: %d, %.1f MB."
         name = f" of {category}" if category else ""
         logger.info(text, name, module.k_shot, patches.shape[1], patches.nbytes / 1e6)
@@ -136,7 +136,9 @@ def _choose(module: Any, category: str, count: int, seed: int) -> list[int]:  # 
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: module.k_shot].tolist()
 
 
-def _remember(model: GenCLIPModel, images: list[Tensor], max_patches: int, seed: int) -> tuple[Tensor, ...]:
+def _remember(
+    model: GenCLIPModel, images: list[Tensor], max_patches: int, seed: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute a memory from preprocessed images, each ``(1, 3, H, W)``."""
     patches, cls = _features(model, images)
     kept = _coreset(patches.flatten(1, 2), max_patches, seed)

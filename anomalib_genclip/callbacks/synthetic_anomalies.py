@@ -4,6 +4,7 @@
 """Synthetic anomalies for training sets without anomalous images."""
 
 import logging
+from typing import Any
 
 import torch
 from anomalib.data import Batch
@@ -63,12 +64,14 @@ class PerlinAnomalies(Callback):
         """Add anomalies to normal images of the batch; anomalous images stay unchanged."""
         if not self.active or (self.labelled and batch.gt_mask is None):  # the training step raises without masks
             return
+        mask: Any = batch.gt_mask
+        label: Any = batch.gt_label
         images, masks = self.generator(batch.image)
         masks = masks.squeeze(1) > 0
         labels = masks.flatten(1).any(dim=1)
         if self.labelled:
-            real = batch.gt_label.bool().view(-1, 1, 1)
+            real = label.bool().view(-1, 1, 1)
             images = torch.where(real[:, None], batch.image, images)
-            masks = torch.where(real, batch.gt_mask.as_subclass(torch.Tensor).bool(), masks)
-            labels |= batch.gt_label.bool()
+            masks = torch.where(real, mask.as_subclass(torch.Tensor).bool(), masks)
+            labels |= label.bool()
         batch.update(image=images, gt_mask=Mask(masks), gt_label=labels)

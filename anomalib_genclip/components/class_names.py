@@ -105,11 +105,11 @@ class NameRule:
         Raises:
             ValueError: If it is neither, or a name is blank, or has no tokens or too many.
         """
-        names = {None: class_name} if class_name is None or isinstance(class_name, str) else class_name
+        names: Any = {None: class_name} if class_name is None or isinstance(class_name, str) else class_name
         if not isinstance(names, Mapping):
             msg = f"class_name={class_name!r} must be a name, or map categories to names, such as {{'01': 'cable'}}."
             raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
-        cleaned = {}
+        cleaned: dict[Any, str] = {}
         for key, name in names.items():
             if not isinstance(key, str | None):
                 msg = f'class_name has the category {key!r}, not a string. Put it in quotes: \'{{"01": "cable"}}\'.'

@@ -7,7 +7,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import fsspec
 import numpy as np
@@ -21,7 +21,7 @@ from anomalib_genclip.utils.messages import counted, summarize
 
 logger = logging.getLogger(__name__)
 
-AnyImage = str | os.PathLike | Image.Image | np.ndarray | Tensor
+AnyImage: TypeAlias = str | os.PathLike | Image.Image | np.ndarray | Tensor
 _ORIENTATION = 0x0112  # tag of EXIF; 1 is upright
 _DISTORTION = 1.1  # tolerance of the aspect ratio, for rounding in small masks
 _MOST = 0.95  # of an image that a plausible mask covers

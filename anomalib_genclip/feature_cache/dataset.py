@@ -59,7 +59,7 @@ class FeatureDataset(AnomalibDataset):
             "gt_label": None if row.label_index == LabelName.UNKNOWN else torch.tensor(int(row.label_index)),
             "gt_mask": tensors.pop("mask", None),
             **{name: row.get(name) for name in ("image_path", "mask_path", "category", "dataset")},
-            "tokens": ImageTokens(**tensors),  # type: ignore[arg-type]  # patches: (M, N, d_v)
+            "tokens": ImageTokens(**tensors),  # patches: (M, N, d_v)
         }
 
     @property
@@ -106,6 +106,6 @@ def images_of(batch: ImageBatch, dtype: torch.dtype) -> Tensor | ImageTokens:
     anomalib's batches convert images to float32, whatever the trainer's precision is.
     """
     if not isinstance(batch, FeatureBatch):
-        return batch.image.to(dtype)
+        return batch.image.to(dtype)  # type: ignore[union-attr]  # the step of a batch with images
     patches, *others = batch.tokens
     return ImageTokens(tuple(layer.to(dtype) for layer in patches), *(value.to(dtype) for value in others))

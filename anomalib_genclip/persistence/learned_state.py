@@ -3,7 +3,7 @@
 
 """Saving and loading of what GenCLIP has learned, without the frozen CLIP."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -108,7 +108,7 @@ def read_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: A
     module.trained_on = trained_on
 
 
-def settings_for_checkpoint(path: str | Path | IO, safe_globals: list) -> dict[str, Any]:
+def settings_for_checkpoint(path: str | Path | IO, safe_globals: Sequence) -> dict[str, Any]:
     """Check a checkpoint before Lightning builds a model with its settings, and return those it must not choose.
 
     Raises:

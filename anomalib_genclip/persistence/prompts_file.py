@@ -138,6 +138,11 @@ class LearnedWeights:
         own = {"pretrained": self.description.pretrained, "image_size": tuple(self.description.image_size)}
         return chosen | own | self.description.inference
 
+    @property
+    def product(self) -> tuple[str | None, dict[str, Any] | None]:
+        """Class name and tiles of a file for one product."""
+        return self.description.class_name, self.description.tiles
+
     def save(self, path: str | Path) -> Path:
         """Write the file atomically.
 
@@ -190,7 +195,7 @@ def load_weights(path: str | Path) -> LearnedWeights:
         if value is None or value.shape != () or not (value.isnan() or 0 <= value <= 1):
             msg = f"{source}: the {name} threshold is not a number between 0 and 1."
             raise ValueError(msg)
-    return LearnedWeights(described(Description, metadata, source), tensors, thresholds, source)  # type: ignore[arg-type]
+    return LearnedWeights(described(Description, metadata, source), tensors, thresholds, source)
 
 
 def described(kind: type[Described], content: Any, source: str) -> Described:  # noqa: ANN401  # whatever was in a file

@@ -10,6 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from anomalib.data import ImageBatch
 from lightning.pytorch import LightningDataModule
@@ -61,12 +62,22 @@ def calibrate(
     and, likewise, to have a pixel above the pixel threshold. Later validations of the model keep the thresholds.
     References that the model asks for (``k_shot``) are drawn first.
 
+    Args:
+        inferencer (Inferencer): The model, which judges by the new thresholds afterwards and saves them
+            (:meth:`~anomalib_genclip.Inferencer.save`).
+        normal (LightningDataModule | str | Path): Folder of normal images that were neither trained on nor are
+            references; or a datamodule of one category, whose normal training images are used without the references.
+        false_alarm_rate (float): ``a``, between 0 and 1. Defaults to ``0.01``.
+
+    Returns:
+        dict[str, float]: ``image`` and ``pixel`` threshold.
+
     Raises:
         ValueError: If there are too few images, references among them, several categories, or an image that cannot
             be used; or if the model has another post-processor than the default.
     """
     rate = checked("false_alarm_rate", false_alarm_rate, OpenUnitFloat)
-    model = inferencer.model
+    model: Any = inferencer.model
     if model is not None and not isinstance(model.post_processor, RawScorePostProcessor):
         msg = "calibrate sets thresholds on raw scores: the model needs the default post_processor."
         raise ValueError(msg)
@@ -83,7 +94,7 @@ def calibrate(
         if record.error:
             raise ValueError(record.error)
         scores.append(record.score)
-        highest.append(float(record.anomaly_map.max()))
+        highest.append(float(np.max(np.asarray(record.anomaly_map))))
     thresholds = {
         "image": conformal_threshold(torch.tensor(scores), rate),
         "pixel": conformal_threshold(torch.tensor(highest), rate),

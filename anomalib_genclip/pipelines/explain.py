@@ -4,6 +4,7 @@
 """Explanation of the score of one image, as a figure: its maps, and the decision of Class Name Filtering."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,11 +50,12 @@ def draw_explanation(record: Record, image: np.ndarray, caption: str, mask: np.n
         mask (np.ndarray | None): Ground truth, ``(h, w)`` of any size, 1 for anomalous. Defaults to ``None``.
     """
     size = record.anomaly_map.shape  # type: ignore[union-attr]
-    maps = {
+    grids: Any = record.parts and record.parts.maps
+    maps: dict[str, Any] = {
         BRANCH_TITLES[name]: F.interpolate(torch.from_numpy(grid)[None, None], size, mode="bilinear")[0, 0].numpy()
-        for name, grid in record.parts.maps.items()  # type: ignore[union-attr]
+        for name, grid in grids.items()
     }
-    maps = {"anomaly map": record.anomaly_map} | (maps if len(maps) > 1 else {})  # type: ignore[dict-item]
+    maps = {"anomaly map": record.anomaly_map} | (maps if len(maps) > 1 else {})
     count = 1 + len(maps) + (mask is not None)
     figure = Figure(figsize=(3.1 * count, 4.1), layout="constrained")
     panels = list(figure.subplots(1, count))

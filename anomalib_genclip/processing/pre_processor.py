@@ -90,7 +90,8 @@ def _exportable(transform: Transform | None) -> Transform | nn.Module | None:
     """Like anomalib's ``get_exportable_transform``, but keep antialiased bicubic resizes to a fixed size."""
     if isinstance(transform, Compose):
         return Compose([_exportable(step) for step in transform.transforms])
-    bicubic = isinstance(transform, Resize) and transform.interpolation == InterpolationMode.BICUBIC
-    if bicubic and transform.antialias and len(transform.size or ()) == 2:
-        return MatrixResize(tuple(transform.size))
+    if isinstance(transform, Resize) and transform.antialias and transform.interpolation == InterpolationMode.BICUBIC:
+        size = transform.size
+        if size is not None and len(size) == 2:
+            return MatrixResize((size[0], size[1]))
     return get_exportable_transform(transform)

@@ -105,7 +105,7 @@ class CategoryVisualizer(ImageVisualizer):
             own = _group_of(item, "dataset")
             group = own if any(own) else self._groups[dataloader_idx]
             # Images without a path are named by their position.
-            tail = (f"{self._prefix}{dataloader_idx}_{batch_idx}_{index}.png",)
+            tail: tuple[str, ...] = (f"{self._prefix}{dataloader_idx}_{batch_idx}_{index}.png",)
             if item.image_path:
                 tail = _parts(item.image_path)[-self._tail_lengths.get(group, _SHORTEST_TAIL) :]
             file = _with_known_ending(self._root.joinpath(*map(_folder_name, filter(None, group)), *tail))
@@ -156,8 +156,9 @@ def _tail_lengths(loaders: list, fallbacks: list[_Group]) -> dict[_Group, int]:
     groups: dict[_Group, set[tuple[str, ...]]] = defaultdict(set)
     for loader, fallback in zip(loaders, fallbacks, strict=True):
         samples = getattr(getattr(loader, "dataset", None), "samples", None)
-        is_named = samples is not None and {"dataset", "category"} <= {*samples}
-        names = zip(samples["dataset"], samples["category"], strict=True) if is_named else repeat(fallback)
+        names: Iterable[tuple[str, str]] = repeat(fallback)
+        if samples is not None and {"dataset", "category"} <= {*samples}:
+            names = zip(samples["dataset"], samples["category"], strict=True)
         for group, path in zip(names, image_paths(loader), strict=False):
             groups[group].add(_parts(path))
     lengths = dict.fromkeys(groups, _SHORTEST_TAIL)

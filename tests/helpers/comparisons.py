@@ -53,13 +53,11 @@ class WhitestPixel(AnomalibModule):
 
 
 def mvtec(root, **settings) -> dict:
-    """Settings of an MVTec AD datamodule."""
     return {"class_path": "MVTecAD", "init_args": {"root": str(root), **LOADING, **settings}}
 
 
 @pytest.fixture(scope="session")
 def comparison_data(tmp_path_factory) -> Path:
-    """A source and a target with two categories."""
     root = tmp_path_factory.mktemp("data")
     data_trees.mvtec_ad(root / "source", ("cable",), normal=6, anomalous=6)
     data_trees.mvtec_ad(root / "target", ("bottle", "wood"))

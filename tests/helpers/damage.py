@@ -29,12 +29,10 @@ class Payload:
 
 
 def cut(path: Path) -> None:
-    """Cut off the end of a file."""
     path.write_bytes(path.read_bytes()[:-300])
 
 
 def flip(path: Path, place: int) -> None:
-    """Flip one bit of a byte."""
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)

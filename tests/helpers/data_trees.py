@@ -23,7 +23,6 @@ LOADING = {"train_batch_size": 4, "eval_batch_size": 4, "num_workers": 0}
 
 
 def write_normal(path: Path, seed: int = 0) -> None:
-    """Write a grey image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(60, 120, (SIZE, SIZE, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -59,13 +58,11 @@ def _mvtec_layout(root: Path, categories: Sequence[str], normal: int, anomalous:
 
 
 def mvtec_ad(root: Path, categories: Sequence[str] = ("bottle",), normal: int = 4, anomalous: int = 4) -> MVTecAD:
-    """Write MVTec AD's layout."""
     _mvtec_layout(root, categories, normal, anomalous, good="good", mask="{}_mask.png")
     return MVTecAD(root=root, category=categories[0], **LOADING)
 
 
 def mpdd(root: Path, categories: Sequence[str] = ("tubes",), normal: int = 4, anomalous: int = 4) -> MPDD:
-    """Write MPDD's layout."""
     _mvtec_layout(root, categories, normal, anomalous, good="good", mask="{}_mask.png")
     return MPDD(root=root, category=categories[0], **LOADING)
 
@@ -139,7 +136,6 @@ def folder(
 
 
 def cross(source: AnomalibDataModule, target: AnomalibDataModule, **settings) -> CrossDataset:
-    """Train on one data set and test on another."""
     return CrossDataset(source=source, target=target, **{**LOADING, "train_batch_size": 2, **settings})
 
 
@@ -147,5 +143,4 @@ LAYOUTS = {"MVTecAD": mvtec_ad, "MPDD": mpdd, "BTech": btech, "Visa": visa, "Kol
 
 
 def every_layout(root: Path) -> dict[str, AnomalibDataModule]:
-    """Write one data set of each layout and return the datamodules by class name."""
     return {name: make(root / name) for name, make in LAYOUTS.items()}

@@ -14,7 +14,6 @@ from helpers.runs import engine
 
 
 def build(**settings) -> GenCLIP:
-    """Build the tiny model, without pictures."""
     return GenCLIP(**{"backbone": "tiny", "image_size": 32, "visualizer": False, **settings})
 
 
@@ -55,5 +54,4 @@ def fit(data, results: Path, epochs: int = 2, callbacks=(), training=(), **setti
 
 
 def entries(cache: Path) -> dict[Path, bytes]:
-    """The cache's files and what is in them."""
     return {path: path.read_bytes() for path in sorted(cache.rglob("*.safetensors"))}

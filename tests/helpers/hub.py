@@ -16,19 +16,13 @@ COMMIT = "c0ffee" + "0" * 34
 
 
 class Hub(ThreadingHTTPServer):
-    """The server.
-
-    Attributes:
-        repos (dict): Contents of files by name, by revision, by repository.
-        requests (list[str]): What was asked for.
-    """
+    """The server, with contents of files by name, by revision, by repository."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
-        self.requests: list[str] = []
 
     @property
     def url(self) -> str:
@@ -38,7 +32,6 @@ class Hub(ThreadingHTTPServer):
 
 @contextmanager
 def serve() -> Iterator[Hub]:
-    """Run a server in this process."""
     with Hub() as hub:
         Thread(target=hub.serve_forever, daemon=True).start()
         try:
@@ -58,7 +51,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_file(body=True)
 
     def send_file(self, body):
-        self.server.requests.append(f"{self.command} {self.path}")
         if "/resolve/" not in self.path:  # such as a check for a newer client
             self.answer(404, b"", {})
             return
@@ -74,7 +66,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(200, content, {"ETag": f'"{sha256(content).hexdigest()}"', "X-Repo-Commit": commit}, body=body)
 
     def do_POST(self):
-        self.server.requests.append(f"{self.command} {self.path}")
         content = self.rfile.read(int(self.headers["Content-Length"]))
         repo = "/".join(self.path.split("/")[3:5])
         if self.path == "/api/repos/create":

@@ -37,17 +37,11 @@ DISTRIBUTIONS = ("torch", "open_clip_torch", "anomalib")
 
 @dataclass(frozen=True)
 class Environment:
-    """What one virtual environment is made of.
+    """What one virtual environment is made of."""
 
-    Args:
-        python (str): Version of Python, such as ``"3.11"``, or the path of one.
-        torch (tuple[str, ...]): Requirements on torch and torchvision.
-        open_clips (tuple[str, ...]): Requirements on open_clip, installed and tested one after the other.
-    """
-
-    python: str
-    torch: tuple[str, ...]
-    open_clips: tuple[str, ...]
+    python: str  # version, such as "3.11", or the path of one
+    torch: tuple[str, ...]  # requirements on torch and torchvision
+    open_clips: tuple[str, ...]  # requirements on open_clip, installed and tested one after the other
 
 
 def environments(pythons: Sequence[str]) -> list[Environment]:

@@ -25,15 +25,7 @@ def torch_model(backbone: str, pretrained: str = "random", **settings) -> GenCLI
 
 @torch.no_grad()
 def attended_by_value(block: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """Run open_clip's own attention with the projection of the values in place of those of queries and keys.
-
-    Args:
-        block (nn.Module): open_clip's block.
-        tokens (torch.Tensor): Its input, ``(B, L, width)``.
-
-    Returns:
-        torch.Tensor: Without residual and MLP, ``(B, L, width)``.
-    """
+    """Run open_clip's own attention with the projection of the values in place of those of queries and keys."""
     attention = copy.deepcopy(block.attn)
     for parameter in (attention.in_proj_weight, attention.in_proj_bias):
         query, key, value = parameter.chunk(3)
@@ -70,5 +62,4 @@ def noisy(model) -> GenCLIPModel:
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    """Normalized images."""
     return torch.randn(3, 3, SIZE, SIZE)

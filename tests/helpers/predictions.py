@@ -57,7 +57,6 @@ class Brightness:
 
 
 def use_model(monkeypatch, model: Brightness) -> Brightness:
-    """Let runs load this model."""
     monkeypatch.setattr("anomalib_genclip.prediction.scoring.Inferencer", lambda *_, **__: model)
     return model
 

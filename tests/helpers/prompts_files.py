@@ -21,14 +21,7 @@ def rewritten(
     tensors: Callable[[dict[str, Tensor]], Any] = lambda _: None,
     description: Callable[[dict[str, Any]], Any] = lambda description: description,
 ) -> Path:
-    """Copy a prompts file with other contents.
-
-    Args:
-        source (Path): The file.
-        target (Path): The copy.
-        tensors (Callable): Changes the tensors in place.
-        description (Callable): Returns another description.
-    """
+    """Copy a prompts file with other contents."""
     with safe_open(source, "pt") as file:
         metadata = json.loads(file.metadata()["genclip"])
     metadata.pop("digest")

@@ -49,19 +49,7 @@ def train(
     seed: int = 5,
     **limits: float,
 ) -> dict[str, torch.Tensor]:
-    """Train for three epochs of five or six steps and return what was learned.
-
-    Args:
-        root (Path): Folder of the data sets.
-        out (str): Folder of the results, below ``root``.
-        data (str): "labels" for a labelled source, "synthetic" for normal images with made-up anomalies.
-        stop (int | None): Step to stop at.
-        how (str): A signal's name, or "error".
-        ckpt (str | None): Checkpoint to go on from.
-        workers (int): Workers of the loaders.
-        seed (int): Seed of everything.
-        **limits (float): Further arguments of the trainer.
-    """
+    """Train for three epochs of five or six steps and return what was learned."""
     seed_everything(seed)
     if data == "labels":
         source = data_trees.mvtec_ad(root / "source", ("cable",), normal=6, anomalous=6)

@@ -37,7 +37,6 @@ def save_checkpoint(model: GenCLIP, path: Path) -> None:
 
 @pytest.fixture
 def cross(tmp_path) -> CrossDataset:
-    """Two source and two target categories."""
     source = data_trees.mvtec_ad(tmp_path / "source", ("cable", "tile"), normal=6, anomalous=6)
     target = data_trees.mvtec_ad(tmp_path / "target", ("bottle", "wood"))
     return CrossDataset(
@@ -66,5 +65,4 @@ def trained(tmp_path_factory):
 
 
 def learned(model: GenCLIP) -> dict[str, torch.Tensor]:
-    """Copy the learned tensors."""
     return {k: v.clone() for k, v in model.model.state_dict().items() if not k.startswith("clip.")}

@@ -37,7 +37,6 @@ def scored(category: str, num: int, dataset: str = "set", **changes) -> list[dic
 
 
 def collate(items: list[dict]) -> CategoryBatch:
-    """Make a batch of scored images."""
     columns = {name: [item[name] for item in items] for name in items[0]}
     for name, values in columns.items():
         if values[0] is None:

@@ -23,7 +23,6 @@ def main():
 
 
 def frames(count=5):
-    """Frames of a square that moves."""
     for number in range(count):
         frame = np.full((SIZE[1], SIZE[0], 3), 90, np.uint8)
         yield cv2.rectangle(frame, (4 + 8 * number, 10), (14 + 8 * number, 20), (255, 255, 255), -1)

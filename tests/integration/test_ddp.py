@@ -28,12 +28,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def _one_thread_in_processes(monkeypatch):
-    """Let the processes that tests start do the same."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def anomalib(*arguments: object, cwd: Path) -> str:
-    """Run anomalib's command line and return what it printed."""
     command = [sys.executable, "-m", "anomalib.cli.cli", *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -42,14 +40,13 @@ def anomalib(*arguments: object, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """One run of ``anomalib train`` on two processes: its results folder, and the configuration."""
     folder = tmp_path_factory.mktemp("ddp")
     data_trees.mvtec_ad(folder / "source", ("cable", "tile"), normal=3, anomalous=3)
     data_trees.mvtec_ad(folder / "target", ("bottle", "wood"), normal=3, anomalous=2)
     data_trees.write_normal(folder / "target/bottle/test/good/odd.png", seed=9)  # 11 images: one is repeated
     parts = {name: {"class_path": "MVTecAD", "init_args": {"root": name}} for name in ("source", "target")}
     config = {
-        "model": {"class_path": "GenCLIP", "init_args": {**SETTINGS, "feature_cache": "cache"}},
+        "model": {"class_path": "GenCLIP", "init_args": {**SETTINGS, "training": {"feature_cache": "cache"}}},
         "data": {
             "class_path": "CrossDataset",
             "init_args": {
@@ -182,7 +179,12 @@ def test_processes_end_with_equal_weights_and_right_class_names(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"query_only_prob": 1.0}, {"query_only_prob": 0.0, "image_loss_weight": 0.0}, {"branches": "query"}],
+    [
+        {},
+        {"training": {"query_only_prob": 1.0}},
+        {"training": {"query_only_prob": 0.0, "image_loss_weight": 0.0}},
+        {"branches": "query"},
+    ],
 )
 def test_every_learned_parameter_has_a_part_in_the_loss(settings):
     """Or else the processes would wait for its gradient, and plain ``ddp`` would stop with an error."""

@@ -17,7 +17,6 @@ LARGEST = 1_000_000  # bytes
 
 
 def outputs(notebook) -> list:
-    """Return the outputs of all cells."""
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 

@@ -24,7 +24,6 @@ OPTIONS = {"on_error": "record", "regions": True, "pictures": "anomalous", "imag
 
 @pytest.fixture(autouse=True)
 def _threads():
-    """Compute here in as many threads as each of two actors has: another number may change the last decimals."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     yield
@@ -32,7 +31,6 @@ def _threads():
 
 
 def scorers():
-    """Return the processes of the models that are loaded."""
     import psutil  # comes with Ray's dashboard and with anomalib
 
     def is_scorer(process):

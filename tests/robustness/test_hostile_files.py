@@ -3,7 +3,6 @@
 
 """Files from strangers: nothing in them runs, broken ones are refused by name, and none leads out of its folder."""
 
-import ast
 import contextlib
 import io
 import pickle
@@ -19,7 +18,6 @@ from helpers.damage import Payload, with_flipped_bits
 from helpers.prompts_files import rewritten
 from helpers.runs import build, engine, save_checkpoint
 
-import anomalib_genclip
 from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.clip.backbone import backbone_spec, load_clip
 from anomalib_genclip.persistence.prompts_file import load_weights
@@ -41,9 +39,6 @@ def files(tmp_path_factory) -> SimpleNamespace:
 
 def same_prompts(model: GenCLIP, files: SimpleNamespace) -> bool:
     return torch.equal(model.model.prompts.normal, files.model.model.prompts.normal)
-
-
-# Payloads
 
 
 PLACES = {
@@ -68,8 +63,9 @@ def test_payload_in_a_checkpoint_is_refused_by_everything_that_reads_one(files, 
         calls = engine(tmp_path).test, engine(tmp_path, max_epochs=1).fit
         readers += [partial(call, files.model, datamodule=files.data, ckpt_path=hostile) for call in calls]
     for reader in readers:
-        with pytest.raises(ValueError, match=r"hostile\.ckpt"):
+        with pytest.raises(ValueError, match=r"hostile\.ckpt") as refused:
             reader()
+        assert "weights_only" not in str(refused.value)  # torch advises to run the code
         assert not trace.exists()
     torch.load(hostile, weights_only=False)
     assert trace.exists()  # so the file was hostile
@@ -85,9 +81,6 @@ def test_plain_pickle_is_refused_whatever_it_is_called(tmp_path, protocol):
             with pytest.raises(ValueError, match=path.stem):
                 reader()
     assert not trace.exists()
-
-
-# Broken files
 
 
 def test_prompts_with_flipped_bits_are_refused_by_name_or_the_same(files, tmp_path):
@@ -284,20 +277,3 @@ def test_settings_file_is_refused_by_what_is_wrong(tmp_path, content, message):
     (tmp_path / "settings.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=rf"settings\.yaml .*{message}"):
         read_settings(tmp_path / "settings.yaml")
-
-
-# The package's own text
-
-
-def test_package_reads_no_code_from_files():
-    """Lint asks for a word at each of these calls; this is what the word stands for."""
-    forbidden = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "pickle.load", "os.system", "os.popen"}
-    for path in Path(anomalib_genclip.__file__).parent.rglob("*.py"):
-        calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
-        for call in calls:
-            name = ast.unparse(call.func)
-            assert name not in forbidden, path
-            options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-            assert name != "torch.load" or options.get("weights_only") == "True", path
-            assert options.get("shell", "False") == "False", path
-            assert "allow_pickle" not in options, path

@@ -21,7 +21,6 @@ OPTIONS = {"on_error": "record", "regions": True, "maps": "npy"}
 
 
 def _run_until(root: Path, operations: int) -> None:
-    """Run, and kill this process before its n-th change to the disk."""
     left = iter(range(operations, -1, -1))
     for name in ("fsync", "replace", "unlink"):
         real = getattr(os, name)

@@ -15,7 +15,6 @@ CODE = re.compile(r"```.*?```", re.DOTALL)
 
 
 def _anchors(page: Path) -> set[str]:
-    """Anchors that a Markdown viewer makes of a page's headings."""
     headings = re.findall(r"^#+ (.*)$", CODE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -15,12 +15,10 @@ from PIL import Image
 
 from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.components.references import ReferenceMemory
-from anomalib_genclip.records import Record, Region, find_regions
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three images of two sizes."""
     folder = tmp_path_factory.mktemp("images")
     for number in range(3):
         data_trees.write_normal(folder / f"{number}.png", seed=number)
@@ -31,7 +29,6 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A model whose prompts differ, so that its maps do, as a prompts file."""
     model = build(seed=0)
     torch.nn.init.normal_(model.model.prompts.abnormal, std=0.2)
     model.post_processor.set_thresholds(0.4, 0.45)
@@ -44,7 +41,6 @@ def inferencer(weights):
 
 
 def with_references(weights, name: str) -> GenCLIP:
-    """A model with references of one product, which cost nothing to draw."""
     model = GenCLIP(weights=weights, visualizer=False, class_name=name)
     layers, width = len(model.model.layers), model.model.spec.vision_width
     patches, cls = torch.randn(layers, 5, width), torch.randn(1, 1, width)
@@ -99,12 +95,6 @@ def test_what_is_no_image_is_refused(inferencer, image, message):
         inferencer(image)
 
 
-def test_broken_file_is_named(inferencer, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(OSError, match=r"broken\.png"):
-        inferencer(tmp_path / "broken.png")
-
-
 def test_model_and_checkpoint_give_the_record_of_the_prompts_file(weights, inferencer, folder, tmp_path):
     expected = inferencer(folder / "0.png")
     model = GenCLIP(weights=weights, class_name="metal_nut", visualizer=False)
@@ -116,7 +106,7 @@ def test_model_and_checkpoint_give_the_record_of_the_prompts_file(weights, infer
     assert Inferencer(model, image_threshold=0.0)(folder / "0.png").anomalous
 
 
-def test_wrong_settings_are_refused(weights, tmp_path):
+def test_wrong_settings_and_broken_files_are_refused(weights, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weights nothing\.onnx.*tiny-demo"):
         Inferencer("nothing.onnx")
     with pytest.raises(ValueError, match="image_threshold=2"):
@@ -126,6 +116,9 @@ def test_wrong_settings_are_refused(weights, tmp_path):
     (tmp_path / "no.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match=r"no\.onnx cannot be opened as a model"):
         Inferencer(tmp_path / "no.onnx")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(OSError, match=r"broken\.png"):
+        Inferencer(weights)(tmp_path / "broken.png")
 
 
 def test_name_is_the_given_one_then_the_images_then_the_files(weights, folder):
@@ -200,16 +193,3 @@ def test_parts_add_up_to_the_score(weights, inferencer):
     with_some = Inferencer(with_references(weights, "nut")).predict(image, parts=True).parts
     assert with_some.distance.shape == with_some.maps["query"].shape
     assert with_some.cls_distance > 0
-
-
-def test_regions_are_in_pixels_of_the_image():
-    mask, values = np.zeros((4, 6), bool), np.zeros((4, 6), np.float32)
-    mask[0, 0] = mask[2:4, 3:5] = True
-    values[0, 0], values[2, 3] = 0.6, 0.9
-    assert find_regions(mask, values, (8, 12)) == [
-        Region(6, 4, 4, 4, 16, pytest.approx(0.9), 7.5, 5.5),
-        Region(0, 0, 2, 2, 4, pytest.approx(0.6), 0.5, 0.5),
-    ]
-    assert Record(size=(8, 12), mask=mask, anomaly_map=values).regions[0].width == 4
-    assert Record().regions == []
-    assert Record().label is None

@@ -32,7 +32,6 @@ PARTS = Parts(
 
 
 def scored(path="bolt.png", spots=1, **parts):
-    """Return an image with some spots."""
     anomaly_map = np.zeros((8, 8), np.float32)
     anomaly_map[0, : 2 * spots : 2] = 0.75
     record = Record(path, (80, 80), class_name="object", class_name_filter="replaced", score=0.6)
@@ -41,7 +40,6 @@ def scored(path="bolt.png", spots=1, **parts):
 
 
 def scorer_of(products=(), calibration=None):
-    """Return a scorer that finds a spot in every image."""
     thresholds = {"image_threshold": 0.4581, "pixel_threshold": 0.5192, "calibration": calibration}
     score = lambda paths, *_: ([scored(path) for path in paths], [])  # noqa: E731
     note = "" if calibration else "That of the source."
@@ -50,7 +48,6 @@ def scorer_of(products=(), calibration=None):
 
 @pytest.fixture(autouse=True)
 def saved(monkeypatch):
-    """Files that are written, by name."""
     files = {}
     monkeypatch.setattr(handlers, "save_bytes_to_cache", lambda content, name, _: files.update({name: content}) or name)
     return files

@@ -3,6 +3,8 @@
 
 """Scores of uploaded images."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,24 +12,21 @@ from PIL import Image
 from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.app.examples import write_examples
 from anomalib_genclip.app.handlers import Handlers
-from anomalib_genclip.app.scoring import Scorer, with_thresholds
+from anomalib_genclip.app.scoring import Scorer
 from anomalib_genclip.pipelines.calibration import calibrate
 
 
 @pytest.fixture(scope="module")
 def scorer():
-    """The bundled demonstration."""
     return Scorer("tiny-demo")
 
 
 @pytest.fixture(scope="module")
 def crack(tmp_path_factory):
-    """An image of cardboard with a defect that is found."""
     return write_examples(tmp_path_factory.mktemp("examples"))[0][0]
 
 
 def record_of(scorer, *given):
-    """Score one image."""
     ((record, _),), problems = scorer.score(*given)
     assert not problems
     return record
@@ -40,15 +39,6 @@ def test_scores_are_those_of_the_inferencer(scorer, crack):
     assert image.record.score == expected.score
     assert image.record.regions == expected.regions
     assert image.picture.size == (960, 960)
-
-
-def test_thresholds_change_the_label_and_the_regions_alone(scorer, crack):
-    record = record_of(scorer, [crack], "corrugated cardboard")
-    strict = with_thresholds(record, 1, 1)
-    assert (strict.label, strict.regions) == ("normal", [])
-    assert with_thresholds(record, 0.1, 0.1).label == "anomalous"
-    assert with_thresholds(record, 0.1, 0.0).mask.all()
-    assert strict.score == record.score
 
 
 def test_bad_class_names_and_files_are_named_once(scorer, crack, tmp_path):
@@ -67,7 +57,6 @@ def test_bad_class_names_and_files_are_named_once(scorer, crack, tmp_path):
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory):
-    """Prompts with references and thresholds of one product, a black bolt."""
     folder = tmp_path_factory.mktemp("calibrated")
     for name, value in (("references", 0), ("normal", 20)):
         (folder / name).mkdir()
@@ -106,3 +95,10 @@ def test_weights_that_do_not_explain_themselves_are_refused(tmp_path, monkeypatc
     monkeypatch.setattr(Inferencer, "__init__", lambda own, *_, **__: setattr(own, "model", None))
     with pytest.raises(ValueError, match="exported model"):
         Scorer("model.onnx")
+
+
+def test_one_example_is_normal(tmp_path):
+    examples = {Path(path).stem: name for path, name in write_examples(tmp_path)}
+    assert len(list(tmp_path.iterdir())) == len(examples) > 3
+    assert [stem.endswith("_good") for stem in examples].count(True) == 1
+    assert all(stem.replace("_", " ").startswith(name) for stem, name in examples.items())

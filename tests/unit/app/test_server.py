@@ -27,7 +27,6 @@ NAMES = ["problems", "strip", *VIEW, "filtering", "parts", "maps"]
 
 @pytest.fixture(scope="module")
 def contacted():
-    """Hosts that anything in this process has connected to, which includes the server."""
     hosts, connect = set(), socket.socket.connect
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", lambda own, to: hosts.add(to[0]) or connect(own, to))
@@ -36,7 +35,6 @@ def contacted():
 
 @pytest.fixture(scope="module")
 def page(contacted):  # noqa: ARG001  # it watches
-    """The page with the bundled demonstration."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", "")  # restored in the end
         with running("tiny-demo", None, "127.0.0.1", None) as page:
@@ -45,18 +43,15 @@ def page(contacted):  # noqa: ARG001  # it watches
 
 @pytest.fixture(scope="module")
 def images(page):  # noqa: ARG001  # it renders them
-    """Paths of the examples by their names."""
     return {path.stem: path for path in Path(os.environ["GRADIO_TEMP_DIR"]).glob("*.png")}
 
 
 @pytest.fixture
 def visitor(page, tmp_path):
-    """A visitor, who comes with an empty page."""
     return Client(page.local_url, verbose=False, download_files=str(tmp_path), analytics_enabled=False)
 
 
 def score(visitor, *paths, class_name="object", references=()):
-    """Drop images on the page: the answer by name."""
     files, good = ([handle_file(str(path)) for path in group] for group in (paths, references))
     given = {"images": files, "class_name": class_name, "references": good, **SLIDERS}
     return dict(zip(NAMES, visitor.predict(**given, api_name="/score"), strict=True))
@@ -74,14 +69,6 @@ def test_image_is_scored_drawn_and_explained(visitor, images):
     assert len(found["regions"]["data"]) == 1
     assert "replaced" in found["filtering"]
     assert len(found["maps"]) == 3 + 2 * 4
-
-
-def test_thresholds_and_opacity_change_the_view(visitor, images):
-    found = score(visitor, images["leather_hole"], class_name="leather")
-    view = dict(zip(VIEW, visitor.predict(0.99, 0.99, 0.0, api_name="/view"), strict=True))
-    assert view["label"]["value"]["label"] == "normal"
-    assert view["regions"]["data"] == []
-    assert Path(view["picture"]).read_bytes() != Path(found["picture"]).read_bytes()
 
 
 def test_several_images_are_scored_and_broken_ones_named(visitor, images, tmp_path):

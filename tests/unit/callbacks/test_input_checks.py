@@ -3,12 +3,9 @@
 
 """Errors that name the file of an image that cannot be used."""
 
-import errno
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from anomalib.data import Folder, ImageBatch, PredictDataset
@@ -26,7 +23,6 @@ from anomalib_genclip.callbacks.synthetic_anomalies import PerlinAnomalies
 
 @pytest.fixture(scope="module")
 def model() -> GenCLIP:
-    """A model without pictures."""
     return GenCLIP(backbone="tiny", image_size=64, visualizer=False)
 
 
@@ -36,20 +32,12 @@ def _flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-BREAKS = {
-    "truncated": cut,
-    "flipped": _flip,
-    "empty": lambda path: path.write_bytes(b""),
-    "text": lambda path: path.write_text("no picture"),
-}
-
-
-@pytest.mark.parametrize("broken", BREAKS)
-def test_a_bad_file_late_in_a_prediction_is_named_and_all_before_it_is_on_disk(tmp_path, broken):
+@pytest.mark.parametrize("damage", [cut, _flip, lambda path: path.write_bytes(b"")], ids=["cut", "flipped", "empty"])
+def test_a_bad_file_late_in_a_prediction_is_named_and_all_before_it_is_on_disk(tmp_path, damage):
     folder = tmp_path / "images"
     for i in range(5):
         data_trees.write_normal(folder / f"{i}.png", seed=i)
-    BREAKS[broken](folder / "3.png")
+    damage(folder / "3.png")
     run = engine(tmp_path / "results")
     with pytest.raises(Exception, match=r"images/3\.png cannot be read: .+ Repair the file or remove it") as caught:
         run.predict(GenCLIP(backbone="tiny", image_size=64), data_path=folder, return_predictions=False)
@@ -67,13 +55,6 @@ def test_a_folder_with_the_name_of_an_image_is_named(model, tmp_path, workers):
         engine(tmp_path / "results").predict(model, dataloaders=loader)
 
 
-def test_a_picture_too_large_to_be_true_is_named(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    data_trees.write_normal(tmp_path / "bomb.png")
-    with pytest.raises(Image.DecompressionBombError, match=r"bomb\.png cannot be read"):
-        engine(tmp_path / "results").predict(model, data_path=tmp_path)
-
-
 def test_an_error_of_the_loader_itself_stays_as_it_is(model, tmp_path):
     data_trees.write_normal(tmp_path / "images" / "0.png")
 
@@ -87,9 +68,8 @@ def test_an_error_of_the_loader_itself_stays_as_it_is(model, tmp_path):
         engine(tmp_path / "results").predict(model, dataloaders=data)
 
 
-@pytest.mark.parametrize("kind", ["image", "mask"])
-@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
-def test_a_bad_image_or_mask_of_a_data_set_is_named(model, tmp_path, kind, stage):
+@pytest.mark.parametrize(("stage", "kind"), [("fit", "image"), ("fit", "mask"), ("validate", "image")])
+def test_a_bad_image_or_mask_of_a_data_set_is_named(model, tmp_path, stage, kind):
     source = data_trees.mvtec_ad(tmp_path / "source", normal=1, anomalous=4)
     target = data_trees.mvtec_ad(tmp_path / "target", ("wood",), normal=1, anomalous=4)
     data = cross(source, target, val_split_ratio=0.5)
@@ -102,16 +82,7 @@ def test_a_bad_image_or_mask_of_a_data_set_is_named(model, tmp_path, kind, stage
         getattr(run, stage)(model=model, datamodule=data)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_a_full_disk_starts_no_search_among_the_images(monkeypatch, number):
-    searched = []
-    monkeypatch.setattr("anomalib_genclip.callbacks.input_checks.running_loaders", lambda _: searched.append(1) or [])
-    InputChecks().on_exception(SimpleNamespace(), SimpleNamespace(), OSError(number, "No space left on device"))
-    assert bool(searched) == (number != errno.ENOSPC)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("call", ["fit", "predict", "test"])
+@pytest.mark.parametrize(("value", "call"), [(torch.nan, "fit"), (torch.inf, "predict"), (torch.nan, "test")])
 def test_pixels_that_are_no_numbers_are_an_error(model, tmp_path, value, call):
     images, masks = torch.rand(3, 3, 64, 64), torch.zeros(3, 64, 64, dtype=torch.bool)
     images[1, 0, 5, 5] = value
@@ -153,13 +124,6 @@ def test_a_file_of_several_pages_says_so_once(model, tmp_path, caplog):
     assert "phone.jpg" not in caplog.text
 
 
-def test_more_than_8_bits_are_found_whatever_the_ending(model, tmp_path):
-    Image.fromarray(np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)).save(tmp_path / "deep.png")
-    (tmp_path / "deep.png").rename(tmp_path / "deep.jpg")
-    with pytest.raises(ValueError, match=r"deep\.jpg has more than 8 bits"):
-        engine(tmp_path / "results").predict(model, data_path=tmp_path)
-
-
 def test_files_that_anomalib_passes_over_are_named(model, tmp_path, caplog):
     for i in range(2):
         data_trees.write_normal(tmp_path / "images" / f"{i}.png")
@@ -170,18 +134,13 @@ def test_files_that_anomalib_passes_over_are_named(model, tmp_path, caplog):
     assert "photo.heic" in caplog.text
 
 
-# What is read without an error, but not as it was meant
-
-
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Images of which no mask is doubtful."""
     data_trees.folder(tmp_path / "data", normal=2, anomalous=4)
     return tmp_path / "data"
 
 
 def check(model: GenCLIP, folder: Path) -> None:
-    """Test on all images of a folder, through anomalib's own datamodule."""
     masks = {"mask_dir": "mask", "val_split_mode": "none"}
     data = Folder("screws", "good", folder, "bad", **data_trees.LOADING, **masks)
     engine(folder.parent / "results").test(model, datamodule=data)

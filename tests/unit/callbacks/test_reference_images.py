@@ -4,6 +4,7 @@
 """Which reference images are drawn, what is remembered of them, and what that changes."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from helpers import data_trees
 from helpers.runs import build, engine
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from PIL import Image
+from torchvision.transforms.v2 import Resize
 
 from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.callbacks.reference_images import draw_references, preprocessed
 from anomalib_genclip.data.images import read_image
-from anomalib_genclip.data.normal_images import NormalImages, images_of_folder
+from anomalib_genclip.data.normal_images import NormalImages, images_of_datamodule, images_of_folder
 from anomalib_genclip.demo.synthetic import render
 from anomalib_genclip.persistence.learned_state import reference_notes
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
@@ -30,24 +32,20 @@ TILES = {"size": 20, "stride": 12}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """One category with twelve normal training images."""
     return data_trees.mvtec_ad(tmp_path_factory.mktemp("data"), normal=12)
 
 
 @pytest.fixture(scope="module")
 def good(data):
-    """Folder of the normal training images."""
     return data.root / "bottle" / "train" / "good"
 
 
 @pytest.fixture(scope="module")
 def normal(good) -> dict[str, NormalImages]:
-    """The same images, to draw from."""
     return {"bottle": images_of_folder(str(good), "folder")}
 
 
 def drawn(model: GenCLIP) -> dict[str, list[str]]:
-    """Return the hashes of the references of each category."""
     return {note.category: note.images for note in reference_notes(model.model)}
 
 
@@ -55,8 +53,8 @@ def hashes(folder) -> set[str]:
     return {file_hash(file) for file in folder.glob("*")}
 
 
-@pytest.mark.parametrize("k_shot", [1, 3])
-def test_datamodule_gives_normal_training_images(data, good, tmp_path, k_shot):
+def test_datamodule_gives_normal_training_images(data, good, tmp_path):
+    k_shot = 3
     model = build(k_shot=k_shot)
     engine(tmp_path).test(model, datamodule=data)
     assert list(drawn(model)) == ["bottle"]
@@ -80,14 +78,19 @@ def test_cross_dataset_gives_the_targets_images_and_training_starts_without_them
     assert all(value.isfinite() for value in model.post_processor.raw_thresholds().values())
 
 
-def test_folder_gives_images_for_a_prediction(data, good, tmp_path):
-    model = build(k_shot=2, few_shot_source=good)
+def test_folder_gives_images_of_which_those_that_are_tested_too_are_named(data, tmp_path, caplog):
+    folder = data.root / "bottle" / "test" / "good"
+    model = build(k_shot=1, few_shot_source=folder)
     engine(tmp_path).predict(model, dataset=PredictDataset(data.root / "bottle" / "test" / "crack"))
     assert drawn(model).keys() == {""}
-    assert set(drawn(model)[""]) <= hashes(good)
+    assert set(drawn(model)[""]) <= hashes(folder)
+    engine(tmp_path).test(build(k_shot=1, few_shot_source=folder), datamodule=data)
+    assert "Reference images that are also test images: 1." in caplog.text
+    assert str(folder) in caplog.text
 
 
-def test_draw_and_coreset_depend_on_the_seed_alone(normal):
+def test_draw_and_coreset_depend_on_the_seed_alone(normal, caplog):
+    caplog.set_level(logging.INFO)
     memories = []
     for seed in (1, 1, 2):
         model = build(k_shot=4, seed=seed, max_reference_patches=5)
@@ -97,6 +100,9 @@ def test_draw_and_coreset_depend_on_the_seed_alone(normal):
         memories.append((drawn(model), model.model.references.memories[0].patches))
     assert memories[0][0] == memories[1][0] != memories[2][0]
     assert torch.equal(memories[0][1], memories[1][1])
+    assert memories[0][1].shape == (4, 5, 384)
+    assert "Coreset of 5 out of 16 patches" in caplog.text
+    assert "References of bottle: images: 4, patches: 5" in caplog.text
 
 
 def test_without_a_seed_every_process_draws_as_the_first(data, tmp_path, monkeypatch):
@@ -126,15 +132,6 @@ def test_the_same_references_are_computed_once_and_anew_for_other_tiles_or_produ
     assert list(model.model.references.memories) != [first]
 
 
-def test_memory_is_bounded_and_its_size_announced(normal, caplog):
-    model = build(k_shot=4, max_reference_patches=5)
-    with caplog.at_level(logging.INFO):
-        draw_references(model, normal)
-    assert model.model.references.memories[0].patches.shape == (4, 5, 384)
-    assert "Coreset of 5 out of 16 patches" in caplog.text
-    assert "References of bottle: images: 4, patches: 5" in caplog.text
-
-
 @pytest.mark.parametrize("learning_type", [LearningType.ONE_CLASS, LearningType.FEW_SHOT])
 def test_thresholds_without_references_are_dropped_and_given_ones_kept(normal, tmp_path, learning_type):
     weights = None
@@ -147,9 +144,6 @@ def test_thresholds_without_references_are_dropped_and_given_ones_kept(normal, t
     draw_references(model, normal)
     assert float(model.post_processor.raw_thresholds()["image"]) == pytest.approx(0.7)
     assert model.post_processor.raw_thresholds()["pixel"].isnan()
-
-
-# Bad input
 
 
 def test_too_few_images_or_none_are_an_error(data, normal, tmp_path):
@@ -174,16 +168,6 @@ def test_folder_without_readable_images_is_an_error_that_names_it(data, tmp_path
 def test_one_folder_for_several_categories_is_an_error(cross, good, tmp_path):
     with pytest.raises(ValueError, match=r"few_shot_source=.* is one folder, .* 2 categories"):
         engine(tmp_path).test(build(k_shot=1, few_shot_source=good), datamodule=cross)
-
-
-def test_a_test_image_among_the_references_is_named(data, tmp_path, caplog):
-    folder = data.root / "bottle" / "test" / "good"
-    engine(tmp_path).test(build(k_shot=1, few_shot_source=folder), datamodule=data)
-    assert "Reference images that are also test images: 1." in caplog.text
-    assert str(folder) in caplog.text
-
-
-# What it is good for
 
 
 def test_a_defect_that_all_references_show_is_no_longer_found(tmp_path):
@@ -215,3 +199,15 @@ def test_references_are_cut_into_tiles_too(good, normal):
         tiles, _ = next(tile_grid(image, model.model.tiler).cut(image, model.model.image_size, 16))
         distances.append(model.model.references(model.model.clip.encode_image(tiles)).patches)
     assert distances[0].max() < distances[1].min()
+
+
+def test_a_datamodule_gives_its_normal_training_images_as_they_are_on_disk(tmp_path):
+    data = data_trees.mvtec_ad(tmp_path, normal=3, anomalous=2)
+    data.setup()
+    data.train_data.augmentations = Resize((8, 8))
+    data.train_data.samples.loc[1, "label_index"] = 1
+    ((category, images),) = images_of_datamodule(data)
+    assert category == "bottle"
+    assert [Path(file).name for file in images.files] == ["000.png", "002.png"]
+    data.train_data.augmentations = None
+    assert torch.equal(images.read(1), data.train_data[2].image)

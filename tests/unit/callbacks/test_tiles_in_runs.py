@@ -19,7 +19,6 @@ TILES = {"size": 64, "stride": 48}
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A folder of images of 150 x 100 pixels with a defect of four."""
     root, rng = tmp_path_factory.mktemp("large"), np.random.default_rng(0)
     for folder in ("good", "bad", "masks"):
         (root / folder).mkdir()
@@ -34,27 +33,18 @@ def large(tmp_path_factory):
 
 
 def data_of(root) -> Folder:
-    """Normal and anomalous images, half of them to train on."""
     folders = {"normal_dir": "good", "abnormal_dir": "bad", "mask_dir": "masks"}
     loading = {"train_batch_size": 4, "eval_batch_size": 3, "num_workers": 0}
     return Folder(name="large", root=root, **folders, **loading, val_split_mode="same_as_test")
 
 
 def maps_of(model, folder, tmp_path, **settings) -> dict[str, torch.Tensor]:
-    """Predict a folder: maps by file."""
     batches = engine(tmp_path, **settings).predict(model, data_path=folder)
     return {path: m for batch in batches for path, m in zip(batch.image_path, batch.anomaly_map, strict=True)}
 
 
 @pytest.mark.parametrize(
-    ("tiles", "expected"),
-    [
-        (TILES, (100, 150)),
-        (TILES | {"working_size": 120}, (80, 120)),
-        (TILES | {"working_size": [90, 130]}, (90, 130)),
-        (TILES | {"working_size": 300}, (200, 300)),
-        (None, (64, 64)),
-    ],
+    ("tiles", "expected"), [(TILES, (100, 150)), (TILES | {"working_size": [90, 130]}, (90, 130)), (None, (64, 64))]
 )
 def test_maps_masks_and_pictures_have_the_working_size(large, tmp_path, tiles, expected):
     model = build(tiles=tiles, visualizer=True)
@@ -109,14 +99,6 @@ def test_training_learns_at_the_models_size_and_validates_on_tiles(large, tmp_pa
     assert {tensor.shape[-2:] for pair in seen for tensor in pair} == {(64, 64)}
     assert {image_map.shape[-2:] for image_map in maps} == {(100, 150)}
     assert any(not torch.equal(before[key], value) for key, value in learned(model).items())
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"size": 0}, {"size": [64]}, {"stride": "8"}, {"working_size": [1, 2, 3]}, {"batch_size": 0}]
-)
-def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        build(tiles=TILES | wrong)
 
 
 def test_settings_that_do_not_fit_each_other_are_refused(large, tmp_path):

@@ -4,20 +4,22 @@
 """Backbones: names, settings, and weights from files."""
 
 import logging
+import zipfile
 from dataclasses import replace
 
 import open_clip
 import pytest
 import torch
+from helpers.damage import cut, flip
+from helpers.models import torch_model
 from safetensors.torch import save_file
 
 from anomalib_genclip.clip.backbone import (
     _find_pretrained,
     backbone_spec,
-    check_pretrained,
     fingerprint,
-    list_backbones,
     load_clip,
+    read_weights,
     resolve_image_size,
     resolve_layers,
 )
@@ -27,7 +29,6 @@ SMALL = "ViT-S-32-alt"
 
 @pytest.fixture(scope="module")
 def state():
-    """Weights of a small CLIP at its own image size."""
     torch.manual_seed(1)
     return open_clip.create_model(SMALL).state_dict()
 
@@ -57,44 +58,10 @@ def test_openais_weights_always_mean_quickgelu():
     assert not _find_pretrained(backbone_spec("ViT-L-14"), "laion2b_s32b_b82k")[1]
 
 
-def test_every_listed_backbone_has_a_spec():
-    names = list_backbones()
-    assert {"tiny", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14", "ViT-bigG-14"} <= set(names)
-    assert all(backbone_spec(name).depth >= 1 for name in names)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "RN50",
-        "ViT-B-16-SigLIP",
-        "coca_ViT-B-32",
-        "ViT-H-14-CLIPA",
-        "xlm-roberta-base-ViT-B-32",
-        "ViT-L-13",
-        "hf-hub:a/b",
-    ],
-)
+@pytest.mark.parametrize("name", ["RN50", "ViT-B-16-SigLIP", "coca_ViT-B-32", "xlm-roberta-base-ViT-B-32"])
 def test_other_kinds_of_clip_are_refused_with_what_is_supported(name):
     with pytest.raises(ValueError, match=rf"'{name}' cannot be used.*Supported are: tiny, .*ViT-L-14-336"):
         backbone_spec(name)
-
-
-def test_wrong_layers_and_image_sizes_are_refused_with_what_fits():
-    for layers in ([], [0], [13], [3, 3], [1.5], [-1], [True], "3"):
-        with pytest.raises(ValueError, match="between 1 and 12"):
-            resolve_layers(backbone_spec(SMALL), layers)
-    for size in (100, 0, -32, (64, 100), (64, 64, 64), 31, 64.0, True, "64"):
-        with pytest.raises(ValueError, match="patch size 32"):
-            resolve_image_size(backbone_spec(SMALL), size)
-    with pytest.raises(ValueError, match=r"512 does not fit ViT-L-14-336.*Nearest: 504, 518\."):
-        resolve_image_size(backbone_spec("ViT-L-14-336"), 512)
-
-
-@pytest.mark.parametrize(("backbone", "tags"), [("ViT-B-32", "laion.*openai"), ("tiny", "bundled"), (SMALL, "none")])
-def test_unknown_tag_lists_the_tags(backbone, tags):
-    with pytest.raises(ValueError, match=f"'opnai'.*{backbone}.*{tags}"):
-        check_pretrained(backbone_spec(backbone), "opnai")
 
 
 @pytest.mark.parametrize("backbone", [SMALL, "tiny"])
@@ -163,3 +130,93 @@ def test_wrong_tensors_in_clip_weights_are_refused_by_name(state, tmp_path, chan
     save_file(state, tmp_path / "wrong.safetensors")
     with pytest.raises(ValueError, match=r"wrong\.safetensors.*(visual\.proj|stray)"):
         load(tmp_path / "wrong.safetensors")
+
+
+@pytest.fixture
+def tensors():
+    return {"visual.proj": torch.rand(40, 30), "ln_final.weight": torch.rand(50)}
+
+
+def write(tensors, path):
+    save_file(tensors, path) if path.suffix == ".safetensors" else torch.save(tensors, path)
+    return path
+
+
+def test_torch_and_safetensors_files_are_read_without_what_is_no_weight(tensors, tmp_path):
+    sizes = dict.fromkeys(("input_resolution", "context_length", "vocab_size"), torch.tensor(77))
+    openai = {**tensors, **sizes, "attn_mask": torch.zeros(77, 77)}
+    wrapped = {"state_dict": {f"module.{key}": value for key, value in tensors.items()}}
+    for name, content in (("a.pt", tensors), ("a.safetensors", tensors), ("b.bin", openai), ("c.pt", wrapped)):
+        read = read_weights(str(write(content, tmp_path / name)))
+        assert read.keys() == tensors.keys()
+        assert all(torch.equal(read[key], tensors[key]) for key in tensors)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_broken_files_are_refused_by_name(tensors, tmp_path, suffix):
+    broken = write(tensors, tmp_path / f"broken{suffix}")
+    cut(broken)
+    with pytest.raises(ValueError, match=r"broken.* cannot be read as CLIP weights"):
+        read_weights(broken)
+
+
+def test_torchscript_that_runs_code_when_it_is_read_is_refused(tmp_path, capfd):
+    class Hostile(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", torch.zeros(2))
+
+        def forward(self, x):
+            return x
+
+        @torch.jit.export
+        def __getstate__(self):
+            return (self.weight, self.training)
+
+        @torch.jit.export
+        def __setstate__(self, tensors: tuple[torch.Tensor, bool]):
+            print("it ran")  # TorchScript has few means; writing a tensor to a file is another
+            self.weight = tensors[0]
+            self.training = tensors[1]
+
+    torch.jit.script(Hostile()).save(tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "other.pt", "w") as other:
+        for name in plain.namelist():  # torch does not tell upper from lower case
+            other.writestr(name.replace("/code/", "/CODE/"), plain.read(name))
+    for path in (tmp_path / "plain.pt", tmp_path / "other.pt"):
+        with pytest.raises(ValueError, match=rf"{path.name} cannot be read.*code that would run"):
+            read_weights(path)
+        assert "it ran" not in capfd.readouterr().out
+        torch.jit.load(path)
+        assert "it ran" in capfd.readouterr().out  # so the file was hostile
+
+
+def test_one_flipped_bit_in_a_torch_file_is_refused_by_name(tensors, tmp_path):
+    path = write(tensors, tmp_path / "clip.pt")
+    flip(path, path.read_bytes().find(tensors["visual.proj"].numpy().tobytes()) + 1)
+    with pytest.raises(ValueError, match=r"clip\.pt is damaged or cut off"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("content", [5, [torch.zeros(2)], {"state_dict": 5}, {"a": 5}, {"a": {"b": torch.zeros(2)}}])
+def test_file_of_something_else_than_named_tensors_is_refused_by_name(tmp_path, content):
+    with pytest.raises(ValueError, match=r"other\.ckpt cannot be read as CLIP weights"):
+        read_weights(write(content, tmp_path / "other.ckpt"))
+
+
+def test_weights_that_cannot_be_fetched_end_in_one_error_with_ways_out(monkeypatch, caplog):
+    def no_network(*_args, **_kwargs):
+        logging.getLogger("huggingface_hub.utils").warning("retrying")
+        msg = "name or service not known\nand a long story"
+        raise OSError(msg)
+
+    monkeypatch.setattr(open_clip, "download_pretrained", no_network)
+    with pytest.raises(ConnectionError) as raised:
+        torch_model("ViT-B-32", pretrained="openai")
+    message = str(raised.value)
+    for part in ("'openai' of ViT-B-32", "name or service not known", "pretrained=<file>", "cache", "tiny"):
+        assert part in message
+    assert "long story" not in message
+    assert len(message.splitlines()) < 7
+    assert raised.value.__suppress_context__
+    assert "retrying" not in caplog.text

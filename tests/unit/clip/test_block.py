@@ -18,7 +18,6 @@ MASK = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
 
 @pytest.fixture(params=[True, False], ids=["batch_first", "sequence_first"])
 def block(request):
-    """A block as open_clip builds it, with layer scales, and the layout of newer or of older versions."""
     torch.manual_seed(0)
     result = ResidualAttentionBlock(WIDTH, HEADS, ls_init_value=0.3, act_layer=QuickGELU).eval()
     if request.param != result.attn.batch_first:
@@ -33,7 +32,6 @@ def block(request):
 
 
 def _open_clip(block, tokens, mask=None):
-    """Run the block itself, in its own layout and with a mask of its own kind."""
     mask = None if mask is None else torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
     if block.attn.batch_first:
         return block(tokens, attn_mask=mask)
@@ -44,23 +42,6 @@ def _open_clip(block, tokens, mask=None):
 def test_block_gives_what_open_clips_gives(block, mask):
     tokens = torch.randn(3, LENGTH, WIDTH)
     torch.testing.assert_close(run_block(block, tokens, mask)[0], _open_clip(block, tokens, mask), atol=1e-5, rtol=1e-5)
-
-
-def test_rest_goes_on_from_the_past_that_all_share(block):
-    start, rests = torch.randn(1, 3, WIDTH), torch.randn(6, 4, WIDTH)
-    expected = _open_clip(block, torch.cat([start.expand(6, -1, -1), rests], dim=1), MASK)
-    first, past = run_block(block, start, MASK[:3, :3])
-    rest, own = run_block(block, rests, MASK[3:], past)
-    torch.testing.assert_close(torch.cat([first.expand(6, -1, -1), rest], dim=1), expected, atol=1e-5, rtol=1e-5)
-    assert past.shape == (2, 1, HEADS, 3, WIDTH // HEADS)
-    assert own.shape == (2, 6, HEADS, 4, WIDTH // HEADS)
-
-
-@pytest.mark.parametrize("mask", [None, MASK], ids=["unmasked", "causal"])
-def test_some_tokens_of_each_sequence_are_computed_alone(block, mask):
-    tokens, only = torch.randn(3, LENGTH, WIDTH), torch.tensor([[0, 6], [6, 3], [2, 2]])
-    expected = _open_clip(block, tokens, mask)[torch.arange(3).unsqueeze(1), only]
-    torch.testing.assert_close(run_block(block, tokens, mask, only=only)[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_patches_attend_by_value_as_open_clips_attention_does_with_values_for_all(block):

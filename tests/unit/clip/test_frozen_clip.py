@@ -6,7 +6,7 @@
 import open_clip
 import pytest
 import torch
-from helpers.models import BACKBONE, SIZE, attended_by_value, torch_model
+from helpers.models import BACKBONE, attended_by_value
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_genclip.clip.frozen_clip import FrozenCLIP
@@ -35,14 +35,6 @@ def test_untrained_patch_features_are_clips_projection(model, images):
     assert all(torch.equal(psi, model.clip.model.visual.proj) for psi in model.projections)
 
 
-def test_layers_are_counted_from_one_and_read_in_order():
-    model = torch_model(BACKBONE, image_size=SIZE, layers=[5, 2])
-    image = torch.randn(1, 3, SIZE, SIZE)
-    outputs = _outputs_of_blocks(model.clip.model, image)
-    assert model.layers == [2, 5]
-    torch.testing.assert_close(model.clip.encode_image(image).cls, torch.stack([outputs[n][:, 0] for n in (2, 5)], 1))
-
-
 @pytest.mark.parametrize("layers", [[2, 12], [5]], ids=["last block", "earlier block"])
 def test_patch_attention_changes_the_patch_features_alone(model, images, layers):
     clip = model.clip.model
@@ -57,7 +49,6 @@ def test_patch_attention_changes_the_patch_features_alone(model, images, layers)
 
 @torch.no_grad()
 def _outputs_of_blocks(clip, images):
-    """Run open_clip's own pass, and return the tokens after each block, ``(B, L, width)``, the first at index 1."""
     outputs, blocks = [images], clip.visual.transformer.resblocks
     hooks = [block.register_forward_hook(lambda _, __, output: outputs.append(output)) for block in blocks]
     clip.encode_image(images)

@@ -3,21 +3,15 @@
 
 """Categories of a datamodule; through CrossDataset in ``test_cross_dataset.py``."""
 
-import logging
-
 import pytest
 from helpers import data_trees
 
 from anomalib_genclip.data.categories import (
-    categories_on_disk,
     category_of,
     check_categories,
     expand_each,
-    folders_on_disk,
     full_name,
     known_categories,
-    to_download,
-    warn_about_missing,
 )
 
 
@@ -30,50 +24,12 @@ def test_a_datamodule_without_categories_is_one_of_its_own_name(tmp_path):
     assert full_name(bottle) == f"MVTecAD category 'bottle' (root {tmp_path / 'mvtec'})"
 
 
-def test_categories_on_disk_have_a_file_in_one_of_two_places(tmp_path):
-    data = data_trees.mvtec_ad(tmp_path, ("bottle",))
-    (tmp_path / "cable").mkdir()  # empty
-    data_trees.write_normal(tmp_path / "1cls" / "tile" / "train" / "good" / "0.png")  # as in VisA's split tree
-    assert categories_on_disk(data, ["tile", "cable", "wood", "bottle"]) == ["tile", "bottle"]
-    assert folders_on_disk(data) == ["1cls", "bottle", "cable"]
-
-
-def test_expanding_leaves_the_datamodules_alone(tmp_path):
-    mvtec = data_trees.mvtec_ad(tmp_path / "mvtec", ("bottle", "cable"))
-    screws = data_trees.folder(tmp_path / "folder")
-    for categories, expected in (
-        (None, [["bottle"], ["screws"]]),
-        ("all", [["bottle", "cable"], ["screws"]]),
-        (["screws", "cable", "cable"], [["cable"], ["screws"]]),
-    ):
-        parts = expand_each([mvtec, screws], categories, "source_categories")
-        assert [[category_of(part) for part in own] for own in parts] == expected
-        assert not {id(mvtec), id(screws)} & {id(part) for own in parts for part in own}
-    assert mvtec.category == "bottle"
-
-
 @pytest.mark.parametrize("value", [5, True, [1], [None], [""], {"a": 1}, "bottle"])
 def test_categories_are_a_list_of_names(value):
     assert check_categories(("bottle", "cable"), "target_categories") == ["bottle", "cable"]
     hint = r".* Write \['bottle'\]\." if value == "bottle" else ""
     with pytest.raises(TypeError, match=f"^target_categories must be a list of category names{hint}"):
         check_categories(value, "target_categories")
-
-
-def test_only_a_root_without_folders_is_downloaded_category_by_category(tmp_path):
-    here = data_trees.mvtec_ad(tmp_path / "here")
-    absent = data_trees.MVTecAD(root=tmp_path / "absent")
-    parts = to_download([here, absent, data_trees.folder(tmp_path / "folder")])
-    assert [part.category for part in parts] == list(known_categories(absent))
-
-
-def test_known_categories_that_are_not_there_are_named(tmp_path, caplog):
-    data = data_trees.mvtec_ad(tmp_path, ("bottle", "cable"))
-    with caplog.at_level(logging.WARNING):
-        warn_about_missing([data], "source_categories")
-    assert "source_categories='all': 13 of 15 categories of MVTecAD" in caplog.text
-    assert "zipper" in caplog.text
-    assert "cable" not in caplog.text
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "..", "/etc", "bottle/../../elsewhere", "bottle/."])

@@ -8,53 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from anomalib import TaskType
+from anomalib.data import NumpyImageBatch, NumpyImageItem
 from helpers import data_trees
 from helpers.data_trees import cross
 from PIL import Image
-from torchvision.transforms.v2 import Resize
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.data import CategoryBatch
-from anomalib_genclip.data.category_dataset import CategoryDataset, CategoryPart
-
-
-@pytest.fixture
-def parts(tmp_path) -> list[CategoryPart]:
-    """Two data sets, the paths of the second before those of the first."""
-    one, other = data_trees.mvtec_ad(tmp_path / "z"), data_trees.folder(tmp_path / "a", normal=2)
-    for data in (one, other):
-        data.setup()
-    return [CategoryPart("MVTecAD", "bottle", one.test_data), CategoryPart("screws", "nut", other.test_data)]
-
-
-def test_items_are_those_of_their_rows_in_any_order(parts):
-    data = CategoryDataset(parts, TaskType.SEGMENTATION, "test")
-    assert len(data) == sum(len(part.data) for part in parts)
-    data.samples = data.samples.sample(frac=1, random_state=0)
-    subset = data.subsample([5, 0, 3])
-    for row, item in zip(subset.samples.itertuples(), subset, strict=True):
-        original = parts[row.part].data[row.row]
-        assert (item.category, item.dataset) == (parts[row.part].category, parts[row.part].dataset)
-        assert item.image_path == row.image_path == original.image_path
-        assert torch.equal(item.image, original.image)
-        assert torch.equal(item.gt_mask, original.gt_mask)
-    assert isinstance(subset.collate_fn([subset[0], subset[2]]), CategoryBatch)
-    assert set(data.samples.split) == {"test"}
-
-
-def test_classification_has_no_masks(parts):
-    data = CategoryDataset(parts, TaskType.CLASSIFICATION, "test")
-    assert data.task == TaskType.CLASSIFICATION
-    assert {bool(item.gt_label) for item in data} == {False, True}
-    assert all(item.gt_mask is None for item in data)
-
-
-def test_augmentations_given_later_are_used_for_image_and_mask(parts):
-    data = CategoryDataset(parts, TaskType.SEGMENTATION, "test")
-    assert data[0].image.shape[-1] == data_trees.SIZE
-    data.augmentations = Resize((8, 8))
-    assert data[0].image.shape[1:] == data[0].gt_mask.shape == (8, 8)
+from anomalib_genclip.data import CategoryBatch, CategoryItem
 
 
 def _rewrite(mask: Path, how: str) -> None:
@@ -83,3 +43,14 @@ def test_masks_of_every_kind_are_the_same_mask(tmp_path, how):
         return torch.stack([item.gt_mask for item in both.test_data])
 
     assert torch.equal(masks(tmp_path / "plain"), masks(tmp_path / "other"))
+
+
+def test_anomalibs_arrays_have_no_names():
+    """Its visualizers and inferencers ask for them."""
+    names = {"image_path": "0.png", "category": "nut", "dataset": "screws"}
+    items = [CategoryItem(image=torch.rand(3, 4, 4), gt_label=torch.tensor(label), **names) for label in (False, True)]
+    batch, item = CategoryBatch.collate(items).to_numpy(), items[1].to_numpy()
+    assert (type(batch), type(item)) == (NumpyImageBatch, NumpyImageItem)
+    np.testing.assert_array_equal(batch.image[1], item.image)
+    assert batch.gt_label.tolist() == [False, True]
+    assert not hasattr(batch, "category")

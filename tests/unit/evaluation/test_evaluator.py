@@ -3,7 +3,6 @@
 
 """Test metrics per category: values, keys, several runs and processes, report."""
 
-import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,15 +12,11 @@ import torch
 from anomalib import LearningType
 from anomalib.data import ImageBatch
 from anomalib.engine import Engine
-from anomalib.metrics import AUROC
 from anomalib.models.components import AnomalibModule
-from helpers.runs import QUIET
 from helpers.scored import SIZE, anomalib_metrics, collate, scored
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from anomalib_genclip.evaluation import METRIC_NAMES, CategoryEvaluator, EvaluationResult
-from anomalib_genclip.utils.devices import processes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,9 +58,6 @@ def result(data, tmp_path_factory) -> EvaluationResult:
     return evaluate(data, tmp_path_factory.mktemp("run"))
 
 
-# Values and keys
-
-
 def test_each_category_equals_anomalib_alone_and_is_logged(data, result, tmp_path):
     shuffled = [data[index] for index in torch.randperm(len(data)).tolist()]
     evaluator = CategoryEvaluator(report=False)
@@ -102,7 +94,6 @@ def test_datasets_are_named_where_they_share_a_category(tmp_path):
 
 @pytest.mark.parametrize("barebones", [False, True])
 def test_engine_returns_the_figures(data, result, tmp_path, barebones):
-    """Through anomalib's engine, logging allowed or not."""
 
     class ZeroShot(AnomalibModule):
         learning_type = LearningType.ZERO_SHOT
@@ -124,7 +115,6 @@ def test_engine_returns_the_figures(data, result, tmp_path, barebones):
 
 
 def test_plain_batches_belong_to_their_loaders_category(tmp_path):
-    """Anomalib's own datamodules serve batches without categories; two loaders are two categories."""
     fields = vars(collate(scored("tile", 4)))
     fields = {
         name.lstrip("_"): value for name, value in fields.items() if name.strip("_") not in {"category", "dataset"}
@@ -162,11 +152,7 @@ def test_map_and_mask_of_different_size_are_refused(data, tmp_path):
         evaluate(bad, tmp_path)
 
 
-# State
-
-
 def test_runs_do_not_leak_into_each_other(data, result, tmp_path):
-    """Neither a finished run nor one that broke off changes the next."""
     evaluator, trainer = CategoryEvaluator(report=False), trainer_in(tmp_path)
     run(evaluator, scored("bottle", 8), trainer)
     evaluator.on_test_batch_end(trainer, None, None, collate(scored("other", 8)), 0)
@@ -197,61 +183,6 @@ def test_evaluator_holds_nothing_that_cannot_be_pickled_from_python_3_14_on():
     assert not [value for value in vars(CategoryEvaluator()).values() if type(value).__module__ == "itertools"]
 
 
-# Several processes
-
-
-class Silent(CategoryEvaluator):
-    """A second evaluator of the same test, which leaves the names to the first one."""
-
-    def on_test_epoch_end(self, *_):
-        """Evaluate without logging."""
-        with processes() as group:
-            self.result = self._evaluate(group)
-
-
-class Distributed(LightningModule):
-    """A module with an exact and a streaming evaluator, whose processes write down what they know at the end."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.exact = CategoryEvaluator(val_metrics=AUROC(fields=["pred_score", "gt_label"]))
-        self.streaming, self.folder = Silent(pixel_budget=0, report=False), folder
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Both evaluators."""
-        return [self.exact, self.streaming]
-
-    def test_step(self, batch, *_args):
-        """Leave the batch as it is."""
-        return batch
-
-    def on_test_end(self) -> None:
-        """Write the note."""
-        logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        note = {"logged": logged, "streamed": self.streaming.result.categories}
-        (self.folder / f"rank{self.global_rank}.json").write_text(json.dumps(note))
-
-
-def test_two_processes_equal_one(data, result, tmp_path):
-    """The distributed sampler's padding changes nothing; both processes know the result, one reports it."""
-    assert len(data) % 2 == 1
-    streamed = evaluate(data, tmp_path / "alone", pixel_budget=0)
-    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, strategy="ddp_spawn", devices=2, **QUIET)
-    loader = DataLoader(data, batch_size=3, collate_fn=collate)
-    trainer.test(Distributed(tmp_path), loader, verbose=False)
-    for rank in range(2):
-        note = json.loads((tmp_path / f"rank{rank}.json").read_text())
-        assert note["logged"] == pytest.approx(result.logged(), abs=1e-6)
-        for category, row in streamed.categories.items():
-            assert note["streamed"][category] == pytest.approx(row, abs=1e-9)
-    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
-    for row, expected in zip(rows, result.table().rows, strict=True):
-        assert row == pytest.approx(expected, abs=1e-9)
-
-
-# Report
-
-
 @pytest.mark.parametrize("report", [True, False])
 def test_report_is_written_and_shown(data, tmp_path, capsys, report):
     result = evaluate(data, tmp_path, report=report)
@@ -260,10 +191,3 @@ def test_report_is_written_and_shown(data, tmp_path, capsys, report):
     assert ("Report: metrics.csv, metrics.json, metrics.md, metrics.png" in shown) == report
     names = ["metrics.csv", "metrics.json", "metrics.md", "metrics.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == (names if report else [])
-
-
-def test_unwritable_folder_loses_no_result(data, tmp_path, caplog):
-    occupied = tmp_path / "file"
-    occupied.write_text("not a folder")
-    assert evaluate(data, occupied, report=True).mean
-    assert str(occupied) in caplog.text

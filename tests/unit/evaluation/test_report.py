@@ -22,7 +22,6 @@ from anomalib_genclip.evaluation.scores import ERROR_RATES
 
 @pytest.fixture
 def partial() -> EvaluationResult:
-    """A result with undefined figures, and names that mean something to the formats."""
     full = dict.fromkeys(METRIC_NAMES, 0.875)
     some = dict.fromkeys(METRIC_NAMES[:3], 0.5)
     return EvaluationResult({"a|b, [red]$x": full, "plain": some}, notes=["plain: no mask"])
@@ -34,21 +33,15 @@ def printed(result: EvaluationResult) -> str:
     return console.file.getvalue()
 
 
-def test_json(partial, tmp_path):
+def test_files_and_tables_show_what_is_undefined(partial, tmp_path):
     partial.write(tmp_path)
     plain = json.loads((tmp_path / "metrics.json").read_text())
     assert plain["rows"][1] == {"category": "plain", **dict.fromkeys(METRIC_NAMES), **partial.categories["plain"]}
     assert (plain["rows"][2]["image_AP"], plain["rows"][2]["pixel_AP"]) == (0.6875, 0.875)
     assert plain["remarks"] == ["Pixel metrics: exact, anomalib's own.", "plain: no mask"]
-
-
-def test_csv(partial):
     rows = list(csv.DictReader(io.StringIO(partial.table().as_csv())))
     assert [row["category"] for row in rows] == ["a|b, [red]$x", "plain", "mean"]
     assert [row["pixel_AUPRO"] for row in rows] == ["0.875", "", "0.875"]
-
-
-def test_markdown(partial):
     lines = partial.table().as_markdown().splitlines()
     assert "| a\\|b, [red]$x | 87.5 | 87.5 | 87.5 | 87.5 | 87.5 | 87.5 | 87.5 |" in lines
     assert "| plain | 50.0 | 50.0 | 50.0 | - | - | - | - |" in lines
@@ -74,7 +67,6 @@ def test_terminal_is_narrow_and_has_a_table_of_error_rates(partial):
 
 
 def test_failing_write_leaves_the_old_file(partial, tmp_path, monkeypatch, caplog):
-    """A full disk: the warning names the folder, the old file stays, no part of a new one does."""
     (tmp_path / "metrics.csv").write_text("old")
 
     def full(_: int) -> None:

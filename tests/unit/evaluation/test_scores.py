@@ -7,13 +7,19 @@ import pytest
 import torch
 from helpers.scored import SIZE, anomalib_metrics, scored
 
-from anomalib_genclip.evaluation.scores import ERROR_RATES, METRIC_NAMES, CategoryScores, miss_rates
+from anomalib_genclip.evaluation.scores import (
+    ERROR_RATES,
+    METRIC_NAMES,
+    CategoryScores,
+    ScoreHistogram,
+    miss_rates,
+    pixel_metrics,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scores_of(items: list[dict], *, folded: bool = False) -> CategoryScores:
-    """Add images, as maps or, but for the last one, to a histogram."""
     scores = CategoryScores()
     for item in items:
         score, label, alarm = (item.get(name) for name in ("pred_score", "gt_label", "pred_label"))
@@ -85,33 +91,11 @@ def test_undefined_metrics_are_left_out_and_named(reason, folded):
     assert reason in notes[0]
 
 
-@pytest.mark.parametrize("folded", [False, True])
-def test_one_value_that_is_not_finite_makes_its_metrics_undefined(items, folded):
-    broken = [items[0] | {"pred_score": torch.tensor(torch.nan), "anomaly_map": torch.full((SIZE, SIZE), torch.nan)}]
-    values, notes = scores_of(broken + items[1:], folded=folded).compute_metrics()
-    assert not values
-    assert [note.split(":")[0] for note in notes] == [
-        "image metrics undefined (not in the mean)",
-        "pixel metrics undefined (not in the mean)",
-    ]
-
-
 def test_images_without_a_mask_do_not_take_the_others_figures_away(items):
     full, _ = scores_of(items[:8]).compute_metrics()
     partial, notes = scores_of([*items[:8], *[item | {"gt_mask": None} for item in items[8:]]]).compute_metrics()
     assert partial["pixel_AUPRO"] == full["pixel_AUPRO"]
     assert "pixel metrics without some images: 2 images with no mask" in notes[0]
-
-
-def test_maps_of_several_sizes_go_to_the_histogram(items):
-    """Anomalib's AUPRO cannot take them."""
-    names = ("anomaly_map", "gt_mask")
-    cut = [item | {key: item[key][: SIZE - index % 2] for key in names} for index, item in enumerate(items)]
-    scores = scores_of(cut)
-    values, notes = scores.compute_metrics()
-    assert set(METRIC_NAMES) <= values.keys()
-    assert scores.histogram is not None
-    assert "differ in size" in notes[0]
 
 
 @pytest.mark.parametrize("folded", [False, True])
@@ -142,3 +126,55 @@ def test_miss_rates_are_interpolated_on_the_roc_curve():
     assert miss_rates(100 * scores - 50, labels, [0.2, 0.5]) == pytest.approx([0.5, 0.0])
     ties = torch.tensor([0.5, 0.5]), torch.tensor([False, True])
     assert miss_rates(*ties, [0.01, 0.05]) == pytest.approx([0.99, 0.95])
+
+
+SHAPES = {
+    "spread": torch.sigmoid,
+    "close to 1": lambda logits: torch.sigmoid(2 * logits + 9),
+    "close to 0": lambda logits: torch.sigmoid(3 * logits - 25),
+    "saturated": lambda logits: (0.6 * logits + 0.2).clamp(0, 1),
+    "saturated softmax": lambda logits: torch.sigmoid(20 * logits),
+    "narrow": lambda logits: 0.5 + 0.002 * logits,
+    "8 bit": lambda logits: (255 * torch.sigmoid(logits)).round() / 255,
+    "distances": lambda logits: 40 + 5 * logits,
+    "both signs": lambda logits: logits,
+}
+
+
+def scored_masks(num: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and masks of shape (num, size, size), every second mask with up to three regions."""
+    random = torch.Generator().manual_seed(0)
+    masks = torch.zeros(num, size, size, dtype=torch.bool)
+    for mask in [mask for mask in masks[::2] for _ in range(3)]:
+        top, left, height, width = torch.randint(2, size // 3, (4,), generator=random).tolist()
+        mask[2 * top : 2 * top + height, 2 * left : 2 * left + width] = True
+    return torch.randn(masks.shape, generator=random) + masks, masks
+
+
+def histogram_of(maps: torch.Tensor, masks: torch.Tensor) -> ScoreHistogram:
+    """Histogram of maps and masks of shape (B, H, W)."""
+    histogram = ScoreHistogram()
+    for scores, mask in zip(maps, masks, strict=True):
+        histogram.add(scores, mask)
+    return histogram
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_within_a_thousandth_of_anomalib(shape: str) -> None:
+    """Every metric agrees with anomalib's, whatever the scores look like; outside of [0, 1] bins are coarser."""
+    logits, masks = scored_masks(num=16, size=64)
+    maps = SHAPES[shape](logits)
+    limit = 1e-3 if 0 <= maps.min() <= maps.max() <= 1 else 3e-3
+    assert histogram_of(maps, masks).metrics() == pytest.approx(pixel_metrics(maps, masks), abs=limit)
+
+
+def test_a_perfect_a_reversed_and_two_constant_maps() -> None:
+    """A map of nothing but 0 or 1 ranks nothing."""
+    masks = torch.zeros(2, 20, 20, dtype=torch.bool)
+    masks[0, :5, :4] = True
+    assert [*histogram_of(masks.float(), masks).metrics().values()] == pytest.approx([1.0] * 4)
+    reverse = histogram_of(1 - masks.float(), masks).metrics()
+    assert reverse["AUROC"] == reverse["AUPRO"] == 0
+    for value in (0.0, 1.0):
+        ties = histogram_of(torch.full(masks.shape, value), masks).metrics()
+        assert ties == pytest.approx({"AUROC": 0.5, "AUPRO": 0.15, "AP": 0.025, "F1Max": 2 * 20 / 820}, abs=1e-9)

@@ -35,7 +35,7 @@ def download(hub_url, cache, *urls, **environment):
     return done.stdout.splitlines()
 
 
-def test_files_come_from_the_hub_and_then_from_its_cache(tmp_path):
+def test_files_come_from_the_hub_and_then_from_its_cache_and_others_are_named(tmp_path):
     url = "hf://owner/prompts/a.safetensors"
     with serve() as hub:
         hub.repos["owner/prompts"] = {
@@ -48,19 +48,9 @@ def test_files_come_from_the_hub_and_then_from_its_cache(tmp_path):
         assert offline[0] == "main"
         assert "ConnectionError" in offline[1]
         assert "cannot be reached, and the file is not in the cache" in offline[1]
+        names = ("other/a", "prompts@v9/a", "prompts/none")
+        found = download(hub.url, tmp_path, *(f"hf://owner/{name}.safetensors" for name in names))
     assert download(hub.url, tmp_path, url) == ["main"]  # the server is gone
-
-
-def test_what_the_hub_does_not_have_is_named(tmp_path):
-    with serve() as hub:
-        hub.repos["owner/prompts"] = {"main": {}}
-        found = download(
-            hub.url,
-            tmp_path,
-            "hf://owner/other/a.safetensors",
-            "hf://owner/prompts@v9/a.safetensors",
-            "hf://owner/prompts/a.safetensors",
-        )
     for line, reason in zip(found, ("no such repository", "no such revision", "no such file"), strict=True):
         assert line.startswith("ConnectionError The prompts file hf://owner/")
         assert reason in line

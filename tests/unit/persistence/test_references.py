@@ -31,7 +31,6 @@ def data(folder):
 
 @pytest.fixture(scope="module")
 def model(folder, data):
-    """A model with three references of the category "metal_nut", and thresholds."""
     model = build(k_shot=3)
     engine(folder / "results").test(model, datamodule=data)
     model.post_processor.set_thresholds(0.25, 0.5)

@@ -6,11 +6,9 @@
 import json
 
 import pytest
-import torch
 import yaml
 from anomalib.engine import Engine
 from helpers.comparisons import mvtec, rows_of
-from helpers.runs import build
 
 from anomalib_genclip import GenCLIP, cli
 from anomalib_genclip.evaluation import METRIC_NAMES
@@ -40,19 +38,3 @@ def test_ablation_from_a_checkpoint_without_training(compared, comparison_data, 
         {name: expected[name] for name in METRIC_NAMES}, abs=1e-6
     )
     assert len({tuple(row[name] for name in METRIC_NAMES) for row in rows}) > 3  # the parts make a difference
-
-
-def test_single_layers_average_to_the_whole_map():
-    model = build().model.eval()
-    torch.nn.init.normal_(model.prompts.abnormal)
-    images = torch.rand(2, 3, 64, 64)
-    with torch.no_grad():
-        whole = model.branch_maps(images).maps
-        single = []
-        for layer in model.layers:
-            model.map_layers = [layer]
-            single.append(model.branch_maps(images).maps)
-    for branch in ("vision", "query"):
-        maps = torch.stack([maps[branch] for maps in single])
-        assert maps.std(dim=0).max() > 1e-4  # they differ
-        torch.testing.assert_close(maps.mean(dim=0), whole[branch])

@@ -16,7 +16,6 @@ from anomalib_genclip.pipelines.jobs import Job, read_result, run_here, run_isol
 
 @pytest.fixture
 def started(monkeypatch) -> list[tuple[str, str | None]]:
-    """Action and category of the jobs that are started; none of them is run."""
     started = []
 
     def note(action, settings, path):

@@ -23,7 +23,6 @@ def record(tmp_path):
 
 
 def files(record, root, **options):
-    """Write the files of an image, and return their names."""
     written = dict(result_files(record, "parts/a.png", settings_for(root, **options)))
     assert written == dict(result_files(record, "parts/a.png", settings_for(root, **options)))  # the same bytes
     for name, content in written.items():

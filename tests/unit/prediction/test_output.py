@@ -3,13 +3,9 @@
 
 """Rows and tables."""
 
-import io
-
 import numpy as np
-import pandas as pd
-import pytest
 
-from anomalib_genclip.prediction.output import COLUMNS, REGION_COLUMNS, WRITERS, region_rows, score_row
+from anomalib_genclip.prediction.output import COLUMNS, REGION_COLUMNS, region_rows, score_row
 from anomalib_genclip.records import Record
 
 
@@ -27,20 +23,3 @@ def test_rows_are_plain_data_of_the_named_columns():
         "path": "b.png",
         "error": r"b\xff.png cannot be read",
     }
-
-
-def test_both_formats_hold_the_same_values():
-    pytest.importorskip("pyarrow")
-    rows = [
-        {**dict.fromkeys(COLUMNS), "path": "a, b.png", "score": 0.5, "regions": 2, "more": [1]},
-        {**dict.fromkeys(COLUMNS), "path": "c.png", "error": 'no "image"'},
-    ]
-    files = {kind: io.BytesIO() for kind in WRITERS}
-    for kind, file in files.items():
-        WRITERS[kind](file, COLUMNS, iter(rows))
-        file.seek(0)
-    text = files["csv"].getvalue().decode()
-    assert text.splitlines()[1:] == ['"a, b.png",,,0.5,,,,,,,2,', 'c.png,,,,,,,,,,,"no ""image"""']
-    csv, parquet = pd.read_csv(files["csv"]), pd.read_parquet(files["parquet"])
-    assert list(csv) == list(parquet) == list(COLUMNS)
-    pd.testing.assert_frame_equal(csv, parquet, check_dtype=False)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data.utils import read_image as anomalib_reads
-from helpers.predictions import Brightness, results, settings_for, use_model, write_images
+from helpers.predictions import Brightness, settings_for, use_model, write_images
 from PIL import Image
 
 from anomalib_genclip.data.images import read_image
@@ -105,16 +105,6 @@ def test_few_images_are_in_memory(tmp_path, monkeypatch):
     assert max(scored) <= 2 * 4 + 2
 
 
-def test_a_chunk_is_scored_once(tmp_path, model):
-    write_images(tmp_path / "images", 8)
-    chunks = chunks_of(tmp_path)
-    list(scorer_for(tmp_path).score(chunks[:1]))
-    written = results(tmp_path / "out")
-    assert list(scorer_for(tmp_path).score(chunks)) == chunks[1:]
-    assert model.seen == [4, 4]
-    assert results(tmp_path / "out")[chunks[0].file] == written[chunks[0].file]
-
-
 @pytest.mark.parametrize("on_error", ["stop", "record"])
 def test_an_image_without_a_picture_is_named(tmp_path, on_error):
     """A picture of one pixel cannot be drawn: this is no reason to lose the scores of all others."""
@@ -152,16 +142,6 @@ def test_errors_say_what_can_be_done(tmp_path, model, monkeypatch):
     monkeypatch.setattr(model, "predict_batch", lambda *_: with_wrong_name, raising=False)
     with pytest.raises(OSError, match=r"class name is empty\. Use --on_error record, and run"):
         list(scorer_for(tmp_path).score(chunks_of(tmp_path)))
-
-
-def test_a_core_is_left_to_the_model(tmp_path, monkeypatch):
-    pools = []
-    monkeypatch.setattr(scoring, "ThreadPoolExecutor", lambda workers, **_: pools.append(workers) or 1 / 0)
-    for cores in (1, 2, 4, 64):
-        monkeypatch.setattr(torch, "get_num_threads", lambda n=cores: n)
-        with pytest.raises(ZeroDivisionError):
-            next(scorer_for(tmp_path, num_workers=None)._load([Source("a.png", "")]))
-    assert pools == [1, 1, 3, 4]
 
 
 def test_precision_is_that_of_the_runtime(tmp_path, monkeypatch):

@@ -92,11 +92,7 @@ def test_paths_of_windows_give_class_and_file_names(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_absolute", PureWindowsPath)
     found = list(find_images(place))
     assert [source.folder for source in found] == ["screw", "nut", "cap"]
-    assert [source.name for source in found] == [
-        "C/data/screw/1.png",
-        "server/share/nut/2.png",
-        "s3/bucket/cap/3.png",
-    ]
+    assert [source.name for source in found] == ["C/data/screw/1.png", "server/share/nut/2.png", "s3/bucket/cap/3.png"]
 
 
 def test_what_is_no_image_is_counted_by_suffix(tmp_path):
@@ -108,11 +104,6 @@ def test_what_is_no_image_is_counted_by_suffix(tmp_path):
         (tmp_path / f"x.{number}").touch()
     list(find_images(str(tmp_path), "", skipped := Counter()))
     assert len(skipped) <= 21
-
-
-def test_an_image(tmp_path):
-    touch(tmp_path, "a.png")
-    assert names(tmp_path / "a.png") == ["a.png"]
 
 
 def test_addresses_are_walked_as_folders_are():

@@ -21,29 +21,9 @@ def test_exported_transform_is_the_engines():
     assert (PreProcessor(transform)(image) - expected).abs().max() > 0.1  # anomalib's own: no antialiasing
 
 
-def test_exported_transform_survives_a_checkpoint():
-    before = GenCLIP.configure_pre_processor((112, 126))
-    after = AntialiasedPreProcessor()
-    after.load_checkpoint_config(before.checkpoint_config())
-    images = torch.rand(1, 3, 200, 300)
-    torch.testing.assert_close(after(images), before(images))
-
-
 def test_other_transforms_are_exported_as_anomalib_does():
     resize = Resize((8, 8), InterpolationMode.BILINEAR, antialias=True)
     exported_form = AntialiasedPreProcessor(Compose([resize, Normalize([0.0], [1.0])])).export_transform
     assert not exported_form.transforms[0].antialias
     assert resize.antialias
     assert AntialiasedPreProcessor()(torch.ones(1)) == 1
-
-
-def test_images_that_keep_their_size_are_scaled_to_the_working_size_alone():
-    pre_processor = GenCLIP.configure_pre_processor((112, 126))
-    images = torch.rand(1, 3, 100, 200)
-    for working_size, expected in ((None, (100, 200)), (50, (25, 50)), ([60, 70], (60, 70))):
-        pre_processor.keep_size(working_size, (112, 126))
-        for transformed in (pre_processor.transform(images), pre_processor(images)):
-            assert transformed.shape[-2:] == expected
-    without = AntialiasedPreProcessor()
-    without.load_checkpoint_config(pre_processor.checkpoint_config())
-    assert without(images).shape[-2:] == (112, 126)

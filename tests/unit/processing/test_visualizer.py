@@ -12,10 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from anomalib import LearningType
-from anomalib.data import ImageBatch, InferenceBatch, PredictDataset
-from anomalib.models import AnomalibModule
-from anomalib.visualization import ImageVisualizer
+from anomalib.data import ImageBatch, PredictDataset
 from helpers.data_trees import folder, mpdd, mvtec_ad, write_normal
 from helpers.runs import build, engine
 from pandas import DataFrame
@@ -27,19 +24,16 @@ from anomalib_genclip.processing.visualizer import CategoryVisualizer
 
 
 def pictures(root: Path) -> list[str]:
-    """List the saved pictures."""
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
 def files(root: Path, *names: str) -> list[str]:
-    """Write images; the pictures show them as they are on disk."""
     for name in names:
         write_normal(root / name)
     return [str(root / name) for name in names]
 
 
 def batch_of(paths: Sequence[str] | None, count: int | None = None, **names: list[str]) -> ImageBatch:
-    """Make a batch with predictions."""
     count = count or len(paths)
     return (CategoryBatch if names else ImageBatch)(
         image=torch.rand(count, 3, 8, 8),
@@ -53,7 +47,6 @@ def batch_of(paths: Sequence[str] | None, count: int | None = None, **names: lis
 def trainer_of(
     root: Path, paths: Sequence[str] | None = None, datamodule: object = None, **columns: list[str]
 ) -> object:
-    """Make what the visualizer sees of a trainer; paths is what the test loader's data set says it has."""
     samples = None if paths is None else DataFrame({"image_path": paths, **columns})
     loader = SimpleNamespace(dataset=SimpleNamespace(samples=samples))
     if datamodule is not None:
@@ -64,19 +57,10 @@ def trainer_of(
 
 
 def save(trainer: object, *batches: ImageBatch, visualizer: CategoryVisualizer | None = None) -> None:
-    """Run the hooks of a test."""
     visualizer = visualizer or CategoryVisualizer(field_size=(8, 8))
     visualizer.on_test_start(trainer, None)
     for index, batch in enumerate(batches):
         visualizer.on_test_batch_end(trainer, None, None, batch, index)
-
-
-def test_equal_file_names_in_two_categories_give_two_pictures(tmp_path: Path) -> None:
-    paths = files(tmp_path, *(f"d/{category}/test/crack/{i}.png" for category in ("bottle", "cable") for i in range(2)))
-    names = {"category": ["bottle", "bottle", "cable", "cable"], "dataset": ["MVTecAD"] * 4}
-    save(trainer_of(tmp_path, paths, **names), batch_of(paths, **names))
-    expected = [f"MVTecAD/{category}/crack/{i}.png" for category in ("bottle", "cable") for i in range(2)]
-    assert pictures(tmp_path / "images") == expected
 
 
 def test_equal_folders_within_a_category_get_as_many_parents_as_needed(tmp_path: Path) -> None:
@@ -109,19 +93,7 @@ def test_an_ordinary_batch_takes_the_names_of_the_datamodule(tmp_path: Path, dat
     assert pictures(tmp_path / "images") == [expected]
 
 
-def test_ordinary_samples_that_clash_are_told_apart(tmp_path: Path) -> None:
-    paths = files(tmp_path, "one/crack/0.png", "two/crack/0.png")
-    save(trainer_of(tmp_path, paths, SimpleNamespace(name="screws", category="")), batch_of(paths))
-    assert pictures(tmp_path / "images") == ["screws/one/crack/0.png", "screws/two/crack/0.png"]
-
-
-def test_unknown_paths_use_the_parent_folder(tmp_path: Path) -> None:
-    save(trainer_of(tmp_path), batch_of(files(tmp_path, "d/e/0.png")))
-    assert pictures(tmp_path / "images") == ["e/0.png"]
-
-
 def test_no_path_leads_out_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a relative path nor one that is taken whole, down to its anchor."""
     (path,) = files(tmp_path, "d/0.png")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -129,7 +101,7 @@ def test_no_path_leads_out_of_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert pictures(tmp_path / "run" / "images") == [path.lstrip("/")]
 
 
-@pytest.mark.parametrize("side", [128, 192, 256, 518])
+@pytest.mark.parametrize("side", [128, 518])
 def test_captions_fit_their_tiles(side: int) -> None:
     dark = torch.zeros(1, 3, 8, 8)
     batch = ImageBatch(image=dark, anomaly_map=torch.zeros(1, 8, 8), pred_mask=torch.zeros(1, 8, 8, dtype=torch.bool))
@@ -145,57 +117,18 @@ def test_captions_fit_their_tiles(side: int) -> None:
 def test_images_without_a_path_are_numbered(tmp_path: Path) -> None:
     names = {"category": ["gear", "gear"], "dataset": ["arrays", "arrays"]}
     save(trainer_of(tmp_path), batch_of(None, 2), batch_of(None, 2, **names))
-    assert pictures(tmp_path / "images") == [
-        "0_0_0.png",
-        "0_0_1.png",
-        "arrays/gear/0_1_0.png",
-        "arrays/gear/0_1_1.png",
-    ]
+    assert pictures(tmp_path / "images") == ["0_0_0.png", "0_0_1.png", "arrays/gear/0_1_0.png", "arrays/gear/0_1_1.png"]
 
 
-def test_each_run_writes_to_its_own_folder(tmp_path: Path) -> None:
-    visualizer = CategoryVisualizer(field_size=(8, 8))
-    paths = files(tmp_path, "d/e/0.png")
+def test_each_run_writes_to_its_own_folder_or_to_the_given_one(tmp_path: Path) -> None:
+    paths, visualizer = files(tmp_path, "d/e/0.png"), CategoryVisualizer(field_size=(8, 8))
     for run in ("v0", "v1"):
         save(trainer_of(tmp_path / run, paths), batch_of(paths), visualizer=visualizer)
         assert pictures(tmp_path / run) == ["images/e/0.png"]
-
-
-def test_output_dir_is_obeyed(tmp_path: Path) -> None:
     visualizer = CategoryVisualizer(field_size=(8, 8), output_dir=tmp_path / "mine")
-    save(trainer_of(tmp_path / "run"), batch_of(files(tmp_path, "d/e/0.png")), visualizer=visualizer)
+    save(trainer_of(tmp_path / "run"), batch_of(paths), visualizer=visualizer)  # samples are not known here
     assert pictures(tmp_path / "mine") == ["e/0.png"]
     assert not (tmp_path / "run").exists()
-
-
-class Brightness(AnomalibModule):
-    """The least model that the engine runs: bright pixels are anomalous."""
-
-    def __init__(self, visualizer: ImageVisualizer) -> None:
-        super().__init__(pre_processor=False, post_processor=False, evaluator=False, visualizer=visualizer)
-
-    def test_step(self, batch: ImageBatch, *_: object) -> ImageBatch:
-        """Score by brightness."""
-        anomaly_map = batch.image.mean(1)
-        prediction = InferenceBatch(
-            anomaly_map=anomaly_map,
-            pred_mask=anomaly_map > 0.9,
-            pred_score=anomaly_map.amax((1, 2)),
-            pred_label=anomaly_map.amax((1, 2)) > 0.9,
-        )
-        return batch.update(**prediction._asdict())
-
-    predict_step = test_step
-
-    @property
-    def learning_type(self) -> LearningType:
-        """Keep the engine from validating first."""
-        return LearningType.ONE_CLASS
-
-    @property
-    def trainer_arguments(self) -> dict:
-        """Nothing special."""
-        return {}
 
 
 def test_through_the_engine_every_test_image_has_its_picture(tmp_path: Path) -> None:
@@ -203,8 +136,8 @@ def test_through_the_engine_every_test_image_has_its_picture(tmp_path: Path) -> 
     datamodule = CrossDataset(
         mpdd(tmp_path / "s"), targets, target_categories=["bottle", "cable"], num_workers=0, eval_batch_size=5
     )
-    engine(tmp_path / "results").test(Brightness(CategoryVisualizer(field_size=(8, 8))), datamodule=datamodule)
-    root = tmp_path / "results" / "Brightness" / "MPDD_to_MVTecAD+bottle"
+    engine(tmp_path / "results").test(build(visualizer=CategoryVisualizer(field_size=(8, 8))), datamodule=datamodule)
+    root = tmp_path / "results" / "GenCLIP" / "MPDD_to_MVTecAD+bottle"
     (images,) = root.rglob("images")
     assert len(pictures(images)) == len(datamodule.test_data) == 24
     folders = {str(Path(path).parent) for path in pictures(images)}
@@ -220,7 +153,7 @@ def test_through_the_engine_predict_on_a_plain_folder(tmp_path: Path) -> None:
         write_normal(tmp_path / "input" / name)
     dataset = PredictDataset(tmp_path / "input")
     loader = DataLoader(dataset, batch_size=3, collate_fn=dataset.collate_fn)
-    engine(tmp_path / "results").predict(Brightness(CategoryVisualizer(field_size=(8, 8))), dataloaders=loader)
+    engine(tmp_path / "results").predict(build(visualizer=CategoryVisualizer(field_size=(8, 8))), dataloaders=loader)
     (images,) = (tmp_path / "results").rglob("images")
     assert pictures(images) == ["input/top.png", "left/0.png", "left/1.png", "right/0.png"]
 
@@ -235,7 +168,7 @@ def test_an_image_of_a_format_that_cannot_be_written_gets_a_png(tmp_path: Path) 
 
 
 def test_names_that_can_be_no_folders_give_folders_of_their_own(tmp_path: Path) -> None:
-    names = ["a/b", "a_b", "a\\b", "\0", "..", "x" * 300, "螺" * 100]
+    names = ["a/b", "a_b", "a\\b", "\0", "..", "../../elsewhere", "/elsewhere", "x" * 300, "螺" * 100]
     paths = files(tmp_path, *(f"{i}/crack/0.png" for i in range(len(names))))
     columns = {"category": names, "dataset": ["Folder"] * len(names)}
     save(trainer_of(tmp_path, paths, **columns), batch_of(paths, **columns))
@@ -266,25 +199,10 @@ def test_a_picture_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Image.Image, "save", save)
-    model = Brightness(CategoryVisualizer(field_size=(8, 8)))
+    model = build(visualizer=CategoryVisualizer(field_size=(8, 8)))
     with pytest.raises(OSError, match="No space left"):
         engine(tmp_path / "results").predict(model, data_path=tmp_path / "images")
     assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
-
-
-@pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/elsewhere", "..", "a/b"])  # noqa: S108  # no file is made
-def test_pictures_stay_in_their_folder_whatever_a_category_is_called(tmp_path, monkeypatch, name):
-    root = tmp_path / "a" / "b" / "images"
-    visualizer = CategoryVisualizer(output_dir=root)
-    monkeypatch.setattr(visualizer, "visualize", lambda _: Image.new("RGB", (4, 4)))
-    batch = CategoryBatch(image=torch.zeros(1, 3, 4, 4), image_path=["x/0.png"], category=[name], dataset=[name])
-    loader = DataLoader([batch], batch_size=None)
-    trainer = SimpleNamespace(datamodule=None, default_root_dir=tmp_path, test_dataloaders=[loader], loggers=[])
-    trainer.global_step = 0
-    visualizer.on_test_start(trainer, None)
-    visualizer.on_test_batch_end(trainer, None, None, batch, 0)
-    (picture,) = tmp_path.rglob("*.png")
-    assert picture.is_relative_to(root)
 
 
 @pytest.mark.parametrize(("labels", "expected"), [([i % 2 for i in range(24)], range(1, 16, 2)), (None, range(8))])

@@ -10,18 +10,13 @@ from anomalib.data import PredictDataset
 from helpers import data_trees
 from torch.utils.data import DataLoader, Subset
 
-from anomalib_genclip.utils.loaders import Origin, as_list, datamodule_of, origin_of, running_loaders
+from anomalib_genclip.utils.loaders import Origin, datamodule_of, origin_of, running_loaders
 
 STAGES = ("training", "validating", "sanity_checking", "testing", "predicting")
 
 
 def trainer(stage: str = "testing", **attributes) -> SimpleNamespace:
     return SimpleNamespace(**{**dict.fromkeys(STAGES, False), stage: True, "datamodule": None, **attributes})
-
-
-@pytest.mark.parametrize(("value", "expected"), [("a", ["a"]), (("a", "b"), ["a", "b"]), ([], []), (None, [None])])
-def test_lists_and_tuples_are_lists_and_all_else_is_alone(value, expected):
-    assert as_list(value) == expected
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -39,7 +34,6 @@ def test_before_training_the_datamodule_is_asked():
 
 @pytest.fixture
 def wood(tmp_path) -> data_trees.MVTecAD:
-    """A datamodule that is set up."""
     data = data_trees.mvtec_ad(tmp_path / "mvtec", ("wood",), normal=2, anomalous=2)
     data.setup()
     return data

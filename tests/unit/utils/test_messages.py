@@ -3,14 +3,10 @@
 
 """Log messages of other packages."""
 
-import logging
 import subprocess
 import sys
 
-import pytest
 from helpers.data_trees import write_anomalous
-
-from anomalib_genclip.utils.messages import quiet, summarize
 
 PROGRAM = """
 import sys, torch
@@ -28,20 +24,6 @@ rank_zero_warn("shown")
 """
 
 
-@pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO])
-def test_warnings_are_suppressed_until_the_end_even_of_an_error(caplog, level):
-    logger = logging.getLogger("other.package")
-    logger.setLevel(level)
-    with pytest.raises(KeyError), quiet("other"):  # noqa: PT012
-        logging.getLogger("other.client").warning("retrying")
-        raise KeyError
-    logging.getLogger("other.client").warning("after")
-    assert caplog.messages == ["after"]
-    with quiet("other.package"):
-        logger.warning("retrying")
-    assert logger.level == level
-
-
 def test_notes_that_nobody_can_act_on_are_hidden_and_others_are_not(tmp_path):
     for number in range(2):
         write_anomalous(tmp_path / "images" / f"{number}.png", seed=number)
@@ -52,17 +34,3 @@ def test_notes_that_nobody_can_act_on_are_hidden_and_others_are_not(tmp_path):
     for note in ("FutureWarning", "eval mode", "no logger", "LeafSpec", "Tip", "GPU available"):
         assert note not in done.stderr, done.stderr
     assert "shown" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ([], ""),
-        (["a"], "a"),
-        (iter(range(5)), "0, 1, 2, 3, 4"),
-        (range(6), "0, 1, 2, 3, 4 and 1 more"),
-        ({"a": 1} | {str(i): i for i in range(1000)}, "a, 0, 1, 2, 3 and 996 more"),
-    ],
-)
-def test_a_few_values_are_shown_and_the_others_counted(values, text):
-    assert summarize(values) == text

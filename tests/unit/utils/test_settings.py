@@ -3,7 +3,6 @@
 
 """Settings from Python; those of the model are in ``test_model_settings.py``."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from jsonargparse import ArgumentError, ArgumentParser
 
 from anomalib_genclip.utils.settings import (
     NonNegativeFloat,
@@ -55,23 +53,6 @@ class Text(str):
     __slots__ = ()
 
 
-@pytest.mark.parametrize(
-    ("value", "kind", "plain"),
-    [
-        (np.float32(0.5), UnitFloat, float),
-        (np.int64(3), PositiveInt, int),
-        (3.0, PositiveInt, int),
-        (1, UnitFloat, float),
-        (Text("a"), Literal["a"], str),
-    ],
-)
-def test_result_is_plain(value, kind, plain):
-    """Or a checkpoint could not be read with ``weights_only=True``."""
-    result = checked("name", value, kind)
-    assert type(result) is plain
-    assert json.loads(json.dumps(result)) == value
-
-
 @dataclass(frozen=True)
 class Group:
     """Settings of each kind."""
@@ -93,14 +74,6 @@ def test_fields_of_a_dataclass_are_checked_and_become_plain():
     for name, value in {"rate": 2, "count": 0, "mode": "c", "flag": 1}.items():
         with pytest.raises(ValueError, match=rf"^{name}={value!r} "):
             Group(**{name: value})
-
-
-def test_command_line_has_the_same_bounds():
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--size", type=RenderSize)
-    assert parser.parse_args(["--size", "64"]).size == 64
-    with pytest.raises(ArgumentError, match="size"):
-        parser.parse_args(["--size", "16"])
 
 
 def test_a_path_is_text_and_what_is_none_is_refused_by_name():
