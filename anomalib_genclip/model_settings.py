@@ -104,12 +104,14 @@ class ModelSettings:
         """Check the settings and convert them to plain types."""
         check_fields(self)
         most = (self.spec.context_length - 1 - SHORTEST_SUFFIX) // 2
-        if type(self.prompt_length) is not int or not 1 <= self.prompt_length <= most:
+        length = self.prompt_length
+        if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= most:
             msg = (
                 f"prompt_length={self.prompt_length!r} does not fit: it must be a whole number from 1 to {most}, so "
                 f"that a class name fits into the text tower's {self.spec.context_length} tokens."
             )
             raise ValueError(msg)
+        object.__setattr__(self, "prompt_length", int(length))  # jsonargparse's are a subclass
         # The filter's kernel extends four sigma to each side, and padding is limited to the map.
         widest = (min(self.image_size) - 1) / 4
         if self.smoothing_sigma > widest:

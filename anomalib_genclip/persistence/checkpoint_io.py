@@ -102,6 +102,9 @@ def check_checkpoint(checkpoint: Any, source: str) -> None:  # noqa: ANN401  # w
     if found != written:
         msg = f"{source} is damaged: its tensors do not match their checksum. Use another one."
         raise ValueError(msg)
+    if any(key.startswith(FROZEN) for key in state):
+        msg = f"{source} contains tensors of CLIP, which are not learned."
+        raise ValueError(msg)
     settings = checkpoint.get("hyper_parameters") or {}
     # With these entries, Lightning would build the model with classes and functions from the file.
     suspects = [*_LEGACY_SETTINGS & checkpoint.keys(), *(name for name in settings if _is_hidden(name))]

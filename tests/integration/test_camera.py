@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-import anomalib_genclip
+from anomalib_genclip import Inferencer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "camera.py"
 SIZE = (64, 48)
@@ -39,7 +39,7 @@ def test_every_second_frame_of_a_video_has_a_score_and_an_overlay(main, tmp_path
     for frame in frames():
         video.write(frame)
     video.release()
-    main([str(source), "--weights", "tiny-demo", "--results", str(tmp_path), "--every", "2"])
+    main([str(source), "--weights", "tiny-demo", "--out", str(tmp_path), "--every", "2"])
     found = rows(tmp_path)
     assert [(row["frame"], row["seconds"]) for row in found] == [("0", "0.000"), ("2", "0.200"), ("4", "0.400")]
     overlays = cv2.VideoCapture(str(tmp_path / "overlay.avi"))
@@ -55,9 +55,8 @@ def test_frames_of_a_folder_have_the_scores_of_their_images(main, tmp_path):
     for number, frame in enumerate(frames(2)):
         cv2.imwrite(str(tmp_path / "frames" / f"{number}.png"), frame)
     (tmp_path / "frames" / "notes.txt").touch()
-    main([str(tmp_path / "frames"), "--weights", "tiny-demo", "--class-name", "leather", "--results", str(tmp_path)])
-    options = {"class_name": "leather", "num_workers": 0, "accelerator": "cpu", "precision": "float32"}
-    records = anomalib_genclip.predict("tiny-demo", tmp_path / "frames", **options)
+    main([str(tmp_path / "frames"), "--weights", "tiny-demo", "--class_name", "leather", "--out", str(tmp_path)])
+    records = Inferencer("tiny-demo", "leather").predict(sorted((tmp_path / "frames").glob("*.png")))
     for row, record in zip(rows(tmp_path), records, strict=True):
         assert float(row["score"]) == pytest.approx(record.score, abs=1e-5)
         assert bool(int(row["anomalous"])) == record.anomalous
@@ -67,4 +66,4 @@ def test_what_opencv_cannot_open_is_named(main, tmp_path):
     (tmp_path / "empty").mkdir()
     for source, message in ((tmp_path / "none.mp4", "cannot open .*none.mp4"), (tmp_path / "empty", "no frames in")):
         with pytest.raises(SystemExit, match=message):
-            main([str(source), "--weights", "tiny-demo", "--results", str(tmp_path)])
+            main([str(source), "--weights", "tiny-demo", "--out", str(tmp_path)])

@@ -182,5 +182,5 @@ def test_config_of_a_run_repeats_it(root, tmp_path, capsys):
     config.write_text(capsys.readouterr().out)
     again = AnomalibCLI(["train", "--config", str(config)], run=False)
     init_args = yaml.safe_load(config.read_text())["model"]["init_args"]
-    assert init_args["class_name"] == again.model.class_name == "bolt"
+    assert init_args["class_name"] == again.model.names.given == "bolt"
     assert json.dumps(init_args)  # plain values only

@@ -58,7 +58,9 @@ def is_number(value) -> bool:
 
 COMPONENTS = {"pre_processor", "post_processor", "evaluator", "visualizer"}
 GROUPS = {"training": TrainingSettings, "tiles": TileSettings}
-CHECKED = [name for name in signature(GenCLIP.__init__).parameters if name not in {"self", "weights", *COMPONENTS}]
+CHECKED = [
+    name for name in signature(GenCLIP.__init__).parameters if name not in {"self", "weights", "unknown", *COMPONENTS}
+]
 CHECKED += [f"{group}.{field.name}" for group, kind in GROUPS.items() for field in fields(kind)]
 
 
