@@ -24,6 +24,7 @@ from .evaluation.good_parts import DriftMonitor, p_value
 from .lightning_model import GenCLIP
 from .persistence.export_metadata import copy_with_metadata, thresholds_of
 from .persistence.exported_model import SUFFIXES, TO_FLOAT, ExportedModel
+from .persistence.hub import SCHEME
 from .persistence.weights_files import resolve_weights
 from .processing.post_processor import NATURAL_THRESHOLD
 from .records import Parts, Record
@@ -91,12 +92,13 @@ class Inferencer:
         if path is not None and path.suffix in SUFFIXES:
             known = self._open_export(path, device, precision, {**settings, "class_name": class_name})
         else:
-            model = weights if isinstance(weights, GenCLIP) else load_trained(str(weights), **settings)
+            source = path if str(weights).startswith(SCHEME) else weights  # a branch of the hub may move
+            model = weights if isinstance(weights, GenCLIP) else load_trained(str(source), **settings)
             stays = isinstance(weights, GenCLIP) and device == "auto"
             self.device = model.device if stays else choose_device(device)
             known = self._use(model, precision)
-        self._is_given = image_threshold is not None
         self.set_thresholds(known | {name: value for name, value in given.items() if value is not None})
+        self._is_given = image_threshold is not None
 
     def _open_export(
         self, path: Path, device: str | torch.device, precision: Precision, given: dict[str, Any]
@@ -133,6 +135,7 @@ class Inferencer:
                 :func:`~anomalib_genclip.persistence.export_metadata.thresholds_of` gives them; missing ones are
                 unknown, as in exported files of other packages, which judge themselves.
         """
+        self._is_given = False
         self.image_threshold: float | None = known.get("image_threshold")
         self.pixel_threshold: float | None = known.get("pixel_threshold")
         self.calibration: dict[str, Any] | None = known.get("calibration")
@@ -178,6 +181,9 @@ class Inferencer:
             OSError: If a file cannot be read.
             ValueError: If an image or a class name cannot be used.
         """
+        if self.model is None and (parts or class_name not in {None, self.class_name}):
+            msg = "An exported model has one class name, and does not tell what its score is made of."
+            raise ValueError(msg)
         several = isinstance(image, (list, tuple))
         given: Any = image if several else [image]
         images = [as_pixels(one) for one in given]
@@ -231,7 +237,7 @@ class Inferencer:
         if self.model is None:
             outputs = self._exported(images)
             return [
-                self._judged(record, {key: value[i] for key, value in outputs.items()})
+                self._compared(record, {key: value[i] for key, value in outputs.items()})
                 for i, record in enumerate(records)
             ]
         given = class_name or self.given_name
@@ -244,7 +250,7 @@ class Inferencer:
             used = images if len(rows) == len(images) else images[rows]
             scores = self._score(used, self.model.look_up([categories[row] for row in rows], given), parts)
             for row, found in zip(rows, scores, strict=True):
-                records[row] = self._judged(records[row], found)
+                records[row] = self._compared(records[row], found)
         return records
 
     def _errors_of(self, categories: Iterable[str | None], given: str | None) -> dict[str | None, str]:
@@ -282,7 +288,7 @@ class Inferencer:
             for row in range(len(score))
         ]
 
-    def _judged(self, record: Record, found: dict[str, Any]) -> Record:
+    def _compared(self, record: Record, found: dict[str, Any]) -> Record:
         """Compare an image's score and map with the thresholds; an exported model without any has judged them."""
         score, anomaly_map = float(found["pred_score"]), found["anomaly_map"]
         good = self.drift and self.drift.good

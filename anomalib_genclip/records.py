@@ -76,7 +76,7 @@ class Record:
         path (str): Path or URL of the image, ``""`` for pixels.
         size (tuple[int, int]): Height and width of the image, ``(0, 0)`` if it could not be read.
         error (str): Reason why the image has no score, ``""`` for a scored image.
-        class_name (str | None): Class name in the prompts; ``None`` for an exported model.
+        class_name (str | None): Class name in the prompts; ``None`` for an exported model that says none.
         class_name_filter (str | None): Decision of Class Name Filtering on the given name: "kept" or "replaced";
             ``None`` if no name was given.
         score (float | None): Image score in [0, 1].

@@ -33,7 +33,7 @@ class BranchMaps(NamedTuple):
     Args:
         maps (dict[str, Tensor]): Mean of the layer-wise maps on the patch grid for each active branch ("vision" is
             ``M_V``, "query" is ``M_Q``), ``(B, 1, h, w)``, in [0, 1].
-        cls (Tensor): Abnormal probability of the whole image from the frozen CLIP and written states, ``(B,)``.
+        cls (Tensor): Abnormal probability of the whole image from the frozen CLIP and hand-written states, ``(B,)``.
         class_index (Tensor): Indices of the class names after CNF, ``(B,)``.
         layers (dict[str, Tensor]): The layer-wise maps of each branch on the patch grid, ``(M, B, 1, h, w)``.
         text (Mapping[str, Sequence[Tensor]]): Text features of the same branches, for each layer ``(B, 2, d)`` or
@@ -234,7 +234,7 @@ class GenCLIPModel(nn.Module):
         return BranchMaps(maps, cls, class_index, layers, text, image.embedding)
 
     def state_logits(self, image: ImageTokens, class_index: Tensor) -> Tensor:
-        """Compare CLIP's own image embedding with written states (ours), which training cannot degrade: ``(B, 2)``."""
+        """Compare CLIP's image embedding with hand-written states (ours), which training cannot degrade: ``(B, 2)``."""
         # CLIP's own temperature, because nothing here has been trained with τ.
         return self.class_names.state_cosines(image.embedding, class_index) * self.clip.model.logit_scale.exp()
 

@@ -206,7 +206,7 @@ class ClassNames(nn.Module):
         return torch.tensor([self.names.index(name) for name in names], device=self.eos.device)
 
     def state_cosines(self, embedding: Tensor, index: Tensor) -> Tensor:
-        """Compute the similarity of images and the written states of their class names, as in WinCLIP (ours).
+        """Compute the similarity of images and the hand-written states of their class names, as in WinCLIP (ours).
 
         Args:
             embedding (Tensor): CLIP's image embeddings, ``(B, d)``, unit length.

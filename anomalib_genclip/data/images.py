@@ -39,6 +39,15 @@ def read_image(path: str) -> Tensor:
         OSError: If it cannot be read.
         ValueError: If it has more than 8 bits per channel.
     """
+    try:
+        return _decoded(path)
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        msg = f"{path} has more than {most} million pixels. Scale it down or cut it into several files."
+        raise ValueError(msg) from error
+
+
+def _decoded(path: str) -> Tensor:
     with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file, Image.open(file) as image:  # noqa: PTH123
         return pixels_of(image, path)
 

@@ -4,7 +4,7 @@
 """Saving and loading of what GenCLIP has learned, without the frozen CLIP."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,7 +51,7 @@ def save_weights(module: Any, path: str | Path, references: bool) -> Path:  # no
         image_size=list(model.image_size),
         trained_on=module.trained_on,
         inference={name: module.hparams[name] for name in ("branches", "class_name_filter", "smoothing_sigma")},
-        class_name=(module.names.given or module.names.of_file) if of_product else None,
+        class_name=_product(module) if of_product else None,
         tiles=module.hparams["tiles"] if of_product else None,
         calibration=calibration,
         references=notes if references else [],
@@ -91,6 +91,8 @@ def write_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: 
     """Remove CLIP from a checkpoint, and add the signature."""
     checkpoint["state_dict"] = in_half(checkpoint["state_dict"])
     description = {**asdict(signature_of(module.model)), "trained_on": module.trained_on}
+    calibration = getattr(module.post_processor, "calibration", None)
+    description |= {"class_name": module.names.of_file, "calibration": calibration}
     if notes := reference_notes(module.model):
         description["references"] = [asdict(note) for note in notes]
     describe_checkpoint(checkpoint, description)
@@ -102,10 +104,14 @@ def read_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: A
     description = dict(checkpoint.get("genclip", {}))
     trained_on, notes = str(description.pop("trained_on", "")), description.pop("references", [])
     description.pop("digest", None)
+    product, calibration = description.pop("class_name", None), description.pop("calibration", None)
     signature_of(module.model).check(described(ModelSignature, description, source), source)
     notes = described(list[ReferenceNote], notes, source)
     set_references(module.model, notes, checkpoint["state_dict"], f"model.{REFERENCES}", source)
     module.trained_on = trained_on
+    module.names = replace(module.names, of_file=product)
+    if calibration is not None and isinstance(module.post_processor, RawScorePostProcessor):
+        module.post_processor.set_thresholds(calibration=calibration)  # their values come with the tensors
 
 
 def settings_for_checkpoint(path: str | Path | IO, safe_globals: Sequence) -> dict[str, Any]:
@@ -130,6 +136,12 @@ def check_keys(result: Any) -> None:  # noqa: ANN401  # of torch's load_state_di
     if missing or result.unexpected_keys:
         msg = f"The state dict does not fit GenCLIP: missing {missing}, unexpected {result.unexpected_keys}."
         raise RuntimeError(msg)
+
+
+def _product(module: Any) -> str | None:  # noqa: ANN401  # GenCLIP
+    """Return the product that a model was calibrated for, else its class name."""
+    calibration = getattr(module.post_processor, "calibration", None) or {}
+    return calibration.get("class_name") or module.names.given or module.names.of_file
 
 
 def reference_notes(model: Any) -> list[ReferenceNote]:  # noqa: ANN401  # GenCLIPModel

@@ -114,6 +114,7 @@ def calibrate(
         name = note["class_name"] = replace(model.names, given=given).name_of(category or None)
         model.post_processor.set_thresholds(**thresholds, calibration=note)
         model.names = replace(model.names, of_file=name)
+        model.model.set_default_class(model.names.name_of(None))  # of exports
     inferencer.set_thresholds({**found, "calibration": note})
     return {name: float(threshold) for name, threshold in thresholds.items()}
 

@@ -23,7 +23,7 @@ from anomalib_genclip.utils.devices import bf16_is_fast
 from anomalib_genclip.utils.files import why_unreadable
 
 _REQUIRED = ("anomalib", "torch", "torchvision", "open_clip_torch", "lightning")
-_EXTRAS = {"export": ("onnxruntime", "openvino"), "scale": ("pyarrow", "ray"), "app": ("gradio",)}
+_EXTRAS = {"export": ("onnxruntime", "openvino"), "scale": ("ray",), "app": ("gradio",)}
 _EXPECTED_SCORE = 0.9831
 _TOLERANCE = 0.01  # versions of the packages that render and resize differ in the third decimal
 

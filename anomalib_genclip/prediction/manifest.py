@@ -14,13 +14,15 @@ from typing import Any
 from anomalib_genclip import __version__
 from anomalib_genclip.persistence.weights_files import files_of
 
+from .output import WRITERS
 from .settings import RunSettings
 from .storage import ResultFolder
 
 FORMAT = "anomalib-genclip predictions"
 MANIFEST = "manifest.json"
 # The table goes first, so that no run looks complete, and the manifest last, so that the folder stays known.
-_RESULTS = ("scores.csv", "scores.parquet", "regions.csv", "regions.parquet", "chunks", "pictures", "maps", MANIFEST)
+_TABLES = [f"{table}.{kind}" for table in ("scores", "regions") for kind in WRITERS]
+_RESULTS = (*_TABLES, "chunks", "pictures", "maps", MANIFEST)
 _RUNTIMES = {".onnx": ["onnxruntime"], ".xml": ["openvino"]}
 
 

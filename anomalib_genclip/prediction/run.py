@@ -76,7 +76,9 @@ def run(settings: RunSettings) -> Outcome:
                 for chunk in score(chain([first], pending)):
                     bar.update(len(chunk.images))
         counts = chunks.finish()
-        notes = run_notes(chunks.scores(), settings.image_threshold, getattr(scheduler, "calibration", None))
+        notes: tuple[str, ...] = ()
+        if first is not None:  # else no model was loaded
+            notes = run_notes(chunks.scores(), settings.image_threshold, scheduler.calibration)
         return Outcome(counts or count_all(folder), table if counts else None, skipped=chunks.skipped, notes=notes)
 
 

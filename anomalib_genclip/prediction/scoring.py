@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from anomalib_genclip.data.images import read_image
@@ -144,8 +143,6 @@ def load_image(image: Source, transform: Callable[[Tensor], Tensor]) -> Loaded:
     try:
         pixels = read_image(image.path)
         return transform(pixels), (pixels.shape[1], pixels.shape[2])
-    except Image.DecompressionBombError as error:
-        reason = f"{error} Scale it down or cut it into several files."
     except Exception as error:  # noqa: BLE001  # decoders raise many types for a broken file
         reason = why_unreadable(error)
     return f"{image.path} cannot be read: {reason}"
@@ -158,6 +155,8 @@ def resolve_device(settings: RunSettings) -> tuple[str, Any]:
         ValueError: If there is no such device.
     """
     device, suffix = choose_device(settings.accelerator), Path(settings.weights).suffix
+    if suffix == ".xml" and settings.accelerator == "auto":  # a GPU of OpenVINO is Intel's, not torch's
+        device = torch.device("cpu")
     if suffix == ".onnx" and settings.precision == "auto":  # computes as the file says
         return device.type, "float32"
     return device.type, choose_precision(settings.precision, torch.device("cpu") if suffix == ".xml" else device)
