@@ -42,8 +42,8 @@ def read_image(path: str) -> Tensor:
     try:
         return _decoded(path)
     except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        msg = f"{path} has more than {most} million pixels. Scale it down or cut it into several files."
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        msg = f"{path} has more than {most:,} pixels. Scale it down or cut it into several files."
         raise ValueError(msg) from error
 
 

@@ -63,8 +63,7 @@ def calibrate(
     References that the model asks for (``k_shot``) are drawn first.
 
     Args:
-        inferencer (Inferencer): The model, which judges by the new thresholds afterwards and saves them
-            (:meth:`~anomalib_genclip.Inferencer.save`).
+        inferencer (Inferencer): The model, which then has the new thresholds, and saves them.
         normal (LightningDataModule | str | Path): Folder of normal images that were neither trained on nor are
             references; or a datamodule of one category, whose normal training images are used without the references.
         false_alarm_rate (float): ``a``, between 0 and 1. Defaults to ``0.01``.

@@ -144,7 +144,7 @@ def load_image(image: Source, transform: Callable[[Tensor], Tensor]) -> Loaded:
         pixels = read_image(image.path)
         return transform(pixels), (pixels.shape[1], pixels.shape[2])
     except Exception as error:  # noqa: BLE001  # decoders raise many types for a broken file
-        reason = why_unreadable(error)
+        reason = why_unreadable(error).removeprefix(f"{image.path} ")
     return f"{image.path} cannot be read: {reason}"
 
 
