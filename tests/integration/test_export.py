@@ -208,7 +208,9 @@ def references(exported, tmp_path_factory):
     return SimpleNamespace(model=model, file=lambda kind: getattr(model, f"to_{kind}")(folder))
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "kind", ["torch", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("onnx", "openvino"))]
+)
 def test_file_has_the_references_of_its_class_name(exported, references, tmp_path, kind):
     need(kind)
     results = run_file(references.file(kind), exported.inputs, tmp_path)
