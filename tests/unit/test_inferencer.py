@@ -101,7 +101,8 @@ def test_model_and_checkpoint_give_the_record_of_the_prompts_file(weights, infer
     save_checkpoint(model, tmp_path / "model.ckpt")
     for source in (model, tmp_path / "model.ckpt"):
         record = Inferencer(source, device="cpu", precision="float32")(folder / "0.png")
-        assert record == expected
+        assert record.score == pytest.approx(expected.score, abs=1e-6)
+        assert (record.label, record.class_name) == (expected.label, expected.class_name)
         np.testing.assert_array_equal(record.mask, expected.mask)
     assert Inferencer(model, image_threshold=0.0)(folder / "0.png").anomalous
 
