@@ -10,6 +10,7 @@ are imported inside the functions, so that ``genclip --help`` is fast.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -153,6 +154,7 @@ def calibrate(
     few_shot_source: str | None = None,
     class_name: str | None = None,
     tiles: TileSettings | None = None,
+    ignore_mask: str | None = None,
     pretrained: str | None = None,
 ) -> int:
     """Set thresholds from normal images alone, so that at most a chosen share of normal images raises an alarm.
@@ -169,6 +171,8 @@ def calibrate(
         few_shot_source: Folder to draw them from, other images than the normal ones.
         class_name: Class name of the product, such as "metal nut".
         tiles: Tiles that large images are cut into, the default of later predictions.
+        ignore_mask: A PNG of the shape of the images, in which white does not count; saved in the result. A folder with
+            one per image of the same stem is not saved.
         pretrained: CLIP weights; needed if the model was trained with a file that is not here.
 
     Returns:
@@ -178,11 +182,19 @@ def calibrate(
     from .pipelines.calibration import calibrate as find_thresholds
 
     inferencer = Inferencer(
-        weights, class_name, pretrained=pretrained, tiles=tiles, k_shot=k_shot or None, few_shot_source=few_shot_source
+        weights,
+        class_name,
+        pretrained=pretrained,
+        tiles=tiles,
+        ignore_mask=ignore_mask,
+        k_shot=k_shot or None,
+        few_shot_source=few_shot_source,
     )
     thresholds = find_thresholds(inferencer, normal, false_alarm_rate)
     inferencer.save(out)
     print(f"image_threshold {thresholds['image']:.4f}, pixel_threshold {thresholds['pixel']:.4f}: {out}")
+    if ignore_mask is not None and Path(ignore_mask).is_dir():
+        print(f"The masks in {ignore_mask} are not part of it: give ignore_mask again where it is used.")
     return 0
 
 

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import Compose
 
 from .callbacks.reference_images import draw_references
 from .components.class_names import GENERIC
+from .components.ignore_mask import AnyMask
 from .components.references import UNNAMED
 from .data.images import AnyImage, as_pixels
 from .data.normal_images import images_of_folder
@@ -51,6 +52,8 @@ class Inferencer:
         image_threshold (float | None): Images with a higher score are anomalous. Defaults to ``None``: that of the
             weights.
         pixel_threshold (float | None): The same for the pixels of the map. Defaults to ``None``.
+        ignore_mask (AnyMask | None): White in it does not count: a PNG or an array for all images, or a folder with a PNG
+            per image of the same stem; one without is an error. Defaults to ``None``: the mask of the weights.
         **settings (Any): Further arguments of :class:`~anomalib_genclip.GenCLIP` for weights of torch, such as
             ``pretrained``, ``tiles``, or ``k_shot`` with ``few_shot_source``: references are then drawn at once.
 
@@ -81,6 +84,7 @@ class Inferencer:
         *,
         image_threshold: float | None = None,
         pixel_threshold: float | None = None,
+        ignore_mask: AnyMask | None = None,
         **settings: Any,  # noqa: ANN401
     ) -> None:
         thresholds = {"image_threshold": image_threshold, "pixel_threshold": pixel_threshold}
@@ -90,13 +94,15 @@ class Inferencer:
         self.given_name = class_name
         path = None if isinstance(weights, GenCLIP) else resolve_weights(weights)
         if path is not None and path.suffix in SUFFIXES:
-            known = self._open_export(path, device, precision, {**settings, "class_name": class_name})
+            known = self._open_export(
+                path, device, precision, {**settings, "class_name": class_name, "ignore_mask": ignore_mask}
+            )
         else:
             source = path if str(weights).startswith(SCHEME) else weights  # a branch of the hub may move
             model = weights if isinstance(weights, GenCLIP) else load_trained(str(source), **settings)
             stays = isinstance(weights, GenCLIP) and device == "auto"
             self.device = model.device if stays else choose_device(device)
-            known = self._use(model, precision)
+            known = self._use(model, precision, ignore_mask)
         self.set_thresholds(known | {name: value for name, value in given.items() if value is not None})
         self._is_given = image_threshold is not None
 
@@ -105,7 +111,10 @@ class Inferencer:
     ) -> dict[str, Any]:
         """Open an exported model; return its thresholds."""
         if fixed := [name for name, value in given.items() if value is not None]:
-            msg = f"{fixed[0]} is fixed in an exported model, such as {path}: export it with another one."
+            msg = (
+                f"{fixed[0]} is fixed in an exported model, such as {path}: export it with another one, from its prompts "
+                "file or checkpoint."
+            )
             raise ValueError(msg)
         self.device = torch.device("cpu")
         default = "float32" if path.suffix == ".onnx" else choose_precision(precision, self.device)
@@ -115,10 +124,12 @@ class Inferencer:
         self.class_name = self._exported.metadata.get("class_name")
         return self._exported.metadata
 
-    def _use(self, model: GenCLIP, precision: Precision) -> dict[str, Any]:
+    def _use(self, model: GenCLIP, precision: Precision, ignore_mask: AnyMask | None) -> dict[str, Any]:
         """Prepare a model of torch; return its thresholds."""
         self.precision = choose_precision(precision, self.device)
         self.model = model.eval().to(self.device)
+        if ignore_mask is not None:
+            model.model.set_ignore_mask(ignore_mask)
         self.transform = _transform_of(model.pre_processor)
         self.class_name = self.given_name or model.names.given or model.names.of_file
         if model.k_shot and (source := model.hparams["few_shot_source"]) is not None:
@@ -245,10 +256,18 @@ class Inferencer:
         for row, category in enumerate(categories):
             if category in errors:
                 records[row] = replace(records[row], error=f"{paths[row]}: {errors[category]}".removeprefix(": "))
-        rows = [row for row, record in enumerate(records) if not record.error]
-        if rows:
+        masks: dict[int, Tensor | None] = {}
+        for row, record in enumerate(records):
+            try:
+                if not record.error:
+                    masks[row] = self.model.model.ignore_mask.of(record.path, record.size, images.shape[-2:])
+            except ValueError as error:  # noqa: PERF203  # one image's
+                records[row] = replace(record, error=str(error))
+        if rows := list(masks):
             used = images if len(rows) == len(images) else images[rows]
-            scores = self._score(used, self.model.look_up([categories[row] for row in rows], given), parts)
+            own = [mask for mask in masks.values() if mask is not None]  # either all images have one, or none has
+            indices = self.model.look_up([categories[row] for row in rows], given)
+            scores = self._score(used, indices, torch.stack(own) if own else None, parts)
             for row, found in zip(rows, scores, strict=True):
                 records[row] = self._compared(records[row], found)
         return records
@@ -263,14 +282,16 @@ class Inferencer:
                 errors[category] = str(error)
         return errors
 
-    def _score(self, images: Tensor, indices: tuple[Tensor, Tensor | None], parts: bool) -> list[dict[str, Any]]:
+    def _score(
+        self, images: Tensor, indices: tuple[Tensor, Tensor | None], ignored: Tensor | None, parts: bool
+    ) -> list[dict[str, Any]]:
         """Score a batch with torch: the fields of each image's record, before thresholds."""
         model: Any = self.model.model  # type: ignore[union-attr]
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
         ):
-            result = model.score_parts(images.to(self.device, non_blocking=True), *indices)
+            result = model.score_parts(images.to(self.device, non_blocking=True), *indices, ignored)
             score = model.image_score(result).float().cpu().numpy()
             maps = result.anomaly_map[:, 0].float().cpu().numpy()
         filtering, names = model.class_name_filter and model.branches != "query", model.class_names.names

@@ -23,9 +23,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
-from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize
 
 from .callbacks.epoch_seeds import EpochSeeds
 from .callbacks.input_checks import InputChecks
@@ -35,6 +33,7 @@ from .callbacks.synthetic_anomalies import PerlinAnomalies
 from .clip.backbone import DEFAULT_BACKBONE, backbone_spec, load_clip, resolve_image_size
 from .clip.frozen_clip import PatchAttention
 from .components.class_names import ClassNames, NameRule
+from .components.ignore_mask import read_ignore_mask
 from .components.loss import GenCLIPLoss
 from .evaluation import CategoryEvaluator
 from .feature_cache.callback import FeatureCache
@@ -51,7 +50,7 @@ from .persistence.learned_state import (
 )
 from .persistence.prompts_file import LearnedWeights, load_weights
 from .processing.post_processor import RawScorePostProcessor
-from .processing.pre_processor import AntialiasedPreProcessor
+from .processing.pre_processor import clip_pre_processor
 from .processing.visualizer import CategoryVisualizer
 from .settings import TileSettings, TrainingSettings, as_settings, refuse_unknown, tiles_of
 from .torch_model import GenCLIPModel
@@ -103,6 +102,8 @@ class GenCLIP(AnomalibModule):
             number is reduced to a coreset of that size. Defaults to ``10000``.
         tiles (TileSettings | None): Overlapping tiles that large images are cut into. Defaults to ``None``: those that
             ``weights`` was calibrated with, else images are seen whole.
+        ignore_mask (str | Path | None): A PNG of the shape of the images, in which white does not count: see
+            :class:`~anomalib_genclip.components.ignore_mask.IgnoreMask`. Defaults to ``None``: that of ``weights``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
         post_processor (nn.Module | bool): Post-processor, or whether to use the default, which applies thresholds and
             does not normalize. Defaults to ``True``.
@@ -144,6 +145,7 @@ class GenCLIP(AnomalibModule):
         few_shot_source: str | Path | None = None,
         max_reference_patches: PositiveInt = 10_000,
         tiles: TileSettings | None = None,
+        ignore_mask: str | Path | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -176,6 +178,8 @@ class GenCLIP(AnomalibModule):
         if source is not None and not self.k_shot:
             msg = "few_shot_source needs k_shot, the number of reference images that are drawn from it."
             raise ValueError(msg)
+        if (mask := checked_path("ignore_mask", ignore_mask)) is not None:
+            read_ignore_mask(mask)  # raises if it cannot be used
         max_patches = checked("max_reference_patches", max_reference_patches, PositiveInt)
         seed = checked("seed", seed, NonNegativeInt | None)
         # Before CLIP is loaded, because it raises if the folder is a file.
@@ -193,12 +197,15 @@ class GenCLIP(AnomalibModule):
             "class_name": self.names.given or dict(self.names.of_category) or None,
             "training": asdict(training),
             "tiles": tiles and asdict(tiles),
+            "ignore_mask": mask,
             "weights": None,
             "fine_tune": False,
         })
         self._build(settings, training, prompts)
         self._tile_setup = TileSetup(tiles)
         self._tile_setup.apply(self)
+        if mask is not None:
+            self.model.set_ignore_mask(mask)
 
     def _build(self, settings: ModelSettings, training: TrainingSettings, prompts: LearnedWeights | None) -> None:
         """Load CLIP, build the torch model and load the prompts."""
@@ -312,13 +319,7 @@ class GenCLIP(AnomalibModule):
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Resize (bicubic) to height and width, by default the default backbone's, and normalize as CLIP does."""
-        size = image_size or resolve_image_size(backbone_spec(DEFAULT_BACKBONE), None)
-        return AntialiasedPreProcessor(
-            Compose([
-                Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True),
-                Normalize(mean=OPENAI_DATASET_MEAN, std=OPENAI_DATASET_STD),
-            ])
-        )
+        return clip_pre_processor(image_size or resolve_image_size(backbone_spec(DEFAULT_BACKBONE), None))
 
     def configure_post_processor(self) -> PostProcessor:
         """Apply thresholds to raw scores: see :class:`RawScorePostProcessor`."""

@@ -16,13 +16,14 @@ from torch.nn import functional as F  # noqa: N812
 
 from .clip.backbone import fingerprint, full_name
 from .clip.frozen_clip import FrozenCLIP, ImageTokens
-from .components.anomaly_map import abnormal_probability, similarity_logits, top_mean, upsample
+from .components.anomaly_map import abnormal_probability, similarity_logits, spread, top_mean, upsample
 from .components.class_names import GENERIC, ClassNames, clean_class_name
+from .components.ignore_mask import AnyMask, IgnoreMask, counting_cells
 from .components.prompt_learner import PromptLearner
 from .components.references import References, RelativeDistance, join_map, join_score
 from .components.tiles import TileGrid, join_tiles
 from .model_settings import ModelSettings
-from .utils.tensors import resize
+from .utils.tensors import nearest, resize
 
 SCORE_WEIGHT = 0.75  # w: share of the CLS token in the image score (ours)
 
@@ -53,7 +54,7 @@ class ScoreParts(NamedTuple):
     """Anomaly map and what the image score is made of.
 
     Args:
-        anomaly_map (Tensor): ``(B, 1, H, W)``, in [0, 1].
+        anomaly_map (Tensor): ``(B, 1, H, W)``, in [0, 1], 0 where pixels do not count.
         top (Tensor): Mean of the highest 1 % of the map, with tiles of as many pixels as 1 % of a tile, ``(B,)``.
         branches (BranchMaps): What the branches found in the whole image.
         distance (RelativeDistance | None): Distances to the references, ``None`` without references.
@@ -105,6 +106,7 @@ class GenCLIPModel(nn.Module):
         self.projections = nn.ParameterList(clip.visual.proj.detach().clone() for _ in self.layers)
         self.class_names = ClassNames(self.clip, settings.max_suffix_tokens)
         self.references = References()
+        self.ignore_mask = IgnoreMask()
         self.smoothing = gaussian_blur(settings.smoothing_sigma) if settings.smoothing_sigma else nn.Identity()
         self.register_buffer("sos", self.clip.embed([self.clip.sos_id])[0].clone(), persistent=False)
         self.register_buffer("default_class", torch.zeros((), dtype=torch.long), persistent=False)
@@ -139,6 +141,11 @@ class GenCLIPModel(nn.Module):
         """Set the class name of images without one, which includes all images of an exported model."""
         self.default_class.fill_(int(self.class_index([name])))
 
+    def set_ignore_mask(self, mask: AnyMask | None) -> None:
+        """Set the pixels that do not count in any image, as a mask or a folder: see :meth:`IgnoreMask.set`."""
+        # Tiles show more than an image of the model's size does.
+        self.ignore_mask.set(mask, None if self.tiler else self.image_size, self.sos.device)
+
     @torch.no_grad()
     def forward(
         self, images: Tensor, class_index: Tensor | None = None, reference_index: Tensor | None = None
@@ -166,23 +173,46 @@ class GenCLIPModel(nn.Module):
         images: Tensor | ImageTokens,
         class_index: Tensor | None = None,
         reference_index: Tensor | None = None,
+        ignored: Tensor | None = None,
     ) -> ScoreParts:
-        """Compute the map and the parts of the image score; arguments as in :meth:`branch_maps` and :meth:`forward`."""
+        """Compute the map and the parts of the image score.
+
+        Args:
+            images (Tensor | ImageTokens): As in :meth:`branch_maps`.
+            class_index (Tensor | None): As in :meth:`forward`.
+            reference_index (Tensor | None): As in :meth:`forward`.
+            ignored (Tensor | None): Pixels of each map that do not count, ``(B, 1, H, W)``, bool. Defaults to
+                ``None``: those of :attr:`ignore_mask`. The image score keeps the CLS token's part, which sees them.
+
+        Returns:
+            ScoreParts: Map and parts.
+        """
         tiles = tile_grid(images, self.tiler)
         whole = images if tiles is None else resize(images, self.image_size)
         image = whole if isinstance(whole, ImageTokens) else self.clip.encode_image(whole)
         result = self.branch_maps(image, class_index)
         distance = self.references(image, reference_index)
-        grid = _joined(result, distance)
-        anomaly_map = upsample(grid, self.image_size if tiles is None else tiles.size)
+        grid, size = _joined(result, distance), self.image_size if tiles is None else tiles.size
+        ignored = self.ignore_mask(size) if ignored is None else ignored.to(grid.device)
+        cells = None if ignored is None else counting_cells(nearest(ignored, self.image_size), self.clip.grid_size)
+        anomaly_map = spread(grid, cells, lambda maps: upsample(maps, size))
         if tiles is not None:
-            of_tiles = self._tile_map(images, tiles, result, reference_index)
+            of_tiles = self._tile_map(images, tiles, result, reference_index, ignored)
             anomaly_map = join_tiles(anomaly_map, of_tiles)
-        anomaly_map = self.smoothing(anomaly_map).clamp(0, 1)
-        top = top_mean(anomaly_map, None if tiles is None else tiles.tile_area)
+        pixels = None if ignored is None else (~ignored).float()
+        anomaly_map = spread(anomaly_map, pixels, self.smoothing).clamp(0, 1)
+        top = top_mean(anomaly_map, None if tiles is None else tiles.tile_area, ignored)
+        anomaly_map = anomaly_map if ignored is None else anomaly_map.masked_fill(ignored, 0)
         return ScoreParts(anomaly_map, top, result, distance)
 
-    def _tile_map(self, images: Tensor, tiles: TileGrid, whole: BranchMaps, reference_index: Tensor | None) -> Tensor:
+    def _tile_map(
+        self,
+        images: Tensor,
+        tiles: TileGrid,
+        whole: BranchMaps,
+        reference_index: Tensor | None,
+        ignored: Tensor | None,
+    ) -> Tensor:
         """Merge the maps of all tiles, which are compared with the prompts of their whole image: ``(B, 1, H, W)``."""
         maps = []
         for batch, image in tiles.cut(images, self.image_size, self.tile_batch_size):
@@ -194,7 +224,11 @@ class GenCLIPModel(nn.Module):
             result = self.branch_maps(tokens, whole.class_index[image], text)
             own = None if reference_index is None else reference_index.to(image.device)[image]
             maps.append(_joined(result, self.references(tokens, own)))
-        return tiles.merge(torch.cat(maps))
+        if ignored is None:
+            return tiles.merge(torch.cat(maps))
+        masks = tiles.cut(ignored.float().expand(images.shape[0], -1, -1, -1), self.image_size, self.tile_batch_size)
+        cells = torch.cat([counting_cells(batch > 0.5, self.clip.grid_size) for batch, _ in masks])
+        return spread(torch.cat(maps), cells, tiles.merge)
 
     def branch_maps(
         self,

@@ -5,6 +5,7 @@
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_genclip.clip.frozen_clip import ImageTokens
 from anomalib_genclip.components.anomaly_map import top_mean
+from anomalib_genclip.components.ignore_mask import counting_cells
 from anomalib_genclip.components.references import UNNAMED, ReferenceMemory, nearest_distance
 from anomalib_genclip.data.images import check_images
 from anomalib_genclip.data.normal_images import NormalImages, images_of_datamodule, images_of_folder
@@ -37,8 +38,10 @@ class ReferenceImages(Callback):
     """Draw ``k_shot`` reference images of each category before testing, prediction and validation."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401  # GenCLIP
-        """Remove the references and what was found with them: training sees other products."""
+        """Remove the references, what was found with them, and the weights' ignore mask: training sees other products."""
         pl_module.model.references.set({})
+        if pl_module.hparams["ignore_mask"] is None:
+            pl_module.model.set_ignore_mask(None)
         if isinstance(pl_module.post_processor, RawScorePostProcessor):
             pl_module.post_processor.reset()
 
@@ -83,7 +86,7 @@ class ReferenceImages(Callback):
 @torch.inference_mode(mode=False)
 @torch.no_grad()
 def draw_references(module: Any, images: dict[str, NormalImages], seed: int | None = None) -> list[str]:  # noqa: ANN401
-    """Draw references and set those of the model, unless it has them already.
+    """Draw references and set those of the model, unless it has them already; the model's ignore mask holds for them.
 
     Raises:
         ValueError: If there are too few images, or one that cannot be used.
@@ -94,7 +97,7 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
     files = {category: [found.files[row] for row in rows[category]] for category, found in images.items()}
     hashes = {category: [*map(file_hash, own)] for category, own in files.items()}
     drawn = [file for own in files.values() for file in own]
-    model, drawn_with = module.model, _settings_of(module)
+    model, drawn_with = module.model, _settings_of(module, drawn)
     wanted = [(own, drawn_with) for own in hashes.values()]
     if [(memory.images, memory.drawn_with) for memory in model.references.memories] == wanted:
         # Calibration on a folder may not have known the name of the category.
@@ -102,8 +105,11 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
         return drawn
     memories = {}
     for category, found in images.items():
-        pixels = [preprocessed(found.read(row), found.files[row], module) for row in rows[category]]
-        parts = _remember(model, pixels, module.hparams["max_reference_patches"], seed)
+        own = [(found.files[row], found.read(row)) for row in rows[category]]
+        pixels = [preprocessed(image, file, module) for file, image in own]
+        size = pixels[0].shape[-2:]  # all are resized to it
+        ignored = [model.ignore_mask.of(file, image.shape[-2:], size) for file, image in own]
+        parts = _remember(model, pixels, ignored, module.hparams["max_reference_patches"], seed)
         memories[category], patches = ReferenceMemory(*parts, hashes[category], drawn_with), parts[0]
         text = "References%s: images: %d, patches: %d, %.1f MB."
         name = f" of {category}" if category else ""
@@ -115,12 +121,14 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
     return drawn
 
 
-def _settings_of(module: Any) -> str:  # noqa: ANN401  # GenCLIP
-    """Describe the settings that the features of references depend on."""
+def _settings_of(module: Any, files: list[str]) -> str:  # noqa: ANN401  # GenCLIP
+    """Describe the settings that the features of references in these files depend on."""
     tiler, model = module.model.tiler, module.model
     tiles = tiler and [tiler.tile_size_h, tiler.tile_size_w, tiler.stride_h, tiler.stride_w]
     scaled = tiler and getattr(module.pre_processor, "working_size", None)
     parts = {"image_size": model.image_size, "tiles": tiles, "working_size": scaled}
+    if masks := model.ignore_mask.digest(files):
+        parts["ignore_mask"] = masks
     return json.dumps(parts | {"max_reference_patches": module.hparams["max_reference_patches"]})
 
 
@@ -137,19 +145,37 @@ def _choose(module: Any, category: str, count: int, seed: int) -> list[int]:  # 
 
 
 def _remember(
-    model: GenCLIPModel, images: list[Tensor], max_patches: int, seed: int
+    model: GenCLIPModel, images: list[Tensor], ignored: list[Tensor | None], max_patches: int, seed: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute a memory from preprocessed images, each ``(1, 3, H, W)``."""
+    """Compute a memory from preprocessed images, each ``(1, 3, H, W)``, and their masks, each ``(1, H, W)``."""
     patches, cls = _features(model, images)
-    kept = _coreset(patches.flatten(1, 2), max_patches, seed)
+    left_out = _cells(model, ignored)
+    if left_out is None:
+        kept = _coreset(patches.flatten(1, 2), max_patches, seed)
+    else:
+        counting = (~left_out).flatten().nonzero()[:, 0]
+        kept = counting[_coreset(patches.flatten(1, 2)[:, counting], max_patches, seed)]
     memory, origin = patches.flatten(1, 2)[:, kept], kept // patches.shape[2]
     if len(images) == 1:  # there is no other image to compare with, so the image itself is, flipped
         views, views_cls = _features(model, [images[0].flip(axes) for axes in _FLIPS])
-        distances = nearest_distance(views, memory), nearest_distance(views_cls.unsqueeze(2), cls)
-    else:
-        number = torch.arange(len(images), device=origin.device)
-        distances = _among_images(patches, memory, origin), _among_images(cls.unsqueeze(2), cls, number)
-    return memory, cls, *(top_mean(maps).mean() for maps in distances)
+        flipped = [None if ignored[0] is None else ignored[0].flip(axes) for axes in _FLIPS]
+        usual = top_mean(nearest_distance(views, memory), ignored=_cells(model, flipped))
+        return memory, cls, usual.mean(), top_mean(nearest_distance(views_cls.unsqueeze(2), cls)).mean()
+    # Images to which the coreset leaves nothing to compare with are left out.
+    compared = [number for number in range(len(images)) if (origin != number).any()]
+    usual = top_mean(
+        _among_images(patches, memory, origin, compared), ignored=None if left_out is None else left_out[compared]
+    )
+    number = torch.arange(len(images), device=origin.device)
+    usual_cls = top_mean(_among_images(cls.unsqueeze(2), cls, number, range(len(images))))
+    return memory, cls, usual.mean(), usual_cls.mean()
+
+
+def _cells(model: GenCLIPModel, ignored: list[Tensor | None]) -> Tensor | None:
+    """Return which patches of images, those of tiles too, show nothing that counts: ``(k, N)``, bool; ``None``: all do."""
+    masks = [mask[None].float().to(model.sos.device) for mask in ignored if mask is not None]
+    cells = [counting_cells(torch.cat(_views(model, mask)) > 0.5, model.clip.grid_size).flatten() for mask in masks]
+    return torch.stack(cells) == 0 if cells else None
 
 
 def _coreset(features: Tensor, max_patches: int, seed: int) -> Tensor:
@@ -179,7 +205,7 @@ def _features(model: GenCLIPModel, images: list[Tensor]) -> tuple[Tensor, Tensor
     Returns patches ``(M, k, N, d_v)``, those of the tiles too, and CLS tokens ``(1, k, d_v)``, unit length, rounded to
     half precision, in which they are saved.
     """
-    views = [_views(model, resize(image, images[0].shape[-2:])) for image in images]
+    views = [[*map(model.clip.encode_image, _views(model, resize(image, images[0].shape[-2:])))] for image in images]
     per_image = [torch.cat([torch.stack(view.patches).flatten(1, 2) for view in image], dim=1) for image in views]
     patches = torch.stack(per_image, dim=1)
     cls = torch.cat([image[0].pooled for image in views]).unsqueeze(0)
@@ -187,22 +213,18 @@ def _features(model: GenCLIPModel, images: list[Tensor]) -> tuple[Tensor, Tensor
     return next(unit), next(unit)
 
 
-def _views(model: GenCLIPModel, image: Tensor) -> list[ImageTokens]:
-    """Run the vision tower on an image ``(1, 3, H, W)`` and on its tiles."""
+def _views(model: GenCLIPModel, image: Tensor) -> list[Tensor]:
+    """Return an image ``(1, C, H, W)`` as the vision tower sees it, and batches of its tiles."""
     tiles = tile_grid(image, model.tiler)
     if tiles is None:
-        return [model.clip.encode_image(image)]
+        return [image]
     batches = [batch for batch, _ in tiles.cut(image, model.image_size, model.tile_batch_size)]
-    return [model.clip.encode_image(batch) for batch in (resize(image, model.image_size), *batches)]
+    return [resize(image, model.image_size), *batches]
 
 
-def _among_images(features: Tensor, memory: Tensor, origin: Tensor) -> Tensor:
-    """Compute the distances ``(k, N)`` of each image's features ``(M, k, N, d_v)`` to the memory of the other images.
-
-    Images to which the coreset leaves nothing to compare with are left out.
-    """
-    others = [(number, origin != number) for number in range(features.shape[1])]
-    return torch.cat([nearest_distance(features[:, [i]], memory[:, other]) for i, other in others if other.any()])
+def _among_images(features: Tensor, memory: Tensor, origin: Tensor, images: Iterable[int]) -> Tensor:
+    """Compute the distances ``(k, N)`` of images' features, of ``(M, _, N, d_v)``, to the memory of the other images."""
+    return torch.cat([nearest_distance(features[:, [image]], memory[:, origin != image]) for image in images])
 
 
 def _warn_of_test_images(loaders: list, drawn: list[str]) -> None:

@@ -4,6 +4,7 @@
 """Similarities of features and text, anomaly maps and image scores."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -38,16 +39,38 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def top_mean(maps: Tensor, area: int | None = None) -> Tensor:
+def spread(maps: Tensor, counting: Tensor | None, filtered: Callable[[Tensor], Tensor]) -> Tensor:
+    """Filter maps, leaving out what does not count: without that, a defect that does not count would bleed.
+
+    Args:
+        maps (Tensor): ``(B, 1, h, w)``.
+        counting (Tensor | None): 1 where the maps count, else 0, ``(B or 1, 1, h, w)``; ``None`` if all do.
+        filtered (Callable): A linear filter whose weights sum to 1, such as :func:`upsample`.
+
+    Returns:
+        Tensor: What ``filtered`` returns; 0 where nothing counts.
+    """
+    if counting is None:
+        return filtered(maps)
+    return filtered(maps * counting) / filtered(counting).clamp(min=1e-6)
+
+
+def top_mean(maps: Tensor, area: int | None = None, ignored: Tensor | None = None) -> Tensor:
     """Average the highest values of each map.
 
     Args:
-        maps (Tensor): ``(B, 1, H, W)``.
+        maps (Tensor): ``(B, 1, H, W)``, at least 0.
         area (int | None): As many as 1 % of this number of pixels, that of a tile; ``None`` for all pixels.
+        ignored (Tensor | None): Pixels that do not count, of the shape of the maps or ``(1, 1, H, W)``, bool. The
+            number stays the same, so that a defect elsewhere keeps its value, unless fewer pixels count.
 
     Returns:
         Tensor: ``(B,)``.
     """
     flat = maps.flatten(1)
     count = math.ceil((flat.shape[1] if area is None else area) * TOP_SHARE)
-    return flat.topk(count, dim=1).values.mean(dim=1)
+    if ignored is None:
+        return flat.topk(count, dim=1).values.mean(dim=1)
+    values = flat.masked_fill(ignored.flatten(1), -1).topk(count, dim=1).values
+    counted = (values >= 0).float()
+    return (values * counted).sum(dim=1) / counted.sum(dim=1)

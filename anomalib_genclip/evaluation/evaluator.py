@@ -38,7 +38,8 @@ class CategoryEvaluator(Evaluator):
     Maps are kept in CPU memory (5 bytes per pixel) for anomalib's metrics, which take up to 80 bytes per pixel of the
     largest category while they are computed. Beyond ``pixel_budget`` pixels, scores are counted in histograms instead
     (about 5 MB per category), which give the pixel metrics to within 1e-3; image metrics stay exact. Several processes
-    share the budget. Images repeated by a distributed sampler are known by their paths and count once.
+    share the budget. Images repeated by a distributed sampler are known by their paths and count once. Pixels under the
+    model's ignore mask do not count; with one, pixel metrics are those of histograms.
 
     Args:
         val_metrics (AnomalibMetric | Sequence[AnomalibMetric] | None): Metrics of the validation images, pooled as
@@ -84,8 +85,11 @@ class CategoryEvaluator(Evaluator):
             super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
             return
         place = f"batch {batch_idx} of loader {dataloader_idx} of process {trainer.global_rank}"
+        own = getattr(getattr(pl_module, "model", None), "ignore_mask", None)
+        ignored = None if own is None or batch.anomaly_map is None else own(batch.anomaly_map.shape[-2:])
+        ignored = None if ignored is None else ignored[0, 0].cpu()
         for key, scores in zip(_keys(batch, trainer, dataloader_idx), _scores(batch, place), strict=True):
-            self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores)
+            self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores, ignored)
         if self._pixels > self.pixel_budget // trainer.world_size:
             for category in self._categories.values():
                 # A distributed sampler gives all processes equally many images by repeating some, each as the last one

@@ -66,10 +66,12 @@ class ScoreHistogram:
         self.weights = torch.zeros(NUM_BINS, dtype=torch.float64)  # of anomalous pixels: 1 / size of the region
         self.regions = 0
 
-    def add(self, scores: Tensor, mask: Tensor) -> None:
-        """Add one image's anomaly map ``(H, W)``, on the CPU, and its boolean mask ``(H, W)``."""
+    def add(self, scores: Tensor, mask: Tensor, ignored: Tensor | None = None) -> None:
+        """Add one image's map ``(H, W)``, on the CPU, its boolean mask, and pixels that do not count, likewise."""
         bins = score_bins(scores)
-        both = torch.bincount((bins + NUM_BINS * mask).flatten(), minlength=2 * NUM_BINS)
+        kept = slice(None) if ignored is None else ~ignored
+        both = torch.bincount((bins + NUM_BINS * mask)[kept].flatten(), minlength=2 * NUM_BINS)
+        mask = mask if ignored is None else mask & ~ignored
         self.counts += both.view(2, NUM_BINS)
         # Regions of anomalous pixels are 8-connected, by the same function as in anomalib's AUPRO; each weighs 1.
         regions = connected_components_cpu(mask[None, None].float())[0, 0][mask].long()
@@ -115,7 +117,7 @@ class CategoryScores:
     """Scores of one category, by image: those of the images, and those of the pixels, as maps or in a histogram."""
 
     images: dict[str, tuple[float, bool, bool | None]] = field(default_factory=dict)  # score, label, predicted label
-    maps: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # map and mask, each (H, W)
+    maps: dict[str, tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=dict)  # map, mask, ignored: (H, W)
     histogram: ScoreHistogram | None = None  # pixels whose maps are not kept
     folded: set[str] = field(default_factory=set)  # images whose pixels are in the histogram
     left_out: dict[str, dict[str, str]] = field(default_factory=lambda: {"image": {}, "pixel": {}})  # and why
@@ -129,10 +131,12 @@ class CategoryScores:
         anomaly_map: Tensor | None,
         mask: Tensor | None,
         alarm: bool | None = None,
+        ignored: Tensor | None = None,
     ) -> int:
         """Add one image, identified by its path, unless it was added before. What is unknown is ``None``.
 
-        Map and mask are ``(H, W)`` on the CPU, float32 and boolean; ``label`` is the true one, ``alarm`` the predicted.
+        Map and mask are ``(H, W)`` on the CPU, float32 and boolean, as are the ``ignored`` pixels, which do not count;
+        ``label`` is the true one, ``alarm`` the predicted.
         """
         if image in self.images or image in self.left_out["image"]:
             self.repeated += 1
@@ -148,7 +152,7 @@ class CategoryScores:
         elif not anomaly_map.isfinite().all():
             self.left_out["pixel"][image] = NOT_FINITE["pixel"]
         else:
-            self.maps[image] = (anomaly_map, mask)
+            self.maps[image] = (anomaly_map, mask, ignored)
             return mask.numel()
         return 0
 
@@ -207,14 +211,16 @@ class CategoryScores:
         return values | dict(zip(ERROR_RATES[2:], miss_rates(scores, labels, (0.01, 0.05)), strict=True))
 
     def _pixel_values(self, notes: list[str]) -> dict[str, float]:
-        if len({mask.shape for _, mask in self.maps.values()}) > 1:
+        if any(ignored is not None for *_, ignored in self.maps.values()):  # anomalib's AUPRO takes whole maps
+            self.to_histogram()
+        if len({mask.shape for _, mask, _ in self.maps.values()}) > 1:
             notes.append("pixel metrics are streaming ones: maps differ in size, which anomalib's AUPRO cannot take")
             self.to_histogram()
         if self.histogram:
             self.to_histogram()
             normal, anomalous = self.histogram.counts.sum(1).tolist()
         else:
-            maps, masks = map(torch.stack, zip(*(self.maps[image] for image in sorted(self.maps)), strict=True))
+            maps, masks = map(torch.stack, zip(*(self.maps[image][:2] for image in sorted(self.maps)), strict=True))
             normal, anomalous = int((~masks).sum()), int(masks.sum())
         if not _has_both("pixel", normal, anomalous, notes):
             return {}

@@ -18,6 +18,7 @@ from .checkpoint_io import FROZEN, GenCLIPCheckpointIO, describe_checkpoint
 from .prompts_file import Description, LearnedWeights, ModelSignature, ReferenceNote, described
 
 REFERENCES = "references.memories."  # their tensors' names in the torch model's state
+IGNORE_MASK = "ignore_mask.mask"
 
 
 def signature_of(model: Any) -> ModelSignature:  # noqa: ANN401  # GenCLIPModel
@@ -55,6 +56,7 @@ def save_weights(module: Any, path: str | Path, references: bool) -> Path:  # no
         tiles=module.hparams["tiles"] if of_product else None,
         calibration=calibration,
         references=notes if references else [],
+        ignore_mask=model.ignore_mask.size,
     )
     path = Path(path)
     weights = LearnedWeights(description, in_half(tensors), thresholds)
@@ -77,6 +79,7 @@ def load_prompts(module: Any, learned: LearnedWeights) -> None:  # noqa: ANN401 
         )
         raise ValueError(msg)
     set_references(model, description.references, learned.tensors, REFERENCES, learned.source)
+    model.ignore_mask.restore(learned.tensors.get(IGNORE_MASK), description.ignore_mask, learned.source)
     expected = {key: value for key, value in model.state_dict().items() if not key.startswith("clip.")}
     for key in sorted(expected.keys() | learned.tensors.keys()):
         theirs, ours = (_shape(group.get(key)) for group in (learned.tensors, expected))
@@ -93,6 +96,8 @@ def write_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: 
     description = {**asdict(signature_of(module.model)), "trained_on": module.trained_on}
     calibration = getattr(module.post_processor, "calibration", None)
     description |= {"class_name": module.names.of_file, "calibration": calibration}
+    if module.model.ignore_mask.size:
+        description["ignore_mask"] = module.model.ignore_mask.size
     if notes := reference_notes(module.model):
         description["references"] = [asdict(note) for note in notes]
     describe_checkpoint(checkpoint, description)
@@ -105,9 +110,15 @@ def read_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: A
     trained_on, notes = str(description.pop("trained_on", "")), description.pop("references", [])
     description.pop("digest", None)
     product, calibration = description.pop("class_name", None), description.pop("calibration", None)
+    mask_size, state = described(list[int], description.pop("ignore_mask", []), source), checkpoint["state_dict"]
     signature_of(module.model).check(described(ModelSignature, description, source), source)
     notes = described(list[ReferenceNote], notes, source)
-    set_references(module.model, notes, checkpoint["state_dict"], f"model.{REFERENCES}", source)
+    set_references(module.model, notes, state, f"model.{REFERENCES}", source)
+    key, own = f"model.{IGNORE_MASK}", module.model.ignore_mask
+    if module.hparams["ignore_mask"] is None:
+        own.restore(state.get(key), mask_size, source)
+    else:  # a given one replaces the checkpoint's
+        state[key] = own.mask
     module.trained_on = trained_on
     module.names = replace(module.names, of_file=product)
     if calibration is not None and isinstance(module.post_processor, RawScorePostProcessor):
@@ -123,6 +134,7 @@ def settings_for_checkpoint(path: str | Path | IO, safe_globals: Sequence) -> di
     checkpoint = GenCLIPCheckpointIO(safe_globals).load_checkpoint(path, map_location="cpu")
     training = {**checkpoint["hyper_parameters"].get("training", {}), "feature_cache": None}
     here = {"weights": None, "fine_tune": False, "training": training, "few_shot_source": None}
+    here["ignore_mask"] = None
     return here | ({"k_shot": 0} if checkpoint["genclip"].get("references") else {})  # it needs no other references
 
 

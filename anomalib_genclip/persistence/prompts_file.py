@@ -91,6 +91,8 @@ class Description:
         tiles (dict[str, Any] | None): Tiles that it was calibrated or given references with.
         calibration (dict[str, Any] | None): What the thresholds were calibrated on, if they were.
         references (list[ReferenceNote]): The references of each category.
+        ignore_mask (list[int]): Height and width of the file of the ignore mask, whose tensor is smaller; empty without
+            one.
         format (str): "anomalib-genclip".
         version (int): Version of the format.
     """
@@ -105,6 +107,7 @@ class Description:
     tiles: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     references: list[ReferenceNote] = Field(default_factory=list)
+    ignore_mask: list[int] = Field(default_factory=list)
     format: Literal["anomalib-genclip"] = FORMAT  # type: ignore[assignment]
     version: Literal[3] = FORMAT_VERSION  # type: ignore[assignment]
 

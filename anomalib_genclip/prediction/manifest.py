@@ -13,6 +13,7 @@ from typing import Any
 
 from anomalib_genclip import __version__
 from anomalib_genclip.persistence.weights_files import files_of
+from anomalib_genclip.utils.files import file_hash
 
 from .output import WRITERS
 from .settings import RunSettings
@@ -32,10 +33,13 @@ def describe(settings: RunSettings, weights: Path, device: str) -> bytes:
     for name in (*_RUNTIMES.get(weights.suffix, ["anomalib", "torch", "open_clip_torch"]), "torchvision", "pillow"):
         with suppress(PackageNotFoundError):  # without metadata, as when a user vendors it
             versions[name] = version(name)
+    mask = settings.ignore_mask
+    if mask is not None and Path(mask).is_file():
+        mask = f"{Path(mask).name}, SHA-256 {file_hash(mask)[:16]}"
     manifest = {
         "format": FORMAT,
         "weights": {"file": weights.name, "sha256": hash_weights(weights)},
-        "settings": settings.as_manifest() | {"accelerator": device},
+        "settings": settings.as_manifest() | {"accelerator": device, "ignore_mask": mask},
         "versions": versions,
     }
     return f"{json.dumps(manifest, indent=2, ensure_ascii=False)}\n".encode()

@@ -59,6 +59,7 @@ class Scorer:
             tiles=settings.tiles,
             image_threshold=settings.image_threshold,
             pixel_threshold=settings.pixel_threshold,
+            ignore_mask=settings.ignore_mask,
         )
 
     def score(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:

@@ -5,6 +5,7 @@
 
 import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from anomalib_genclip.settings import TileSettings, as_settings
@@ -35,6 +36,8 @@ class RunSettings:
             "object".
         class_from (str | None): "parent" takes the name of each image's folder as its class name.
         tiles (TileSettings | None): Overlapping tiles that large images are cut into. Default: those of the weights.
+        ignore_mask (str | None): A PNG of the shape of the images, in which white does not count, or a folder with one per
+            image of the same stem. Default: that of the weights.
         batch_size (int): Images per batch.
         num_workers (int | None): Threads that read and resize images; 0 reads between two batches. Default: the number
             of cores minus one, at most 4.
@@ -70,6 +73,7 @@ class RunSettings:
     class_name: str | None = None
     class_from: Literal["parent"] | None = None
     tiles: TileSettings | None = None
+    ignore_mask: str | None = None
     batch_size: PositiveInt = 8
     num_workers: NonNegativeInt | None = None
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -95,6 +99,7 @@ class RunSettings:
         if self.tiles is not None:
             object.__setattr__(self, "tiles", as_settings(TileSettings, "tiles", self.tiles))
         number, count = self.shard_and_count
+        mask = self.ignore_mask
         for is_wrong, message in (
             (not self.data, "data is empty: give a path or a URL."),
             (not self.out, "out is empty: give a path or a URL."),
@@ -103,6 +108,10 @@ class RunSettings:
             (
                 self.false_discovery_rate and self.image_threshold is not None,
                 "false_discovery_rate and image_threshold exclude each other: give one of them.",
+            ),
+            (
+                mask is not None and not Path(mask).exists(),
+                f"There is no ignore_mask {mask!r}: give a PNG, or a folder of them.",
             ),
             (not 1 <= number <= count, f"shard={self.shard!r} must be number/count, such as 2/8."),
             (self.overwrite and count > 1, "overwrite would remove results of other shards: empty the folder before."),

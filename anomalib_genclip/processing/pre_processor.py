@@ -10,9 +10,10 @@ from anomalib.data import Batch
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
 from lightning.pytorch import LightningModule, Trainer
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
-from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize, Transform
 from torchvision.tv_tensors import Mask
 
 from anomalib_genclip.utils.tensors import MatrixResize, resize
@@ -78,6 +79,14 @@ class AntialiasedPreProcessor(PreProcessor):
             transform = Compose([*_scaling(self.working_size), *others])
         self.transform = transform
         self.export_transform = _exportable(transform)
+
+
+def clip_pre_processor(size: tuple[int, int]) -> AntialiasedPreProcessor:
+    """Resize (bicubic) to height and width, and normalize as CLIP does."""
+    resize_to = Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return AntialiasedPreProcessor(
+        Compose([resize_to, Normalize(mean=OPENAI_DATASET_MEAN, std=OPENAI_DATASET_STD)]),
+    )
 
 
 def _scaling(size: int | Sequence[int] | None) -> list[Transform]:

@@ -25,9 +25,9 @@ def digest(tensors: Mapping[str, Tensor], description: Any) -> str:  # noqa: ANN
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raise a ``ValueError`` that starts with ``source`` and names a tensor that has other than finite numbers."""
+    """Raise a ``ValueError`` that starts with ``source`` and names a tensor that has other than finite numbers or bools."""
     for key, value in tensors.items():
-        if not (value.is_floating_point() and torch.isfinite(value).all()):
+        if value.dtype != torch.bool and not (value.is_floating_point() and torch.isfinite(value).all()):
             msg = f"{source}: tensor {key!r} does not consist of finite floating-point numbers."
             raise ValueError(msg)
 
@@ -39,6 +39,14 @@ def resize(images: Tensor, size: Sequence[int]) -> Tensor:
     if torch.compiler.is_exporting():
         return MatrixResize((size[0], size[1]))(images)
     return torchvision_resize(images, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+
+
+def nearest(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """Scale masks ``(*, H, W)`` to ``(*, *size)`` by the nearest pixels, the same in torch and in exports."""
+    for dim, new in zip((-2, -1), size, strict=True):
+        if (old := mask.shape[dim]) != new:
+            mask = mask.index_select(dim, (2 * torch.arange(new, device=mask.device) + 1) * old // (2 * new))
+    return mask
 
 
 class MatrixResize(nn.Module):

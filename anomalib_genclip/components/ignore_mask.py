@@ -1,0 +1,185 @@
+# Copyright (C) 2026 The anomalib-genclip authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Regions that do not count, such as a fixture or a background: white in a mask (ours)."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_genclip.utils.files import file_hash, why_unreadable
+from anomalib_genclip.utils.tensors import digest, nearest
+
+AnyMask: TypeAlias = str | os.PathLike | np.ndarray | Tensor
+_WHITE = 127  # of 255; brighter pixels do not count
+
+
+def read_ignore_mask(mask: AnyMask) -> Tensor:
+    """Read a mask whose white pixels do not count.
+
+    Args:
+        mask (AnyMask): An image file, best a PNG; or an array or tensor ``(H, W)``, bool or uint8, the latter also with
+            channels ``(H, W, 3 or 4)``. White is brighter than 127 of 255 in gray, and transparent pixels are black.
+
+    Returns:
+        Tensor: ``(H, W)``, bool, ``True`` where pixels do not count.
+
+    Raises:
+        ValueError: If it cannot be read, is gray and nowhere white, or leaves nothing that counts; names the file.
+    """
+    is_file = isinstance(mask, str | os.PathLike)
+    name = f"ignore_mask={os.fspath(mask)!r}" if is_file else "ignore_mask"  # type: ignore[arg-type]
+    try:
+        with Image.open(mask) if is_file else Image.fromarray(np.asarray(mask)) as image:  # type: ignore[arg-type]
+            if image.mode.startswith(("I", "F")):
+                msg = f"it has more than 8 bits per pixel (mode {image.mode})"
+                raise ValueError(msg)  # noqa: TRY301  # completed below
+            black = Image.new("RGBA", image.size, "black")
+            gray = np.asarray(Image.alpha_composite(black, image.convert("RGBA")).convert("L"))
+    except Exception as error:  # decoders raise many types for a broken file
+        msg = f"{name} cannot be read: {why_unreadable(error)}. Give a PNG in which white does not count."
+        raise ValueError(msg) from error
+    white = torch.from_numpy(gray > _WHITE)
+    if gray.any() and not white.any():
+        msg = f"{name} has pixels up to {gray.max()} and none is white, which does not count: save it with 0 and 255."
+        raise ValueError(msg)
+    return _leaves_something(white, name)
+
+
+class IgnoreMask(nn.Module):
+    """Pixels that do not count: one mask for all images, which is saved with the model, or a folder of masks.
+
+    Attributes:
+        mask (Tensor | None): The mask for all images, ``(h, w)``, bool, ``True`` where pixels do not count.
+        size (list[int]): Height and width of its file, the aspect ratio of the images that it is for.
+        folder (Path | None): Folder with a PNG for each image, with the stem of the image's name; where images of
+            several folders share a name, in folders of their names.
+    """
+
+    mask: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", None)
+        self.size: list[int] = []
+        self.folder: Path | None = None
+        self._name = ""  # of the file, for messages
+
+    def set(self, given: AnyMask | None, size: Sequence[int] | None, device: torch.device) -> None:
+        """Replace the mask.
+
+        Args:
+            given (AnyMask | None): As :func:`read_ignore_mask` takes, or a folder; ``None`` if all pixels count.
+            size (Sequence[int] | None): Height and width to scale the mask to; ``None`` keeps its own.
+            device (torch.device): Where the model is.
+
+        Raises:
+            ValueError: If the mask cannot be used; names it.
+        """
+        is_path = isinstance(given, str | os.PathLike)
+        self._name = f" {os.fspath(given)}" if is_path else ""  # type: ignore[arg-type]
+        self.folder = Path(given) if is_path and os.path.isdir(given) else None  # type: ignore[arg-type]  # noqa: PTH112
+        self.mask, self.size = None, []
+        if given is not None and self.folder is None:
+            mask = read_ignore_mask(given)
+            self.size = list(mask.shape)
+            self.mask = _leaves_something(nearest(mask, size or mask.shape), f"ignore_mask{self._name}").to(device)
+
+    def restore(self, mask: Tensor | None, size: Sequence[int], source: str) -> None:
+        """Take the mask of a weights file, or none.
+
+        Raises:
+            ValueError: If tensor and size do not fit each other or are no mask; says ``source``.
+        """
+        is_mask = mask is not None and mask.dtype == torch.bool and mask.dim() == 2 and not mask.all()
+        if (mask is not None or size) and not (is_mask and len(size) == 2 and min(size) > 0):
+            msg = f"{source} has no valid ignore_mask."
+            raise ValueError(msg)
+        self.mask, self.size, self.folder, self._name = mask, list(size), None, f" of {source}"
+
+    def forward(self, size: Sequence[int]) -> Tensor | None:
+        """Return the mask for all images at the size of a map, ``(1, 1, H, W)``; ``None`` if there is none."""
+        return None if self.mask is None else nearest(self.mask, size)[None, None]
+
+    def of(self, path: str, image_size: Sequence[int], size: Sequence[int]) -> Tensor | None:
+        """Return the mask of one image.
+
+        Args:
+            path (str): Path or URL of the image, ``""`` without one.
+            image_size (Sequence[int]): Height and width of the image.
+            size (Sequence[int]): Height and width of its map.
+
+        Returns:
+            Tensor | None: ``(1, *size)``, bool; ``None`` if there is no mask.
+
+        Raises:
+            ValueError: If the folder has none for this image, or a mask has another aspect ratio; names both.
+        """
+        if self.folder is None and self.mask is None:
+            return None
+        mask, own, name = self.mask, self.size, f"ignore_mask{self._name}"
+        if self.folder is not None:
+            file = self._find(self.folder, path)
+            mask, name = read_ignore_mask(file), f"ignore_mask {file}"
+            own = list(mask.shape)
+        (height, width), (rows, columns) = image_size, own
+        # A side may have been rounded to whole pixels, in the mask or in the image.
+        if abs(columns * height - width * rows) > max(height, width, rows, columns):
+            msg = (
+                f"{path or 'The image'} ({width} x {height} pixels) does not have the shape of {name} ({columns} x "
+                f"{rows}): draw the mask on an image of this camera."
+            )
+            raise ValueError(msg)
+        assert mask is not None
+        return _leaves_something(nearest(mask, size), name)[None]
+
+    def digest(self, images: Sequence[str]) -> str:
+        """Hash the masks of images; ``""`` if there are none."""
+        if self.folder is not None:
+            return digest({}, [file_hash(self._find(self.folder, image)) for image in images])
+        return "" if self.mask is None else digest({"mask": self.mask}, self.size)
+
+    @staticmethod
+    def _find(folder: Path, path: str) -> Path:
+        """Find the mask of an image: the longest end of its path that is there."""
+        parts = PurePath(os.path.abspath(path)).with_suffix(".png").parts if path else ()  # noqa: PTH100  # keeps links
+        for start in range(1, len(parts)):
+            file = folder.joinpath(*parts[start:])
+            if file.is_file():
+                return file
+        wanted = f"{parts[-1]}, of the size of the image; all black if everything counts" if parts else "the image"
+        msg = f"ignore_mask {folder} has no mask for {path or 'an image without a path'}: it must have {wanted}."
+        raise ValueError(msg)
+
+
+def counting_cells(ignored: Tensor, grid: Sequence[int]) -> Tensor:
+    """Find the cells of a grid with a pixel that counts.
+
+    Args:
+        ignored (Tensor): ``(B, 1, H, W)``, bool, at a multiple of the grid.
+        grid (Sequence[int]): Rows and columns.
+
+    Returns:
+        Tensor: ``(B, 1, *grid)``, float32, 1 or 0.
+    """
+    cell = [side // cells for side, cells in zip(ignored.shape[-2:], grid, strict=True)]
+    return F.max_pool2d((~ignored).float(), cell)
+
+
+def _leaves_something(mask: Tensor, name: str) -> Tensor:
+    """Return a mask, unless it covers everything.
+
+    Raises:
+        ValueError: If it does; names it.
+    """
+    if mask.all():
+        msg = f"{name} is white everywhere: nothing is left that counts."
+        raise ValueError(msg)
+    return mask
