@@ -172,7 +172,7 @@ def calibrate(
         class_name: Class name of the product, such as "metal nut".
         tiles: Tiles that large images are cut into, the default of later predictions.
         ignore_mask: A PNG of the shape of the images, in which white does not count; saved in the result. A folder with
-            one per image of the same stem is not saved.
+            one of the same stem for each image is not saved.
         pretrained: CLIP weights; needed if the model was trained with a file that is not here.
 
     Returns:

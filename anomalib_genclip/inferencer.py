@@ -52,8 +52,8 @@ class Inferencer:
         image_threshold (float | None): Images with a higher score are anomalous. Defaults to ``None``: that of the
             weights.
         pixel_threshold (float | None): The same for the pixels of the map. Defaults to ``None``.
-        ignore_mask (AnyMask | None): White in it does not count: a PNG or an array for all images, or a folder with a PNG
-            per image of the same stem; one without is an error. Defaults to ``None``: the mask of the weights.
+        ignore_mask (AnyMask | None): White in it does not count: a PNG or an array for all images, or a folder with a
+            PNG of the same stem for each image; one without is an error. Defaults to ``None``: that of the weights.
         **settings (Any): Further arguments of :class:`~anomalib_genclip.GenCLIP` for weights of torch, such as
             ``pretrained``, ``tiles``, or ``k_shot`` with ``few_shot_source``: references are then drawn at once.
 
@@ -94,9 +94,8 @@ class Inferencer:
         self.given_name = class_name
         path = None if isinstance(weights, GenCLIP) else resolve_weights(weights)
         if path is not None and path.suffix in SUFFIXES:
-            known = self._open_export(
-                path, device, precision, {**settings, "class_name": class_name, "ignore_mask": ignore_mask}
-            )
+            fixed = {**settings, "class_name": class_name, "ignore_mask": ignore_mask}
+            known = self._open_export(path, device, precision, fixed)
         else:
             source = path if str(weights).startswith(SCHEME) else weights  # a branch of the hub may move
             model = weights if isinstance(weights, GenCLIP) else load_trained(str(source), **settings)
@@ -111,10 +110,8 @@ class Inferencer:
     ) -> dict[str, Any]:
         """Open an exported model; return its thresholds."""
         if fixed := [name for name, value in given.items() if value is not None]:
-            msg = (
-                f"{fixed[0]} is fixed in an exported model, such as {path}: export it with another one, from its prompts "
-                "file or checkpoint."
-            )
+            what = "export a prompts file or a checkpoint again, with another one"
+            msg = f"{fixed[0]} is fixed in an exported model, such as {path}: {what}."
             raise ValueError(msg)
         self.device = torch.device("cpu")
         default = "float32" if path.suffix == ".onnx" else choose_precision(precision, self.device)

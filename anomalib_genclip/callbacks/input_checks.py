@@ -6,6 +6,7 @@
 import errno
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from anomalib.data import ImageBatch
 from anomalib.data.utils.image import is_image_file, read_image
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torch import Tensor
 
@@ -60,10 +62,14 @@ class InputChecks(Callback):
         self._batch = batch
         self._check_files(batch)
 
-    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, *args: Any) -> None:  # noqa: ANN401
-        """Check files and pixels."""
+    def on_test_batch_start(self, trainer: Trainer, pl_module: Any, batch: ImageBatch, *args: Any) -> None:  # noqa: ANN401
+        """Check files, pixels, and the shape of the ignore mask, except in training, which sees other products."""
         check_images(batch, ())
         self._check_files(batch)
+        own = pl_module.model.ignore_mask
+        for path in [] if own.mask is None or trainer.state.fn == TrainerFn.FITTING else batch.image_path or []:
+            with suppress(OSError), Image.open(path) as image:
+                own.of(str(path), image.size[::-1], own.mask.shape)
 
     on_validation_batch_start = on_predict_batch_start = on_test_batch_start
 

@@ -38,7 +38,7 @@ class ReferenceImages(Callback):
     """Draw ``k_shot`` reference images of each category before testing, prediction and validation."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401  # GenCLIP
-        """Remove the references, what was found with them, and the weights' ignore mask: training sees other products."""
+        """Remove references, what was found with them, and the weights' ignore mask: training sees other products."""
         pl_module.model.references.set({})
         if pl_module.hparams["ignore_mask"] is None:
             pl_module.model.set_ignore_mask(None)
@@ -163,16 +163,15 @@ def _remember(
         return memory, cls, usual.mean(), top_mean(nearest_distance(views_cls.unsqueeze(2), cls)).mean()
     # Images to which the coreset leaves nothing to compare with are left out.
     compared = [number for number in range(len(images)) if (origin != number).any()]
-    usual = top_mean(
-        _among_images(patches, memory, origin, compared), ignored=None if left_out is None else left_out[compared]
-    )
+    distances = _among_images(patches, memory, origin, compared)
+    usual = top_mean(distances, ignored=None if left_out is None else left_out[compared])
     number = torch.arange(len(images), device=origin.device)
     usual_cls = top_mean(_among_images(cls.unsqueeze(2), cls, number, range(len(images))))
     return memory, cls, usual.mean(), usual_cls.mean()
 
 
 def _cells(model: GenCLIPModel, ignored: list[Tensor | None]) -> Tensor | None:
-    """Return which patches of images, those of tiles too, show nothing that counts: ``(k, N)``, bool; ``None``: all do."""
+    """Find the patches, those of tiles too, in which nothing counts: ``(k, N)``, bool; ``None`` without masks."""
     masks = [mask[None].float().to(model.sos.device) for mask in ignored if mask is not None]
     cells = [counting_cells(torch.cat(_views(model, mask)) > 0.5, model.clip.grid_size).flatten() for mask in masks]
     return torch.stack(cells) == 0 if cells else None
@@ -223,7 +222,7 @@ def _views(model: GenCLIPModel, image: Tensor) -> list[Tensor]:
 
 
 def _among_images(features: Tensor, memory: Tensor, origin: Tensor, images: Iterable[int]) -> Tensor:
-    """Compute the distances ``(k, N)`` of images' features, of ``(M, _, N, d_v)``, to the memory of the other images."""
+    """Compute the distances ``(k, N)`` of some images' features ``(M, _, N, d_v)`` to the memory of the others."""
     return torch.cat([nearest_distance(features[:, [image]], memory[:, origin != image]) for image in images])
 
 

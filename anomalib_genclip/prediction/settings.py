@@ -36,8 +36,8 @@ class RunSettings:
             "object".
         class_from (str | None): "parent" takes the name of each image's folder as its class name.
         tiles (TileSettings | None): Overlapping tiles that large images are cut into. Default: those of the weights.
-        ignore_mask (str | None): A PNG of the shape of the images, in which white does not count, or a folder with one per
-            image of the same stem. Default: that of the weights.
+        ignore_mask (str | None): A PNG of the shape of the images, in which white does not count, or a folder with one
+            of the same stem for each image. Default: that of the weights.
         batch_size (int): Images per batch.
         num_workers (int | None): Threads that read and resize images; 0 reads between two batches. Default: the number
             of cores minus one, at most 4.

@@ -25,7 +25,7 @@ def digest(tensors: Mapping[str, Tensor], description: Any) -> str:  # noqa: ANN
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raise a ``ValueError`` that starts with ``source`` and names a tensor that has other than finite numbers or bools."""
+    """Raise a ``ValueError`` that starts with ``source`` and names a tensor of other than finite numbers or bools."""
     for key, value in tensors.items():
         if value.dtype != torch.bool and not (value.is_floating_point() and torch.isfinite(value).all()):
             msg = f"{source}: tensor {key!r} does not consist of finite floating-point numbers."
