@@ -158,10 +158,35 @@ def test_graph_of_tiles_needs_the_size_of_the_images(tmp_path):
     assert not list(tmp_path.rglob("*.*"))
 
 
+@pytest.fixture(scope="module")
+def masked(exported, tmp_path_factory):
+    """The same model with a left third that does not count."""
+    model, mask = copy.deepcopy(exported.model), np.zeros((60, 90), bool)
+    mask[:, :30] = True
+    model.model.set_ignore_mask(mask)
+    folder = tmp_path_factory.mktemp("masked")
+    return SimpleNamespace(model=model, file=lambda kind: getattr(model, f"to_{kind}")(folder))
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_file_has_the_ignore_mask(exported, masked, tmp_path, kind):
+    need(kind)
+    path = masked.file(kind)
+    results = assert_parity(path, exported.inputs, masked.model, tmp_path, exported.batches)
+    assert not any(results[f"{name}/anomaly_map"][..., :37].any() for name in exported.batches)
+    assert all(results[f"{name}/anomaly_map"][..., 38:].all() for name in exported.batches)
+    if kind == "onnx":
+        with pytest.raises(ValueError, match=r"ignore_mask is fixed in an exported model.*prompts file"):
+            Inferencer(path, ignore_mask=np.zeros((3, 3), bool))
+
+
 @pytest.mark.slow
 def test_tiles_are_in_the_graph(tmp_path):
     need("onnx")
     model = fill_with_noise(GenCLIP(**SETTINGS, tiles={"size": 96, "stride": 64}))
+    mask = np.zeros((150, 200), bool)
+    mask[:, :70] = True
+    model.model.set_ignore_mask(mask)
     batch = {"images": make_batches()[BOTH_OUTCOMES]}
     np.savez(tmp_path / "inputs.npz", **batch)
     path = model.to_onnx(tmp_path, input_size=(150, 200))

@@ -30,6 +30,7 @@ def scores_of(items: list[dict], *, folded: bool = False) -> CategoryScores:
             item["anomaly_map"],
             item["gt_mask"],
             None if alarm is None else bool(alarm),
+            item.get("ignored"),
         )
         if folded:
             scores.to_histogram(kept=1)
@@ -62,6 +63,18 @@ def test_scores_outside_the_unit_range_are_ranked_as_they_are(items, values):
     """A sigmoid in anomalib's metrics would make large scores equal."""
     raw = [item | {key: 50 + 40 * item[key] for key in ("pred_score", "anomaly_map")} for item in items]
     assert scores_of(raw).compute_metrics()[0] == pytest.approx(values, abs=1e-4)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_ignored_pixels_do_not_count(items, folded):
+    """As if the images were cut."""
+    ignored = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    ignored[:, :9] = True
+    cut = [item | {key: item[key][:, 9:] for key in ("anomaly_map", "gt_mask")} for item in items]
+    expected, _ = scores_of(cut).compute_metrics()
+    found, notes = scores_of([item | {"ignored": ignored} for item in items], folded=folded).compute_metrics()
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert not notes
 
 
 UNDEFINED = {

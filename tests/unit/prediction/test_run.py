@@ -223,6 +223,21 @@ def test_other_settings_are_refused_by_name(tmp_path):
     assert results(tmp_path / "out") == before
 
 
+def test_another_ignore_mask_is_another_run_and_the_same_one_elsewhere_is_not(tmp_path):
+    write_images(tmp_path / "images", 3)
+    masks = tmp_path / "a" / "mask.png", tmp_path / "b" / "mask.png"
+    for path in masks:
+        path.parent.mkdir()
+        path.write_bytes(b"the same")
+    run(settings_for(tmp_path, ignore_mask=str(masks[0])))
+    assert run(settings_for(tmp_path, ignore_mask=str(masks[1]))).was_complete
+    masks[0].write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"ignore_mask 'mask\.png, SHA-256 \w+' \(now 'mask\.png"):
+        run(settings_for(tmp_path, ignore_mask=str(masks[0])))
+    with pytest.raises(ValueError, match=r"There is no ignore_mask 'no\.png': give a PNG, or a folder"):
+        settings_for(tmp_path, ignore_mask="no.png")
+
+
 def test_other_weights_and_versions_are_refused_by_name(tmp_path):
     write_images(tmp_path / "images", 3)
     run(settings_for(tmp_path))
