@@ -29,7 +29,7 @@ from .persistence.hub import SCHEME
 from .persistence.weights_files import resolve_weights
 from .processing.post_processor import NATURAL_THRESHOLD
 from .records import Parts, Record
-from .torch_model import GenCLIPModel, ScoreParts
+from .torch_model import GenCLIPModel, ScoreParts, set_ignore_mask
 from .utils.devices import Precision, choose_device, choose_precision
 from .utils.settings import UnitFloat, checked
 
@@ -126,7 +126,7 @@ class Inferencer:
         self.precision = choose_precision(precision, self.device)
         self.model = model.eval().to(self.device)
         if ignore_mask is not None:
-            model.model.set_ignore_mask(ignore_mask)
+            set_ignore_mask(model.model, ignore_mask)
         self.transform = _transform_of(model.pre_processor)
         self.class_name = self.given_name or model.names.given or model.names.of_file
         if model.k_shot and (source := model.hparams["few_shot_source"]) is not None:

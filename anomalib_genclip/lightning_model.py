@@ -53,7 +53,7 @@ from .processing.post_processor import RawScorePostProcessor
 from .processing.pre_processor import clip_pre_processor
 from .processing.visualizer import CategoryVisualizer
 from .settings import TileSettings, TrainingSettings, as_settings, refuse_unknown, tiles_of
-from .torch_model import GenCLIPModel
+from .torch_model import GenCLIPModel, set_ignore_mask
 from .utils.loaders import categories_of
 from .utils.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, checked, checked_path
 
@@ -205,7 +205,7 @@ class GenCLIP(AnomalibModule):
         self._tile_setup = TileSetup(tiles)
         self._tile_setup.apply(self)
         if mask is not None:
-            self.model.set_ignore_mask(mask)
+            set_ignore_mask(self.model, mask)
 
     def _build(self, settings: ModelSettings, training: TrainingSettings, prompts: LearnedWeights | None) -> None:
         """Load CLIP, build the torch model and load the prompts."""

@@ -141,11 +141,6 @@ class GenCLIPModel(nn.Module):
         """Set the class name of images without one, which includes all images of an exported model."""
         self.default_class.fill_(int(self.class_index([name])))
 
-    def set_ignore_mask(self, mask: AnyMask | None) -> None:
-        """Set the pixels that do not count in any image, as a mask or a folder: see :meth:`IgnoreMask.set`."""
-        # Tiles show more than an image of the model's size does.
-        self.ignore_mask.set(mask, None if self.tiler else self.image_size, self.sos.device)
-
     @torch.no_grad()
     def forward(
         self, images: Tensor, class_index: Tensor | None = None, reference_index: Tensor | None = None
@@ -374,6 +369,12 @@ def tile_grid(images: Tensor | ImageTokens, tiler: Tiler | None) -> TileGrid | N
         return None
     tile, stride = (tiler.tile_size_h, tiler.tile_size_w), (tiler.stride_h, tiler.stride_w)
     return TileGrid.of(images.shape[-2:], tile, stride)
+
+
+def set_ignore_mask(model: GenCLIPModel, mask: AnyMask | None) -> None:
+    """Set the pixels that do not count, as a mask or a folder of masks: see :meth:`IgnoreMask.set`."""
+    # Tiles show more than an image of the model's size does.
+    model.ignore_mask.set(mask, None if model.tiler else model.image_size, model.sos.device)
 
 
 def gaussian_blur(sigma: float) -> nn.Module:

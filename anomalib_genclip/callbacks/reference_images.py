@@ -23,7 +23,7 @@ from anomalib_genclip.components.references import UNNAMED, ReferenceMemory, nea
 from anomalib_genclip.data.images import check_images
 from anomalib_genclip.data.normal_images import NormalImages, images_of_datamodule, images_of_folder
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
-from anomalib_genclip.torch_model import GenCLIPModel, tile_grid
+from anomalib_genclip.torch_model import GenCLIPModel, set_ignore_mask, tile_grid
 from anomalib_genclip.utils.files import file_hash
 from anomalib_genclip.utils.loaders import datamodule_of, image_paths, origin_of, running_loaders
 from anomalib_genclip.utils.messages import summarize
@@ -41,7 +41,7 @@ class ReferenceImages(Callback):
         """Remove references, what was found with them, and the weights' ignore mask: training sees other products."""
         pl_module.model.references.set({})
         if pl_module.hparams["ignore_mask"] is None:
-            pl_module.model.set_ignore_mask(None)
+            set_ignore_mask(pl_module.model, None)
         if isinstance(pl_module.post_processor, RawScorePostProcessor):
             pl_module.post_processor.reset()
 

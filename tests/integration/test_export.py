@@ -25,6 +25,7 @@ from torchvision.utils import save_image
 
 from anomalib_genclip import GenCLIP, Inferencer, cli
 from anomalib_genclip.components.references import ReferenceMemory
+from anomalib_genclip.torch_model import set_ignore_mask
 
 FORMATS = {"torch": [], "onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO computes in bfloat16 where the processor can
@@ -163,7 +164,7 @@ def masked(exported, tmp_path_factory):
     """The same model with a left third that does not count."""
     model, mask = copy.deepcopy(exported.model), np.zeros((60, 90), bool)
     mask[:, :30] = True
-    model.model.set_ignore_mask(mask)
+    set_ignore_mask(model.model, mask)
     folder = tmp_path_factory.mktemp("masked")
     return SimpleNamespace(model=model, file=lambda kind: getattr(model, f"to_{kind}")(folder))
 
@@ -186,7 +187,7 @@ def test_tiles_are_in_the_graph(tmp_path):
     model = fill_with_noise(GenCLIP(**SETTINGS, tiles={"size": 96, "stride": 64}))
     mask = np.zeros((150, 200), bool)
     mask[:, :70] = True
-    model.model.set_ignore_mask(mask)
+    set_ignore_mask(model.model, mask)
     batch = {"images": make_batches()[BOTH_OUTCOMES]}
     np.savez(tmp_path / "inputs.npz", **batch)
     path = model.to_onnx(tmp_path, input_size=(150, 200))
