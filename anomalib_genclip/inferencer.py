@@ -4,7 +4,7 @@
 """The one door from an image to what is known about it: score, label, map, mask and regions."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -240,28 +240,22 @@ class Inferencer:
                 self._compared(record, {key: value[i] for key, value in outputs.items()})
                 for i, record in enumerate(records)
             ]
-        given = class_name or self.given_name
-        errors = self._errors_of(categories, given)
-        for row, category in enumerate(categories):
-            if category in errors:
-                records[row] = replace(records[row], error=f"{paths[row]}: {errors[category]}".removeprefix(": "))
-        rows = [row for row, record in enumerate(records) if not record.error]
-        if rows:
-            used = images if len(rows) == len(images) else images[rows]
-            scores = self._score(used, self.model.look_up([categories[row] for row in rows], given), parts)
-            for row, found in zip(rows, scores, strict=True):
-                records[row] = self._compared(records[row], found)
-        return records
-
-    def _errors_of(self, categories: Iterable[str | None], given: str | None) -> dict[str | None, str]:
-        """Return the errors of the names that cannot be used."""
-        errors = {}
+        known: dict[str | None, tuple[Tensor, Tensor | None]] = {}
         for category in dict.fromkeys(categories):
             try:
-                self.model.look_up([category], given)  # type: ignore[union-attr]
-            except ValueError as error:  # noqa: PERF203  # one image's
-                errors[category] = str(error)
-        return errors
+                known[category] = self.model.look_up([category], class_name or self.given_name)
+            except ValueError as error:  # noqa: PERF203  # of this name's images
+                for row, other in enumerate(categories):
+                    if other == category:
+                        records[row] = replace(records[row], error=f"{paths[row]}: {error}".removeprefix(": "))
+        rows = [row for row, category in enumerate(categories) if category in known]
+        if rows:
+            classes, references = zip(*(known[categories[row]] for row in rows), strict=True)
+            indices = torch.cat(classes), None if references[0] is None else torch.cat(references)
+            used = images if len(rows) == len(images) else images[rows]
+            for row, found in zip(rows, self._score(used, indices, parts), strict=True):
+                records[row] = self._compared(records[row], found)
+        return records
 
     def _score(self, images: Tensor, indices: tuple[Tensor, Tensor | None], parts: bool) -> list[dict[str, Any]]:
         """Score a batch with torch: the fields of each image's record, before thresholds."""
@@ -292,12 +286,8 @@ class Inferencer:
         """Compare an image's score and map with the thresholds; an exported model without any has judged them."""
         score, anomaly_map = float(found["pred_score"]), found["anomaly_map"]
         good = self.drift and self.drift.good
-        if self.drift is not None and self.drift.add(score):
-            logger.warning(
-                "The scores of good parts have moved since calibration (the last %d parts, p = %.1g): calibrate again.",
-                self.drift.window,
-                self.drift.last_p_value,
-            )
+        if self.drift is not None and (note := self.drift.add(score)):
+            logger.warning(note)
         return replace(
             record,
             class_name=found.get("class_name", None if self.model else self.class_name),
