@@ -59,7 +59,7 @@ class Page:
 
     def _add_outputs(self, image_threshold: float, pixel_threshold: float) -> None:
         """Add what a visitor sees, and the sliders."""
-        self.problems = gr.Textbox(label="Not scored", visible=False, interactive=False, elem_id="problems")
+        self.problems = gr.Textbox(label="Notes", visible=False, interactive=False, elem_id="problems")
         label, summary = gr.Label(elem_id="label"), gr.Markdown(elem_id="summary")
         picture = gr.Image(show_label=False, interactive=False, elem_id="picture", buttons=["download", "fullscreen"])
         gr.HTML(_LEGEND)

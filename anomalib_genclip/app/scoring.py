@@ -3,7 +3,8 @@
 
 """Scores of uploaded images, compared with a visitor's good parts if there are some."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -19,6 +20,7 @@ from anomalib_genclip.data.normal_images import NormalImages
 from anomalib_genclip.evaluation.good_parts import SOURCE_NOTE
 from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.persistence.export_metadata import thresholds_of
+from anomalib_genclip.processing.post_processor import OTHER_PRODUCT, RawScorePostProcessor
 from anomalib_genclip.records import Record
 
 from .uploads import read_upload
@@ -76,14 +78,17 @@ class Scorer:
                 weights, if they have some.
 
         Returns:
-            tuple[list[ScoredImage], list[str]]: Images with scores, and why others have none, each reason once.
+            tuple[list[ScoredImage], list[str]]: Images with scores, and what to know about these and about others, each
+                sentence once.
         """
         scored, problems = [], []
-        with self._lock:
+        with self._lock, ExitStack() as stack:
             try:
-                self._set_references(list(references))
+                if references:
+                    stack.enter_context(self._compared_with(list(references)))
             except ValueError as error:
                 return [], [f"Good part {error.__cause__ or error}"]  # the cause names the file without its folder
+            product = (self.inferencer.calibration or {}).get("class_name")
             for path in paths:
                 try:
                     pixels = read_upload(path)
@@ -91,21 +96,29 @@ class Scorer:
                 except ValueError as error:
                     problems.append(str(error))
                     continue
+                if product and record.parts.class_name != product:
+                    problems.append(OTHER_PRODUCT % (product, record.parts.class_name))
                 picture = to_pil_image(pixels)
                 scale = _PICTURE_SIDE / max(picture.size)
                 size = [max(1, round(side * scale)) for side in picture.size]
                 scored.append(ScoredImage(replace(record, path=Path(path).name), picture.resize(size)))
         return scored, list(dict.fromkeys(problems))
 
-    def _set_references(self, files: list[str]) -> None:
-        """Compare images with good parts, or with the references of the weights."""
-        self.inferencer.set_thresholds({} if files else self.thresholds)
-        if not files:
-            self.model.model.references.set(self._own_references)
-            return
-        self.model.k_shot = len(files)  # all are drawn
-        images = NormalImages(files, lambda row: read_upload(files[row]).float() / 255)
-        draw_references(self.model, {UNNAMED: images}, seed=0)
+    @contextmanager
+    def _compared_with(self, files: list[str]) -> Iterator[None]:
+        """Compare images with a visitor's good parts, to which no thresholds belong, for a while."""
+        model = self.model
+        k_shot, post_processor = model.k_shot, model.post_processor
+        try:
+            model.k_shot, model.post_processor = len(files), RawScorePostProcessor()  # all are drawn
+            images = NormalImages(files, lambda row: read_upload(files[row]).float() / 255)
+            draw_references(model, {UNNAMED: images}, seed=0)
+            self.inferencer.set_thresholds({})
+            yield
+        finally:
+            model.k_shot, model.post_processor = k_shot, post_processor
+            model.model.references.set(self._own_references)
+            self.inferencer.set_thresholds(self.thresholds)
 
 
 def with_thresholds(record: Record, image_threshold: float, pixel_threshold: float) -> Record:

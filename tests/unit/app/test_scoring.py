@@ -79,8 +79,26 @@ def test_good_parts_of_a_visitor_replace_references_for_one_call(scorer, crack, 
     assert record_of(own, [crack]).class_name == before.class_name
     assert record_of(own, [crack], "bolt").image_threshold == before.image_threshold
     assert record_of(own, [crack], "bolt").p_value == 0.5
+    assert own.model.k_shot == Scorer(calibrated).model.k_shot
     assert scorer.products == []
     assert record_of(scorer, [crack]).parts.cls_distance is None  # nothing is left of them
+
+
+def test_another_product_than_that_of_the_calibration_is_told(crack, tmp_path):
+    model = GenCLIP(weights="tiny-demo", class_name="bolt")
+    note = {"class_name": "bolt", "false_alarm_rate": 0.1, "normal_images": 9}
+    model.post_processor.set_thresholds(0.4, 0.4, note)
+    scorer = Scorer(str(model.save_weights(tmp_path / "bolt.safetensors")))
+    for references in ([], [crack], []):  # a visitor's good parts are compared with, and forgotten
+        (image,), problems = scorer.score([crack], "gear", references)
+        if references:
+            assert (problems, image.record.image_threshold) == ([], None)
+        else:
+            assert problems == [
+                "The thresholds were calibrated for 'bolt' and may not hold for 'gear': calibrate again."
+            ]
+        assert scorer.model.post_processor.calibration == note
+    assert not scorer.score([crack])[1]
 
 
 def test_page_of_another_product_starts_without_examples(calibrated, crack):
