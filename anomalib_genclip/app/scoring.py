@@ -29,10 +29,11 @@ _PICTURE_SIDE = 960  # of a picture on the page, the longer one
 
 
 class ScoredImage(NamedTuple):
-    """A record, whose path is the file's name, and the image as the page shows it."""
+    """A record, whose path is the file's name, the image as the page shows it, and the mask of what does not count."""
 
     record: Record
     picture: Image.Image
+    ignored: np.ndarray | None = None
 
 
 class Scorer:
@@ -67,7 +68,11 @@ class Scorer:
         self._lock = Lock()  # a visitor's references replace others for a while
 
     def score(
-        self, paths: Sequence[str], class_name: str | None = None, references: Sequence[str] = ()
+        self,
+        paths: Sequence[str],
+        class_name: str | None = None,
+        references: Sequence[str] = (),
+        ignore_mask: str | None = None,
     ) -> tuple[list[ScoredImage], list[str]]:
         """Score images.
 
@@ -76,6 +81,8 @@ class Scorer:
             class_name (str | None): What they show. Defaults to ``None``: what the weights say.
             references (Sequence[str]): Image files of good parts to compare them with. Defaults to ``()``: those of the
                 weights, if they have some.
+            ignore_mask (str | None): Image file, white where pixels do not count. Defaults to ``None``: the mask of the
+                weights, if they have one.
 
         Returns:
             tuple[list[ScoredImage], list[str]]: Images with scores, and what to know about these and about others, each
@@ -84,10 +91,12 @@ class Scorer:
         scored, problems = [], []
         with self._lock, ExitStack() as stack:
             try:
+                if ignore_mask is not None:
+                    stack.enter_context(self._without(ignore_mask))
                 if references:
                     stack.enter_context(self._compared_with(list(references)))
             except ValueError as error:
-                return [], [f"Good part {error.__cause__ or error}"]  # the cause names the file without its folder
+                return [], [str(error)]
             product = (self.inferencer.calibration or {}).get("class_name")
             for path in paths:
                 try:
@@ -101,8 +110,22 @@ class Scorer:
                 picture = to_pil_image(pixels)
                 scale = _PICTURE_SIDE / max(picture.size)
                 size = [max(1, round(side * scale)) for side in picture.size]
-                scored.append(ScoredImage(replace(record, path=Path(path).name), picture.resize(size)))
+                record = replace(record, path=Path(path).name)
+                scored.append(ScoredImage(record, picture.resize(size), self.inferencer.ignore_mask))
         return scored, list(dict.fromkeys(problems))
+
+    @contextmanager
+    def _without(self, file: str) -> Iterator[None]:
+        """Leave out what a visitor's mask says instead of what that of the weights says, for a while."""
+        own = self.inferencer.ignore_mask
+        read_upload(file)  # checks format and size
+        try:
+            self.inferencer.set_ignore_mask(file)
+            yield
+        except ValueError as error:
+            raise ValueError(str(error).replace(file, Path(file).name)) from error
+        finally:
+            self.inferencer.set_ignore_mask(own)
 
     @contextmanager
     def _compared_with(self, files: list[str]) -> Iterator[None]:
@@ -115,6 +138,9 @@ class Scorer:
             draw_references(model, {UNNAMED: images}, seed=0)
             self.inferencer.set_thresholds({})
             yield
+        except ValueError as error:
+            msg = f"Good part {error.__cause__ or error}"  # the cause names the file without its folder
+            raise ValueError(msg) from error
         finally:
             model.k_shot, model.post_processor = k_shot, post_processor
             model.model.references.set(self._own_references)

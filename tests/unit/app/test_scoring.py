@@ -84,6 +84,31 @@ def test_good_parts_of_a_visitor_replace_references_for_one_call(scorer, crack, 
     assert record_of(scorer, [crack]).parts.cls_distance is None  # nothing is left of them
 
 
+def mask_file(path, left, size=(320, 320)):
+    mask = Image.new("L", size)
+    mask.paste(255, (left, 0, *size))
+    mask.save(path)
+    return str(path)
+
+
+def test_mask_of_a_visitor_holds_for_one_call(scorer, crack, tmp_path):
+    before = record_of(scorer, [crack])
+    half = mask_file(tmp_path / "half.png", 160)
+    (image,), problems = scorer.score([crack], None, (), half)
+    assert not problems
+    assert not image.record.anomaly_map[:, image.record.anomaly_map.shape[1] // 2 + 1 :].any()
+    assert np.asarray(image.ignored).mean() == 0.5
+    for left, size, words in ((0, (320, 320), "all.png"), (10, (320, 200), "320 x 200"), (0, (0, 0), "broken.png")):
+        path = tmp_path / f"{'broken' if not size[0] else 'all' if not left else 'wide'}.png"
+        path.write_bytes(b"no image") if not size[0] else mask_file(path, left, size)
+        images, (problem,) = scorer.score([crack], None, (), str(path))
+        assert not images
+        assert words in problem
+        assert str(tmp_path) not in problem
+    assert record_of(scorer, [crack]) == before
+    assert scorer.score([crack])[0][0].ignored is None
+
+
 def test_another_product_than_that_of_the_calibration_is_told(crack, tmp_path):
     model = GenCLIP(weights="tiny-demo", class_name="bolt")
     note = {"class_name": "bolt", "false_alarm_rate": 0.1, "normal_images": 9}
