@@ -14,6 +14,7 @@ from anomalib_genclip.records import Record
 _COLORS = colormaps["inferno"]  # one scale from 0 to 1 for all images, which color-blind people can read
 _OPAQUE_FROM = 0.5  # of the map; below, the image shines through, or normal parts would be black
 _MOST_LABELS = 20
+BRUSH = "#cc79a7"  # is seen on bright and on dark parts
 _STROKE = 4  # width of hatching, every 12 pixels
 
 
@@ -56,8 +57,8 @@ def hatch(picture: Image.Image, ignored: np.ndarray) -> Image.Image:
 
 
 def layer_of(picture: Image.Image, ignored: np.ndarray) -> Image.Image:
-    """Return the same mask as a layer over the picture: white, transparent where it is not set."""
-    layer = Image.new("RGBA", picture.size, "white")
+    """Return the same mask as a layer over the picture, in the color of the brush, transparent where it is not set."""
+    layer = Image.new("RGBA", picture.size, BRUSH)
     layer.putalpha(Image.fromarray(ignored).resize(picture.size, Image.Resampling.NEAREST).convert("L"))
     return layer
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from anomalib.data.utils.image import IMG_EXTENSIONS
 
-from . import handlers
+from . import drawing, handlers
 from .handlers import Handlers
 
 _FILES: dict[str, Any] = {"file_count": "multiple", "file_types": sorted(IMG_EXTENSIONS)}
@@ -90,7 +90,8 @@ class Page:
                 sources=(),
                 transforms=(),
                 layers=False,
-                brush=gr.Brush(colors=["#ffffff"], color_mode="fixed"),
+                height=480,
+                brush=gr.Brush(default_size=48, colors=[drawing.BRUSH], color_mode="fixed"),
                 buttons=["fullscreen"],
             )
             self.paint = gr.Button("Leave out what is painted", size="sm")

@@ -15,6 +15,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_genclip.callbacks.reference_images import draw_references
+from anomalib_genclip.components.ignore_mask import IgnoreMask
 from anomalib_genclip.components.references import UNNAMED
 from anomalib_genclip.data.normal_images import NormalImages
 from anomalib_genclip.evaluation.good_parts import SOURCE_NOTE
@@ -89,6 +90,7 @@ class Scorer:
                 sentence once.
         """
         scored, problems = [], []
+        files = [*paths, *references, *filter(None, [ignore_mask])]
         with self._lock, ExitStack() as stack:
             try:
                 if ignore_mask is not None:
@@ -96,14 +98,14 @@ class Scorer:
                 if references:
                     stack.enter_context(self._compared_with(list(references)))
             except ValueError as error:
-                return [], [str(error)]
+                return [], [_without_folders(error, files)]
             product = (self.inferencer.calibration or {}).get("class_name")
             for path in paths:
                 try:
                     pixels = read_upload(path)
                     record = self.inferencer.predict(pixels, class_name, parts=True)
                 except ValueError as error:
-                    problems.append(str(error))
+                    problems.append(_without_folders(error, files))
                     continue
                 if product and record.parts.class_name != product:
                     problems.append(OTHER_PRODUCT % (product, record.parts.class_name))
@@ -111,21 +113,21 @@ class Scorer:
                 scale = _PICTURE_SIDE / max(picture.size)
                 size = [max(1, round(side * scale)) for side in picture.size]
                 record = replace(record, path=Path(path).name)
-                scored.append(ScoredImage(record, picture.resize(size), self.inferencer.ignore_mask))
+                mask = self.model.model.ignore_mask.mask
+                scored.append(ScoredImage(record, picture.resize(size), None if mask is None else mask.cpu().numpy()))
         return scored, list(dict.fromkeys(problems))
 
     @contextmanager
     def _without(self, file: str) -> Iterator[None]:
         """Leave out what a visitor's mask says instead of what that of the weights says, for a while."""
-        own = self.inferencer.ignore_mask
-        read_upload(file)  # checks format and size
+        model = self.model.model
+        own, model.ignore_mask = model.ignore_mask, IgnoreMask()
         try:
-            self.inferencer.set_ignore_mask(file)
+            read_upload(file)  # checks format and size
+            model.set_ignore_mask(file)
             yield
-        except ValueError as error:
-            raise ValueError(str(error).replace(file, Path(file).name)) from error
         finally:
-            self.inferencer.set_ignore_mask(own)
+            model.ignore_mask = own
 
     @contextmanager
     def _compared_with(self, files: list[str]) -> Iterator[None]:
@@ -145,6 +147,14 @@ class Scorer:
             model.k_shot, model.post_processor = k_shot, post_processor
             model.model.references.set(self._own_references)
             self.inferencer.set_thresholds(self.thresholds)
+
+
+def _without_folders(error: ValueError, files: Sequence[str]) -> str:
+    """Return the message with the names that a visitor knows."""
+    message = str(error)
+    for file in files:
+        message = message.replace(file, Path(file).name)
+    return message
 
 
 def with_thresholds(record: Record, image_threshold: float, pixel_threshold: float) -> Record:
