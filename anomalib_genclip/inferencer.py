@@ -6,6 +6,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -240,17 +241,16 @@ class Inferencer:
                 self._compared(record, {key: value[i] for key, value in outputs.items()})
                 for i, record in enumerate(records)
             ]
-        known: dict[str | None, tuple[Tensor, Tensor | None]] = {}
-        for category in dict.fromkeys(categories):
+        given, model = class_name or self.given_name, self.model
+        look_up = cache(lambda category: model.look_up([category], given))
+        known: dict[int, tuple[Tensor, Tensor | None]] = {}
+        for row, category in enumerate(categories):
             try:
-                known[category] = self.model.look_up([category], class_name or self.given_name)
-            except ValueError as error:  # noqa: PERF203  # of this name's images
-                for row, other in enumerate(categories):
-                    if other == category:
-                        records[row] = replace(records[row], error=f"{paths[row]}: {error}".removeprefix(": "))
-        rows = [row for row, category in enumerate(categories) if category in known]
-        if rows:
-            classes, references = zip(*(known[categories[row]] for row in rows), strict=True)
+                known[row] = look_up(category)
+            except ValueError as error:  # noqa: PERF203  # one image's
+                records[row] = replace(records[row], error=f"{paths[row]}: {error}".removeprefix(": "))
+        if rows := list(known):
+            classes, references = zip(*known.values(), strict=True)
             indices = torch.cat(classes), None if references[0] is None else torch.cat(references)
             used = images if len(rows) == len(images) else images[rows]
             for row, found in zip(rows, self._score(used, indices, parts), strict=True):
