@@ -13,7 +13,6 @@ from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.app.examples import write_examples
 from anomalib_genclip.app.handlers import Handlers
 from anomalib_genclip.app.scoring import Scorer
-from anomalib_genclip.pipelines.calibration import calibrate
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +52,6 @@ def test_bad_class_names_and_files_are_named_once(scorer, crack, tmp_path):
     assert problem.startswith("broken.png cannot be used")
     _, (problem,) = scorer.score([crack, crack], None, [str(tmp_path / "broken.png")])
     assert problem.startswith("Good part broken.png cannot be used")
-
-
-@pytest.fixture(scope="module")
-def calibrated(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("calibrated")
-    for name, value in (("references", 0), ("normal", 20)):
-        (folder / name).mkdir()
-        Image.fromarray(np.full((112, 112, 3), value, np.uint8)).save(folder / name / "bolt.png")
-    model = GenCLIP(weights="tiny-demo", class_name="bolt", k_shot=1, few_shot_source=str(folder / "references"))
-    calibrate(Inferencer(model), str(folder / "normal"), 0.5)
-    return str(model.save_weights(folder / "bolt.safetensors", references=True))
 
 
 def test_good_parts_of_a_visitor_replace_references_for_one_call(scorer, crack, calibrated):

@@ -113,6 +113,20 @@ def test_visitors_see_their_own_images(page, images):
         assert list(pool.map(visit, names)) == [(f"{name}.png", f"{name}.png") for name in names]
 
 
+def test_page_of_a_calibrated_file_with_references(calibrated, images, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # restored in the end
+    with running(calibrated, None, "127.0.0.1", None) as page:
+        client = Client(page.local_url, verbose=False, analytics_enabled=False)
+        parts = {part["props"].get("elem_id"): part["props"] for part in client.config["components"]}
+        assert "was calibrated for `bolt`" in parts["alarm-level"]["value"]
+        assert parts["class-name"]["value"] == "bolt"
+        assert not parts["examples"]["visible"]
+        found = score(client, images["coin_stain"], class_name="")
+    assert not found["problems"]["visible"]
+    assert "share of good parts with such a score" in found["summary"]
+    assert any("distance to the references" in panel["caption"] for panel in found["maps"])
+
+
 def test_files_of_the_server_and_large_files_are_refused(page, tmp_path):
     secret = tmp_path / "secret.png"
     Image.new("RGB", (8, 8)).save(secret)
