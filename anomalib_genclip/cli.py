@@ -150,7 +150,7 @@ def calibrate(
     class_name: str | None = None,
     tiles: TileSettings | None = None,
     pretrained: str | None = None,
-) -> None:
+) -> int:
     """Set thresholds from normal images alone, so that at most a chosen share of normal images raises an alarm.
 
     For example: genclip calibrate --weights prompts.safetensors --normal line3/good --out line3.safetensors
@@ -166,6 +166,9 @@ def calibrate(
         class_name: Class name of the product, such as "metal nut".
         tiles: Tiles that large images are cut into, the default of later predictions.
         pretrained: CLIP weights; needed if the model was trained with a file that is not here.
+
+    Returns:
+        0.
     """
     from .inferencer import Inferencer
     from .pipelines.calibration import calibrate as find_thresholds
@@ -176,6 +179,7 @@ def calibrate(
     thresholds = find_thresholds(inferencer, normal, false_alarm_rate)
     inferencer.save(out)
     print(f"image_threshold {thresholds['image']:.4f}, pixel_threshold {thresholds['pixel']:.4f}: {out}")
+    return 0
 
 
 def app(
