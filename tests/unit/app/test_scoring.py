@@ -26,7 +26,7 @@ def crack(tmp_path_factory):
 
 
 def record_of(scorer, *given):
-    ((record, _),), problems = scorer.score(*given)
+    ((record, *_),), problems = scorer.score(*given)
     assert not problems
     return record
 
