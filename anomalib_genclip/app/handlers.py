@@ -177,7 +177,7 @@ def canvas(images: list[ScoredImage], selected: int) -> tuple[dict[str, Any] | N
         return None, (0, 0)
     record, picture, ignored = images[selected]
     layers = [] if ignored is None else [drawing.layer_of(picture, ignored)]
-    return {"background": picture, "layers": layers, "composite": None}, record.size[::-1]
+    return {"background": picture, "layers": layers, "composite": None}, (record.size[1], record.size[0])
 
 
 def paint(painted: dict[str, Any] | None, size: tuple[int, int]) -> str | None:

@@ -109,7 +109,8 @@ class Page:
         self.blocks.load(does.open, self.sliders, outputs, **_QUIET)
         gr.on([self.images.delete, self.images.clear, self.class_name.input], api_name="score", **score)
         size = gr.State((0, 0))  # of the image in the editor
-        canvas = {"fn": handlers.canvas, "inputs": [shown, selected], "outputs": [self.editor, size], **_QUIET}
+        canvas: dict[str, Any] = {"fn": handlers.canvas, "inputs": [shown, selected], "outputs": [self.editor, size]}
+        canvas |= _QUIET
         self.painting.select(**canvas)
         compared = [self.references.upload, self.references.delete, self.references.clear]
         for event in (

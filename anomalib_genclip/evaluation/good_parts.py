@@ -62,7 +62,7 @@ def run_notes(scores: Sequence[float], given: float | None, calibration: Mapping
         return () if given is not None else (SOURCE_NOTE + text,)
     good = calibration.get("scores", [])
     level = given if given is not None else calibration.get("image_threshold", 1.0)
-    moved = len(scores) >= FEWEST and drift_note(scores, good, level)
+    moved = drift_note(scores, good, level) if len(scores) >= FEWEST else ""
     return (moved,) if moved else ()
 
 
