@@ -183,7 +183,7 @@ def canvas(images: list[ScoredImage], selected: int) -> tuple[dict[str, Any] | N
 def paint(painted: dict[str, Any] | None, size: tuple[int, int]) -> str | None:
     """Save what is painted as a mask of the image's size; nothing if nothing is."""
     layers = painted and [layer.getchannel("A") for layer in painted["layers"]]
-    if not layers or not layers[0].getbbox():
+    if not layers or not all(size) or not layers[0].getbbox():
         return None
     content = io.BytesIO()
     layers[0].resize(size).point(lambda alpha: 255 * (alpha > 127)).convert("1").save(content, format="png")
