@@ -81,7 +81,7 @@ class Page:
         with gr.Tab("Scores"):
             scores = gr.Dataframe(interactive=False, elem_id="scores")
             saved_scores = gr.DownloadButton("Save scores.csv", size="sm")
-        with gr.Tab("Leave regions out") as self.painting:
+        with gr.Tab("Leave out") as self.painting:
             gr.Markdown("Paint over what does not count, such as a clamp. It holds for all images until removed.")
             self.editor = gr.ImageEditor(
                 show_label=False,

@@ -23,6 +23,7 @@ from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.persistence.export_metadata import thresholds_of
 from anomalib_genclip.processing.post_processor import OTHER_PRODUCT, RawScorePostProcessor
 from anomalib_genclip.records import Record
+from anomalib_genclip.torch_model import set_ignore_mask
 
 from .uploads import read_upload
 
@@ -124,7 +125,7 @@ class Scorer:
         own, model.ignore_mask = model.ignore_mask, IgnoreMask()
         try:
             read_upload(file)  # checks format and size
-            model.set_ignore_mask(file)
+            set_ignore_mask(model, file)
             yield
         finally:
             model.ignore_mask = own

@@ -112,7 +112,7 @@ def test_maps_and_downloads(page):
 
 
 def test_painted_regions_are_left_out_until_the_mask_is_removed(page, images):
-    page.get_by_role("tab", name="Leave regions out").click()
+    page.get_by_role("tab", name="Leave out", exact=True).click()
     canvas = page.locator("#editor canvas").first
     expect(canvas).to_be_visible(timeout=PATIENCE)
     page.wait_for_timeout(3000)  # the picture is drawn
