@@ -80,7 +80,7 @@ def explain(
     class_name: str | None = None,
     out: str = "explanation.png",
     pretrained: str | None = None,
-) -> int:
+) -> None:
     """Explain the score of one image in a figure: each branch's map, and the class name after filtering.
 
     Args:
@@ -90,14 +90,10 @@ def explain(
         class_name: Class name of the image, such as "metal nut".
         out: Path of the figure.
         pretrained: CLIP weights, if the model was trained with a file that has been moved.
-
-    Returns:
-        0.
     """
     from .pipelines.explain import explain as draw
 
     print(draw(weights, image, mask, class_name, out, pretrained), out, sep="\n")  # the command's result
-    return 0
 
 
 def reproduce(config: str = "reproduce") -> int:
@@ -200,7 +196,7 @@ def calibrate(
 
 def app(
     weights: str = "tiny-demo", pretrained: str | None = None, host: str = "127.0.0.1", port: PositiveInt = 7860
-) -> int:
+) -> None:
     """Show a page in the browser that scores images and explains the scores, until Ctrl+C.
 
     Args:
@@ -208,9 +204,6 @@ def app(
         pretrained: CLIP weights; needed if the model was trained with a file that is not here.
         host: Address to listen on. 0.0.0.0 lets other machines use the page; it has no login.
         port: Port to listen on.
-
-    Returns:
-        0.
     """
     try:
         from .app.server import serve
@@ -220,7 +213,6 @@ def app(
         msg = 'The page needs gradio: pip install gradio (or, in a checkout, pip install ".[app]").'
         raise ValueError(msg) from error
     serve(weights, pretrained, host, port)
-    return 0
 
 
 def publish(
@@ -230,7 +222,7 @@ def publish(
     license: str | None = None,  # noqa: A002  # the option's name
     out: str | None = None,
     dry_run: bool = False,
-) -> int:
+) -> None:
     """Publish a prompts file on the Hugging Face Hub, with a model card.
 
     For example: genclip publish prompts.safetensors --repo owner/name --dry_run
@@ -242,15 +234,11 @@ def publish(
         license: Identifier of the license, such as apache-2.0.
         out: Folder for prompts and card. Default: results/publish/<name>.
         dry_run: Only write the folder.
-
-    Returns:
-        0.
     """
     from .pipelines.publish import publish as write
 
     folder = out or f"results/publish/{repo.rpartition('/')[2]}"
     print(write(weights, repo, folder, report, license, upload=not dry_run))  # the command's result
-    return 0
 
 
 def doctor() -> int:
@@ -264,22 +252,18 @@ def doctor() -> int:
     return 0 if examine() else 1
 
 
-def config(name: str | None = None) -> int:
+def config(name: str | None = None) -> None:
     """Print the path of a settings file of this package; without a name, list all names.
 
     For example: anomalib train --config "$(genclip config quickstart)"
 
     Args:
         name: Name of a settings file.
-
-    Returns:
-        0.
     """
     print(find_config(name) if name else "\n".join(list_configs()))  # the command's result
-    return 0
 
 
-COMMANDS: dict[str, Callable[..., int]] = {
+COMMANDS: dict[str, Callable[..., int | None]] = {
     command.__name__: command
     for command in (predict, calibrate, benchmark, ablation, explain, app, reproduce, publish, doctor, config)
 }
@@ -348,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     quiet_screen()
     try:
-        status = COMMANDS[args.command](**args[args.command].as_dict())
+        status = COMMANDS[args.command](**args[args.command].as_dict()) or 0
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output has what it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,8 +4,9 @@
 """The one door from an image to what is known about it: score, label, map, mask and regions."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -248,36 +249,27 @@ class Inferencer:
                 self._compared(record, {key: value[i] for key, value in outputs.items()})
                 for i, record in enumerate(records)
             ]
-        given = class_name or self.given_name
-        errors = self._errors_of(categories, given)
+        given, model = class_name or self.given_name, self.model
+        look_up = cache(lambda category: model.look_up([category], given))
+        known: dict[int, tuple[Tensor, Tensor | None, Tensor | None]] = {}
         for row, category in enumerate(categories):
-            if category in errors:
-                records[row] = replace(records[row], error=f"{paths[row]}: {errors[category]}".removeprefix(": "))
-        masks: dict[int, Tensor | None] = {}
-        for row, record in enumerate(records):
             try:
-                if not record.error:
-                    masks[row] = self.model.model.ignore_mask.of(record.path, record.size, images.shape[-2:])
+                found = look_up(category)
+                mask = model.model.ignore_mask.of(paths[row], sizes[row], images.shape[-2:])
             except ValueError as error:  # noqa: PERF203  # one image's
-                records[row] = replace(record, error=str(error))
-        if rows := list(masks):
+                where = "" if paths[row] in str(error) else f"{paths[row]}: "
+                records[row] = replace(records[row], error=f"{where}{error}")
+            else:
+                known[row] = (*found, mask)
+        if rows := list(known):
+            classes, references, masks = zip(*known.values(), strict=True)
+            indices = torch.cat(classes), None if references[0] is None else torch.cat(references)
             used = images if len(rows) == len(images) else images[rows]
-            own = [mask for mask in masks.values() if mask is not None]  # either all images have one, or none has
-            indices = self.model.look_up([categories[row] for row in rows], given)
-            scores = self._score(used, indices, torch.stack(own) if own else None, parts)
-            for row, found in zip(rows, scores, strict=True):
-                records[row] = self._compared(records[row], found)
+            # Either all images have a mask, or none has.
+            ignored = None if masks[0] is None else torch.stack(masks)
+            for row, scores in zip(rows, self._score(used, indices, ignored, parts), strict=True):
+                records[row] = self._compared(records[row], scores)
         return records
-
-    def _errors_of(self, categories: Iterable[str | None], given: str | None) -> dict[str | None, str]:
-        """Return the errors of the names that cannot be used."""
-        errors = {}
-        for category in dict.fromkeys(categories):
-            try:
-                self.model.look_up([category], given)  # type: ignore[union-attr]
-            except ValueError as error:  # noqa: PERF203  # one image's
-                errors[category] = str(error)
-        return errors
 
     def _score(
         self, images: Tensor, indices: tuple[Tensor, Tensor | None], ignored: Tensor | None, parts: bool
@@ -310,12 +302,8 @@ class Inferencer:
         """Compare an image's score and map with the thresholds; an exported model without any has judged them."""
         score, anomaly_map = float(found["pred_score"]), found["anomaly_map"]
         good = self.drift and self.drift.good
-        if self.drift is not None and self.drift.add(score):
-            logger.warning(
-                "The scores of good parts have moved since calibration (the last %d parts, p = %.1g): calibrate again.",
-                self.drift.window,
-                self.drift.last_p_value,
-            )
+        if self.drift is not None and (note := self.drift.add(score)):
+            logger.warning(note)
         return replace(
             record,
             class_name=found.get("class_name", None if self.model else self.class_name),

@@ -3,8 +3,8 @@
 
 """Measure the effect of the feature cache: seconds per training epoch without and with it, in one run.
 
-    python examples/benchmark_feature_cache.py --backbone ViT-B-16 --image-size 224
-    python examples/benchmark_feature_cache.py --backbone ViT-L-14-336 --image-size 518 --images 16 --batch-size 8
+    python examples/benchmark_feature_cache.py --backbone ViT-B-16 --image_size 224
+    python examples/benchmark_feature_cache.py --backbone ViT-L-14-336 --image_size 518 --images 16 --batch_size 8
 
 Weights are random and images are noise, which does not change the time. An epoch includes its validation on the
 held-out tenth. The first epoch of each run is the warm-up; results are medians over the others.
@@ -32,11 +32,11 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="ViT-B-16")
-    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--images", type=int, default=64, help="half of them normal, half anomalous")
     parser.add_argument("--side", type=int, default=1024, help="of the images on disk, in pixels")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--precision", default="32-true")

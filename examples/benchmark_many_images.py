@@ -109,8 +109,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--weights", default="tiny-demo")
     parser.add_argument("--links", action="store_true")
-    parser.add_argument("--num-workers", type=int)
-    parser.add_argument("--ray-actors", type=int, help="use Ray with so many actors")
+    parser.add_argument("--num_workers", type=int)
+    parser.add_argument("--ray_actors", type=int, help="use Ray with so many actors")
     parser.add_argument(
         "--folder", type=Path, help="folder of images and results, which stay; default: a temporary one"
     )

@@ -3,7 +3,7 @@
 
 """How much of the model's rate `genclip predict` keeps, with reading, resizing, regions and writing.
 
-    python examples/benchmark_predict.py --backbone ViT-B-16 --image-size 224 --images 64
+    python examples/benchmark_predict.py --backbone ViT-B-16 --image_size 224 --images 64
 
 CLIP's weights are random, which does not change the time. The bare model sees one batch in memory again and again;
 then a folder of JPEG files is scored, and the bare model once more.
@@ -50,11 +50,11 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="ViT-B-16")
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--images", type=int, default=64, help="a multiple of the batch size (%(default)s)")
-    parser.add_argument("--file-size", type=int, nargs=2, default=(1024, 768), help="width and height of the files")
-    parser.add_argument("--num-workers", type=int)
+    parser.add_argument("--file_size", type=int, nargs=2, default=(1024, 768), help="width and height of the files")
+    parser.add_argument("--num_workers", type=int)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--accelerator", default="auto")
     args = parser.parse_args()

@@ -3,8 +3,8 @@
 
 """Compare the ways to run a trained GenCLIP on a processor: time, memory, size, and how far the maps differ.
 
-    python examples/benchmark_serving.py --backbone ViT-B-16 --image-size 224
-    python examples/benchmark_serving.py --backbone ViT-L-14-336 --image-size 518 --ways tower torch onnx
+    python examples/benchmark_serving.py --backbone ViT-B-16 --image_size 224
+    python examples/benchmark_serving.py --backbone ViT-L-14-336 --image_size 518 --ways tower torch onnx
 
 Weights are random and learned tensors are noise: neither changes the time. Each way runs in a process of its own, one
 after the other, on the same image; "tower" is open_clip's bare ``encode_image``. Times are medians after a warm-up;
@@ -52,7 +52,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="ViT-B-16")
-    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--image_size", type=int)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--streams", type=int, default=0, help="also OpenVINO's throughput with this many streams")

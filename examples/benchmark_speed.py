@@ -3,8 +3,8 @@
 
 """Measure GenCLIP against the vision tower of its backbone, in one run.
 
-    python examples/benchmark_speed.py --backbone ViT-L-14-336 --image-size 518 --batch-size 1
-    python examples/benchmark_speed.py --device cuda --batch-size 1 8 32 --precision fp32 tf32 bf16 --json
+    python examples/benchmark_speed.py --backbone ViT-L-14-336 --image_size 518 --batch_size 1
+    python examples/benchmark_speed.py --device cuda --batch_size 1 8 32 --precision fp32 tf32 bf16 --json
 
 Weights are random unless --pretrained is given; they do not change the time. Times are medians over repetitions in
 which the two alternate, after a warm-up; the ratio is the median, with its quartiles, of the repetitions' ratios. On
@@ -49,9 +49,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="ViT-L-14-336")
     parser.add_argument("--pretrained", default="random", help="an open_clip tag or a file (%(default)s)")
-    parser.add_argument("--image-size", type=int)
-    parser.add_argument("--patch-attention", choices=get_args(PatchAttention))
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1])
+    parser.add_argument("--image_size", type=int)
+    parser.add_argument("--patch_attention", choices=get_args(PatchAttention))
+    parser.add_argument("--batch_size", type=int, nargs="+", default=[1])
     parser.add_argument("--precision", choices=DTYPES, nargs="+", default=["fp32"], help="tf32 is float32 on a GPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", nargs="?", const="default", choices=COMPILE_MODES, help="torch.compile both")
@@ -218,7 +218,7 @@ def peer_steps(name: str, device: str) -> dict[str, Step]:
 
 def resident_memory(which: str, batch_size: int, precision: str) -> float | None:
     """Measure the peak memory of one of the two on the CPU in MiB, in a process of its own."""
-    own = ["--only", which, "--batch-size", str(batch_size), "--precision", precision]
+    own = ["--only", which, "--batch_size", str(batch_size), "--precision", precision]
     command = [sys.executable, __file__, *sys.argv[1:], *own]
     result = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  # this very script
     return json.loads(result.stdout.splitlines()[-1])

@@ -167,7 +167,7 @@ def _main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--probe", action="store_true", help="also a linear probe, zero-shot")
     parser.add_argument("--verbose", action="store_true", help="one line per set")
-    parser.add_argument("--half-size", action="store_true", help="take away what only the full resolution shows")
+    parser.add_argument("--half_size", action="store_true", help="take away what only the full resolution shows")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

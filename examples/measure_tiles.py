@@ -3,8 +3,8 @@
 
 """Compare whole images with tiles: categories in MVTec AD's layout, maps compared at the size of the image.
 
-    python examples/measure_tiles.py datasets/SyntheticLarge --categories leather gear --tile-size 256
-    python examples/measure_tiles.py datasets/SyntheticLarge --render 1024 128 --categories leather gear --tile-size 256
+    python examples/measure_tiles.py datasets/SyntheticLarge --categories leather gear --tile_size 256
+    python examples/measure_tiles.py datasets/SyntheticLarge --render 1024 128 --categories leather gear --tile_size 256
 
 Prints the mean over categories of image AUROC, pixel AUROC and AUPRO, of AUPRO for the defects (connected regions)
 below and above 0.1 % of the image, and the seconds per image.
@@ -43,13 +43,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--categories", nargs="+", required=True)
     parser.add_argument("--render", type=int, nargs=2, metavar=("SIZE", "DEFECT_SIZE"), help="render the categories")
     parser.add_argument("--normal", type=int, default=6, help="normal images to render")
-    parser.add_argument("--per-defect", type=int, default=2, help="anomalous images to render of each kind")
+    parser.add_argument("--per_defect", type=int, default=2, help="anomalous images to render of each kind")
     parser.add_argument("--weights", default="tiny-demo")
     parser.add_argument("--pretrained")
     parser.add_argument("--class_name", help="instead of the name of the category")
-    parser.add_argument("--tile-size", type=int, required=True)
-    parser.add_argument("--tile-stride", type=int)
-    parser.add_argument("--working-size", type=int)
+    parser.add_argument("--tile_size", type=int, required=True)
+    parser.add_argument("--tile_stride", type=int)
+    parser.add_argument("--working_size", type=int)
     parser.add_argument("--limit", type=int, help="images of each folder")
     return parser.parse_args()
 

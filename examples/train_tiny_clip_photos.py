@@ -422,7 +422,7 @@ def _main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that read and augment, for each source")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--every", type=int, default=20, help="steps between lines of progress")
-    parser.add_argument("--save-minutes", type=float, default=5, help="time between checkpoints")
+    parser.add_argument("--save_minutes", type=float, default=5, help="time between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     for name, weight in WEIGHTS.items():
         parser.add_argument(f"--{name}", type=float, default=weight, help="weight of this term")

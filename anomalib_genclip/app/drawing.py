@@ -14,6 +14,8 @@ from anomalib_genclip.records import Record
 _COLORS = colormaps["inferno"]  # one scale from 0 to 1 for all images, which color-blind people can read
 _OPAQUE_FROM = 0.5  # of the map; below, the image shines through, or normal parts would be black
 _MOST_LABELS = 20
+BRUSH = "#cc79a7"  # is seen on bright and on dark parts
+_STROKE = 4  # width of hatching, every 12 pixels
 
 
 def heat_map(picture: Image.Image, anomaly_map: np.ndarray, opacity: float) -> Image.Image:
@@ -44,6 +46,21 @@ def draw_regions(picture: Image.Image, record: Record) -> Image.Image:
         text = f"{number}: {region.score:.2f}"
         drawn = add_text_to_image(drawn, text, size=font, background=(0, 0, 0, 200), position=position)
     return drawn
+
+
+def hatch(picture: Image.Image, ignored: np.ndarray) -> Image.Image:
+    """Hatch what does not count, given as a mask ``(H, W)`` of any size, bool, on a copy of a picture."""
+    rows, columns = np.indices(picture.size[::-1])
+    canvas = np.array(picture)
+    canvas[np.array(layer_of(picture, ignored).getchannel("A"), bool) & ((rows + columns) % 12 < _STROKE)] = 160
+    return Image.fromarray(canvas)
+
+
+def layer_of(picture: Image.Image, ignored: np.ndarray) -> Image.Image:
+    """Return the same mask as a layer over the picture, in the color of the brush, transparent where it is not set."""
+    layer = Image.new("RGBA", picture.size, BRUSH)
+    layer.putalpha(Image.fromarray(ignored).resize(picture.size, Image.Resampling.NEAREST).convert("L"))
+    return layer
 
 
 def _resized(anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -54,13 +54,18 @@ class Handlers:
         images: list[str] | None,
         class_name: str | None,
         references: list[str] | None,
+        ignore_mask: str | None,
         image_threshold: float,
         pixel_threshold: float,
         opacity: float,
     ) -> tuple[Any, ...]:
         """Score images. The names of the arguments are those of the HTTP API."""
         images, references, name = images or [], references or [], (class_name or "").strip()
-        scored, problems = self.scorer.score(images[:MAX_IMAGES], name or None, references[:MAX_REFERENCES])
+        if not (images or references) and self.examples and name == self.examples[0][1]:
+            images = [self.examples[0][0]]  # is shown when the page opens
+        scored, problems = self.scorer.score(
+            images[:MAX_IMAGES], name or None, references[:MAX_REFERENCES], ignore_mask
+        )
         if len(images) > MAX_IMAGES:
             problems.append(f"Only the first {MAX_IMAGES} of {len(images)} images are scored. Use `genclip predict`.")
         if len(references) > MAX_REFERENCES:
@@ -93,7 +98,7 @@ class Handlers:
 def _show(images: list[ScoredImage], problems: list[str], *sliders: float) -> tuple[Any, ...]:
     """Show newly scored images, and the first one in full."""
     several = images if len(images) > 1 else []
-    strip = [(picture.reduce(3), f"{record.score:.3f} {record.path}") for record, picture in several]
+    strip = [(picture.reduce(3), f"{record.score:.3f} {record.path}") for record, picture, _ in several]
     return (
         images,
         0,
@@ -119,10 +124,12 @@ def view(
     tables = scores[_SHOWN_COLUMNS].round(3), regions[_SHOWN_REGION_COLUMNS].round(3)
     if not records:
         return gr.Label("Drop an image", label="", color=None), "", None, *tables, None, None
-    record, picture = records[selected], images[selected].picture
+    record, (_, picture, ignored) = records[selected], images[selected]
     assert record.anomaly_map is not None
     content = io.BytesIO()
-    drawing.draw_regions(drawing.heat_map(picture, record.anomaly_map, opacity), record).save(content, format="jpeg")
+    drawn = drawing.draw_regions(drawing.heat_map(picture, record.anomaly_map, opacity), record)
+    drawn = drawn if ignored is None else drawing.hatch(drawn, ignored)
+    drawn.save(content, format="jpeg")
     count = len(record.regions)
     summary = f"Image score **{record.score:.3f}**, threshold {image_threshold:.3f}"
     summary += f"; {count or 'no'} region{'' if count == 1 else 's'} above {pixel_threshold:.3f}"
@@ -142,7 +149,7 @@ def explain(images: list[ScoredImage]) -> tuple[Any, ...]:
     """Explain the score of the first image: class name, parts of the score, maps."""
     if not images:
         return "", pd.DataFrame(columns=_PART_COLUMNS), []
-    record, picture = images[0]
+    record, picture, _ = images[0]
     parts = record.parts
     assert parts is not None
     rows = [
@@ -162,6 +169,25 @@ def explain(images: list[ScoredImage]) -> tuple[Any, ...]:
         if grid is not None
     ]
     return describe(record).splitlines()[-1], pd.DataFrame(rows, columns=_PART_COLUMNS).dropna().round(3), panels
+
+
+def canvas(images: list[ScoredImage], selected: int) -> tuple[dict[str, Any] | None, tuple[int, int]]:
+    """Return what the editor shows, the picture and what does not count, and width and height of the image."""
+    if not images:
+        return None, (0, 0)
+    record, picture, ignored = images[selected]
+    layers = [] if ignored is None else [drawing.layer_of(picture, ignored)]
+    return {"background": picture, "layers": layers, "composite": None}, (record.size[1], record.size[0])
+
+
+def paint(painted: dict[str, Any] | None, size: tuple[int, int]) -> str | None:
+    """Save what is painted as a mask of the image's size; nothing if nothing is."""
+    layers = painted and [layer.getchannel("A") for layer in painted["layers"]]
+    if not layers or not all(size) or not layers[0].getbbox():
+        return None
+    content = io.BytesIO()
+    layers[0].resize(size).point(lambda alpha: 255 * (alpha > 127)).convert("1").save(content, format="png")
+    return _saved(content.getvalue(), "ignore_mask.png")
 
 
 def _saved(content: bytes, name: str) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 import gradio as gr
 from anomalib.data.utils.image import IMG_EXTENSIONS
 
-from . import handlers
+from . import drawing, handlers
 from .handlers import Handlers
 
 _FILES: dict[str, Any] = {"file_count": "multiple", "file_types": sorted(IMG_EXTENSIONS)}
+_MASK: dict[str, Any] = {"file_types": [".png"], "interactive": True}
 _MAPS: dict[str, Any] = {"interactive": False, "format": "jpeg", "buttons": [], "elem_classes": "genclip-gallery"}
 _CHOICE: dict[str, Any] = {**_MAPS, "allow_preview": False}
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -59,7 +60,7 @@ class Page:
 
     def _add_outputs(self, image_threshold: float, pixel_threshold: float) -> None:
         """Add what a visitor sees, and the sliders."""
-        self.problems = gr.Textbox(label="Not scored", visible=False, interactive=False, elem_id="problems")
+        self.problems = gr.Textbox(label="Notes", visible=False, interactive=False, elem_id="problems")
         label, summary = gr.Label(elem_id="label"), gr.Markdown(elem_id="summary")
         picture = gr.Image(show_label=False, interactive=False, elem_id="picture", buttons=["download", "fullscreen"])
         gr.HTML(_LEGEND)
@@ -80,6 +81,21 @@ class Page:
         with gr.Tab("Scores"):
             scores = gr.Dataframe(interactive=False, elem_id="scores")
             saved_scores = gr.DownloadButton("Save scores.csv", size="sm")
+        with gr.Tab("Leave out") as self.painting:
+            gr.Markdown("Paint over what does not count, such as a clamp. It holds for all images until removed.")
+            self.editor = gr.ImageEditor(
+                show_label=False,
+                elem_id="editor",
+                type="pil",
+                sources=(),
+                transforms=(),
+                layers=False,
+                height=480,
+                brush=gr.Brush(default_size=48, colors=[drawing.BRUSH], color_mode="fixed"),
+                buttons=["fullscreen"],
+            )
+            self.paint = gr.Button("Leave out what is painted", size="sm")
+            self.ignore_mask = gr.File(label="Mask: white does not count", height=120, elem_id="ignore-mask", **_MASK)
         self.view = [label, summary, picture, scores, regions, saved_scores, saved_regions]
         self.explanation = [filtering, parts, maps]
 
@@ -87,18 +103,25 @@ class Page:
         """Connect events with handlers."""
         shown, selected, named = gr.State([]), gr.State(0), [self.class_name, self.of_example]
         outputs = [shown, selected, self.problems, self.strip, *self.view, *self.explanation]
-        given = [self.images, self.class_name, self.references, *self.sliders]
+        given = [self.images, self.class_name, self.references, self.ignore_mask, *self.sliders]
         score: dict[str, Any] = {"fn": does.score, "inputs": given, "outputs": outputs}
         score |= {"show_progress_on": self.view[2], "concurrency_id": "model", "concurrency_limit": 1}
         self.blocks.load(does.open, self.sliders, outputs, **_QUIET)
         gr.on([self.images.delete, self.images.clear, self.class_name.input], api_name="score", **score)
+        size = gr.State((0, 0))  # of the image in the editor
+        canvas: dict[str, Any] = {"fn": handlers.canvas, "inputs": [shown, selected], "outputs": [self.editor, size]}
+        canvas |= _QUIET
+        self.painting.select(**canvas)
         compared = [self.references.upload, self.references.delete, self.references.clear]
         for event in (
             self.images.upload(does.replace_class_name, named, named, **_QUIET),
             self.examples.select(does.choose_example, None, [self.images, *named], **_QUIET),
+            self.paint.click(handlers.paint, [self.editor, size], self.ignore_mask, **_QUIET),
             gr.on(compared, does.reset_thresholds, self.references, [*self.sliders[:2], self.alarm_level], **_QUIET),
         ):
             event.then(api_visibility="private", **score)
+        given_mask = [self.ignore_mask.upload, self.ignore_mask.delete, self.ignore_mask.clear]
+        gr.on(given_mask, api_visibility="private", **score).then(**canvas)
         moved, latest = [slider.input for slider in self.sliders], {"trigger_mode": "always_last"}
         inputs = [shown, selected, *self.sliders]
         gr.on(moved, handlers.view, inputs, self.view, api_name="view", show_progress="hidden", **latest)

@@ -3,7 +3,8 @@
 
 """Scores of uploaded images, compared with a visitor's good parts if there are some."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -14,12 +15,15 @@ from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_genclip.callbacks.reference_images import draw_references
+from anomalib_genclip.components.ignore_mask import IgnoreMask
 from anomalib_genclip.components.references import UNNAMED
 from anomalib_genclip.data.normal_images import NormalImages
 from anomalib_genclip.evaluation.good_parts import SOURCE_NOTE
 from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.persistence.export_metadata import thresholds_of
+from anomalib_genclip.processing.post_processor import OTHER_PRODUCT, RawScorePostProcessor
 from anomalib_genclip.records import Record
+from anomalib_genclip.torch_model import set_ignore_mask
 
 from .uploads import read_upload
 
@@ -27,10 +31,11 @@ _PICTURE_SIDE = 960  # of a picture on the page, the longer one
 
 
 class ScoredImage(NamedTuple):
-    """A record, whose path is the file's name, and the image as the page shows it."""
+    """A record, whose path is the file's name, the image as the page shows it, and the mask of what does not count."""
 
     record: Record
     picture: Image.Image
+    ignored: np.ndarray | None = None
 
 
 class Scorer:
@@ -65,7 +70,11 @@ class Scorer:
         self._lock = Lock()  # a visitor's references replace others for a while
 
     def score(
-        self, paths: Sequence[str], class_name: str | None = None, references: Sequence[str] = ()
+        self,
+        paths: Sequence[str],
+        class_name: str | None = None,
+        references: Sequence[str] = (),
+        ignore_mask: str | None = None,
     ) -> tuple[list[ScoredImage], list[str]]:
         """Score images.
 
@@ -74,38 +83,79 @@ class Scorer:
             class_name (str | None): What they show. Defaults to ``None``: what the weights say.
             references (Sequence[str]): Image files of good parts to compare them with. Defaults to ``()``: those of the
                 weights, if they have some.
+            ignore_mask (str | None): Image file, white where pixels do not count. Defaults to ``None``: the mask of the
+                weights, if they have one.
 
         Returns:
-            tuple[list[ScoredImage], list[str]]: Images with scores, and why others have none, each reason once.
+            tuple[list[ScoredImage], list[str]]: Images with scores, and what to know about these and about others, each
+                sentence once.
         """
         scored, problems = [], []
-        with self._lock:
+        files = [*paths, *references, *filter(None, [ignore_mask])]
+        with self._lock, ExitStack() as stack:
             try:
-                self._set_references(list(references))
+                if ignore_mask is not None:
+                    stack.enter_context(self._without(ignore_mask))
+                if references:
+                    stack.enter_context(self._compared_with(list(references)))
             except ValueError as error:
-                return [], [f"Good part {error.__cause__ or error}"]  # the cause names the file without its folder
+                return [], [_without_folders(error, files)]
+            product = (self.inferencer.calibration or {}).get("class_name")
             for path in paths:
                 try:
                     pixels = read_upload(path)
                     record = self.inferencer.predict(pixels, class_name, parts=True)
                 except ValueError as error:
-                    problems.append(str(error))
+                    problems.append(_without_folders(error, files))
                     continue
+                if product and record.parts.class_name != product:
+                    problems.append(OTHER_PRODUCT % (product, record.parts.class_name))
                 picture = to_pil_image(pixels)
                 scale = _PICTURE_SIDE / max(picture.size)
                 size = [max(1, round(side * scale)) for side in picture.size]
-                scored.append(ScoredImage(replace(record, path=Path(path).name), picture.resize(size)))
+                record = replace(record, path=Path(path).name)
+                mask = self.model.model.ignore_mask.mask
+                scored.append(ScoredImage(record, picture.resize(size), None if mask is None else mask.cpu().numpy()))
         return scored, list(dict.fromkeys(problems))
 
-    def _set_references(self, files: list[str]) -> None:
-        """Compare images with good parts, or with the references of the weights."""
-        self.inferencer.set_thresholds({} if files else self.thresholds)
-        if not files:
-            self.model.model.references.set(self._own_references)
-            return
-        self.model.k_shot = len(files)  # all are drawn
-        images = NormalImages(files, lambda row: read_upload(files[row]).float() / 255)
-        draw_references(self.model, {UNNAMED: images}, seed=0)
+    @contextmanager
+    def _without(self, file: str) -> Iterator[None]:
+        """Leave out what a visitor's mask says instead of what that of the weights says, for a while."""
+        model = self.model.model
+        own, model.ignore_mask = model.ignore_mask, IgnoreMask()
+        try:
+            read_upload(file)  # checks format and size
+            set_ignore_mask(model, file)
+            yield
+        finally:
+            model.ignore_mask = own
+
+    @contextmanager
+    def _compared_with(self, files: list[str]) -> Iterator[None]:
+        """Compare images with a visitor's good parts, to which no thresholds belong, for a while."""
+        model = self.model
+        k_shot, post_processor = model.k_shot, model.post_processor
+        try:
+            model.k_shot, model.post_processor = len(files), RawScorePostProcessor()  # all are drawn
+            images = NormalImages(files, lambda row: read_upload(files[row]).float() / 255)
+            draw_references(model, {UNNAMED: images}, seed=0)
+            self.inferencer.set_thresholds({})
+            yield
+        except ValueError as error:
+            msg = f"Good part {error.__cause__ or error}"  # the cause names the file without its folder
+            raise ValueError(msg) from error
+        finally:
+            model.k_shot, model.post_processor = k_shot, post_processor
+            model.model.references.set(self._own_references)
+            self.inferencer.set_thresholds(self.thresholds)
+
+
+def _without_folders(error: ValueError, files: Sequence[str]) -> str:
+    """Return the message with the names that a visitor knows."""
+    message = str(error)
+    for file in files:
+        message = message.replace(file, Path(file).name)
+    return message
 
 
 def with_thresholds(record: Record, image_threshold: float, pixel_threshold: float) -> Record:

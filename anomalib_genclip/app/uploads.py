@@ -6,7 +6,7 @@
 import warnings
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 from torch import Tensor
 
 from anomalib_genclip.data.images import read_image
@@ -18,6 +18,7 @@ MAX_FILE_SIZE = "64mb"
 MAX_PIXELS = 50_000_000
 # Formats are decoded by Pillow itself. Of others, EPS would start Ghostscript, whatever the file is called.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+EpsImagePlugin.gs_binary = False  # gradio itself opens what is painted, or sent as if it was, in any format
 
 
 def read_upload(path: str) -> Tensor:

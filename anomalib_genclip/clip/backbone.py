@@ -200,9 +200,8 @@ def download_weights(backbone: str, pretrained: str, config: dict[str, Any]) -> 
         with quiet("huggingface_hub"):
             return open_clip.download_pretrained(config)
     except Exception as error:  # noqa: BLE001  # hub clients and their versions raise different types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         msg = (
-            f"The CLIP weights {pretrained!r} of {backbone} could not be downloaded: {reason}\n"
+            f"The CLIP weights {pretrained!r} of {backbone} could not be downloaded: {why_unreadable(error)}.\n"
             "Alternatives:\n"
             "  - pretrained=<file>: a local copy (.safetensors or .pt) in open_clip's or OpenAI's layout;\n"
             "  - fill the cache on a machine with network access and copy it: ~/.cache/huggingface or ~/.cache/clip;\n"

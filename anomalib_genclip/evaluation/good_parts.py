@@ -32,10 +32,20 @@ def p_value(score: float, good: Sequence[float]) -> float:
     return (1 + len(good) - bisect_left(good, score)) / (len(good) + 1)
 
 
-def drift_p_value(scores: Sequence[float], good: Sequence[float], level: float) -> float:
-    """Test whether scores below the alarm level still come from where those of the calibration came from."""
+def drift_note(scores: Sequence[float], good: Sequence[float], level: float) -> str:
+    """Say that scores below the alarm level no longer come from where those of the calibration came from, else ``""``.
+
+    Args:
+        scores (Sequence[float]): Image scores of the last parts.
+        good (Sequence[float]): Those of the good parts of the calibration.
+        level (float): Alarm level.
+    """
     samples = [np.asarray(some)[np.asarray(some) <= level] for some in (scores, good)]
-    return float(ks_2samp(*samples).pvalue) if all(map(len, samples)) else 1.0
+    p = ks_2samp(*samples).pvalue if all(map(len, samples)) else 1.0
+    if p >= DRIFT_RATE:
+        return ""
+    found = f"the last {len(scores)} parts, p = {p:.1g}"
+    return f"The scores of good parts have moved since calibration ({found}): calibrate again."
 
 
 def run_notes(scores: Sequence[float], given: float | None, calibration: Mapping[str, Any] | None) -> tuple[str, ...]:
@@ -52,9 +62,8 @@ def run_notes(scores: Sequence[float], given: float | None, calibration: Mapping
         return () if given is not None else (SOURCE_NOTE + text,)
     good = calibration.get("scores", [])
     level = given if given is not None else calibration.get("image_threshold", 1.0)
-    p = drift_p_value(scores, good, level) if len(scores) >= FEWEST else 1.0
-    moved = f"The scores of good parts have moved since calibration (p = {p:.1g}): calibrate again."
-    return (moved,) if p < DRIFT_RATE else ()
+    moved = drift_note(scores, good, level) if len(scores) >= FEWEST else ""
+    return (moved,) if moved else ()
 
 
 class DriftMonitor:
@@ -68,17 +77,16 @@ class DriftMonitor:
 
     def __init__(self, good: Sequence[float], level: float, window: int = WINDOW) -> None:
         self.good, self.level, self.window = list(good), level, window
-        self.last_p_value: float | None = None
         self._scores: deque[float] = deque(maxlen=window)
 
-    def add(self, score: float) -> bool:
-        """Add the score of a part; return whether a window has just ended that no longer fits."""
+    def add(self, score: float) -> str:
+        """Add the score of a part; say so if a window has just ended that no longer fits, else ``""``."""
         self._scores.append(score)
         if len(self._scores) < self.window:
-            return False
-        self.last_p_value = drift_p_value(self._scores, self.good, self.level)
+            return ""
+        note = drift_note(self._scores, self.good, self.level)
         self._scores.clear()
-        return self.last_p_value < DRIFT_RATE
+        return note
 
 
 def guess_alarm_level(scores: Sequence[float]) -> float | None:

@@ -62,7 +62,7 @@ class ExportedModel:
         self._batch_size = shape[0] if isinstance(shape[0], int) else None
         self.path = path
         fixed = [side for side in shape[2:] if isinstance(side, int)]
-        self.transform: Callable[[Tensor], Tensor] = _as_it_is
+        self.transform: Callable[[Tensor], Tensor] = torch.nn.Identity()
         if len(fixed) == 2:
             resize = Resize(fixed, interpolation=InterpolationMode.BICUBIC, antialias=True)
             self.transform = Compose([TO_FLOAT, resize])
@@ -87,10 +87,6 @@ class ExportedModel:
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         maps = {name: value.reshape(-1, *value.shape[-2:]) for name, value in joined.items() if value.ndim > 2}
         return {name: value.reshape(-1) for name, value in joined.items()} | maps
-
-
-def _as_it_is(image: Tensor) -> Tensor:
-    return image
 
 
 def _open_onnx(path: str, device: str, precision: str) -> tuple[list[Any], list[str], Run, str]:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from huggingface_hub import errors, hf_hub_download
 
+from anomalib_genclip.utils.files import why_unreadable
 from anomalib_genclip.utils.messages import quiet
 
 SCHEME = "hf://"
@@ -38,8 +39,7 @@ def download_prompts(url: str) -> Path:
         with quiet("huggingface_hub"):
             return Path(hf_hub_download(match["repo"], match["file"], revision=revision))
     except Exception as error:  # noqa: BLE001  # versions of the client raise different types
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        reason = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), first)
+        reason = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), why_unreadable(error))
         msg = (
             f"The prompts file {url} could not be downloaded: {reason}. Alternatives: weights=<file>, a local copy; or "
             "fill the cache on a machine with network access and copy it: ~/.cache/huggingface."

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -55,6 +55,8 @@ class Chunks:
         self.folder, self.settings, self.run_id = folder, settings, run_id
         self.done = 0  # images of this shard that were done before
         self.skipped: Counter[str] = Counter()  # suffixes of files that are no images
+        self.counts: Counter[str] = Counter()  # of all chunks that are done, once they are read
+        self.scores = array("d")
         self._files: list[str] = []  # one per chunk, of all shards
 
     def pending(self) -> Iterator[Chunk]:
@@ -79,8 +81,11 @@ class Chunks:
                 else:
                     yield Chunk(found, file)
 
-    def finish(self) -> Counter[str] | None:
-        """Write the tables if all chunks are done. Processes that do so at the same time write the same bytes.
+    def finish(self) -> bool:
+        """Count, and write the tables if all chunks are done. Processes that do so at once write the same bytes.
+
+        Returns:
+            bool: Whether all are done.
 
         Raises:
             ValueError: If there are chunks of other images.
@@ -88,29 +93,39 @@ class Chunks:
         present = {f"{FOLDER}/{name}" for name in self.folder.names(FOLDER)}
         self._refuse(present - {*self._files})
         if len(present) < len(self._files):
-            return None
-        kind, counts = self.settings.table, Counter[str]()
-        relabel = self._relabel() if self.settings.false_discovery_rate else iter
+            self.count()
+            return False
+        kind = self.settings.table
         if self.settings.regions:
             with self.folder.open(f"regions.{kind}") as file:
                 rows = rows_of(self.folder, self._files)
                 WRITERS[kind](file, REGION_COLUMNS, (region for row in rows for region in row[REGIONS]))
         with self.folder.open(f"scores.{kind}") as file:  # the last one: where it is, the run is complete
-            WRITERS[kind](file, COLUMNS, counted(relabel(rows_of(self.folder, self._files)), counts))
-        return counts
+            WRITERS[kind](file, COLUMNS, self._counted(self._files))
+        return True
 
-    def scores(self) -> array:
-        """Return the scores of all chunks that are done, in no order."""
-        rows = rows_of(self.folder, (f"{FOLDER}/{name}" for name in self.folder.names(FOLDER)))
-        return array("d", (row["score"] for row in rows if row["score"] is not None))
+    def count(self) -> Counter[str]:
+        """Count the rows of all chunks that are done."""
+        deque(self._counted([f"{FOLDER}/{name}" for name in self.folder.names(FOLDER)]), maxlen=0)
+        return self.counts
 
-    def _relabel(self) -> Callable[[Iterator[Row]], Iterator[Row]]:
-        """Return what gives rows the labels of the false discovery rate, from the p-values of the whole run.
+    def _counted(self, files: list[str]) -> Iterator[Row]:
+        """Count "images", "anomalous" ones, those with "errors", and "regions", and keep scores, while rows pass."""
+        relabel = self._relabel(files) if self.settings.false_discovery_rate else iter
+        for row in relabel(rows_of(self.folder, files)):
+            anomalous, errors = int(row["label"] == "anomalous"), int(row["error"] is not None)
+            self.counts.update(images=1, anomalous=anomalous, errors=errors, regions=row["regions"] or 0)
+            if row["score"] is not None:
+                self.scores.append(row["score"])
+            yield row
+
+    def _relabel(self, files: list[str]) -> Callable[[Iterator[Row]], Iterator[Row]]:
+        """Return what gives rows the labels of the false discovery rate, from the p-values of all chunks.
 
         Raises:
             ValueError: If the rows have no p-values.
         """
-        rows = rows_of(self.folder, self._files)
+        rows = rows_of(self.folder, files)
         values = array("d", (row["p_value"] or math.nan for row in rows if row["score"] is not None))
         if np.isnan(values).any():
             msg = f"false_discovery_rate needs weights that were calibrated, and {self.settings.weights} were not."
@@ -133,22 +148,6 @@ class Chunks:
                 "folder."
             )
             raise ValueError(msg)
-
-
-def counted(rows: Iterable[Row], counts: Counter[str]) -> Iterator[Row]:
-    """Count "images", "anomalous" ones, those with "errors", and "regions", while rows pass."""
-    for row in rows:
-        anomalous, errors = int(row["label"] == "anomalous"), int(row["error"] is not None)
-        counts.update(images=1, anomalous=anomalous, errors=errors, regions=row["regions"] or 0)
-        yield row
-
-
-def count_all(folder: ResultFolder) -> Counter[str]:
-    """Count the rows of all chunks that are done."""
-    counts = Counter[str]()
-    for _ in counted(rows_of(folder, sorted(f"{FOLDER}/{name}" for name in folder.names(FOLDER))), counts):
-        pass
-    return counts
 
 
 def rows_of(folder: ResultFolder, files: Iterable[str]) -> Iterator[Row]:

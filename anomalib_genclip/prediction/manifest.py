@@ -3,7 +3,6 @@
 
 """The manifest of a results folder: settings, weights and versions, so that results of two runs are never mixed."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -47,12 +46,7 @@ def describe(settings: RunSettings, weights: Path, device: str) -> bytes:
 
 def hash_weights(weights: Path) -> str:
     """Return the SHA-256 of a model's files."""
-    digest = hashlib.sha256()
-    for file in files_of(weights):
-        with file.open("rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return file_hash(*files_of(weights))
 
 
 def claim(folder: ResultFolder, manifest: bytes, *, overwrite: bool) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from anomalib_genclip.evaluation.good_parts import run_notes
 from anomalib_genclip.persistence.weights_files import resolve_weights
 
-from .chunks import Chunks, count_all
+from .chunks import Chunks
 from .manifest import MANIFEST, claim, describe
 from .schedulers import Scheduler
 from .settings import RunSettings
@@ -61,9 +61,9 @@ def run(settings: RunSettings) -> Outcome:
         folder, manifest = ResultFolder(settings.out), describe(resolved, weights, scheduler.device)
         claim(folder, manifest, overwrite=settings.overwrite)
         table = f"{folder.path}/scores.{settings.table}"
-        if folder.exists(f"scores.{settings.table}"):
-            return Outcome(count_all(folder), table, was_complete=True)
         chunks = Chunks(folder, resolved, manifest)
+        if folder.exists(f"scores.{settings.table}"):
+            return Outcome(chunks.count(), table, was_complete=True)
         pending = chunks.pending()
         if (first := next(pending, None)) is not None:
             score = scheduler.load(resolved, weights)
@@ -75,11 +75,11 @@ def run(settings: RunSettings) -> Outcome:
             with _progress(settings, chunks.done) as bar:
                 for chunk in score(chain([first], pending)):
                     bar.update(len(chunk.images))
-        counts = chunks.finish()
+        is_complete = chunks.finish()
         notes: tuple[str, ...] = ()
         if first is not None:  # else no model was loaded
-            notes = run_notes(chunks.scores(), settings.image_threshold, scheduler.calibration)
-        return Outcome(counts or count_all(folder), table if counts else None, skipped=chunks.skipped, notes=notes)
+            notes = run_notes(chunks.scores, settings.image_threshold, scheduler.calibration)
+        return Outcome(chunks.counts, table if is_complete else None, skipped=chunks.skipped, notes=notes)
 
 
 def _scheduler(settings: RunSettings) -> Scheduler:

@@ -18,6 +18,7 @@ from anomalib_genclip.utils.settings import UnitFloat, checked
 logger = logging.getLogger(__name__)
 
 NATURAL_THRESHOLD = 0.5  # scores are probabilities
+OTHER_PRODUCT = "The thresholds were calibrated for %r and may not hold for %r: calibrate again."
 
 
 class RawScorePostProcessor(PostProcessor):
@@ -88,8 +89,7 @@ class RawScorePostProcessor(PostProcessor):
         known = self.calibration and self.calibration["class_name"]
         for name in {*names} - {known, *self._warned_of} if known else ():
             self._warned_of.add(name)
-            text = "The thresholds were calibrated for %r and may not hold for %r: calibrate again."
-            logger.warning(text, known, name)
+            logger.warning(OTHER_PRODUCT, known, name)
 
     def raw_thresholds(self) -> dict[str, Tensor]:
         """Return the thresholds as arguments of :meth:`set_thresholds`; NaN for none."""

@@ -24,12 +24,13 @@ def is_file(text: str | Path) -> bool:
         return False
 
 
-def file_hash(path: str | Path) -> str:
-    """Return the SHA-256 of a file's contents; an ``OSError`` names a file that cannot be read."""
+def file_hash(*paths: str | Path) -> str:
+    """Return the SHA-256 of the contents of files; an ``OSError`` names a file that cannot be read."""
     result = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(2**20):
-            result.update(block)
+    for path in paths:
+        with Path(path).open("rb") as file:
+            while block := file.read(2**20):
+                result.update(block)
     return result.hexdigest()
 
 

@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from anomalib_genclip.app.server import running
@@ -107,6 +109,41 @@ def test_maps_and_downloads(page):
         with page.expect_download() as download:
             button.click()
         assert download.value.suggested_filename == name
+
+
+def test_painted_regions_are_left_out_until_the_mask_is_removed(page, images):
+    page.get_by_role("tab", name="Leave out", exact=True).click()
+    canvas = page.locator("#editor canvas").first
+    expect(canvas).to_be_visible(timeout=PATIENCE)
+    page.wait_for_timeout(3000)  # the picture is drawn
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    before = picture(page)
+    middle, side = box["x"] + box["width"] / 2, box["height"]
+    for row in range(40, 60, 2):
+        y = box["y"] + side * row / 100
+        page.mouse.move(middle - 0.1 * side, y)
+        page.mouse.down()
+        page.mouse.move(middle + 0.1 * side, y, steps=5)
+        page.mouse.up()
+    page.get_by_role("button", name="Leave out what is painted").click()
+    link = page.locator("#ignore-mask a")
+    expect(link).to_be_visible(timeout=PATIENCE)
+    with page.expect_download() as download:
+        link.click()
+    assert download.value.suggested_filename == "ignore_mask.png"
+    with Image.open(download.value.path()) as mask:
+        ignored = np.asarray(mask)
+    assert ignored.shape == (320, 320)
+    assert 0.02 < ignored.mean() < 0.3
+    assert ignored[160, 160]
+    page.wait_for_function("before => document.querySelector('#picture img')?.src !== before", arg=before)
+    expect(page.locator("#label")).to_contain_text("corrugated_cardboard_crack.png", timeout=PATIENCE)  # still there
+    drop(page, images["leather_hole"])
+    expect(page.locator("#label")).to_contain_text("leather_hole.png", timeout=PATIENCE)
+    page.locator("#ignore-mask button[aria-label='Clear']").click()
+    expect(link).to_have_count(0, timeout=PATIENCE)
 
 
 def test_page_fits_a_phone(page):

@@ -111,8 +111,8 @@ def command(name: str, folder: Path, *arguments: str) -> AnomalibCLI:
     return AnomalibCLI([name, *MODEL, *TRAINER, "--default_root_dir", str(folder), *arguments])
 
 
-def data_arguments(root: Path) -> list[str]:
-    settings = {"root": root, "category": CATEGORY, "train_batch_size": 2, "eval_batch_size": 5, "num_workers": 0}
+def data_arguments(root: Path, category: str = CATEGORY) -> list[str]:
+    settings = {"root": root, "category": category, "train_batch_size": 2, "eval_batch_size": 5, "num_workers": 0}
     return ["--data", "MVTecAD", *(text for name, value in settings.items() for text in (f"--data.{name}", str(value)))]
 
 
@@ -131,6 +131,22 @@ def test_evaluating_subcommand_takes_the_checkpoint(root, fitted, tmp_path, name
     assert has_thresholds(cli.model)
     assert is_as_fitted(cli.model, fitted)
     assert ("pixel_AUROC" in cli.engine.trainer.callback_metrics) == (name == "test")
+
+
+def test_calibrated_prompts_are_looked_up_by_the_category_of_the_data(tmp_path, caplog):
+    data_trees.mvtec_ad(tmp_path / "data", ("metal_nut", "cable"), normal=2, anomalous=2)
+    calibrated = GenCLIP(weights="tiny-demo", class_name="metal_nut")
+    note = {"class_name": "metal nut", "false_alarm_rate": 0.1, "normal_images": 9}
+    calibrated.post_processor.set_thresholds(0.4, 0.45, note)
+    file = calibrated.save_weights(tmp_path / "nut.safetensors")
+    for category in ("metal_nut", "cable"):
+        caplog.clear()
+        given = ["test", "--model", "GenCLIP", "--model.weights", str(file), *TRAINER, "--default_root_dir"]
+        cli = AnomalibCLI([*given, str(tmp_path / category), *data_arguments(tmp_path / "data", category)])
+        assert cli.model.model.class_names.names == ["object", "metal nut", "cable"][: 2 + (category == "cable")]
+        assert ("calibrated for 'metal nut' and may not hold for 'cable'" in caplog.text) == (category == "cable")
+        assert cli.model.post_processor.calibration == note
+        assert float(cli.model.post_processor.image_threshold) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "datamodule"])

@@ -4,6 +4,7 @@
 """The one door: whatever weights and images are given, the record is that of the model itself."""
 
 import logging
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -145,7 +146,9 @@ def test_an_image_whose_name_cannot_be_used_is_left_out(weights):
     batch = torch.stack([inferencer.transform(torch.zeros(3, 9, 9, dtype=torch.uint8))] * 3)
     for wrong, message in (("cable", "no references for images of 'cable'"), ("screw " * 90, "has 90 tokens")):
         used = Inferencer(weights) if "screw" in wrong else inferencer
-        records = used.predict_batch(batch, list("abc"), [(9, 9)] * 3, ["hex_nut", wrong, None])
+        with mock.patch.object(used.model, "look_up", wraps=used.model.look_up) as looked_up:
+            records = used.predict_batch(batch, list("abc"), [(9, 9)] * 3, ["hex_nut", wrong, None])
+        assert looked_up.call_count == 3  # each name once
         assert [bool(record.error) for record in records] == [False, True, False]
         assert message in records[1].error
         assert records[1].path == "b"

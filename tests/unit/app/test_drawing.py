@@ -6,7 +6,7 @@
 import numpy as np
 from PIL import Image
 
-from anomalib_genclip.app.drawing import draw_regions, heat_map
+from anomalib_genclip.app.drawing import draw_regions, hatch, heat_map
 from anomalib_genclip.records import Record
 
 GREY = Image.new("RGB", (160, 80), (120, 120, 120))
@@ -29,6 +29,14 @@ def test_image_shines_through_where_the_map_or_the_opacity_is_low():
     assert red > 200
     assert blue < 100
     assert (np.asarray(heat_map(GREY, spot(), 0.0)) == 120).all()
+
+
+def test_what_does_not_count_is_hatched():
+    ignored = np.zeros((8, 16), bool)
+    ignored[:, :8] = True
+    hatched = np.asarray(hatch(GREY, ignored)) != 120
+    assert 0.2 < hatched[:, :80].mean() < 0.5
+    assert not hatched[:, 80:].any()
 
 
 def test_maps_out_of_range_and_thin_images_are_drawn():

@@ -101,6 +101,24 @@ def test_label_score_and_regions_follow_the_thresholds(spots, words):
     assert "share of good parts with such a score: 0.250" in handlers.view([likely], 0, *SLIDERS)[1]
 
 
+def test_what_is_painted_is_a_mask_of_the_images_size(saved, tmp_path):
+    assert handlers.canvas([], 0) == (None, (0, 0))
+    image = scored()._replace(picture=Image.new("RGB", (60, 40)))
+    image = image._replace(record=replace(image.record, size=(400, 600)))
+    value, size = handlers.canvas([image], 0)
+    assert (value["background"], value["layers"], size) == (image.picture, [], (600, 400))
+    layer = Image.new("RGBA", (60, 40))
+    assert handlers.paint(None, size) is handlers.paint({**value, "layers": [layer]}, size) is None
+    layer.paste("white", (30, 0, 60, 40))
+    name = handlers.paint({**value, "layers": [layer]}, size)
+    (tmp_path / name).write_bytes(saved[name])
+    with Image.open(tmp_path / name) as mask:
+        ignored = np.asarray(mask)
+    assert (ignored == (np.indices((400, 600))[1] >= 300)).all()
+    (layer,) = handlers.canvas([image._replace(ignored=ignored)], 0)[0]["layers"]  # is painted where it was
+    assert (np.asarray(layer)[..., 3] == 255 * (np.indices((40, 60))[1] >= 30)).all()
+
+
 def test_tables_are_saved_with_the_columns_of_predict(saved, tmp_path):
     images = [scored(spots=2), scored("nut.png")]
     *_, scores, regions, saved_scores, saved_regions = handlers.view(images, 1, *SLIDERS)
@@ -138,7 +156,7 @@ def test_explanation_has_parts_and_maps():
 def test_too_many_images_are_a_message(monkeypatch):
     for name in ("MAX_IMAGES", "MAX_REFERENCES"):
         monkeypatch.setattr(handlers, name, 2)
-    images, _, problems, strip, *_ = Handlers(scorer_of(), []).score(["1.png"] * 3, " ", ["2.png"] * 3, *SLIDERS)
+    images, _, problems, strip, *_ = Handlers(scorer_of(), []).score(["1.png"] * 3, " ", ["2.png"] * 3, None, *SLIDERS)
     assert len(images) == 2
     assert strip.visible
     assert problems.value.splitlines() == [

@@ -13,7 +13,6 @@ from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.app.examples import write_examples
 from anomalib_genclip.app.handlers import Handlers
 from anomalib_genclip.app.scoring import Scorer
-from anomalib_genclip.pipelines.calibration import calibrate
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def crack(tmp_path_factory):
 
 
 def record_of(scorer, *given):
-    ((record, _),), problems = scorer.score(*given)
+    ((record, *_),), problems = scorer.score(*given)
     assert not problems
     return record
 
@@ -55,17 +54,6 @@ def test_bad_class_names_and_files_are_named_once(scorer, crack, tmp_path):
     assert problem.startswith("Good part broken.png cannot be used")
 
 
-@pytest.fixture(scope="module")
-def calibrated(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("calibrated")
-    for name, value in (("references", 0), ("normal", 20)):
-        (folder / name).mkdir()
-        Image.fromarray(np.full((112, 112, 3), value, np.uint8)).save(folder / name / "bolt.png")
-    model = GenCLIP(weights="tiny-demo", class_name="bolt", k_shot=1, few_shot_source=str(folder / "references"))
-    calibrate(Inferencer(model), str(folder / "normal"), 0.5)
-    return str(model.save_weights(folder / "bolt.safetensors", references=True))
-
-
 def test_good_parts_of_a_visitor_replace_references_for_one_call(scorer, crack, calibrated):
     own = Scorer(calibrated)
     assert own.products == ["bolt"]
@@ -79,8 +67,51 @@ def test_good_parts_of_a_visitor_replace_references_for_one_call(scorer, crack, 
     assert record_of(own, [crack]).class_name == before.class_name
     assert record_of(own, [crack], "bolt").image_threshold == before.image_threshold
     assert record_of(own, [crack], "bolt").p_value == 0.5
+    assert own.model.k_shot == Scorer(calibrated).model.k_shot
     assert scorer.products == []
     assert record_of(scorer, [crack]).parts.cls_distance is None  # nothing is left of them
+
+
+def mask_file(path, left, size=(320, 320)):
+    mask = Image.new("L", size)
+    mask.paste(255, (left, 0, *size))
+    mask.save(path)
+    return str(path)
+
+
+def test_mask_of_a_visitor_holds_for_one_call(scorer, crack, tmp_path):
+    before = record_of(scorer, [crack])
+    half = mask_file(tmp_path / "half.png", 160)
+    (image,), problems = scorer.score([crack], None, (), half)
+    assert not problems
+    assert not image.record.anomaly_map[:, image.record.anomaly_map.shape[1] // 2 + 1 :].any()
+    assert np.asarray(image.ignored).mean() == 0.5
+    for left, size, words in ((0, (320, 320), "all.png"), (10, (320, 200), "320 x 200"), (0, (0, 0), "broken.png")):
+        path = tmp_path / f"{'broken' if not size[0] else 'all' if not left else 'wide'}.png"
+        path.write_bytes(b"no image") if not size[0] else mask_file(path, left, size)
+        images, (problem,) = scorer.score([crack], None, (), str(path))
+        assert not images
+        assert words in problem
+        assert str(tmp_path) not in problem
+    assert record_of(scorer, [crack]) == before
+    assert scorer.score([crack])[0][0].ignored is None
+
+
+def test_another_product_than_that_of_the_calibration_is_told(crack, tmp_path):
+    model = GenCLIP(weights="tiny-demo", class_name="bolt")
+    note = {"class_name": "bolt", "false_alarm_rate": 0.1, "normal_images": 9}
+    model.post_processor.set_thresholds(0.4, 0.4, note)
+    scorer = Scorer(str(model.save_weights(tmp_path / "bolt.safetensors")))
+    for references in ([], [crack], []):  # a visitor's good parts are compared with, and forgotten
+        (image,), problems = scorer.score([crack], "gear", references)
+        if references:
+            assert (problems, image.record.image_threshold) == ([], None)
+        else:
+            assert problems == [
+                "The thresholds were calibrated for 'bolt' and may not hold for 'gear': calibrate again."
+            ]
+        assert scorer.model.post_processor.calibration == note
+    assert not scorer.score([crack])[1]
 
 
 def test_page_of_another_product_starts_without_examples(calibrated, crack):

@@ -51,9 +51,10 @@ def visitor(page, tmp_path):
     return Client(page.local_url, verbose=False, download_files=str(tmp_path), analytics_enabled=False)
 
 
-def score(visitor, *paths, class_name="object", references=()):
+def score(visitor, *paths, class_name="object", references=(), ignore_mask=None):
     files, good = ([handle_file(str(path)) for path in group] for group in (paths, references))
-    given = {"images": files, "class_name": class_name, "references": good, **SLIDERS}
+    mask = ignore_mask and handle_file(str(ignore_mask))
+    given = {"images": files, "class_name": class_name, "references": good, "ignore_mask": mask, **SLIDERS}
     return dict(zip(NAMES, visitor.predict(**given, api_name="/score"), strict=True))
 
 
@@ -88,6 +89,19 @@ def test_several_images_are_scored_and_broken_ones_named(visitor, images, tmp_pa
     assert (found["picture"], found["scores"]["data"]) == (None, [])
 
 
+def test_regions_are_left_out(visitor, images, tmp_path):
+    Image.new("L", (320, 320), 255).save(tmp_path / "all.png")
+    found = score(visitor, images["leather_hole"], ignore_mask=tmp_path / "all.png")
+    assert found["problems"]["visible"]
+    assert "all.png" in found["problems"]["value"]
+    mask = Image.new("L", (320, 320), 255)
+    mask.paste(0, (0, 0, 20, 20))
+    mask.save(tmp_path / "corner.png")
+    found = score(visitor, images["leather_hole"], ignore_mask=tmp_path / "corner.png")
+    assert not found["problems"]["visible"]
+    assert not found["regions"]["data"]
+
+
 def test_visitors_see_their_own_images(page, images):
     def visit(name):
         client = Client(page.local_url, verbose=False, analytics_enabled=False)
@@ -99,13 +113,28 @@ def test_visitors_see_their_own_images(page, images):
         assert list(pool.map(visit, names)) == [(f"{name}.png", f"{name}.png") for name in names]
 
 
+def test_page_of_a_calibrated_file_with_references(calibrated, images, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # restored in the end
+    with running(calibrated, None, "127.0.0.1", None) as page:
+        client = Client(page.local_url, verbose=False, analytics_enabled=False)
+        parts = {part["props"].get("elem_id"): part["props"] for part in client.config["components"]}
+        assert "was calibrated for `bolt`" in parts["alarm-level"]["value"]
+        assert parts["class-name"]["value"] == "bolt"
+        assert not parts["examples"]["visible"]
+        found = score(client, images["coin_stain"], class_name="")
+    assert not found["problems"]["visible"]
+    assert "share of good parts with such a score" in found["summary"]
+    assert any("distance to the references" in panel["caption"] for panel in found["maps"])
+
+
 def test_files_of_the_server_and_large_files_are_refused(page, tmp_path):
     secret = tmp_path / "secret.png"
     Image.new("RGB", (8, 8)).save(secret)
     api = f"{page.local_url}gradio_api"
-    given = [[{"path": str(secret), "meta": {"_type": "gradio.FileData"}}], "object", [], *SLIDERS.values()]
-    event = httpx.post(f"{api}/call/score", json={"data": given}).json()["event_id"]
-    assert "event: error" in httpx.get(f"{api}/call/score/{event}").text
+    file = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+    for given in ([[file], "object", [], None], [[], "object", [], file]):
+        event = httpx.post(f"{api}/call/score", json={"data": [*given, *SLIDERS.values()]}).json()["event_id"]
+        assert "event: error" in httpx.get(f"{api}/call/score/{event}").text
     assert httpx.get(f"{api}/file={secret}").status_code == 403
     assert httpx.post(f"{api}/upload", files={"files": ("large.png", bytes(65 << 20))}).status_code == 413
 

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from anomalib_genclip.app.uploads import FORMATS, read_upload
 
@@ -43,6 +43,10 @@ def test_image_bombs_are_refused_before_they_are_decoded(size, tmp_path):
     bomb = tmp_path / "bomb.png"
     bomb.write_bytes(png_of(*size))
     assert "more than 50 million pixels" in reason(bomb)
+
+
+def test_postscript_is_not_run():
+    assert not EpsImagePlugin.has_ghostscript()
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg/>"])

@@ -15,11 +15,12 @@ from anomalib.cli import AnomalibCLI
 from anomalib.data import AnomalibDataModule, ImageItem, MVTecAD
 from anomalib.data.datasets import MVTecADDataset
 from anomalib.data.utils import ValSplitMode
-from helpers.data_trees import SIZE, every_layout, folder, mpdd, mvtec_ad, visa
+from helpers.data_trees import SIZE, every_layout, folder, kolektor, mpdd, mvtec_ad, visa
 from omegaconf import DictConfig
 from PIL import Image
 from torchvision.transforms.v2 import Resize
 
+from anomalib_genclip.components.class_names import NameRule
 from anomalib_genclip.data import CategoryBatch, CrossDataset
 from anomalib_genclip.data.cross_dataset import CrossDataset as CrossDatasetItself
 
@@ -61,6 +62,15 @@ def test_every_layout_is_a_source_and_a_target(tmp_path):
         # JPEG blurs the square's edge.
         assert (white != item.gt_mask).float().mean() < 0.05
         assert item.gt_mask.any() == item.gt_label
+
+
+@pytest.mark.parametrize("name", ["Kolektor", "KolektorSDD2"])
+def test_datamodule_without_categories_gives_its_name_as_class_name(tmp_path, name):
+    target = kolektor(tmp_path / "target") if name == "Kolektor" else folder(tmp_path / "target", name)
+    datamodule = cross(folder(tmp_path / "source"), target)
+    (category,) = {category for batch in datamodule.test_dataloader() for category in batch.category}
+    assert NameRule.of(None, None, 50).name_of(category) == name
+    assert NameRule.of({name: "commutator"}, None, 50).name_of(category) == "commutator"
 
 
 @pytest.mark.parametrize("mode", list(ValSplitMode))

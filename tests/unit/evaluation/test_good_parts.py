@@ -32,7 +32,7 @@ def simulate(shift: float, anomalous: float, seed: int) -> float:
         level = float(good[190])
         parts = np.where(rng.random(100) < anomalous, rng.normal(2, 1, 100), rng.normal(-2 + shift, 0.5, 100))
         monitor = DriftMonitor(good.tolist(), level)
-        found.append([monitor.add(score) for score in expit(parts)][-1])
+        found.append([bool(monitor.add(score)) for score in expit(parts)][-1])
     return float(np.mean(found))
 
 

@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import sys
+from collections import Counter
 
 import fsspec
 import numpy as np
@@ -134,14 +135,17 @@ def test_a_broken_image_stops_the_run_with_all_chunks_before_it_on_disk(tmp_path
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
-def test_shards_make_the_table_of_a_single_run(tmp_path, model):
+def test_shards_make_the_table_of_a_single_run(tmp_path, model, monkeypatch):
     write_images(tmp_path / "images", 41)
     run(settings_for(tmp_path, out=str(tmp_path / "whole"), regions=True))
-    backend = model()
+    backend, real, read = model(), storage.ResultFolder.read, []
+    monkeypatch.setattr(storage.ResultFolder, "read", lambda own, file: read.append(file) or real(own, file))
     for number, images in ((3, 12), (1, 29), (2, 41)):
         outcome = run(settings_for(tmp_path, regions=True, shard=f"{number}/3"))
         assert (outcome.table is None) == (number != 2)
         assert outcome.counts["images"] == images
+        assert max(Counter(read).values()) == (2 if number == 2 else 1)  # once per table, else to count
+        read.clear()
     assert sum(backend.seen) == 41
     assert results(tmp_path / "out") == results(tmp_path / "whole")
     assert run(settings_for(tmp_path, regions=True, shard="1/3")).was_complete
@@ -402,6 +406,7 @@ def test_false_discovery_rate_labels_by_the_p_values_of_the_whole_run(tmp_path, 
     assert [row["label"] == "anomalous" for row in rows] == expected.tolist()
     assert outcome.counts["anomalous"] == expected.sum()
     assert {row["alarm_level"] for row in rows} == {"calibrated"}
+    assert run(settings_for(tmp_path, false_discovery_rate=0.05)).counts == outcome.counts  # from the chunks
 
 
 def test_false_discovery_rate_needs_calibrated_weights(tmp_path):
