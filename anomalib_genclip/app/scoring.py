@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_genclip.callbacks.reference_images import draw_references
 from anomalib_genclip.components.references import UNNAMED
+from anomalib_genclip.data.images import FileFaults
 from anomalib_genclip.data.normal_images import NormalImages
 from anomalib_genclip.evaluation.good_parts import SOURCE_NOTE
 from anomalib_genclip.inferencer import Inferencer
@@ -76,26 +77,29 @@ class Scorer:
                 weights, if they have some.
 
         Returns:
-            tuple[list[ScoredImage], list[str]]: Images with scores, and why others have none, each reason once.
+            tuple[list[ScoredImage], list[str]]: Images with scores; why others have none, and what of the files is not
+                used, each once.
         """
-        scored, problems = [], []
+        scored, problems, faults = [], [], FileFaults()
         with self._lock:
             try:
                 self._set_references(list(references))
             except ValueError as error:
                 return [], [f"Good part {error.__cause__ or error}"]  # the cause names the file without its folder
             for path in paths:
+                found: list[str] = []
                 try:
-                    pixels = read_upload(path)
+                    pixels = read_upload(path, found)
                     record = self.inferencer.predict(pixels, class_name, parts=True)
                 except ValueError as error:
                     problems.append(str(error))
                     continue
+                faults.add(Path(path).name, found)
                 picture = to_pil_image(pixels)
                 scale = _PICTURE_SIDE / max(picture.size)
                 size = [max(1, round(side * scale)) for side in picture.size]
                 scored.append(ScoredImage(replace(record, path=Path(path).name), picture.resize(size)))
-        return scored, list(dict.fromkeys(problems))
+        return scored, list(dict.fromkeys([*problems, *faults.lines().values()]))
 
     def _set_references(self, files: list[str]) -> None:
         """Compare images with good parts, or with the references of the weights."""

@@ -16,6 +16,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from scipy.stats import false_discovery_control
 
+from anomalib_genclip.utils import messages
+
 from .output import COLUMNS, REGION_COLUMNS, WRITERS, Row
 from .settings import RunSettings
 from .sources import Source, find_images
@@ -23,6 +25,7 @@ from .storage import ResultFolder
 
 FOLDER = "chunks"
 REGIONS = "region_rows"  # key of an image's regions in its row
+FAULTS = "faults"  # key of what is not used of its file as it may be meant
 Value = TypeVar("Value")
 
 
@@ -103,6 +106,18 @@ class Chunks:
         """Return the scores of all chunks that are done, in no order."""
         rows = rows_of(self.folder, (f"{FOLDER}/{name}" for name in self.folder.names(FOLDER)))
         return array("d", (row["score"] for row in rows if row["score"] is not None))
+
+    def faults(self) -> list[str]:
+        """Return a line for each fault of the files of all chunks that are done."""
+        counts, first = Counter[str](), dict[str, str]()
+        for row in rows_of(self.folder, (f"{FOLDER}/{name}" for name in sorted(self.folder.names(FOLDER)))):
+            for fault in row.get(FAULTS, ()):
+                counts[fault] += 1
+                first.setdefault(fault, row["path"])
+        return [
+            f"{messages.counted(number, 'image')} with {fault}: {first[fault]}{' and others' * (number > 1)}."
+            for fault, number in counts.items()
+        ]
 
     def _relabel(self) -> Callable[[Iterator[Row]], Iterator[Row]]:
         """Return what gives rows the labels of the false discovery rate, from the p-values of the whole run.
