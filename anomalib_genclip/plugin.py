@@ -92,7 +92,7 @@ def repeat_error() -> None:
     tried, _, values = text.partition("\nGiven value type:")
     *_, reason = tried.split("\n  - ")
     if any(name in values for name in CLASSES) and reason != tried:
-        print(f"\nerror: {reason}", file=sys.stderr)
+        print("\nerror: " + reason.replace("\n    ", "\n"), file=sys.stderr)
 
 
 class _ReportingLoader(Loader):

@@ -59,7 +59,7 @@ def load_model(path: Path, threads: int) -> onnxruntime.InferenceSession:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image as `genclip predict` does: RGB, in the orientation in which it is stored, what is transparent white.
+    """Read an image as `genclip predict` does: RGB, as it is stored (no EXIF orientation), transparent pixels white.
 
     Raises:
         OSError: If it cannot be read.
@@ -71,8 +71,8 @@ def read_image(path: Path) -> Image.Image:
             raise ValueError(msg)
         if not image.has_transparency_data:
             return image.convert("RGB")
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def prepare(image: Image.Image, shape: list[int | str]) -> np.ndarray:
