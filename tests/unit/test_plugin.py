@@ -174,7 +174,8 @@ def test_what_matters_of_an_error_of_the_command_line_comes_last(monkeypatch, ca
 
 @pytest.fixture(scope="module")
 def started(request) -> Iterator[dict[str, "Future[Done[str]]"]]:
-    selected = [item.callspec.params["case"] for item in request.session.items if item.path == request.path]
+    own = [item.callspec.params for item in request.session.items if item.path == request.path]
+    selected = [params["case"] for params in own if "case" in params]
     with ThreadPoolExecutor(max_workers=2) as pool:
         yield {case: pool.submit(_run, *CASES[case]) for case in selected}
         pool.shutdown(cancel_futures=True)

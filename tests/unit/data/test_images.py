@@ -31,8 +31,8 @@ def test_transparent_pixels_are_white_and_what_is_not_used_is_said(tmp_path):
     colors[:3, :, 3] = 0
     Image.fromarray(colors).save(tmp_path / "hidden.png")
     Image.fromarray(colors).convert("LA").save(tmp_path / "grey.png")
-    first = Image.new("P", (9, 6), 3)
-    first.save(tmp_path / "film.gif", save_all=True, append_images=[Image.new("P", (9, 6), 4)], transparency=3)
+    first, second = Image.new("RGBA", (9, 6)), Image.new("RGBA", (9, 6), "red")
+    first.save(tmp_path / "film.gif", save_all=True, append_images=[second])
     for name, told in (("opaque.png", []), ("turned.png", ["an EXIF orientation tag"]), ("pages.tif", ["several"])):
         pixels, faults = pixels_and_faults(tmp_path / name)
         np.testing.assert_array_equal(pixels, colors[..., :3])
