@@ -20,7 +20,7 @@ from .callbacks.reference_images import draw_references
 from .components.class_names import GENERIC
 from .components.ignore_mask import AnyMask
 from .components.references import UNNAMED
-from .data.images import AnyImage, as_pixels
+from .data.images import AnyImage, FileFaults, as_pixels
 from .data.normal_images import images_of_folder
 from .evaluation.good_parts import DriftMonitor, p_value
 from .lightning_model import GenCLIP
@@ -93,6 +93,7 @@ class Inferencer:
         settings = {name: value for name, value in settings.items() if value is not None}
         self.model: GenCLIP | None = None
         self.given_name = class_name
+        self._told: set[str] = set()  # faults of images, each once
         path = None if isinstance(weights, GenCLIP) else resolve_weights(weights)
         if path is not None and path.suffix in SUFFIXES:
             fixed = {**settings, "class_name": class_name, "ignore_mask": ignore_mask}
@@ -195,7 +196,12 @@ class Inferencer:
             raise ValueError(msg)
         several = isinstance(image, (list, tuple))
         given: Any = image if several else [image]
-        images = [as_pixels(one) for one in given]
+        found: list[list[str]] = [[] for _ in given]
+        images = [as_pixels(one, own) for one, own in zip(given, found, strict=True)]
+        faults = FileFaults()
+        for number, ((_, path), own) in enumerate(zip(images, found, strict=True)):
+            faults.add(path or f"image {number}", own)
+        faults.report(self._told)
         groups: dict[torch.Size, list[tuple[int, Tensor]]] = {}
         for number, (pixels, _) in enumerate(images):
             transformed = self.transform(pixels)

@@ -11,6 +11,7 @@ watch for anomalib's modules and then add this package's classes to them.
 Programs that import torch but not anomalib import only this file, which uses nothing but the standard library.
 """
 
+import atexit
 import sys
 import warnings
 from collections.abc import Sequence
@@ -78,7 +79,20 @@ class _AnomalibWatcher(MetaPathFinder):
                 del self.unknown[name]
                 _add_class(name, defined_in, targets)
         if not self.unknown and self in sys.meta_path:
+            atexit.register(repeat_error)
             sys.meta_path.remove(self)
+
+
+def repeat_error() -> None:
+    """Say an error of this package last that has ended a command line.
+
+    jsonargparse puts it between what else it has tried and the values of all arguments.
+    """
+    text = str(getattr(sys, "last_value", ""))  # of the exception that ended the process
+    tried, _, values = text.partition("\nGiven value type:")
+    *_, reason = tried.split("\n  - ")
+    if any(name in values for name in CLASSES) and reason != tried:
+        print("\nerror: " + reason.replace("\n    ", "\n"), file=sys.stderr)
 
 
 class _ReportingLoader(Loader):

@@ -38,7 +38,8 @@ def open_source(source: str) -> tuple[Iterator[np.ndarray], float]:
         SystemExit: If it cannot be opened.
     """
     if Path(source).is_dir():
-        frames = (cv2.imread(str(path)) for path in sorted(Path(source).iterdir()))
+        stored = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as all commands read images
+        frames = (cv2.imread(str(path), stored) for path in sorted(Path(source).iterdir()))
         return (frame for frame in frames if frame is not None), FOLDER_RATE  # None: a file that is no image
     capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
     if not capture.isOpened():

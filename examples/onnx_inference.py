@@ -58,6 +58,23 @@ def load_model(path: Path, threads: int) -> onnxruntime.InferenceSession:
     return session
 
 
+def read_image(path: Path) -> Image.Image:
+    """Read an image as `genclip predict` does: RGB, as it is stored (no EXIF orientation), transparent pixels white.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it has more than 8 bits per channel, which Pillow would clip.
+    """
+    with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            msg = f"more than 8 bits per pixel (mode {image.mode}): convert it to 8 bits"
+            raise ValueError(msg)
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
 def prepare(image: Image.Image, shape: list[int | str]) -> np.ndarray:
     """Convert an image to the model's input.
 
@@ -109,9 +126,8 @@ def predict(session: onnxruntime.InferenceSession, paths: list[Path], root: Path
         name = path.relative_to(root)
         start = time.perf_counter()
         try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except OSError as error:
+            image = read_image(path)
+        except (OSError, ValueError) as error:
             print(f"\r\033[K{name}: {error}", file=sys.stderr)
             yield {"image": name, "error": error}
             continue

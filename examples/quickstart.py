@@ -31,11 +31,10 @@ def run(seed: int, pretrained: str | None) -> dict[str, float]:
     )
     model = GenCLIP(backbone="tiny", pretrained=pretrained, seed=seed)
     engine = Engine(max_epochs=5)
-    engine.train(model=model, datamodule=data)  # prints the metrics per category
+    engine.train(model=model, datamodule=data)  # prints the metrics per category, and where the result images are
     folder = Path(engine.trainer.default_root_dir)
     print(f"Prompts: {model.save_weights(f'prompts_{seed}.safetensors')}")
     print(f"Report: {folder / 'metrics.md'}")
-    print(f"Result images: {folder / 'images'}")
     return {name: 100 * value for name, value in model.evaluator.result.mean.items()}
 
 

@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from anomalib_genclip.callbacks.reference_images import draw_references
 from anomalib_genclip.components.ignore_mask import IgnoreMask
 from anomalib_genclip.components.references import UNNAMED
+from anomalib_genclip.data.images import FileFaults
 from anomalib_genclip.data.normal_images import NormalImages
 from anomalib_genclip.evaluation.good_parts import SOURCE_NOTE
 from anomalib_genclip.inferencer import Inferencer
@@ -87,10 +88,10 @@ class Scorer:
                 weights, if they have one.
 
         Returns:
-            tuple[list[ScoredImage], list[str]]: Images with scores, and what to know about these and about others, each
-                sentence once.
+            tuple[list[ScoredImage], list[str]]: Images with scores; and what to know about these and about others, and
+                what of the files is not used, each sentence once.
         """
-        scored, problems = [], []
+        scored, problems, faults = [], [], FileFaults()
         files = [*paths, *references, *filter(None, [ignore_mask])]
         with self._lock, ExitStack() as stack:
             try:
@@ -102,21 +103,23 @@ class Scorer:
                 return [], [_without_folders(error, files)]
             product = (self.inferencer.calibration or {}).get("class_name")
             for path in paths:
+                found: list[str] = []
                 try:
-                    pixels = read_upload(path)
+                    pixels = read_upload(path, found)
                     record = self.inferencer.predict(pixels, class_name, parts=True)
                 except ValueError as error:
                     problems.append(_without_folders(error, files))
                     continue
                 if product and record.parts.class_name != product:
                     problems.append(OTHER_PRODUCT % (product, record.parts.class_name))
+                faults.add(Path(path).name, found)
                 picture = to_pil_image(pixels)
                 scale = _PICTURE_SIDE / max(picture.size)
                 size = [max(1, round(side * scale)) for side in picture.size]
                 record = replace(record, path=Path(path).name)
                 mask = self.model.model.ignore_mask.mask
                 scored.append(ScoredImage(record, picture.resize(size), None if mask is None else mask.cpu().numpy()))
-        return scored, list(dict.fromkeys(problems))
+        return scored, list(dict.fromkeys([*problems, *faults.lines().values()]))
 
     @contextmanager
     def _without(self, file: str) -> Iterator[None]:

@@ -17,12 +17,14 @@ MAX_REFERENCES = 16
 MAX_FILE_SIZE = "64mb"
 MAX_PIXELS = 50_000_000
 # Formats are decoded by Pillow itself. Of others, EPS would start Ghostscript, whatever the file is called.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EpsImagePlugin.gs_binary = False  # gradio itself opens what is painted, or sent as if it was, in any format
 
 
-def read_upload(path: str) -> Tensor:
-    """Read an uploaded image, ``(3, H, W)``, uint8, RGB; format and size are checked before anything is decoded.
+def read_upload(path: str, faults: list[str] | None = None) -> Tensor:
+    """Read an uploaded image as :func:`~anomalib_genclip.data.images.read_image` does.
+
+    Format and size are checked before anything is decoded.
 
     Raises:
         ValueError: If it cannot be used; names the file without its folder.
@@ -35,7 +37,7 @@ def read_upload(path: str) -> Tensor:
             with Image.open(path, formats=FORMATS) as image:
                 pixels = image.width * image.height
         if pixels <= MAX_PIXELS:
-            return read_image(path)
+            return read_image(path, faults)
     except Image.DecompressionBombError:
         pass
     except UnidentifiedImageError:

@@ -102,7 +102,7 @@ class InputChecks(Callback):
         paths = [*map(str, batch.image_path)]
         self._faults.check_headers(paths, batch.mask_path or [None] * len(paths))
         if batch.gt_mask is not None and batch.gt_label is not None:
-            shares = batch.gt_mask.flatten(1).float().mean(dim=1)
+            shares = (batch.gt_mask == 1).flatten(1).float().mean(dim=1)
             self._masks.append((paths, torch.where(batch.gt_label.bool(), shares, torch.nan)))  # normal images: neither
 
 

@@ -12,6 +12,8 @@ from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchvision.tv_tensors import Mask
 
+from anomalib_genclip.utils.tensors import IGNORED
+
 logger = logging.getLogger(__name__)
 
 
@@ -72,6 +74,7 @@ class PerlinAnomalies(Callback):
         if self.labelled:
             real = label.bool().view(-1, 1, 1)
             images = torch.where(real[:, None], batch.image, images)
-            masks = torch.where(real, mask.as_subclass(torch.Tensor).bool(), masks)
+            own = mask.as_subclass(torch.Tensor)
+            masks = torch.where(real | (own == IGNORED), own, masks.to(own.dtype))
             labels |= label.bool()
         batch.update(image=images, gt_mask=Mask(masks), gt_label=labels)

@@ -8,6 +8,8 @@ from kornia.losses import focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_genclip.utils.tensors import IGNORED
+
 from .anomaly_map import upsample
 
 FOCAL_GAMMA = 2.0
@@ -22,12 +24,13 @@ def dice_loss(probability: Tensor, target: Tensor) -> Tensor:
 
     Args:
         probability (Tensor): Softmax output, ``(B, 2, H, W)``.
-        target (Tensor): One-hot mask, ``(B, 2, H, W)``.
+        target (Tensor): One-hot mask, ``(B, 2, H, W)``; pixels that are 0 in both take no part.
 
     Returns:
         Tensor: Mean of the two channels' losses, a scalar in [0, 1].
     """
     dims = (0, 2, 3)
+    probability = probability * target.sum(dim=1, keepdim=True)
     overlap = (probability * target).sum(dims)
     total = probability.sum(dims) + target.sum(dims)
     return (1 - (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)).mean()
@@ -51,21 +54,23 @@ class GenCLIPLoss(nn.Module):
         Args:
             maps (Tensor): Layer-wise logits (``cos / τ``, before softmax), ``(M, B, 2, h, w)``.
             cls (Tensor): Logits of the CLS token, ``(B, 2)``.
-            mask (Tensor): Ground truth, ``(B, H, W)``, 0 or 1; any size.
+            mask (Tensor): Ground truth, ``(B, H, W)``, 0, 1, or ``IGNORED`` where maps do not count; any size.
             label (Tensor | None): Image labels, ``(B,)``; the mask of a tiny defect may be empty at this size.
                 ``None`` takes them from the mask.
 
         Returns:
             Tensor: Scalar.
         """
-        mask = (mask > 0).long()
-        one_hot = F.one_hot(mask, num_classes=2).movedim(-1, 1)
+        mask = mask.long()
+        one_hot = F.one_hot(mask, num_classes=IGNORED + 1)[..., :IGNORED].movedim(-1, 1)
         loss = maps.new_zeros((), dtype=torch.float32)
         for layer in maps.float():
             logits = upsample(layer, mask.shape[-2:])
-            loss = loss + focal_loss(logits, mask, alpha=None, gamma=FOCAL_GAMMA, reduction="mean")
+            loss = loss + focal_loss(
+                logits, mask, alpha=None, gamma=FOCAL_GAMMA, reduction="mean", ignore_index=IGNORED
+            )
             loss = loss + dice_loss(logits.softmax(dim=1), one_hot)
         if self.image_weight:
-            label = mask.flatten(1).amax(dim=1) if label is None else label.long()
+            label = (mask == 1).flatten(1).any(dim=1).long() if label is None else label.long()
             loss = loss + self.image_weight * F.cross_entropy(cls.float(), label)
         return loss

@@ -148,7 +148,7 @@ class CrossDataset(AnomalibDataModule):
         held_out = _draw_held_out(labelled.samples, self.held_out, self.val_split_ratio, seed)
         self.train_data = labelled.subsample([row for row in range(len(labelled)) if row not in held_out])
         self.val_data = labelled.subsample(sorted(held_out))
-        self.val_data.samples["split"] = "val"
+        self.val_data.samples["split"], self.val_data.ignores = "val", False
         self.test_data = CategoryDataset(target, _target_task(target), split="test")
         for what, data in (("Training", self.train_data), ("Validation", self.val_data), ("Test", self.test_data)):
             groups = data.samples.groupby(["dataset", "category"])
@@ -214,7 +214,11 @@ def _load(datamodules: list[AnomalibDataModule], seed: int, side: Side) -> list[
         # A datamodule that has been set up before would keep its former category.
         datamodule._is_setup = False  # noqa: SLF001
         _call(datamodule, "setup", side)
-    return [CategoryPart(part.name, category_of(part), part.test_data) for part in datamodules]
+    roots = [getattr(part, "root", None) if side == "source" else None for part in datamodules]
+    return [
+        CategoryPart(part.name, category_of(part), part.test_data, root and Path(root))
+        for part, root in zip(datamodules, roots, strict=True)
+    ]
 
 
 def _names(parts: Iterable[CategoryPart]) -> str:

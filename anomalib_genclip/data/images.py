@@ -1,12 +1,17 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reading of images as anomalib does, and checks of images and masks that are not read as their author meant."""
+"""Reading of images, and checks of images and masks that are not read as their author meant.
+
+What is read is what is stored, as in anomalib: EXIF orientation is not applied, and of several pages the first counts.
+Transparent pixels, whose hidden colors anomalib reads, are white here.
+"""
 
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
 import fsspec
@@ -27,36 +32,45 @@ _DISTORTION = 1.1  # tolerance of the aspect ratio, for rounding in small masks
 _MOST = 0.95  # of an image that a plausible mask covers
 _PAGES = "several pages or frames: only the first is used"
 _TURNED = "an EXIF orientation tag, which is not applied: maps and masks lie on the pixels as they are stored"
+_ON_WHITE = "transparent pixels, which are put on white"
+_DROPPED = "transparency, which is dropped: hidden colors are scored. Save them on a background, or use genclip predict"
 _JPEG = "a JPEG mask, in which the noise of the compression counts as anomalous too: draw it again and save it as PNG"
 _EMPTY = "the label anomalous and an empty mask"
 _FULL = f"a mask of more than {_MOST:.0%} of the image: is it inverted?"
 
 
-def read_image(path: str) -> Tensor:
-    """Read an image as anomalib does, from a path or a URL: ``(3, H, W)``, uint8, RGB.
+def read_image(path: str, faults: list[str] | None = None) -> Tensor:
+    """Read an image, from a path or a URL: ``(3, H, W)``, uint8, RGB.
+
+    Args:
+        path (str): The image.
+        faults (list[str] | None): What is not read as it may be meant is appended. Defaults to ``None``.
 
     Raises:
         OSError: If it cannot be read.
         ValueError: If it has more than 8 bits per channel.
     """
     try:
-        return _decoded(path)
+        return _decoded(path, [] if faults is None else faults)
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         msg = f"{path} has more than {most:,} pixels. Scale it down or cut it into several files."
         raise ValueError(msg) from error
 
 
-def _decoded(path: str) -> Tensor:
+def _decoded(path: str, faults: list[str]) -> Tensor:
     with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file, Image.open(file) as image:  # noqa: PTH123
-        return pixels_of(image, path)
+        with suppress(Exception):  # reading the pixels raises the same
+            faults.extend(_faults_of(image))
+        return pixels_of(image, path, faults)
 
 
-def as_pixels(image: AnyImage) -> tuple[Tensor, str]:
+def as_pixels(image: AnyImage, faults: list[str]) -> tuple[Tensor, str]:
     """Return an image as a tensor ``(3, H, W)``, uint8, or as given float in [0, 1]; and its path, ``""`` without one.
 
     Args:
         image (AnyImage): A path or URL, an image of Pillow, an array ``(H, W, 3)`` or a tensor ``(3, H, W)``, both RGB.
+        faults (list[str]): As in :func:`read_image`.
 
     Raises:
         OSError: If a file cannot be read.
@@ -64,9 +78,9 @@ def as_pixels(image: AnyImage) -> tuple[Tensor, str]:
     """
     if isinstance(image, str | os.PathLike):
         path = os.fspath(image)
-        return read_image(path), path
+        return read_image(path, faults), path
     if isinstance(image, Image.Image):
-        return pixels_of(image, "The image"), ""
+        return pixels_of(image, "The image", faults), ""
     is_array = isinstance(image, np.ndarray) and image.ndim == 3
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) if is_array else image
     if not isinstance(tensor, Tensor) or tensor.dim() != 3 or tensor.shape[0] != 3:
@@ -79,9 +93,13 @@ def as_pixels(image: AnyImage) -> tuple[Tensor, str]:
     return tensor, ""
 
 
-def pixels_of(image: Image.Image, name: str) -> Tensor:
+def pixels_of(image: Image.Image, name: str, faults: list[str]) -> Tensor:
     """Convert an image of Pillow to ``(3, H, W)``, uint8, RGB; a ``ValueError`` says ``name``."""
     check_depth(image.mode, name)
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
+        faults.append(_ON_WHITE)
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return to_image(image.convert("RGB")).as_subclass(Tensor)
 
 
@@ -98,8 +116,15 @@ def check_images(batch: ImageBatch, files: Iterable[str]) -> None:
     for file in files:
         if (header := _read(file)) is not None:
             check_depth(header.mode, file)
-            if header.several:
-                logger.warning("%s has %s.", file, _PAGES)
+            for fault in {_PAGES}.intersection(header.faults):
+                logger.warning("%s has %s.", file, fault)
+
+
+def check_mask(image: str, mask: str) -> None:
+    """Raise a ``ValueError`` that names both if a mask has another aspect ratio than its image."""
+    header, shape = _read(image), _read(mask)
+    if header is not None and shape is not None:
+        _check_shape(image, header, mask, shape)
 
 
 def check_depth(mode: str, file: str) -> None:
@@ -117,8 +142,7 @@ class _Header(NamedTuple):
     format: str | None
     width: int
     height: int
-    turned: bool
-    several: bool
+    faults: tuple[str, ...]
 
 
 class FileFaults:
@@ -138,39 +162,58 @@ class FileFaults:
             if (header := _read(image)) is None:
                 continue
             check_depth(header.mode, image)
-            self._add(_PAGES, image, present=header.several)
-            self._add(_TURNED, image, present=header.turned)
+            self.add(image, header.faults)
             if isinstance(mask, str) and (shape := _read(mask)) is not None:  # not several masks for one image
-                self._add(_JPEG, image, present=shape.format == "JPEG")
+                self.add(image, [_JPEG] * (shape.format == "JPEG"))
                 _check_shape(image, header, mask, shape)
 
     def check_masks(self, images: Iterable[str], shares: Iterable[float]) -> None:
         """Check the masks of anomalous images by the shares of the images that they cover, from 0 to 1."""
         for image, share in zip(images, shares, strict=True):
-            self._add(_EMPTY, image, present=share == 0)
-            self._add(_FULL, image, present=share > _MOST)
+            self.add(image, [_EMPTY] * (share == 0) + [_FULL] * (share > _MOST))
 
-    def report(self) -> None:
-        """Log what was found since the last call."""
-        for fault, images in self._new.items():
-            logger.warning("%s with %s: %s.", counted(len(images), "image"), fault, summarize(images))
+    def add(self, image: str, faults: Iterable[str]) -> None:
+        """Add faults of an image."""
+        for fault in faults:
+            if (fault, image) not in self._known:
+                self._known.add((fault, image))
+                self._new[fault].append(image)
+
+    def lines(self) -> dict[str, str]:
+        """Return a line for each fault that was found since the last call."""
+        lines = {
+            fault: f"{counted(len(images), 'image')} with {fault}: {summarize(images)}."
+            for fault, images in self._new.items()
+        }
         self._new.clear()
+        return lines
 
-    def _add(self, fault: str, image: str, *, present: bool) -> None:
-        if present and (fault, image) not in self._known:
-            self._known.add((fault, image))
-            self._new[fault].append(image)
+    def report(self, told: set[str] | None = None) -> None:
+        """Log what was found since the last call, without the faults ``told``, to which the others are added."""
+        told = set() if told is None else told
+        for fault, line in self.lines().items():
+            if fault not in told:
+                logger.warning(line)
+                told.add(fault)
+
+
+def _faults_of(image: Image.Image) -> Iterator[str]:
+    """Yield what the header says that is not used as it may be meant."""
+    # MPO files of phones have previews as further frames.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        yield _PAGES
+    # Elsewhere, Pillow would decode the image to look for the tag.
+    exif = image.getexif() if "exif" in image.info or image.format == "TIFF" else {}
+    if exif.get(_ORIENTATION, 1) != 1:
+        yield _TURNED
 
 
 def _read(file: str) -> _Header | None:
     """Read a header, ``None`` if there is none: the dataset may override reading."""
     try:
         with Image.open(file) as image:
-            # Elsewhere, Pillow would decode the image to look for the tag.
-            exif = image.getexif() if "exif" in image.info or image.format == "TIFF" else {}
-            # MPO files of phones have previews as further frames.
-            several = getattr(image, "is_animated", False) and image.format != "MPO"
-            return _Header(image.mode, image.format, *image.size, exif.get(_ORIENTATION, 1) != 1, several)
+            faults = (*_faults_of(image), *[_DROPPED] * image.has_transparency_data)
+            return _Header(image.mode, image.format, *image.size, faults)
     except Exception:  # noqa: BLE001  # reading the pixels raises the same, with the name of the file
         return None
 

@@ -12,6 +12,7 @@ from anomalib.data.utils import LabelName
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from anomalib_genclip.data.images import read_image
 from anomalib_genclip.utils.files import why_unreadable
 from anomalib_genclip.utils.loaders import category_of
 
@@ -38,7 +39,8 @@ def images_of_folder(folder: str, setting: str) -> NormalImages:
     except (OSError, ValueError) as error:
         msg = f"{setting}={folder} has no images: {why_unreadable(error)}."
         raise ValueError(msg) from error
-    return NormalImages([str(file) for file in dataset.image_filenames], lambda row: dataset[row].image)
+    files = [str(file) for file in dataset.image_filenames]
+    return NormalImages(files, lambda row: read_image(files[row]).float() / 255)
 
 
 def images_of_datamodule(datamodule: LightningDataModule | None) -> list[tuple[str, NormalImages]]:

@@ -67,8 +67,10 @@ class CategoryEvaluator(Evaluator):
         self._pixels = 0
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Discard the scores of an earlier test."""
-        del trainer, pl_module
+        """Discard the scores of an earlier test; the report replaces Lightning's table of sixteen digits."""
+        del pl_module
+        if self.report:
+            trainer.test_loop.verbose = False  # until the next test, which sets it
         self.result, self._categories, self._pixels = None, {}, 0
 
     def on_test_batch_end(

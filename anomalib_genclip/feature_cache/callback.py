@@ -31,6 +31,7 @@ from anomalib_genclip.callbacks.synthetic_anomalies import makes_anomalies
 from anomalib_genclip.data.images import check_images
 from anomalib_genclip.utils.devices import Processes, bf16_is_fast, processes
 from anomalib_genclip.utils.files import atomic_write, file_hash
+from anomalib_genclip.utils.loaders import as_list
 from anomalib_genclip.utils.messages import counted, summarize
 from anomalib_genclip.utils.tensors import digest
 
@@ -157,7 +158,7 @@ class FeatureWriter:
         return pd.concat(group.all_gather(table)).sort_index()
 
     def _entry(self, settings: list[str], row: Any) -> tuple[str, str, bool]:  # noqa: ANN401  # a row of a table
-        masks = row.mask_path if isinstance(row.mask_path, list) else [row.mask_path]
+        masks = [*as_list(row.mask_path), getattr(row, "ignore_path", None)]
         masks = [mask for mask in masks if isinstance(mask, str | Path) and Path(mask).is_file()]
         # The content, because date and size may stay the same when a file is replaced.
         key = digest({}, [*settings, int(row.label_index), *map(file_hash, (row.image_path, *masks))])
@@ -228,7 +229,7 @@ class FeatureWriter:
             msg = f"Patch tokens of {self.model.spec.name} overflow half precision: leave feature_cache out."
             raise ValueError(msg)
         if batch.gt_mask is not None:
-            fields["mask"] = batch.gt_mask.as_subclass(Tensor).bool()
+            fields["mask"] = batch.gt_mask.as_subclass(Tensor)
         for values in zip(*(value.cpu() for value in fields.values()), strict=True):
             yield {name: value.contiguous() for name, value in zip(fields, values, strict=True)}
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_genclip.components.class_names import GENERIC
-from anomalib_genclip.data.images import read_image
+from anomalib_genclip.data.images import FileFaults, check_mask, read_image
 from anomalib_genclip.evaluation.report import png
 from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.records import Record
@@ -89,13 +89,19 @@ def explain(
     """Explain the score of one image in a figure.
 
     Raises:
-        ValueError: If the model is an exported one, which does not tell what its score is made of.
+        ValueError: If the model is an exported one, which does not tell what its score is made of, or the mask does
+            not have the shape of the image.
     """
     inferencer = Inferencer(weights, class_name, precision="float32", pretrained=pretrained)
     if inferencer.model is None:
         msg = f"{weights} is an exported model, which does not tell what its score is made of: give its prompts file."
         raise ValueError(msg)
-    pixels = read_image(image)
+    if mask is not None:
+        check_mask(image, mask)
+    found: list[str] = []
+    pixels, faults = read_image(image, found), FileFaults()
+    faults.add(image, found)
+    faults.report()
     record = inferencer.predict(pixels, parts=True)
     caption = describe(record)
     truth = None if mask is None else read_mask(mask, as_tensor=False)

@@ -11,10 +11,12 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.stats import false_discovery_control
+
+from anomalib_genclip.utils import messages
 
 from .output import COLUMNS, REGION_COLUMNS, WRITERS, Row
 from .settings import RunSettings
@@ -23,6 +25,7 @@ from .storage import ResultFolder
 
 FOLDER = "chunks"
 REGIONS = "region_rows"  # key of an image's regions in its row
+FAULTS = "faults"  # key of what is not used of its file as it may be meant
 Value = TypeVar("Value")
 
 
@@ -57,6 +60,7 @@ class Chunks:
         self.skipped: Counter[str] = Counter()  # suffixes of files that are no images
         self.counts: Counter[str] = Counter()  # of all chunks that are done, once they are read
         self.scores = array("d")
+        self._faults: dict[str, list[Any]] = {}  # the first image and their number
         self._files: list[str] = []  # one per chunk, of all shards
 
     def pending(self) -> Iterator[Chunk]:
@@ -117,7 +121,16 @@ class Chunks:
             self.counts.update(images=1, anomalous=anomalous, errors=errors, regions=row["regions"] or 0)
             if row["score"] is not None:
                 self.scores.append(row["score"])
+            for fault in row.get(FAULTS, ()):
+                self._faults.setdefault(fault, [row["path"], 0])[1] += 1
             yield row
+
+    def faults(self) -> list[str]:
+        """Return a line for each fault of the files of the rows that were counted."""
+        return [
+            f"{messages.counted(number, 'image')} with {fault}: {first}{' and others' * (number > 1)}."
+            for fault, (first, number) in self._faults.items()
+        ]
 
     def _relabel(self, files: list[str]) -> Callable[[Iterator[Row]], Iterator[Row]]:
         """Return what gives rows the labels of the false discovery rate, from the p-values of all chunks.

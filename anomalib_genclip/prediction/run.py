@@ -35,7 +35,7 @@ class Outcome:
         table (str | None): Path of the table of scores, ``None`` if other shards are not complete.
         was_complete (bool): Whether the run had been complete before.
         skipped (Counter[str]): Suffixes of files that are no images, and their numbers.
-        notes (tuple[str, ...]): What to know about the alarm level, one line each.
+        notes (tuple[str, ...]): What to know about the files and the alarm level, one line each.
     """
 
     counts: Counter[str]
@@ -76,9 +76,9 @@ def run(settings: RunSettings) -> Outcome:
                 for chunk in score(chain([first], pending)):
                     bar.update(len(chunk.images))
         is_complete = chunks.finish()
-        notes: tuple[str, ...] = ()
+        notes = tuple(chunks.faults())
         if first is not None:  # else no model was loaded
-            notes = run_notes(chunks.scores, settings.image_threshold, scheduler.calibration)
+            notes += run_notes(chunks.scores, settings.image_threshold, scheduler.calibration)
         return Outcome(chunks.counts, table if is_complete else None, skipped=chunks.skipped, notes=notes)
 
 

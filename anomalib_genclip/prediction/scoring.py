@@ -24,7 +24,7 @@ from anomalib_genclip.records import Record
 from anomalib_genclip.utils.devices import choose_device, choose_precision
 from anomalib_genclip.utils.files import why_unreadable
 
-from .chunks import REGIONS, Chunk, in_lists
+from .chunks import FAULTS, REGIONS, Chunk, in_lists
 from .image_files import result_files
 from .output import Row, region_rows, score_row
 from .settings import RunSettings
@@ -33,7 +33,8 @@ from .storage import ResultFolder
 
 _MOST_WORKERS = 4  # by default
 _OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}  # not of one image
-Loaded = tuple[Tensor, tuple[int, int]] | str  # transformed image and size of the file, or why it cannot be read
+# Transformed image, size of the file and what of it is not used as it may be meant, or why it cannot be read.
+Loaded = tuple[Tensor, tuple[int, int], list[str]] | str
 
 
 class Scorer:
@@ -74,8 +75,8 @@ class Scorer:
             for chunk in chunks:
                 rows: list[Row] = []
                 for images in in_lists(chunk.images, self.settings.batch_size):
-                    records = self._records(images, list(islice(loaded, len(images))))
-                    rows += map(self._finish, images, records)
+                    found = list(islice(loaded, len(images)))
+                    rows += map(self._finish, images, self._records(images, found), found)
                 self.folder.write(chunk.file, "".join(json.dumps(row) + "\n" for row in rows).encode())
                 yield chunk
 
@@ -110,7 +111,7 @@ class Scorer:
             if isinstance(found, str):
                 records[place] = Record(image.path, error=found)
             else:
-                stacks[found[0].shape].append((place, *found))
+                stacks[found[0].shape].append((place, found[0], found[1]))
         for stack in stacks.values():
             places, pixels, sizes = zip(*stack, strict=True)
             paths = [images[place].path for place in places]
@@ -119,7 +120,7 @@ class Scorer:
             records.update(zip(places, scored, strict=True))
         return [records[place] for place in range(len(images))]
 
-    def _finish(self, image: Source, record: Record) -> Row:
+    def _finish(self, image: Source, record: Record, found: Loaded) -> Row:
         """Write the files of an image, and return its row.
 
         Raises:
@@ -136,14 +137,16 @@ class Scorer:
             hint = "Use" if record.size[0] else "Repair the file, or use"
             msg = f"{record.error.rstrip('.')}. {hint} --on_error record, and run the command again to resume."
             raise OSError(msg)
-        return score_row(record) | ({REGIONS: region_rows(record)} if self.settings.regions else {})
+        faults = {} if isinstance(found, str) or not found[2] else {FAULTS: found[2]}
+        return score_row(record) | faults | ({REGIONS: region_rows(record)} if self.settings.regions else {})
 
 
 def load_image(image: Source, transform: Callable[[Tensor], Tensor]) -> Loaded:
     """Read an image and transform it; an error is returned, not raised."""
     try:
-        pixels = read_image(image.path)
-        return transform(pixels), (pixels.shape[1], pixels.shape[2])
+        faults: list[str] = []
+        pixels = read_image(image.path, faults)
+        return transform(pixels), (pixels.shape[1], pixels.shape[2]), faults
     except Exception as error:  # noqa: BLE001  # decoders raise many types for a broken file
         reason = why_unreadable(error).removeprefix(f"{image.path} ")
     return f"{image.path} cannot be read: {reason}"

@@ -64,7 +64,7 @@ class CategoryVisualizer(ImageVisualizer):
             self.text_config["size"] = max(1, self.field_size[0] // _CAPTION_SHARE)
         self._root = Path()
         self._prefix = ""
-        self._left_to_log = 0
+        self._left_to_log = self._saved = 0
         self._groups: list[_Group] = []  # of the loaders
         self._tail_lengths: dict[_Group, int] = {}
 
@@ -77,7 +77,7 @@ class CategoryVisualizer(ImageVisualizer):
         self._start(trainer, as_list(trainer.predict_dataloaders), logged=0)
 
     def _start(self, trainer: Trainer, loaders: list, *, logged: int) -> None:
-        self._left_to_log = logged
+        self._left_to_log, self._saved = logged, 0
         self._groups = [_group_of(datamodule_of(trainer, loader), "name") for loader in loaders]
         self._tail_lengths = _tail_lengths(loaders, self._groups)
         with processes() as group:
@@ -110,12 +110,20 @@ class CategoryVisualizer(ImageVisualizer):
                 tail = _parts(item.image_path)[-self._tail_lengths.get(group, _SHORTEST_TAIL) :]
             file = _with_known_ending(self._root.joinpath(*map(_folder_name, filter(None, group)), *tail))
             file.parent.mkdir(parents=True, exist_ok=True)
+            self._saved += 1
             with atomic_open(file, sync=False) as content:
                 visualization.save(content, format=Image.registered_extensions()[file.suffix.lower()])
             if self._left_to_log and (item.gt_label is None or item.gt_label):
                 self._left_to_log -= 1
                 name = file.relative_to(self._root).with_suffix("").as_posix()
                 log_picture(trainer.loggers, f"test/{name}", visualization, trainer.global_step)
+
+    def on_test_end(self, trainer: Trainer, pl_module: AnomalibModule) -> None:
+        """Say where the pictures are."""
+        if self._saved and trainer.is_global_zero:
+            print(f"Result images: {self._root}")
+
+    on_predict_end = on_test_end
 
     def _of_size(self, shape: Sequence[int]) -> ImageVisualizer:
         """Return a visualizer like this one whose fields have the size of a map ``(..., H, W)``."""

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize as torchvision_resize
 
+IGNORED = 2  # value of a mask where the loss ignores the pixels; 0 is normal, 1 anomalous
+
 
 def digest(tensors: Mapping[str, Tensor], description: Any) -> str:  # noqa: ANN401  # plain data
     """Hash tensors of any type and their description; safetensors and torch do not detect flipped bits in tensors."""

@@ -8,6 +8,7 @@ import csv
 import functools
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from torchvision.utils import save_image
 
 from anomalib_genclip import GenCLIP, Inferencer, cli
 from anomalib_genclip.components.references import ReferenceMemory
+from anomalib_genclip.data.images import read_image
 from anomalib_genclip.torch_model import set_ignore_mask
 
 FORMATS = {"torch": [], "onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
@@ -298,6 +300,7 @@ def test_example_scores_a_folder_without_torch(exported, photos, tmp_path):
     for target, name in names.items():
         (pictures / target).write_bytes((photos.folder / name).read_bytes())
     (pictures / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(np.full((30, 40), 40_000, np.uint16)).save(pictures / "deep.png")
     program = (
         "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__'); assert 'torch' not in sys.modules"
     )
@@ -305,18 +308,30 @@ def test_example_scores_a_folder_without_torch(exported, photos, tmp_path):
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
     assert done.returncode == 0, done.stderr
-    assert "3/3" in done.stdout
+    assert "4/4" in done.stdout
     assert "broken.png" in done.stderr
     with (out / "scores.csv").open(encoding="utf-8") as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
     assert rows["broken.png"]["error"]
-    assert not rows["broken.png"]["score"]
+    assert "more than 8 bits" in rows["deep.png"]["error"]
+    assert not rows["broken.png"]["score"] + rows["deep.png"]["score"]
     for target, name in names.items():
         expected = photos.results[name]
         assert float(rows[target]["score"]) == pytest.approx(expected.pred_score.item(), abs=1e-4)
         assert rows[target]["anomalous"] == str(int(expected.pred_label))
         with Image.open(out / "heat_maps" / f"{target}.png") as picture:
             assert picture.size == (420, 310)
+
+
+def test_example_reads_images_as_the_package_does(tmp_path):
+    need("onnx")
+    turned, read = Image.Exif(), runpy.run_path(str(EXAMPLE))["read_image"]
+    turned[0x0112] = 6
+    colors = np.random.default_rng(0).integers(0, 255, (6, 9, 4), dtype=np.uint8)
+    Image.fromarray(colors).save(tmp_path / "hidden.png", exif=turned)
+    Image.fromarray(colors).convert("CMYK").save(tmp_path / "print.jpg")
+    for path in tmp_path.iterdir():
+        np.testing.assert_array_equal(np.asarray(read(path)).transpose(2, 0, 1), read_image(str(path)))
 
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])

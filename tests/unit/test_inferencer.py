@@ -123,6 +123,16 @@ def test_wrong_settings_and_broken_files_are_refused(weights, tmp_path):
         Inferencer(weights)(tmp_path / "broken.png")
 
 
+def test_what_is_not_used_of_images_is_said_once(inferencer, tmp_path, caplog):
+    Image.new("RGBA", (90, 60)).save(tmp_path / "hidden.png")
+    with caplog.at_level(logging.WARNING):
+        inferencer([tmp_path / "hidden.png", Image.new("RGBA", (9, 6))])
+        inferencer(tmp_path / "hidden.png")
+    (message,) = [text for text in caplog.messages if "transparent" in text]
+    assert message.startswith("2 images with transparent pixels, which are put on white: ")
+    assert message.endswith("hidden.png, image 1.")
+
+
 def test_name_is_the_given_one_then_the_images_then_the_files(weights, folder):
     pixels = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_genclip.plugin import CLASSES
+from anomalib_genclip.plugin import CLASSES, repeat_error
 
 Done = subprocess.CompletedProcess
 
@@ -148,9 +148,34 @@ def _run(program: str, options: Sequence[str], environment: dict[str, str]) -> "
     )
 
 
+UNION = """Does not validate against any of the Union subtypes
+Errors:
+  - Expected a <class 'NoneType'>
+  - There are no weights.
+    Alternatives:
+      - tiny
+Given value type: <class 'jsonargparse._namespace.Namespace'>
+Given value: Namespace(class_path='anomalib_genclip.{}', init_args=Namespace(backbone=None))"""
+
+
+@pytest.mark.parametrize(
+    ("text", "last"),
+    [
+        (UNION.format("GenCLIP"), "\nerror: There are no weights.\nAlternatives:\n  - tiny\n"),
+        (UNION.format("Other"), ""),
+        ("The loss is nan: GenCLIP has diverged.", ""),
+    ],
+)
+def test_what_matters_of_an_error_of_the_command_line_comes_last(monkeypatch, capsys, text, last):
+    monkeypatch.setattr(sys, "last_value", ValueError(text), raising=False)
+    repeat_error()
+    assert capsys.readouterr().err == last
+
+
 @pytest.fixture(scope="module")
 def started(request) -> Iterator[dict[str, "Future[Done[str]]"]]:
-    selected = [item.callspec.params["case"] for item in request.session.items if item.path == request.path]
+    own = [item.callspec.params for item in request.session.items if item.path == request.path]
+    selected = [params["case"] for params in own if "case" in params]
     with ThreadPoolExecutor(max_workers=2) as pool:
         yield {case: pool.submit(_run, *CASES[case]) for case in selected}
         pool.shutdown(cancel_futures=True)

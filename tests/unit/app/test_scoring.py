@@ -50,6 +50,12 @@ def test_bad_class_names_and_files_are_named_once(scorer, crack, tmp_path):
     images, (problem,) = scorer.score([str(tmp_path / "broken.png"), crack], None)
     assert len(images) == 1
     assert problem.startswith("broken.png cannot be used")
+    Image.new("RGB", (90, 60)).save(
+        tmp_path / "pages.tif", save_all=True, append_images=[Image.new("RGB", (90, 60), "white")]
+    )
+    images, (problem,) = scorer.score([str(tmp_path / "pages.tif"), crack], None)
+    assert len(images) == 2
+    assert problem == "1 image with several pages or frames: only the first is used: pages.tif."
     _, (problem,) = scorer.score([crack, crack], None, [str(tmp_path / "broken.png")])
     assert problem.startswith("Good part broken.png cannot be used")
 

@@ -49,11 +49,16 @@ def test_postscript_is_not_run():
     assert not EpsImagePlugin.has_ghostscript()
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg/>"])
+GIF = b"GIF89a\1\0\1\0\0\0\0,\0\0\0\0\1\0\1\0\0\2\1D\0;"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no image", GIF, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg/>"]
+)
 def test_files_of_other_formats_are_named(content, tmp_path):
     file = tmp_path / "broken.png"
     file.write_bytes(content)
-    assert "no image in one of the formats BMP, GIF" in reason(file)
+    assert "no image in one of the formats BMP, JPEG" in reason(file)
 
 
 def test_damaged_and_deep_images_are_named(tmp_path):

@@ -136,12 +136,12 @@ def test_files_that_anomalib_passes_over_are_named(model, tmp_path, caplog):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    data_trees.folder(tmp_path / "data", normal=2, anomalous=4)
-    return tmp_path / "data"
+    data_trees.folder(tmp_path / ".config" / "data", normal=2, anomalous=4)
+    return tmp_path / ".config" / "data"
 
 
 def check(model: GenCLIP, folder: Path) -> None:
-    masks = {"mask_dir": "mask", "val_split_mode": "none"}
+    masks = {"mask_dir": "mask", "normal_test_dir": "good_test", "val_split_mode": "none"}
     data = Folder("screws", "good", folder, "bad", **data_trees.LOADING, **masks)
     engine(folder.parent / "results").test(model, datamodule=data)
 
@@ -153,11 +153,14 @@ def test_a_mask_of_another_shape_is_an_error_that_names_both(model, folder):
         check(model, folder)
 
 
-def test_doubtful_masks_and_turned_images_are_named_once(model, folder, caplog):
+def test_doubtful_masks_and_turned_or_transparent_images_are_named_once(model, folder, caplog):
     turned = Image.Exif()
     turned[0x0112] = 6
     with Image.open(folder / "bad" / "000.png") as image:
         image.save(folder / "bad" / "000.png", exif=turned)
+    for number in ("000", "001"):
+        with Image.open(folder / "good_test" / f"{number}.png") as image:
+            image.convert("RGBA").save(folder / "good_test" / f"{number}.png")
     Image.new("L", (32, 32), 0).save(folder / "mask" / "001.png")
     Image.new("L", (32, 32), 255).save(folder / "mask" / "002.png")
     with Image.open(folder / "mask" / "003.png") as mask:
@@ -174,3 +177,6 @@ def test_doubtful_masks_and_turned_images_are_named_once(model, folder, caplog):
         (message,) = [text for text in caplog.messages if fault in text]
         assert message.startswith("1 image with ")
         assert message.endswith(f": {folder}/bad/00{number}.png.")
+    (message,) = [text for text in caplog.messages if "transparency" in text]
+    assert message.startswith("2 images with transparency, which is dropped")
+    assert f": {folder}/good_test/000.png, " in message

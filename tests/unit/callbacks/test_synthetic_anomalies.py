@@ -14,6 +14,8 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_genclip import GenCLIP
 from anomalib_genclip.callbacks.synthetic_anomalies import PerlinAnomalies
+from anomalib_genclip.data import CategoryBatch
+from anomalib_genclip.utils.tensors import IGNORED
 
 
 def test_one_class_datamodule_trains_on_synthetic_anomalies(tmp_path, caplog):
@@ -31,6 +33,18 @@ def test_labels_without_an_anomalous_image_are_an_error(tmp_path):
     model = GenCLIP(backbone="tiny", training={"anomaly_source": "labels"}, visualizer=False)
     with pytest.raises(ValueError, match=r"MVTecAD has no anomalous training image.*CrossDataset"):
         engine(tmp_path / "results", max_epochs=1).fit(model, datamodule=data)
+
+
+def test_pixels_that_do_not_count_stay_so_below_synthetic_anomalies(monkeypatch):
+    anomalies = PerlinAnomalies("synthetic")
+    anomalies.active = anomalies.labelled = True
+    monkeypatch.setattr(anomalies, "generator", lambda images: (images, torch.ones(2, 1, 8, 8)))
+    mask = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    mask[:, :4] = IGNORED
+    batch = CategoryBatch(image=torch.rand(2, 3, 8, 8), gt_mask=mask, gt_label=torch.tensor([0, 1]))
+    anomalies.on_train_batch_start(None, None, batch, 0)
+    assert torch.equal(batch.gt_mask[0], mask[0].clamp(min=1))
+    assert torch.equal(batch.gt_mask[1], mask[1])
 
 
 def test_synthetic_anomalies_are_put_into_normal_images_alone(cross, tmp_path, caplog):

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_genclip.components.loss import GenCLIPLoss, dice_loss
+from anomalib_genclip.utils.tensors import IGNORED
 
 
 def _logits(probability: torch.Tensor) -> torch.Tensor:
@@ -42,6 +43,29 @@ def test_an_anomalous_image_with_an_empty_mask_stays_anomalous():
     says_normal, says_abnormal = torch.tensor([[9.0, -9.0]]), torch.tensor([[-9.0, 9.0]])
     label = torch.tensor([1])
     assert loss(maps, says_abnormal, empty, label) < loss(maps, says_normal, empty, label)
+
+
+def test_ignored_pixels_take_no_part():
+    """Whatever the maps say there; elsewhere, the loss is that of the same pixels alone."""
+    loss, cls = GenCLIPLoss(image_weight=0.0), torch.zeros(2, 2)
+    mask = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    mask[:, 2:4] = 1
+    mask[:, 4:] = IGNORED
+    maps = torch.randn(3, 2, 2, 8, 8)
+    other = maps.clone()
+    other[..., 4:, :] = torch.randn(3, 2, 2, 4, 8)
+    gradients = []
+    for given in (maps, other):
+        given.requires_grad_()
+        loss(given, cls, mask).backward()
+        gradients.append(given.grad)
+    torch.testing.assert_close(loss(maps, cls, mask), loss(other, cls, mask))
+    torch.testing.assert_close(*gradients)
+    assert not gradients[0][..., 4:, :].any()
+    assert gradients[0][..., :4, :].all()
+    one_hot = F.one_hot(mask[:, :4].long(), 2).movedim(-1, 1)
+    whole = F.one_hot(mask.long(), 3)[..., :2].movedim(-1, 1)
+    torch.testing.assert_close(dice_loss(maps[0].softmax(1), whole), dice_loss(maps[0, ..., :4, :].softmax(1), one_hot))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

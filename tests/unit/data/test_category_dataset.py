@@ -12,9 +12,12 @@ from anomalib.data import NumpyImageBatch, NumpyImageItem
 from helpers import data_trees
 from helpers.data_trees import cross
 from PIL import Image
+from torchvision.transforms.v2 import Compose, RandomVerticalFlip, Resize
 
 from anomalib_genclip import GenCLIP
 from anomalib_genclip.data import CategoryBatch, CategoryItem
+from anomalib_genclip.data.category_dataset import CategoryDataset
+from anomalib_genclip.utils.tensors import IGNORED
 
 
 def _rewrite(mask: Path, how: str) -> None:
@@ -43,6 +46,41 @@ def test_masks_of_every_kind_are_the_same_mask(tmp_path, how):
         return torch.stack([item.gt_mask for item in both.test_data])
 
     assert torch.equal(masks(tmp_path / "plain"), masks(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("make", [data_trees.mvtec_ad, data_trees.folder])
+def test_ignored_pixels_of_a_source_travel_in_its_masks(tmp_path, monkeypatch, make):
+    """Through augmentations and batches; what the mask says below them changes nothing."""
+    monkeypatch.chdir(tmp_path)
+    source, target = make(Path("data"), normal=3, anomalous=3), data_trees.mvtec_ad(tmp_path / "target")
+    flipped = Compose([RandomVerticalFlip(1), Resize((64, 64))])
+
+    def train_data() -> CategoryDataset:
+        both = cross(source, target, augmentations=flipped)
+        both.setup()
+        assert all(item.gt_mask.dtype == torch.bool for item in [*both.val_data, *both.test_data])
+        return both.train_data
+
+    plain = train_data()
+    (first, *_) = plain.samples.index[plain.samples.label_index == 1]
+    image, mask = map(Path, plain.samples.loc[first, ["image_path", "mask_path"]])
+    file = Path("data/ignore") / image.relative_to(Path("data").absolute()).with_suffix(".png")
+    file.parent.mkdir(parents=True)
+    top = np.zeros((32, 32), np.uint8)
+    top[:16] = 255
+    Image.fromarray(top).save(file)
+    for _ in range(2):
+        marked = train_data()
+        masks = marked.collate_fn([*marked]).gt_mask
+        assert masks.dtype == torch.uint8
+        assert (masks[first, 32:] == IGNORED).all()
+        for row, item in enumerate(plain):
+            kept = slice(32 if row == first else 64)
+            assert torch.equal(masks[row, kept].bool(), item.gt_mask[kept])
+        Image.fromarray(np.maximum(np.asarray(Image.open(mask)), top)).save(mask)  # wrong, but ignored
+    Image.fromarray(top[:20]).save(file)
+    with pytest.raises(ValueError, match=rf"mask .*ignore.*{file.name} \(32 x 20 pixels\) does not have the shape of"):
+        train_data()
 
 
 def test_anomalibs_arrays_have_no_names():

@@ -27,6 +27,7 @@ def trainer_in(folder: Path, *categories: str) -> SimpleNamespace:
     loaders = [SimpleNamespace(dataset=SimpleNamespace(name=name, category=own)) for own in categories or [None]]
     metrics = {"callback_metrics": {}, "logged_metrics": {}, "test_dataloaders": loaders}
     run = {"global_rank": 0, "world_size": 1, "is_global_zero": True, "barebones": True, "datamodule": None}
+    run["test_loop"] = SimpleNamespace()
     return SimpleNamespace(default_root_dir=folder, **run, **metrics)
 
 
@@ -93,7 +94,7 @@ def test_datasets_are_named_where_they_share_a_category(tmp_path):
 
 
 @pytest.mark.parametrize("barebones", [False, True])
-def test_engine_returns_the_figures(data, result, tmp_path, barebones):
+def test_engine_returns_the_figures_and_shows_one_table(data, result, tmp_path, capsys, barebones):
 
     class ZeroShot(AnomalibModule):
         learning_type = LearningType.ZERO_SHOT
@@ -104,12 +105,15 @@ def test_engine_returns_the_figures(data, result, tmp_path, barebones):
 
         test_step = validation_step
 
-    evaluator = CategoryEvaluator(report=False)
+    evaluator = CategoryEvaluator(report=not barebones)
     model = ZeroShot(pre_processor=False, post_processor=False, visualizer=False, evaluator=evaluator)
     arguments = {"barebones": True} if barebones else {"logger": False, "enable_progress_bar": False}
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", **arguments)
     loader = DataLoader(data, batch_size=4, collate_fn=collate)
-    returned = engine.test(model, dataloaders=loader, verbose=False)[0]
+    returned = engine.test(model, dataloaders=loader)[0]
+    shown = capsys.readouterr().out
+    assert ("Test metrics in percent" in shown) == (not barebones)
+    assert "DataLoader 0" not in shown  # Lightning's table
     assert returned == pytest.approx(result.logged(), abs=1e-6)
     assert engine.trainer.callback_metrics.keys() == returned.keys()
 

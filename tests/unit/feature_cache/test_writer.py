@@ -21,6 +21,7 @@ from torchvision.transforms import v2
 
 from anomalib_genclip.feature_cache import callback
 from anomalib_genclip.feature_cache.dataset import read_features
+from anomalib_genclip.utils.tensors import IGNORED
 
 
 def test_second_run_writes_nothing(filled, tmp_path, tower_images):
@@ -55,6 +56,22 @@ def test_the_tower_computes_in_bf16_where_that_is_fast_and_the_trainer_says_noth
     model = build()
     trainer = SimpleNamespace(precision="64-true")
     assert not callback.FeatureWriter(trainer, model, None, tmp_path).in_bf16
+
+
+def test_what_does_not_count_is_in_the_cache(filled, tmp_path):
+    before = entries(filled.cache)
+    images = sorted((tmp_path / "data").glob("*/test/crack/*.png"))
+    for image in images:
+        file = tmp_path / "data" / "ignore" / image.relative_to(tmp_path / "data")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (32, 32), 255).save(file)
+    caches = (filled.cache, None)
+    runs = [fit(filled.data, tmp_path / "results", epochs=1, feature_cache=cache)[1].losses for cache in caches]
+    assert runs[0] == pytest.approx(runs[1], rel=1e-2)
+    assert runs[0] != pytest.approx(filled.losses, rel=1e-2)
+    new = entries(filled.cache).keys() - before.keys()
+    assert len(new) == len(images)
+    assert sum(int(load_file(path)["mask"].max()) == IGNORED for path in new) == len(images) - 2  # two for validation
 
 
 def _swap(path: Path) -> None:

@@ -62,6 +62,9 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert cli.main(["explain", *command, "--class_name", "metal_nut"]) == 0
     assert Image.open(out).width == 1550
     assert '"metal nut"' in capsys.readouterr().out
+    Image.new("L", (30, 20)).save(mask)
+    assert cli.main(["explain", *command]) == 2
+    assert "mask.png (30 x 20 pixels) does not have the shape of its image" in capsys.readouterr().err
     monkeypatch.setattr("anomalib_genclip.inferencer.Inferencer._open_export", lambda *_: {})
     (tmp_path / "model.onnx").touch()
     with pytest.raises(ValueError, match=r"model\.onnx is an exported model"):

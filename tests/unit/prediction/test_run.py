@@ -14,6 +14,7 @@ import fsspec
 import numpy as np
 import pytest
 from helpers.predictions import Brightness, results, settings_for, small_chunks, use_model, write_images
+from PIL import Image
 from scipy.stats import false_discovery_control
 
 from anomalib_genclip.persistence import weights_files
@@ -74,6 +75,21 @@ def test_results_are_a_table_with_a_row_per_image(tmp_path):
     assert manifest["settings"]["class_from"] == "parent"
     others = {name for name in results(tmp_path / "out") if not name.startswith("chunks/")}
     assert others == {"scores.csv", "regions.csv", "manifest.json"}
+
+
+def test_what_is_not_used_of_the_files_is_counted_over_the_whole_run(tmp_path, model):
+    write_images(tmp_path / "images", 15)
+    turned = Image.Exif()
+    turned[0x0112] = 8
+    for name in ("0/00000.png", "2/x.png"):  # of two chunks
+        Image.new("RGB", (9, 6)).save(tmp_path / "images" / name, exif=turned)
+    Image.new("RGBA", (9, 6)).save(tmp_path / "images/1/x.png")
+    stopped(tmp_path, 3, model)
+    first, second, *others = run(settings_for(tmp_path)).notes
+    assert first.startswith("2 images with an EXIF orientation tag, which is not applied: ")
+    assert first.endswith(f": {tmp_path}/images/0/00000.png and others.")
+    assert second == f"1 image with transparent pixels, which are put on white: {tmp_path}/images/1/x.png."
+    assert not any("image with" in note for note in others)
 
 
 def test_table_as_parquet_says_the_same(tmp_path):

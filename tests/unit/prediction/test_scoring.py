@@ -100,7 +100,7 @@ def test_few_images_are_in_memory(tmp_path, monkeypatch):
         taken.append(number)
         return Source(str(number), "")
 
-    monkeypatch.setattr(scoring, "load_image", lambda *_, **__: (torch.zeros(3, 8, 8), (8, 8)))
+    monkeypatch.setattr(scoring, "load_image", lambda *_, **__: (torch.zeros(3, 8, 8), (8, 8), []))
     scorer = scorer_for(tmp_path, num_workers=2)
     monkeypatch.setattr(scorer, "_finish", lambda *_: scored.append(max(taken) - len(scored)))
     monkeypatch.setattr(scorer.folder, "write", lambda *_: None)

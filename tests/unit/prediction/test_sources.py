@@ -38,6 +38,8 @@ def test_images_of_a_folder_come_sorted_by_name_folder_by_folder(tmp_path):
     touch(tmp_path, "b.png", "a/2.jpg", "a/10.JPG", "a/deep/x.tiff", "a.webp", "notes.txt", "c.PNG")
     assert names(tmp_path) == ["a/10.JPG", "a/2.jpg", "a/deep/x.tiff", "a.webp", "b.png", "c.PNG"]
     assert next(find_images(f"{tmp_path}/")).path == f"{tmp_path}/a/10.JPG"
+    touch(tmp_path, ".config/images.v2/x/1.JPG")
+    assert names(tmp_path / ".config" / "images.v2") == names(tmp_path / ".config/images.v2/*/*.JPG") == ["x/1.JPG"]
 
 
 def test_hidden_files_own_results_and_linked_folders_are_passed_over(tmp_path):

@@ -148,7 +148,7 @@ def test_through_the_engine_every_test_image_has_its_picture(tmp_path: Path) -> 
     }
 
 
-def test_through_the_engine_predict_on_a_plain_folder(tmp_path: Path) -> None:
+def test_through_the_engine_predict_on_a_plain_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("left/0.png", "left/1.png", "right/0.png", "top.png"):
         write_normal(tmp_path / "input" / name)
     dataset = PredictDataset(tmp_path / "input")
@@ -156,6 +156,8 @@ def test_through_the_engine_predict_on_a_plain_folder(tmp_path: Path) -> None:
     engine(tmp_path / "results").predict(build(visualizer=CategoryVisualizer(field_size=(8, 8))), dataloaders=loader)
     (images,) = (tmp_path / "results").rglob("images")
     assert pictures(images) == ["input/top.png", "left/0.png", "left/1.png", "right/0.png"]
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Result images: ")]
+    assert Path(told.removeprefix("Result images: ")).resolve() == images.resolve()
 
 
 def test_an_image_of_a_format_that_cannot_be_written_gets_a_png(tmp_path: Path) -> None:
