@@ -1,23 +1,31 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is settled before a run: results folders, validation, epochs."""
+"""What is settled before a run: results folders, validation, epochs; and what a training leaves."""
 
 import logging
+from math import ceil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from anomalib.data import Folder, ImageBatch
 from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.metrics import AUROC, Evaluator
 from anomalib.models import Padim
 from helpers import data_trees
 from helpers.runs import engine
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from anomalib_genclip import GenCLIP
+from anomalib_genclip import CrossDataset, GenCLIP
 from anomalib_genclip.callbacks import run_setup
+from anomalib_genclip.demo.synthetic import SyntheticDefects
+from anomalib_genclip.persistence.prompts_file import load_weights
+from anomalib_genclip.utils.files import find_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,6 +98,62 @@ def test_epochs_are_the_models_unless_the_trainer_has_a_limit(tmp_path, data, li
     run = engine(tmp_path / "results", limit_train_batches=1, limit_val_batches=0, **limits)
     run.fit(untrained(training={"epochs": 2}), datamodule=data)
     assert run.trainer.global_step == epochs
+
+
+class Epochs(Callback):
+    """Write down the prompt of each epoch."""
+
+    def __init__(self) -> None:
+        self.learned = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        """Write it down."""
+        del trainer
+        self.learned.append(pl_module.model.prompts.normal.detach().clone())
+
+
+@pytest.mark.parametrize(("monitor", "kept"), [(None, 1), ("epoch", 0)])
+def test_a_training_leaves_its_best_weights_and_a_prompts_file_of_them(tmp_path, data, monitor, kept):
+    epochs, best = Epochs(), [ModelCheckpoint(monitor=monitor)] if monitor else []  # the lowest
+    run = engine(tmp_path / "results", max_epochs=2, limit_train_batches=1, callbacks=[epochs, *best])
+    model = untrained(seed=0)
+    run.fit(model, datamodule=data)
+    written = load_weights(Path(run.trainer.default_root_dir) / "weights" / "prompts.safetensors")
+    assert not torch.equal(*epochs.learned)
+    for prompt in (model.model.prompts.normal, written.tensors["prompts.normal"]):
+        assert torch.equal(prompt, epochs.learned[kept])
+
+
+def test_without_checkpoints_a_training_leaves_no_file(tmp_path, data):
+    run = engine(tmp_path / "results", max_steps=1, limit_val_batches=0, barebones=True)
+    run.fit(untrained(), datamodule=data)
+    assert not list((tmp_path / "results").rglob("*.safetensors"))
+
+
+def test_twelve_images_are_too_few_for_one_epoch(tmp_path, caplog):
+    trees = [data_trees.mvtec_ad(tmp_path / name, normal=6, anomalous=6) for name in ("source", "target")]
+    data = CrossDataset(*trees, train_batch_size=8, num_workers=0)
+    engine(tmp_path / "results", max_epochs=1).fit(untrained(), datamodule=data)
+    assert "2 steps in 1 epoch: prompts of fewer than 100 steps" in caplog.text
+    assert "--trainer.max_epochs 50." in caplog.text
+
+
+def test_the_quickstart_has_enough_steps(caplog):
+    settings = yaml.safe_load(find_config("quickstart").read_text())
+    data, epochs = settings["data"]["init_args"], settings["trainer"]["max_epochs"]
+    recipe = SyntheticDefects(**data["source"]["init_args"]).recipe
+    images = len(data["source_categories"]) * (recipe["test_good"] + 5 * recipe["test_per_defect"])
+    steps = epochs * ceil(0.9 * images / data["train_batch_size"])
+    for limit, count, warned in ((-1, steps, False), (99, 99, False), (-1, 99, True), (-1, 100, False)):
+        caplog.clear()
+        trainer = {
+            "estimated_stepping_batches": count,
+            "max_steps": limit,
+            "max_epochs": epochs,
+            "is_global_zero": True,
+        }
+        run_setup.RunSetup(epochs).on_train_start(SimpleNamespace(**trainer), None)
+        assert bool(caplog.text) == warned
 
 
 def test_class_names_that_fit_no_category_are_named(tmp_path, caplog):
