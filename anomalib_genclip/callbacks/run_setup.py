@@ -28,7 +28,7 @@ from anomalib_genclip.utils.messages import counted, hide_notes_on_runs
 logger = logging.getLogger(__name__)
 
 _LIGHTNING_DEFAULT_EPOCHS = 1000
-FEWEST_STEPS = 100  # measured on 12 images, 2 steps an epoch: 1 to 15 epochs were worse than none, 50 were better
+FEWEST_STEPS = 100  # 12 images, 2 steps an epoch: 1 to 15 epochs were worse than no training, 50 were better
 
 
 class RunSetup(Callback):
@@ -69,16 +69,17 @@ class RunSetup(Callback):
         # Lightning's default means that the user gave no limit. anomalib's trainer_arguments would override one.
         if trainer.max_epochs == _LIGHTNING_DEFAULT_EPOCHS and trainer.max_steps == -1:
             trainer.fit_loop.max_epochs = self.epochs
-        names = (getattr(trainer.datamodule, key, "") for key in ("name", "category"))
-        pl_module.trained_on = " ".join(filter(None, names))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if the epochs give so few steps that prompts can be worse than untrained ones."""
+        """Note the training data, and warn if new prompts get so few steps that they can be worse than none."""
         steps = trainer.estimated_stepping_batches
-        if steps < FEWEST_STEPS and trainer.max_steps == -1 and trainer.is_global_zero:
-            text = "%s in %s: prompts of fewer than %d steps can be worse than untrained ones. --trainer.max_epochs %d."
+        few = steps < FEWEST_STEPS and trainer.max_steps == -1
+        if few and not pl_module.trained_on and trainer.is_global_zero:
+            text = "Only %s in %s: after fewer than %d, prompts can be worse than untrained ones. Set max_epochs=%d."
             epochs = ceil(FEWEST_STEPS * trainer.max_epochs / steps)
             logger.warning(text, counted(steps, "step"), counted(trainer.max_epochs, "epoch"), FEWEST_STEPS, epochs)
+        names = (getattr(trainer.datamodule, key, "") for key in ("name", "category"))
+        pl_module.trained_on = " ".join(filter(None, names))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Return to the best checkpoint, if a callback monitors a metric, and write a prompts file.

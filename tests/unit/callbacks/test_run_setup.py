@@ -130,12 +130,15 @@ def test_without_checkpoints_a_training_leaves_no_file(tmp_path, data):
     assert not list((tmp_path / "results").rglob("*.safetensors"))
 
 
-def test_twelve_images_are_too_few_for_one_epoch(tmp_path, caplog):
+def test_twelve_images_are_too_few_for_one_epoch_of_new_prompts(tmp_path, caplog):
     trees = [data_trees.mvtec_ad(tmp_path / name, normal=6, anomalous=6) for name in ("source", "target")]
-    data = CrossDataset(*trees, train_batch_size=8, num_workers=0)
-    engine(tmp_path / "results", max_epochs=1).fit(untrained(), datamodule=data)
-    assert "2 steps in 1 epoch: prompts of fewer than 100 steps" in caplog.text
-    assert "--trainer.max_epochs 50." in caplog.text
+    data, model = CrossDataset(*trees, train_batch_size=8, num_workers=0), untrained()
+    warning = "Only 2 steps in 1 epoch: after fewer than 100, prompts can be worse than untrained ones. Set "
+    for warned in (True, False):
+        caplog.clear()
+        engine(tmp_path / "results", max_epochs=1).fit(model, datamodule=data)
+        assert (f"{warning}max_epochs=50." in caplog.text) == warned
+        assert model.trained_on == "MVTecAD_to_MVTecAD"
 
 
 def test_the_quickstart_has_enough_steps(caplog):
@@ -144,15 +147,11 @@ def test_the_quickstart_has_enough_steps(caplog):
     recipe = SyntheticDefects(**data["source"]["init_args"]).recipe
     images = len(data["source_categories"]) * (recipe["test_good"] + 5 * recipe["test_per_defect"])
     steps = epochs * ceil(0.9 * images / data["train_batch_size"])
-    for limit, count, warned in ((-1, steps, False), (99, 99, False), (-1, 99, True), (-1, 100, False)):
+    for count, limit, warned in ((steps, -1, False), (100, -1, False), (99, -1, True), (99, 99, False)):
         caplog.clear()
-        trainer = {
-            "estimated_stepping_batches": count,
-            "max_steps": limit,
-            "max_epochs": epochs,
-            "is_global_zero": True,
-        }
-        run_setup.RunSetup(epochs).on_train_start(SimpleNamespace(**trainer), None)
+        limits = {"max_epochs": epochs, "max_steps": limit, "estimated_stepping_batches": count}
+        trainer = SimpleNamespace(**limits, is_global_zero=True, datamodule=None)
+        run_setup.RunSetup(epochs).on_train_start(trainer, SimpleNamespace(trained_on=""))
         assert bool(caplog.text) == warned
 
 
