@@ -1,10 +1,11 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Setup of a run: results folder, checkpoint I/O, number of epochs, validation, tiles."""
+"""Setup of a run: results folder, checkpoint I/O, number of epochs, validation, tiles; and what a training leaves."""
 
 import logging
 from contextlib import ExitStack, suppress
+from math import ceil
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,19 +23,20 @@ from anomalib_genclip.processing.pre_processor import AntialiasedPreProcessor
 from anomalib_genclip.settings import TileSettings
 from anomalib_genclip.utils.devices import bf16_is_fast
 from anomalib_genclip.utils.loaders import category_of
-from anomalib_genclip.utils.messages import hide_notes_on_runs
+from anomalib_genclip.utils.messages import counted, hide_notes_on_runs
 
 logger = logging.getLogger(__name__)
 
 _LIGHTNING_DEFAULT_EPOCHS = 1000
+FEWEST_STEPS = 100  # 12 images, 2 steps an epoch: 1 to 15 epochs were worse than no training, 50 were better
 
 
 class RunSetup(Callback):
     """Prepare trainer and results folder for GenCLIP; the first of the model's callbacks.
 
     Lightning's trainer keeps the callbacks of a model, and would call them for the next model of the same engine. When
-    a run ends, this one removes them. The trainer also remembers how test metrics are logged, and refuses another way
-    for the same name; it forgets that before and after a run of GenCLIP.
+    a run ends, this one removes them. The trainer also remembers how metrics are logged, and refuses another way for
+    the same name; it forgets that before and after a run of GenCLIP.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -44,7 +46,7 @@ class RunSetup(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Prepare a run; refuse training in pure float16."""
         hide_notes_on_runs()
-        trainer.test_loop._results.clear()  # noqa: SLF001
+        _forget_metrics(trainer)
         _share_results_folder(trainer)
         if trainer.is_global_zero:
             _version_results_folder(Path(trainer.default_root_dir))
@@ -67,15 +69,36 @@ class RunSetup(Callback):
         # Lightning's default means that the user gave no limit. anomalib's trainer_arguments would override one.
         if trainer.max_epochs == _LIGHTNING_DEFAULT_EPOCHS and trainer.max_steps == -1:
             trainer.fit_loop.max_epochs = self.epochs
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the training data, and warn if new prompts get so few steps that they can be worse than none."""
+        steps = trainer.estimated_stepping_batches
+        few = steps < FEWEST_STEPS and trainer.max_steps == -1
+        if few and not pl_module.trained_on and trainer.is_global_zero:
+            text = "Only %s in %s: after fewer than %d, prompts can be worse than untrained ones. Set the trainer's max_epochs to %d."
+            epochs = ceil(FEWEST_STEPS * trainer.max_epochs / steps)
+            logger.warning(text, counted(steps, "step"), counted(trainer.max_epochs, "epoch"), FEWEST_STEPS, epochs)
         names = (getattr(trainer.datamodule, key, "") for key in ("name", "category"))
         pl_module.trained_on = " ".join(filter(None, names))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Return to the best checkpoint, if a callback monitors a metric, and write a prompts file.
+
+        anomalib tests the weights that a training leaves. Without checkpoints there is no file either.
+        """
+        written = [own for own in trainer.checkpoint_callbacks if getattr(own, "best_model_path", "")]
+        if best := next((own.best_model_path for own in written if own.monitor), None):
+            pl_module.load_state_dict(trainer.strategy.checkpoint_io.load_checkpoint(best, "cpu")["state_dict"])
+        if written:
+            path = pl_module.save_weights(Path(trainer.default_root_dir) / "weights" / "prompts.safetensors")
+            rank_zero_info(f"Prompts file: {path}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the trainer's settings, and remove the model's callbacks: Lightning adds them at the end."""
         first = trainer.callbacks.index(self)
         kept = [callback for callback in trainer.callbacks[first:] if isinstance(callback, Checkpoint)]
         trainer.callbacks = [*trainer.callbacks[:first], *kept]
-        trainer.test_loop._results.clear()  # noqa: SLF001
+        _forget_metrics(trainer)
         self._undo.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -121,6 +144,12 @@ class TileSetup(Callback):
             return False
         pre_processor.keep_size(self.settings and self.settings.working_size, module.model.image_size)
         return True
+
+
+def _forget_metrics(trainer: Trainer) -> None:
+    """Let the next run log metrics of the same names in another way."""
+    for loop in (trainer.test_loop, trainer.fit_loop.epoch_loop.val_loop):
+        loop._results.clear()  # noqa: SLF001
 
 
 def _validates_nothing(trainer: Trainer, module: Any) -> bool:  # noqa: ANN401  # GenCLIP

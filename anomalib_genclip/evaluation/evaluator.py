@@ -1,29 +1,32 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Evaluator with metrics per category and their mean, for zero-shot tests."""
+"""Evaluator with metrics per category and their mean, for zero-shot tests and while a model is trained."""
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics import AnomalibMetric, Evaluator
 from anomalib.models import AnomalibModule
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_genclip.utils.devices import Processes, processes
-from anomalib_genclip.utils.loaders import as_list, origin_of
+from anomalib_genclip.utils.loaders import origin_of, running_loaders
 from anomalib_genclip.utils.settings import NonNegativeInt, checked
 
 from .report import EvaluationResult
-from .scores import CategoryScores
+from .scores import METRIC_NAMES, CategoryScores
 
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # dataset, category
+_ON_PROGRESS_BAR = {"image_AUROC", "pixel_AUPRO"}
+_VALIDATION_SHARE = 10  # validation is repeated each epoch, and exact pixel metrics take time
 
 
 class CategoryEvaluator(Evaluator):
@@ -35,6 +38,9 @@ class CategoryEvaluator(Evaluator):
     category of that name). Undefined metrics, for example without anomalous images, are left out of the mean and named
     in a warning and in the report.
 
+    While a model is trained, the validation images give the same means after each epoch, for ``EarlyStopping`` and
+    ``ModelCheckpoint``.
+
     Maps are kept in CPU memory (5 bytes per pixel) for anomalib's metrics, which take up to 80 bytes per pixel of the
     largest category while they are computed. Beyond ``pixel_budget`` pixels, scores are counted in histograms instead
     (about 5 MB per category), which give the pixel metrics to within 1e-3; image metrics stay exact. Several processes
@@ -43,9 +49,10 @@ class CategoryEvaluator(Evaluator):
 
     Args:
         val_metrics (AnomalibMetric | Sequence[AnomalibMetric] | None): Metrics of the validation images, pooled as
-            in anomalib. Defaults to ``None``.
-        pixel_budget (int): Number of pixels of the whole test set up to which pixel metrics are exact. The default
-            takes at most 4 GB, if all pixels belong to one category. Defaults to ``50_000_000``.
+            in anomalib, in every validation. Defaults to ``None``: those means, in training alone.
+        pixel_budget (int): Number of pixels of the whole test set up to which pixel metrics are exact; for validation
+            images a tenth of it. The default takes at most 4 GB, if all pixels belong to one category.
+            Defaults to ``50_000_000``.
         report (bool): Print a table after the test and write ``metrics.csv``, ``metrics.json``, ``metrics.md`` and
             ``metrics.png`` to the trainer's ``default_root_dir``. Defaults to ``True``.
         compute_on_cpu (bool): As in anomalib, for ``val_metrics``. Defaults to ``True``.
@@ -66,6 +73,39 @@ class CategoryEvaluator(Evaluator):
         self._categories: dict[Key, CategoryScores] = {}
         self._pixels = 0
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Discard the scores of an earlier validation."""
+        del trainer, pl_module
+        self._categories, self._pixels = {}, 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer | None,
+        pl_module: LightningModule | None,
+        outputs: STEP_OUTPUT | None,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch's scores while a model is trained, else to ``val_metrics``."""
+        if trainer is None or not self._follows(trainer):
+            super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        else:
+            self._add(batch, trainer, pl_module, batch_idx, dataloader_idx, self.pixel_budget // _VALIDATION_SHARE)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute and log the means while a model is trained, in all processes, else ``val_metrics``."""
+        if not self._follows(trainer):
+            super().on_validation_epoch_end(trainer, pl_module)
+            return
+        with processes() as group:
+            means = self._evaluate(group).mean
+        self._log(trainer, {name: value for name, value in means.items() if name in METRIC_NAMES})
+
+    def _follows(self, trainer: Trainer) -> bool:
+        """Return whether a validation is part of a training; given ``val_metrics`` replace the means."""
+        return trainer.state.fn == TrainerFn.FITTING and not len(self.val_metrics)
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard the scores of an earlier test; the report replaces Lightning's table of sixteen digits."""
         del pl_module
@@ -85,14 +125,26 @@ class CategoryEvaluator(Evaluator):
         """Add a batch's scores to the categories of its images; maps and masks must have one size."""
         if trainer is None:  # anomalib's tiled ensemble, which reads test_metrics
             super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-            return
+        else:
+            self._add(batch, trainer, pl_module, batch_idx, dataloader_idx, self.pixel_budget)
+
+    def _add(
+        self,
+        batch: ImageBatch,
+        trainer: Trainer,
+        pl_module: LightningModule | None,
+        batch_idx: int,
+        dataloader_idx: int,
+        budget: int,
+    ) -> None:
+        """Add a batch's scores; all processes together keep at most ``budget`` pixels as maps."""
         place = f"batch {batch_idx} of loader {dataloader_idx} of process {trainer.global_rank}"
         own = getattr(getattr(pl_module, "model", None), "ignore_mask", None)
         ignored = None if own is None or batch.anomaly_map is None else own(batch.anomaly_map.shape[-2:])
         ignored = None if ignored is None else ignored[0, 0].cpu()
         for key, scores in zip(_keys(batch, trainer, dataloader_idx), _scores(batch, place), strict=True):
             self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores, ignored)
-        if self._pixels > self.pixel_budget // trainer.world_size:
+        if self._pixels > budget // trainer.world_size:
             for category in self._categories.values():
                 # A distributed sampler gives all processes equally many images by repeating some, each as the last one
                 # of its process. As a map, and not yet in the histogram, such an image can still be left out.
@@ -105,12 +157,17 @@ class CategoryEvaluator(Evaluator):
             self.result = self._evaluate(group)
         for note in self.result.notes if trainer.is_global_zero else []:
             logger.warning(note)
-        for name, value in self.result.logged().items():
+        self._log(trainer, self.result.logged())
+
+    def _log(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        """Log values; those that matter most are on the progress bar of a training."""
+        for name, value in values.items():
             if trainer.barebones:  # logging is disabled; anomalib's engine returns these two
                 trainer.callback_metrics[name] = trainer.logged_metrics[name] = torch.tensor(value)
             else:
                 # Equal in all processes; sync_dist only prevents Lightning's warning.
-                self.log(name, value, batch_size=1, sync_dist=trainer.world_size > 1)
+                shown = trainer.validating and name in _ON_PROGRESS_BAR
+                self.log(name, value, batch_size=1, sync_dist=trainer.world_size > 1, prog_bar=shown)
 
     def _evaluate(self, group: Processes) -> EvaluationResult:
         """Evaluate the images of all processes; the first process computes the metrics, category by category."""
@@ -137,7 +194,7 @@ class CategoryEvaluator(Evaluator):
 
 def _keys(batch: ImageBatch, trainer: Trainer, dataloader_idx: int) -> list[Key]:
     """Return dataset and category of each image of a batch: its own, else those of its loader."""
-    origin = origin_of(trainer, as_list(trainer.test_dataloaders)[dataloader_idx])
+    origin = origin_of(trainer, running_loaders(trainer)[dataloader_idx])
     dataset = origin.dataset or "test"
     own = (getattr(batch, name, None) or [None] * len(batch) for name in ("dataset", "category"))
     return [(name or dataset, category or origin.category or dataset) for name, category in zip(*own, strict=True)]

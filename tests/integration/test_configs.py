@@ -13,6 +13,9 @@ import yaml
 from anomalib.cli import AnomalibCLI
 from helpers import data_trees
 
+from anomalib_genclip.clip.backbone import backbone_spec, resolve_image_size
+from anomalib_genclip.demo.synthetic import SOURCE, TARGET, TUNING
+from anomalib_genclip.persistence.prompts_file import load_weights
 from anomalib_genclip.pipelines.comparison import Comparison, target_parts, validated
 from anomalib_genclip.utils.files import find_config
 
@@ -113,6 +116,43 @@ def test_protocol_runs_on_a_tiny_tree(name, tmp_path, monkeypatch):
     assert 0 <= metrics["image_AUROC"] <= 1
     assert ("pixel_AUROC" in metrics) == (name != "folder_to_folder")  # its target has no masks
     assert next(Path("results").rglob("metrics.md"))
+
+
+@pytest.mark.parametrize("backbone", ["ViT-B-16", "ViT-L-14-336"])
+def test_rendered_images_have_the_size_of_the_model(backbone):
+    settings = yaml.safe_load((CONFIGS / "rendered.yaml").read_text())
+    data, size = settings["data"]["init_args"], settings["model"]["init_args"]["image_size"]
+    assert data["source"]["init_args"]["render_size"] == size
+    assert resolve_image_size(backbone_spec(backbone), size) == (size, size)
+    assert data["target"] == data["source"]
+    assert {*data["source_categories"]} == {*SOURCE, *TARGET}
+    assert data["target_categories"] == [*TUNING]
+
+
+def monitoring(callback: str, **settings) -> list[str]:
+    """Return the arguments that add a callback to the trainer."""
+    options = {"monitor": "pixel_AUPRO", "mode": "max", **settings}
+    own = [text for name, value in options.items() for text in (f"--trainer.callbacks.{name}", str(value))]
+    return [f"--trainer.callbacks+={callback}", *own]
+
+
+def test_rendered_training_stops_early_and_leaves_prompts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = {"render_size": 32, "test_good": 3, "test_per_defect": 1}
+    data = [text for name in few for side in ("source", "target") for text in (f"--data.{side}.{name}", str(few[name]))]
+    data += ["--data.source_categories", "[wood, tile]", "--data.target_categories", "[nut]"]
+    model = ["--model.backbone", "tiny", "--model.image_size", "32", "--model.visualizer", "false"]
+    trainer = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
+    trainer += monitoring("lightning.pytorch.callbacks.EarlyStopping", patience=1, min_delta=1)
+    trainer += monitoring("anomalib.callbacks.ModelCheckpoint")
+    cli = AnomalibCLI(["train", "--config", str(CONFIGS / "rendered.yaml"), *model, *data, *trainer])
+    assert cli.engine.trainer.current_epoch == 2
+    latest = Path("results/GenCLIP/SyntheticDefects_to_SyntheticDefects/latest")
+    written = load_weights(latest / "weights" / "prompts.safetensors")
+    assert written.signature.backbone == "tiny"
+    assert written.tensors["prompts.normal"].equal(cli.model.model.prompts.normal)
+    assert len(list(Path("features").rglob("*.safetensors"))) == 16
+    assert (latest / "metrics.md").is_file()
 
 
 def test_class_names_are_for_categories_that_the_protocols_have():

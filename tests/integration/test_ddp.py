@@ -72,7 +72,8 @@ def test_command_line_writes_everything_once(trained):
     assert (trained.results / "latest").resolve() == (trained.results / "v0").resolve()
     files = {path.relative_to(trained.results / "v0") for path in (trained.results / "v0").rglob("*.*")}
     names = Counter(path.name for path in files if path.parts[0] != "images")
-    assert names == {"config.yaml": 1, "model.ckpt": 1, **{f"metrics.{end}": 1 for end in ("csv", "json", "md", "png")}}
+    report = {f"metrics.{end}": 1 for end in ("csv", "json", "md", "png")}
+    assert names == {"config.yaml": 1, "model.ckpt": 1, "prompts.safetensors": 1, **report}
     pictures = [path for path in files if path.suffix == ".png" and path.parts[0] == "images"]
     assert len(pictures) == 11
     assert trained.printed.count("Test metrics in percent") == 1

@@ -98,7 +98,8 @@ class SyntheticDefects(MVTecAD):
     """Rendered textures and objects with defects and pixel masks.
 
     The first call of :meth:`prepare_data` renders the category in MVTec AD's layout; the images depend only on the
-    arguments. They are for tests and first steps without a download. Results on them do not transfer to photographs.
+    arguments. They are for tests, first steps and training without a data set. Metrics on them say little about
+    photographs.
 
     Args:
         root (Path | str | None): Folder of the dataset. Defaults to ``"./datasets/SyntheticDefects"``.

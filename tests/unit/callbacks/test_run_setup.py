@@ -1,23 +1,31 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is settled before a run: results folders, validation, epochs."""
+"""What is settled before a run: results folders, validation, epochs; and what a training leaves."""
 
 import logging
+from math import ceil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from anomalib.data import Folder, ImageBatch
 from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.metrics import AUROC, Evaluator
 from anomalib.models import Padim
 from helpers import data_trees
 from helpers.runs import engine
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from anomalib_genclip import GenCLIP
+from anomalib_genclip import CrossDataset, GenCLIP
 from anomalib_genclip.callbacks import run_setup
+from anomalib_genclip.demo.synthetic import SyntheticDefects
+from anomalib_genclip.persistence.prompts_file import load_weights
+from anomalib_genclip.utils.files import find_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,6 +98,61 @@ def test_epochs_are_the_models_unless_the_trainer_has_a_limit(tmp_path, data, li
     run = engine(tmp_path / "results", limit_train_batches=1, limit_val_batches=0, **limits)
     run.fit(untrained(training={"epochs": 2}), datamodule=data)
     assert run.trainer.global_step == epochs
+
+
+class Epochs(Callback):
+    """Write down the prompt of each epoch."""
+
+    def __init__(self) -> None:
+        self.learned = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        """Write it down."""
+        del trainer
+        self.learned.append(pl_module.model.prompts.normal.detach().clone())
+
+
+@pytest.mark.parametrize(("monitor", "kept"), [(None, 1), ("epoch", 0)])
+def test_a_training_leaves_its_best_weights_and_a_prompts_file_of_them(tmp_path, data, monitor, kept):
+    epochs, best = Epochs(), [ModelCheckpoint(monitor=monitor)] if monitor else []  # the lowest
+    run = engine(tmp_path / "results", max_epochs=2, limit_train_batches=1, callbacks=[epochs, *best])
+    model = untrained(seed=0)
+    run.fit(model, datamodule=data)
+    written = load_weights(Path(run.trainer.default_root_dir) / "weights" / "prompts.safetensors")
+    assert not torch.equal(*epochs.learned)
+    for prompt in (model.model.prompts.normal, written.tensors["prompts.normal"]):
+        assert torch.equal(prompt, epochs.learned[kept])
+
+
+def test_without_checkpoints_a_training_leaves_no_file(tmp_path, data):
+    run = engine(tmp_path / "results", max_steps=1, limit_val_batches=0, barebones=True)
+    run.fit(untrained(), datamodule=data)
+    assert not list((tmp_path / "results").rglob("*.safetensors"))
+
+
+def test_twelve_images_are_too_few_for_one_epoch_of_new_prompts(tmp_path, caplog):
+    trees = [data_trees.mvtec_ad(tmp_path / name, normal=6, anomalous=6) for name in ("source", "target")]
+    data, model = CrossDataset(*trees, train_batch_size=8, num_workers=0), untrained()
+    warning = "Only 2 steps in 1 epoch: after fewer than 100, prompts can be worse than untrained ones."
+    for warned in (True, False):
+        caplog.clear()
+        engine(tmp_path / "results", max_epochs=1).fit(model, datamodule=data)
+        assert (f"{warning} Set the trainer's max_epochs to 50." in caplog.text) == warned
+        assert model.trained_on == "MVTecAD_to_MVTecAD"
+
+
+def test_the_quickstart_has_enough_steps(caplog):
+    settings = yaml.safe_load(find_config("quickstart").read_text())
+    data, epochs = settings["data"]["init_args"], settings["trainer"]["max_epochs"]
+    recipe = SyntheticDefects(**data["source"]["init_args"]).recipe
+    images = len(data["source_categories"]) * (recipe["test_good"] + 5 * recipe["test_per_defect"])
+    steps = epochs * ceil(0.9 * images / data["train_batch_size"])
+    for count, limit, warned in ((steps, -1, False), (100, -1, False), (99, -1, True), (99, 99, False)):
+        caplog.clear()
+        limits = {"max_epochs": epochs, "max_steps": limit, "estimated_stepping_batches": count}
+        trainer = SimpleNamespace(**limits, is_global_zero=True, datamodule=None)
+        run_setup.RunSetup(epochs).on_train_start(trainer, SimpleNamespace(trained_on=""))
+        assert bool(caplog.text) == warned
 
 
 def test_class_names_that_fit_no_category_are_named(tmp_path, caplog):

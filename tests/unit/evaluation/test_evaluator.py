@@ -1,7 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Test metrics per category: values, keys, several runs and processes, report."""
+"""Metrics per category, of tests and while training: values, keys, several runs and processes, report."""
 
 import logging
 from pathlib import Path
@@ -10,12 +10,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from anomalib import LearningType
+from anomalib.callbacks import ModelCheckpoint
 from anomalib.data import ImageBatch
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
+from helpers import data_trees
+from helpers.runs import engine
 from helpers.scored import SIZE, anomalib_metrics, collate, scored
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader
 
+from anomalib_genclip import CrossDataset, GenCLIP
 from anomalib_genclip.evaluation import METRIC_NAMES, CategoryEvaluator, EvaluationResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,7 +34,8 @@ def trainer_in(folder: Path, *categories: str) -> SimpleNamespace:
     metrics = {"callback_metrics": {}, "logged_metrics": {}, "test_dataloaders": loaders}
     run = {"global_rank": 0, "world_size": 1, "is_global_zero": True, "barebones": True, "datamodule": None}
     run["test_loop"] = SimpleNamespace()
-    return SimpleNamespace(default_root_dir=folder, **run, **metrics)
+    stage = {"training": False, "validating": False, "sanity_checking": False, "testing": True}
+    return SimpleNamespace(default_root_dir=folder, **run, **metrics, **stage)
 
 
 def run(evaluator: CategoryEvaluator, items: list[dict], trainer: SimpleNamespace, batch_size: int = 4) -> dict:
@@ -116,6 +123,37 @@ def test_engine_returns_the_figures_and_shows_one_table(data, result, tmp_path, 
     assert "DataLoader 0" not in shown  # Lightning's table
     assert returned == pytest.approx(result.logged(), abs=1e-6)
     assert engine.trainer.callback_metrics.keys() == returned.keys()
+
+
+class Epochs(Callback):
+    """Write down what the validation of each epoch logs."""
+
+    def __init__(self) -> None:
+        self.figures = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        """Write down the figures, before a checkpoint is written."""
+        del pl_module
+        self.figures.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+def test_training_stops_early_and_keeps_the_epoch_that_is_best_in_a_test_on_the_held_out_images(tmp_path):
+    source = data_trees.mvtec_ad(tmp_path / "source", ("cable", "tile"), normal=6, anomalous=6)
+    target = data_trees.mvtec_ad(tmp_path / "target")
+    categories = {"source_categories": ["cable", "tile"], "val_split_ratio": 0.5}
+    data = CrossDataset(source=source, target=target, **categories, **data_trees.LOADING)
+    stop = EarlyStopping("pixel_AUPRO", mode="max", patience=2, min_delta=1)  # nothing improves by so much
+    best, epochs = ModelCheckpoint(monitor="pixel_AUPRO", mode="max"), Epochs()
+    run = engine(tmp_path / "results", max_epochs=20, callbacks=[stop, best, epochs])
+    model = GenCLIP(backbone="tiny", image_size=32, visualizer=False, seed=0)
+    run.fit(model, datamodule=data)
+    assert (stop.stopped_epoch, len(epochs.figures)) == (2, 3)
+    highest = max(epochs.figures, key=lambda figures: figures["pixel_AUPRO"])
+    assert float(best.best_model_score) == highest["pixel_AUPRO"]
+    (tested,) = run.test(model, dataloaders=data.val_dataloader(), verbose=False)
+    assert {name: tested[name] for name in METRIC_NAMES} == pytest.approx(
+        {name: highest[name] for name in METRIC_NAMES}, abs=1e-6
+    )
 
 
 def test_plain_batches_belong_to_their_loaders_category(tmp_path):
