@@ -196,10 +196,10 @@ class Inferencer:
             raise ValueError(msg)
         several = isinstance(image, (list, tuple))
         given: Any = image if several else [image]
-        found: list[list[str]] = [[] for _ in given]
-        images = [as_pixels(one, own) for one, own in zip(given, found, strict=True)]
+        unused: list[list[str]] = [[] for _ in given]
+        images = [as_pixels(one, own) for one, own in zip(given, unused, strict=True)]
         faults = FileFaults()
-        for number, ((_, path), own) in enumerate(zip(images, found, strict=True)):
+        for number, ((_, path), own) in enumerate(zip(images, unused, strict=True)):
             faults.add(path or f"image {number}", own)
         faults.report(self._told)
         groups: dict[torch.Size, list[tuple[int, Tensor]]] = {}

@@ -44,7 +44,7 @@ class Parts:
             [0, 1].
         layers (dict[str, dict[int, np.ndarray]]): Layer-wise maps of the same branches, likewise.
         top (float): Mean of the highest 1 % of the anomaly map.
-        cls (float): Abnormal probability of the whole image from the frozen CLIP and hand-written prompts.
+        cls (float): Abnormal probability of the CLS token by the learned prompts.
         class_name (str): Class name before CNF.
         used_name (str): Class name in the prompts, after CNF.
         filtering (bool): Whether CNF is on.

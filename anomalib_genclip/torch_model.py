@@ -25,7 +25,7 @@ from .components.tiles import TileGrid, join_tiles
 from .model_settings import ModelSettings
 from .utils.tensors import nearest, resize
 
-SCORE_WEIGHT = 0.75  # w: share of the CLS token in the image score (ours)
+SCORE_WEIGHT = 0.25  # w: share of the CLS token in the image score (ours)
 
 
 class BranchMaps(NamedTuple):
@@ -34,7 +34,7 @@ class BranchMaps(NamedTuple):
     Args:
         maps (dict[str, Tensor]): Mean of the layer-wise maps on the patch grid for each active branch ("vision" is
             ``M_V``, "query" is ``M_Q``), ``(B, 1, h, w)``, in [0, 1].
-        cls (Tensor): Abnormal probability of the whole image from the frozen CLIP and hand-written states, ``(B,)``.
+        cls (Tensor): Abnormal probability of the last tapped layer's CLS token, mean of the branches, ``(B,)``.
         class_index (Tensor): Indices of the class names after CNF, ``(B,)``.
         layers (dict[str, Tensor]): The layer-wise maps of each branch on the patch grid, ``(M, B, 1, h, w)``.
         text (Mapping[str, Sequence[Tensor]]): Text features of the same branches, for each layer ``(B, 2, d)`` or
@@ -258,14 +258,13 @@ class GenCLIPModel(nn.Module):
                 if self.layers[i] in self.map_layers
             ]
             layers[branch] = torch.stack(own).unflatten(-1, self.clip.grid_size).unsqueeze(2)
-        cls = abnormal_probability(self.state_logits(image, class_index))
+        cls = torch.stack([abnormal_probability(self.cls_logits(image, own[-1])) for own in text.values()]).mean(dim=0)
         maps = {branch: own.mean(dim=0) for branch, own in layers.items()}
         return BranchMaps(maps, cls, class_index, layers, text, image.embedding)
 
-    def state_logits(self, image: ImageTokens, class_index: Tensor) -> Tensor:
-        """Compare CLIP's image embedding with hand-written states (ours), which training cannot degrade: ``(B, 2)``."""
-        # CLIP's own temperature, because nothing here has been trained with τ.
-        return self.class_names.state_cosines(image.embedding, class_index) * self.clip.model.logit_scale.exp()
+    def cls_logits(self, image: ImageTokens, text: Tensor) -> Tensor:
+        """Compare the last tapped layer's CLS token with its text features ``(B, 2, d)`` or ``(2, d)``: ``(B, 2)``."""
+        return similarity_logits((image.pooled @ self.projections[-1]).unsqueeze(1), text)[:, 0]
 
     def training_logits(
         self,
@@ -293,7 +292,7 @@ class GenCLIPModel(nn.Module):
             class_index = torch.where(query_only, torch.zeros_like(class_index), class_index)
         text = self._vision_text(image, class_index, self.encode_prefix(), query_only, vision_dropout)
         maps = [similarity_logits(patches, text[i]) for i, patches in enumerate(_project(image, self.projections))]
-        cls = similarity_logits((image.pooled @ self.projections[-1]).unsqueeze(1), text[-1])[:, 0]
+        cls = self.cls_logits(image, text[-1])
         return torch.stack(maps).transpose(-1, -2).unflatten(-1, self.clip.grid_size), cls
 
     def _branch_text(self, image: ImageTokens, class_index: Tensor) -> dict[str, Sequence[Tensor]]:

@@ -15,15 +15,6 @@ from anomalib_genclip.clip.frozen_clip import FrozenCLIP, clip_tokenizer
 GENERIC = "object"
 ABNORMAL_WORD = "damaged"
 MAX_SHOWN = 60
-# WinCLIP's words for the two states, with one of its templates (ours: all 21 of them gave the same results).
-NORMAL_STATES = (
-    "a photo of a {}", "a photo of a flawless {}", "a photo of a perfect {}", "a photo of an unblemished {}",
-    "a photo of a {} without flaw", "a photo of a {} without defect", "a photo of a {} without damage",
-)  # fmt: skip
-ABNORMAL_STATES = (
-    "a photo of a damaged {}", "a photo of a {} with flaw", "a photo of a {} with defect",
-    "a photo of a {} with damage",
-)  # fmt: skip
 
 
 def clean_class_name(name: str) -> str:
@@ -152,7 +143,6 @@ class ClassNames(nn.Module):
     suffix: Tensor
     eos: Tensor
     features: Tensor
-    states: Tensor
 
     def __init__(self, clip: FrozenCLIP, max_tokens: int) -> None:
         super().__init__()
@@ -163,7 +153,6 @@ class ClassNames(nn.Module):
         self.register_buffer("eos", torch.zeros(0, 2, dtype=torch.long), persistent=False)
         embed_dim = clip.model.visual.proj.shape[1]
         self.register_buffer("features", torch.zeros(0, embed_dim), persistent=False)
-        self.register_buffer("states", torch.zeros(0, 2, embed_dim), persistent=False)
         self.add([GENERIC], clip)
 
     @torch.inference_mode(mode=False)
@@ -186,7 +175,6 @@ class ClassNames(nn.Module):
         ids = [suffix_ids(name, self.max_tokens) for name in new]
         with torch.autocast(self.suffix.device.type, enabled=False):
             features = clip.encode_texts([_written_prompt(name) for name in new])
-            states = _encode_states(clip, new)
         length = max(self.suffix.shape[2], *(len(sequence) for pair in ids for sequence in pair))
         padded = torch.stack([torch.stack([_pad(clip.embed(sequence), length) for sequence in pair]) for pair in ids])
         known = nn.functional.pad(self.suffix, (0, 0, 0, length - self.suffix.shape[2]))
@@ -194,7 +182,6 @@ class ClassNames(nn.Module):
         lengths = torch.tensor([[len(sequence) - 1 for sequence in pair] for pair in ids], device=self.eos.device)
         self.eos = torch.cat([self.eos, lengths])
         self.features = torch.cat([self.features, features])
-        self.states = torch.cat([self.states, states])
         self.names.extend(new)
 
     def index(self, names: Sequence[str]) -> Tensor:
@@ -204,19 +191,6 @@ class ClassNames(nn.Module):
             Tensor: Their indices, ``(len(names),)``.
         """
         return torch.tensor([self.names.index(name) for name in names], device=self.eos.device)
-
-    def state_cosines(self, embedding: Tensor, index: Tensor) -> Tensor:
-        """Compute the similarity of images and the hand-written states of their class names, as in WinCLIP (ours).
-
-        Args:
-            embedding (Tensor): CLIP's image embeddings, ``(B, d)``, unit length.
-            index (Tensor): Indices of the images' class names, ``(B,)``.
-
-        Returns:
-            Tensor: Cosines, ``(B, 2)``; index 0 is normal.
-        """
-        # As in filter(), products one by one: autocast would round matrix products to half precision.
-        return (self.states.to(embedding.dtype)[index] * embedding.unsqueeze(1)).sum(dim=-1)
 
     def filter(self, embedding: Tensor, index: Tensor) -> Tensor:
         """Class Name Filtering: replace names that do not fit the image by "object" (rule: ours).
@@ -234,18 +208,6 @@ class ClassNames(nn.Module):
         named = (embedding * features[index]).sum(dim=-1)
         generic = (embedding * features[0]).sum(dim=-1)
         return torch.where(named >= generic, index, torch.zeros_like(index))
-
-
-def _encode_states(clip: FrozenCLIP, names: Sequence[str]) -> Tensor:
-    """Average the text features of the prompts of each state, ``(len(names), 2, d)``, unit length."""
-    states = [
-        clip
-        .encode_texts([text.format(name) for name in names for text in texts])
-        .unflatten(0, (-1, len(texts)))
-        .mean(dim=1)
-        for texts in (NORMAL_STATES, ABNORMAL_STATES)
-    ]
-    return nn.functional.normalize(torch.stack(states, dim=1), dim=-1)
 
 
 def _pad(embeddings: Tensor, length: int) -> Tensor:

@@ -143,7 +143,7 @@ class CategoryEvaluator(Evaluator):
         ignored = None if own is None or batch.anomaly_map is None else own(batch.anomaly_map.shape[-2:])
         ignored = None if ignored is None else ignored[0, 0].cpu()
         for key, scores in zip(_keys(batch, trainer, dataloader_idx), _scores(batch, place), strict=True):
-            self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores, ignored)
+            self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores, ignored=ignored)
         if self._pixels > budget // trainer.world_size:
             for category in self._categories.values():
                 # A distributed sampler gives all processes equally many images by repeating some, each as the last one

@@ -56,11 +56,6 @@ class _WrittenPromptsModel(GenCLIPModel):
         text = torch.stack([self._text[name] for name in names]).to(image.embedding.device)
         return {"written": [text] * len(self.layers)}
 
-    def state_logits(self, image: ImageTokens, class_index: Tensor) -> Tensor:
-        """Compare CLIP's own image embedding with the prompts, ``(B, 2)``."""
-        text = self._branch_text(image, class_index)["written"][-1]
-        return (text @ image.embedding.unsqueeze(-1)).squeeze(-1) * self.clip.model.logit_scale.exp()
-
     @torch.inference_mode(mode=False)
     @torch.no_grad()
     def _encode_states(self, name: str) -> Tensor:
