@@ -75,7 +75,7 @@ class RunSetup(Callback):
         steps = trainer.estimated_stepping_batches
         few = steps < FEWEST_STEPS and trainer.max_steps == -1
         if few and not pl_module.trained_on and trainer.is_global_zero:
-            text = "Only %s in %s: after fewer than %d, prompts can be worse than untrained ones. Set max_epochs to %d."
+            text = "Only %s in %s: fewer than %d can make prompts worse than untrained ones: --trainer.max_epochs %d."
             epochs = ceil(FEWEST_STEPS * trainer.max_epochs / steps)
             logger.warning(text, counted(steps, "step"), counted(trainer.max_epochs, "epoch"), FEWEST_STEPS, epochs)
         names = (getattr(trainer.datamodule, key, "") for key in ("name", "category"))

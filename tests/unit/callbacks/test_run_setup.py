@@ -133,11 +133,13 @@ def test_without_checkpoints_a_training_leaves_no_file(tmp_path, data):
 def test_twelve_images_are_too_few_for_one_epoch_of_new_prompts(tmp_path, caplog):
     trees = [data_trees.mvtec_ad(tmp_path / name, normal=6, anomalous=6) for name in ("source", "target")]
     data, model = CrossDataset(*trees, train_batch_size=8, num_workers=0), untrained()
-    warning = "Only 2 steps in 1 epoch: after fewer than 100, prompts can be worse than untrained ones."
+    warning = (
+        "Only 2 steps in 1 epoch: fewer than 100 can make prompts worse than untrained ones: --trainer.max_epochs 50."
+    )
     for warned in (True, False):
         caplog.clear()
         engine(tmp_path / "results", max_epochs=1).fit(model, datamodule=data)
-        assert (f"{warning} Set the trainer's max_epochs to 50." in caplog.text) == warned
+        assert (warning in caplog.text) == warned
         assert model.trained_on == "MVTecAD_to_MVTecAD"
 
 
