@@ -209,8 +209,10 @@ def measure(
             engine.fit(model=model, datamodule=datamodule)
             fit_seconds = {"fit_seconds": time.perf_counter() - start}
         engine.test(model=model, datamodule=datamodule, ckpt_path=checkpoint)
-    assert evaluator.result is not None
-    return {**evaluator.result.mean, **meter.result(), **fit_seconds, "notes": evaluator.result.notes}
+    result = evaluator.result
+    assert result is not None
+    own = {"notes": result.notes, "draws": result.mean_draws}
+    return {**result.mean, **meter.result(), **fit_seconds, **own}
 
 
 def make_engine(folder: str | Path, accelerator: str, trainer: Settings) -> Engine:
