@@ -55,7 +55,7 @@ from .processing.visualizer import CategoryVisualizer
 from .settings import TileSettings, TrainingSettings, as_settings, refuse_unknown, tiles_of
 from .torch_model import GenCLIPModel, set_ignore_mask
 from .utils.loaders import categories_of
-from .utils.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, checked, checked_path
+from .utils.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat, checked, checked_path
 
 
 class GenCLIP(AnomalibModule):
@@ -86,6 +86,8 @@ class GenCLIP(AnomalibModule):
             does not fit. Defaults to ``None``: that of ``weights``, else ``True``.
         smoothing_sigma (float | None): Standard deviation of a Gaussian filter on the anomaly map, in input pixels; 0
             for none. Defaults to ``None``: that of ``weights``, else 0.
+        score_weight (float | None): ``w``, share of the CLS token in the image score; the rest is the top of
+            the map. Defaults to ``None``: that of ``weights``, else 0.75.
         weights (str | Path | None): A prompts file written by :meth:`save_weights`, ``"tiny-demo"``, or
             ``"hf://owner/name[@revision]/file.safetensors"``. The model is then zero-shot and not trained, unless
             ``fine_tune`` is set. Defaults to ``None``.
@@ -107,10 +109,8 @@ class GenCLIP(AnomalibModule):
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
         post_processor (nn.Module | bool): Post-processor, or whether to use the default, which applies thresholds and
             does not normalize. Defaults to ``True``.
-        evaluator (Evaluator | bool): Evaluator, or whether to use the default, which evaluates per category. Defaults
-            to ``True``.
-        visualizer (Visualizer | bool): Visualizer, or whether to use the default, which saves one visualization per
-            image. Defaults to ``True``.
+        evaluator (Evaluator | bool): Evaluator, or whether to use the default, per category. Defaults to ``True``.
+        visualizer (Visualizer | bool): Visualizer, or whether to use the default, per image. Defaults to ``True``.
         **unknown (Any): Arguments of earlier versions; the error says what they are called now.
 
     Raises:
@@ -137,6 +137,7 @@ class GenCLIP(AnomalibModule):
         branches: Branches | None = None,
         class_name_filter: bool | None = None,
         smoothing_sigma: NonNegativeFloat | None = None,
+        score_weight: UnitFloat | None = None,
         weights: str | Path | None = None,
         fine_tune: bool = False,
         training: TrainingSettings | None = None,
@@ -168,6 +169,7 @@ class GenCLIP(AnomalibModule):
             branches=branches,
             class_name_filter=class_name_filter,
             smoothing_sigma=smoothing_sigma,
+            score_weight=score_weight,
         )
         training = as_settings(TrainingSettings, "training", {} if training is None else training)
         product = (None, None) if prompts is None or fine_tune else prompts.product
@@ -227,9 +229,8 @@ class GenCLIP(AnomalibModule):
                 self.post_processor.set_thresholds(**prompts.thresholds, calibration=prompts.description.calibration)
         self.model.set_default_class(self.names.name_of(None))
 
-    def training_step(self, batch: ImageBatch, *args, **kwargs) -> STEP_OUTPUT:
+    def training_step(self, batch: ImageBatch, *_args, **_kwargs) -> STEP_OUTPUT:
         """Compute the loss of the vision-enhanced branch (paper), for some images of the query-only branch (ours)."""
-        del args, kwargs
         if batch.gt_mask is None:
             msg = f"Training needs masks, and {(batch.image_path or ['an image'])[0]} has none: use a source with some."
             raise ValueError(msg)

@@ -17,7 +17,7 @@ from .clip.backbone import (
     resolve_layers,
 )
 from .clip.frozen_clip import PatchAttention
-from .utils.settings import NonNegativeFloat, check_fields
+from .utils.settings import NonNegativeFloat, UnitFloat, check_fields
 
 if TYPE_CHECKING:
     from .persistence.prompts_file import LearnedWeights
@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 Branches = Literal["both", "vision", "query"]
 PROMPT_LENGTH = 4  # n and q (ours)
 SHORTEST_SUFFIX = 3  # "damaged", "object", [EOS]
-INFERENCE: dict[str, Any] = {"branches": "both", "class_name_filter": True, "smoothing_sigma": 0.0}  # defaults
+SCORE_WEIGHT = 0.25  # w: share of the CLS token in the image score (ours)
+INFERENCE: dict[str, Any] = {  # defaults
+    "branches": "both",
+    "class_name_filter": True,
+    "smoothing_sigma": 0.0,
+    "score_weight": SCORE_WEIGHT,
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class ModelSettings:
         branches (str): Branches that compute map and score: "both", "vision" or "query".
         class_name_filter (bool): Whether CNF may replace a class name by "object".
         smoothing_sigma (float): Standard deviation of the Gaussian filter on the map, in input pixels; 0 for none.
+        score_weight (float): ``w``, share of the CLS token in the image score, in [0, 1].
     """
 
     spec: BackboneSpec
@@ -56,6 +63,7 @@ class ModelSettings:
     branches: Branches
     class_name_filter: bool
     smoothing_sigma: NonNegativeFloat
+    score_weight: UnitFloat
 
     @classmethod
     def resolve(

@@ -45,6 +45,7 @@ class Parts:
         layers (dict[str, dict[int, np.ndarray]]): Layer-wise maps of the same branches, likewise.
         top (float): Mean of the highest 1 % of the anomaly map.
         cls (float): Abnormal probability of the CLS token by the learned prompts.
+        score_weight (float): Share of ``cls`` in the image score; the rest is ``top``.
         class_name (str): Class name before CNF.
         used_name (str): Class name in the prompts, after CNF.
         filtering (bool): Whether CNF is on.
@@ -59,6 +60,7 @@ class Parts:
     layers: dict[str, dict[int, np.ndarray]]
     top: float
     cls: float
+    score_weight: float
     class_name: str
     used_name: str
     filtering: bool

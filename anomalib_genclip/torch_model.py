@@ -25,8 +25,6 @@ from .components.tiles import TileGrid, join_tiles
 from .model_settings import ModelSettings
 from .utils.tensors import nearest, resize
 
-SCORE_WEIGHT = 0.25  # w: share of the CLS token in the image score (ours)
-
 
 class BranchMaps(NamedTuple):
     """Outputs of the two branches before they are averaged.
@@ -81,7 +79,6 @@ class GenCLIPModel(nn.Module):
         >>> model = GenCLIPModel(load_clip(settings.spec, settings.pretrained, settings.image_size), settings)
     """
 
-    score_weight = SCORE_WEIGHT
     text_prefix: Tensor
     query_features: Tensor
     default_class: Tensor
@@ -95,6 +92,7 @@ class GenCLIPModel(nn.Module):
         self.map_layers = self.layers  # used for the map at inference; the ablation takes a subset
         self.branches = settings.branches
         self.class_name_filter = settings.class_name_filter
+        self.score_weight = settings.score_weight
         self.tiler: Tiler | None = None  # size and stride of tiles; anomalib's TilerConfigurationCallback sets it
         self.tile_batch_size = 1
         self.backbone = full_name(spec, clip)

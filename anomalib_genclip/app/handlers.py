@@ -17,7 +17,6 @@ from anomalib_genclip.components.class_names import GENERIC
 from anomalib_genclip.pipelines.explain import BRANCH_TITLES, describe
 from anomalib_genclip.prediction.output import COLUMNS, REGION_COLUMNS, region_rows, score_row
 from anomalib_genclip.processing.post_processor import NATURAL_THRESHOLD
-from anomalib_genclip.torch_model import SCORE_WEIGHT
 
 from . import drawing
 from .scoring import ScoredImage, Scorer, with_thresholds
@@ -153,13 +152,9 @@ def explain(images: list[ScoredImage]) -> tuple[Any, ...]:
     parts = record.parts
     assert parts is not None
     rows = [
-        (f"mean of the highest {TOP_SHARE:.0%} of the anomaly map", parts.top, f"{1 - SCORE_WEIGHT:.2f}"),
-        ("whole image: CLS token with the learned prompts", parts.cls, f"{SCORE_WEIGHT:.2f}"),
-        (
-            "distance to the references, in multiples of the usual one",
-            parts.cls_distance,
-            "its root times the odds",
-        ),
+        (f"mean of the highest {TOP_SHARE:.0%} of the anomaly map", parts.top, f"{1 - parts.score_weight:.2f}"),
+        ("whole image: CLS token with the learned prompts", parts.cls, f"{parts.score_weight:.2f}"),
+        ("distance to the references, in multiples of the usual one", parts.cls_distance, "its root times the odds"),
         ("image score", record.score, ""),
     ]
     maps: dict[str, Any] = {BRANCH_TITLES[name]: grid for name, grid in parts.maps.items()}

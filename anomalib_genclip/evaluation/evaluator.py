@@ -36,16 +36,16 @@ class CategoryEvaluator(Evaluator):
     image AUROC, AP and F1Max and pixel AUROC, AUPRO, AP and F1Max over the categories (``pixel_AUROC``) and, if there
     are several, those of each (``bottle/pixel_AUROC``, or ``MVTecAD/bottle/pixel_AUROC`` if two datasets have a
     category of that name). Undefined metrics, for example without anomalous images, are left out of the mean and named
-    in a warning and in the report.
+    in a warning and in the report. Image AUROC, pixel AUROC and AUPRO have 95 % intervals (bootstrap over images).
 
     While a model is trained, the validation images give the same means after each epoch, for ``EarlyStopping`` and
     ``ModelCheckpoint``.
 
     Maps are kept in CPU memory (5 bytes per pixel) for anomalib's metrics, which take up to 80 bytes per pixel of the
     largest category while they are computed. Beyond ``pixel_budget`` pixels, scores are counted in histograms instead
-    (about 5 MB per category), which give the pixel metrics to within 1e-3; image metrics stay exact. Several processes
-    share the budget. Images repeated by a distributed sampler are known by their paths and count once. Pixels under the
-    model's ignore mask do not count; with one, pixel metrics are those of histograms.
+    (about 5 MB per category and 3 kB per image), which give the pixel metrics to within 1e-3; image metrics stay exact.
+    Several processes share the budget. Images repeated by a distributed sampler are known by their paths and count
+    once. Pixels under the model's ignore mask do not count; with one, pixel metrics are those of histograms.
 
     Args:
         val_metrics (AnomalibMetric | Sequence[AnomalibMetric] | None): Metrics of the validation images, pooled as
@@ -179,6 +179,7 @@ class CategoryEvaluator(Evaluator):
                 scores = CategoryScores.union(parts)
                 name = f"{dataset}/{category}" if shared[category] > 1 else category
                 result.categories[name], notes = scores.compute_metrics()
+                result.draws[name] = scores.draws(result.categories[name], f"{dataset}/{category}")
                 result.streamed += [name] * (scores.histogram is not None)
                 result.notes += [f"{name}: {note}" for note in notes]
         return group.broadcast(result)

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ from rich.table import Table
 
 from anomalib_genclip.utils.files import atomic_write
 
+from .intervals import DRAWS, HIGH, INTERVAL_METRICS, LOW, with_intervals
 from .scores import ERROR_RATES, IMAGE_METRICS, METRIC_NAMES
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 NOTE = "note"
 STD = "_std"  # suffix of columns with standard deviations, which are shown with the mean, except in .csv and .json
+INTERVAL_REMARK = f"Intervals, in the files: 95 %, from a stratified bootstrap over images ({DRAWS} draws)."
 
 
 @dataclass
@@ -65,9 +68,9 @@ class ResultTable:
         return pd.DataFrame(self.rows, columns=self.columns, dtype=object).to_csv(index=False, lineterminator="\n")
 
     def as_markdown(self) -> str:
-        """Format as a Markdown table, with metrics in percent; all columns but the first are right-aligned."""
-        columns = [name for name in self.columns if not name.endswith(STD)]
-        body = [[_shown(name, row).replace("|", "\\|") for name in columns] for row in self.rows]
+        """Format as a Markdown table, with metrics in percent and intervals beside them, aligned to the right."""
+        columns = [name for name in self.columns if not name.endswith((STD, LOW, HIGH))]
+        body = [[_with_interval(name, row).replace("|", "\\|") for name in columns] for row in self.rows]
         lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *body]
         table = "\n".join(f"| {' | '.join(' '.join(cell.split()) for cell in line)} |" for line in lines)
         remarks = "".join(f"- {remark}\n" for remark in self.remarks)
@@ -93,6 +96,12 @@ def _shown(name: str, row: Row) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def _with_interval(name: str, row: Row) -> str:
+    """Format a row's value, followed by its interval if there is one."""
+    ends = [_shown(name, {name: row[name + end]}) for end in (LOW, HIGH) if row.get(name + end) is not None]
+    return _shown(name, row) + (f" [{', '.join(ends)}]" if ends else "")
+
+
 @dataclass
 class EvaluationResult:
     """Metrics and error rates of a test run, in [0, 1], by category; undefined ones are absent.
@@ -108,6 +117,17 @@ class EvaluationResult:
     categories: dict[str, dict[str, float]]  # values by metric or error rate, by category
     streamed: list[str] = field(default_factory=list)  # categories whose pixel metrics are from histograms
     notes: list[str] = field(default_factory=list)  # on undefined metrics and excluded images
+    draws: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # resampled metrics, by category
+
+    @property
+    def mean_draws(self) -> dict[str, list[float]]:
+        """Means of the resampled metrics; absent unless all categories with the metric have draws."""
+        found = {}
+        for name in INTERVAL_METRICS:
+            own = [self.draws.get(category, {}).get(name) for category, row in self.categories.items() if name in row]
+            if own and None not in own:
+                found[name] = np.mean(own, axis=0).tolist()
+        return found
 
     @property
     def mean(self) -> dict[str, float]:
@@ -138,10 +158,12 @@ class EvaluationResult:
                 "1 % and 5 % false alarms: interpolated on the ROC curve, at thresholds that are known from the test "
                 "labels only."
             )
+        parts = [(category, row, self.draws.get(category, {})) for category, row in self.categories.items()]
         rows = [
-            {"category": category, **{name: row.get(name) for name in (*METRIC_NAMES, *rates)}}
-            for category, row in [*self.categories.items(), ("mean", mean)]
+            with_intervals({"category": category, **{name: row.get(name) for name in (*METRIC_NAMES, *rates)}}, draws)
+            for category, row, draws in [*parts, ("mean", mean, self.mean_draws)]
         ]
+        remarks += [INTERVAL_REMARK] * any(self.draws.values())
         return ResultTable("Test metrics in percent", rows, remarks + self.notes)
 
     def print(self, console: Console | None = None) -> None:

@@ -4,7 +4,7 @@
 """Scores of one category; anomalib's own metrics computed from them, and pixel metrics in constant memory."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from types import SimpleNamespace
@@ -19,6 +19,8 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_roc
 
 from anomalib_genclip.utils.messages import counted
+
+from .intervals import Points, bootstrap
 
 IMAGE_METRICS = ("image_AUROC", "image_AP", "image_F1Max")
 METRIC_NAMES = (*IMAGE_METRICS, "pixel_AUROC", "pixel_AUPRO", "pixel_AP", "pixel_F1Max")
@@ -73,12 +75,9 @@ class ScoreHistogram:
         both = torch.bincount((bins + NUM_BINS * mask)[kept].flatten(), minlength=2 * NUM_BINS)
         mask = mask if ignored is None else mask & ~ignored
         self.counts += both.view(2, NUM_BINS)
-        # Regions of anomalous pixels are 8-connected, by the same function as in anomalib's AUPRO; each weighs 1.
-        regions = connected_components_cpu(mask[None, None].float())[0, 0][mask].long()
-        sizes = torch.bincount(regions)
-        weights = sizes[regions].double().reciprocal()
+        weights = region_weights(mask)
         self.weights += torch.bincount(bins[mask], weights=weights, minlength=NUM_BINS)
-        self.regions += int((sizes > 0).sum())
+        self.regions += round(float(weights.sum()))
 
     def merge(self, other: "ScoreHistogram") -> None:
         """Add the counts of another histogram."""
@@ -101,6 +100,15 @@ class ScoreHistogram:
         }
 
 
+def region_weights(mask: Tensor) -> Tensor:
+    """Compute 1 / size of its region of each anomalous pixel of a mask ``(H, W)``, in their order.
+
+    Regions are 8-connected, by the same function as in anomalib's AUPRO.
+    """
+    regions = connected_components_cpu(mask[None, None].float())[0, 0][mask].long()
+    return torch.bincount(regions)[regions].double().reciprocal()
+
+
 def _area(x: Tensor, y: Tensor, limit: float) -> float:
     """Integrate the piecewise linear curve through (0, 0) and the points up to ``limit``, divided by ``limit``."""
     x, y = (torch.cat([values.new_zeros(1), values]) for values in (x, y))
@@ -119,7 +127,7 @@ class CategoryScores:
     images: dict[str, tuple[float, bool, bool | None]] = field(default_factory=dict)  # score, label, predicted label
     maps: dict[str, tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=dict)  # map, mask, ignored: (H, W)
     histogram: ScoreHistogram | None = None  # pixels whose maps are not kept
-    folded: set[str] = field(default_factory=set)  # images whose pixels are in the histogram
+    points: dict[str, Points] = field(default_factory=dict)  # of images whose pixels are in the histogram
     left_out: dict[str, dict[str, str]] = field(default_factory=lambda: {"image": {}, "pixel": {}})  # and why
     repeated: int = 0  # images that were added again and ignored
 
@@ -160,8 +168,9 @@ class CategoryScores:
         """Move all maps to the histogram, except the ``kept`` newest."""
         for image in list(self.maps)[: len(self.maps) - kept]:
             self.histogram = self.histogram or ScoreHistogram()
-            self.histogram.add(*self.maps.pop(image))
-            self.folded.add(image)
+            planes = self.maps.pop(image)
+            self.histogram.add(*planes)
+            self.points[image] = _points(*planes)
 
     @classmethod
     def union(cls, parts: Iterable["CategoryScores"]) -> "CategoryScores":
@@ -171,12 +180,12 @@ class CategoryScores:
             whole.images = part.images | whole.images
             whole.left_out = {level: part.left_out[level] | images for level, images in whole.left_out.items()}
             whole.maps = part.maps | whole.maps
-            whole.folded |= part.folded
+            whole.points |= part.points
             whole.repeated += part.repeated
             if part.histogram:
                 whole.histogram = whole.histogram or ScoreHistogram()
                 whole.histogram.merge(part.histogram)
-        whole.maps = {image: planes for image, planes in whole.maps.items() if image not in whole.folded}
+        whole.maps = {image: planes for image, planes in whole.maps.items() if image not in whole.points}
         return whole
 
     def compute_metrics(self) -> tuple[dict[str, float], list[str]]:
@@ -187,7 +196,7 @@ class CategoryScores:
             reasons = defaultdict(list)
             for image, reason in sorted(self.left_out[level].items()):
                 reasons[reason].append(image)
-            defined = bool(self.images if level == "image" else self.maps or self.folded)
+            defined = bool(self.images if level == "image" else self.maps or self.points)
             defined = defined and NOT_FINITE[level] not in reasons
             outcome = f"{level} metrics {'without some images' if defined else 'undefined (not in the mean)'}"
             for reason, images in reasons.items():
@@ -198,6 +207,18 @@ class CategoryScores:
         if self.repeated:
             notes.append(f"{counted(self.repeated, 'repetition')} left out (images are identified by path)")
         return {name: values[name] for name in METRIC_NAMES + ERROR_RATES if name in values}, notes
+
+    def draws(self, values: Mapping[str, float], seed: str) -> dict[str, list[float]]:
+        """Compute metrics of resampled images for intervals; ``values`` are those of the images, ``seed`` any text."""
+        images = [Points.of_image(*self.images[image][:2]) for image in sorted(self.images)]
+        pixels = self.points | {image: _points(*planes) for image, planes in self.maps.items()}
+        found: dict[str, list[float]] = {}
+        if "image_AUROC" in values:
+            found |= bootstrap(values, images, {"image_AUROC": (1, 1.0)}, seed)
+        if "pixel_AUROC" in values:
+            curves = {"pixel_AUROC": (1, 1.0), "pixel_AUPRO": (2, FPR_LIMIT)}
+            found |= bootstrap(values, [pixels[image] for image in sorted(pixels)], curves, seed)
+        return found
 
     def _image_values(self, notes: list[str]) -> dict[str, float]:
         scores, labels, alarms = zip(*(self.images[image] for image in sorted(self.images)), strict=True)
@@ -226,6 +247,10 @@ class CategoryScores:
             return {}
         metrics = self.histogram.metrics() if self.histogram else pixel_metrics(maps, masks)
         return {f"pixel_{name}": value for name, value in metrics.items()}
+
+
+def _points(anomaly_map: Tensor, mask: Tensor) -> Points:
+    return Points.of_pixels(anomaly_map.numpy(), mask.numpy(), region_weights(mask).numpy())
 
 
 def pixel_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:

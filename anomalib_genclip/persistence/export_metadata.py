@@ -39,6 +39,7 @@ def metadata_of(module: Any) -> dict[str, Any]:  # noqa: ANN401  # GenCLIP
         **thresholds_of(module),
         "class_name": model.class_names.names[int(model.default_class)],
         "class_name_filter": model.class_name_filter,
+        "score_weight": model.score_weight,
         "image_size": list(model.image_size),
         "prompts_sha256": digest(learned, {}),
         "versions": {name: version(name) for name in _PACKAGES},

@@ -15,7 +15,7 @@ from anomalib_genclip.components.references import ReferenceMemory
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 
 from .checkpoint_io import FROZEN, GenCLIPCheckpointIO, describe_checkpoint
-from .prompts_file import Description, LearnedWeights, ModelSignature, ReferenceNote, described
+from .prompts_file import INFERENCE_SETTINGS, Description, LearnedWeights, ModelSignature, ReferenceNote, described
 
 REFERENCES = "references.memories."  # their tensors' names in the torch model's state
 IGNORE_MASK = "ignore_mask.mask"
@@ -51,7 +51,7 @@ def save_weights(module: Any, path: str | Path, references: bool) -> Path:  # no
         pretrained=Path(module.hparams["pretrained"]).name,
         image_size=list(model.image_size),
         trained_on=module.trained_on,
-        inference={name: module.hparams[name] for name in ("branches", "class_name_filter", "smoothing_sigma")},
+        inference={name: module.hparams[name] for name in INFERENCE_SETTINGS},
         class_name=_product(module) if of_product else None,
         tiles=module.hparams["tiles"] if of_product else None,
         calibration=calibration,

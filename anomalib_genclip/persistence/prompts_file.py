@@ -6,7 +6,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -22,6 +22,8 @@ from .weights_files import resolve_weights
 FORMAT, FORMAT_VERSION = "anomalib-genclip", 3
 _STRICT = ConfigDict(strict=True)
 _THRESHOLD = "threshold."  # prefix of the thresholds' names among the tensors
+InferenceSetting = Literal["branches", "class_name_filter", "smoothing_sigma", "score_weight"]
+INFERENCE_SETTINGS: tuple[str, ...] = get_args(InferenceSetting)
 Described = TypeVar("Described")
 
 
@@ -85,8 +87,7 @@ class Description:
         pretrained (str): The ``pretrained`` argument of the training run; for a file its name without folders.
         image_size (list[int]): Height and width of the images.
         trained_on (str): Name of the training data, for information.
-        inference (dict[str, Any]): Settings that the thresholds depend on: ``branches``, ``class_name_filter``,
-            ``smoothing_sigma``.
+        inference (dict[str, Any]): Settings that the thresholds depend on, ``INFERENCE_SETTINGS``.
         class_name (str | None): Product that the file was calibrated or given references for.
         tiles (dict[str, Any] | None): Tiles that it was calibrated or given references with.
         calibration (dict[str, Any] | None): What the thresholds were calibrated on, if they were.
@@ -102,7 +103,7 @@ class Description:
     pretrained: Annotated[str, Field(pattern=r"^[^/\\]+$")]
     image_size: Annotated[list[int], Field(min_length=2, max_length=2)]
     trained_on: str
-    inference: dict[Literal["branches", "class_name_filter", "smoothing_sigma"], Any]
+    inference: dict[InferenceSetting, Any]
     class_name: str | None = None
     tiles: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None

@@ -3,18 +3,22 @@
 
 """Comparison of models on the same images and with the same metrics, and of a model with parts of itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
+import numpy as np
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, ValidationError, model_validator
 
 from anomalib_genclip.data.categories import category_of, expand_each, to_download
-from anomalib_genclip.evaluation.report import NOTE, STD, ResultTable, Row, png
+from anomalib_genclip.evaluation.intervals import HIGH, INTERVAL_METRICS, LOW, with_intervals
+from anomalib_genclip.evaluation.report import INTERVAL_REMARK, NOTE, STD, ResultTable, Row, png
 from anomalib_genclip.evaluation.scores import METRIC_NAMES
 from anomalib_genclip.inferencer import load_trained
 from anomalib_genclip.utils.files import atomic_write
@@ -28,11 +32,17 @@ REMARKS = (
     "anomalib's post-processor clamps normalized scores to [0, 1], which causes ties; GenCLIP's does not normalize.",
     "images_per_second: pre-processing and model, without reading files and computing metrics.",
     "peak_memory_mib: during the test (one_class models: and training); of the GPU, else of the process.",
+    INTERVAL_REMARK,
 )
+DIFFERENCE_REMARKS = [
+    "Differences of the means in percentage points, over the categories that both models were tested on.",
+    "differ: metrics of which the 95 % interval of the paired difference, over the same draws of images, leaves out 0.",
+]
 NUMBERS = (*METRIC_NAMES, "images", "images_per_second", "peak_memory_mib")
 ABLATION_REMARKS = [
     "Metrics in percent. One trained model, without retraining.",
     "layers: those whose maps are averaged. The image score also uses the last layer's CLS token.",
+    INTERVAL_REMARK,
 ]
 ABLATION_COLUMNS = ["branches", "CNF", "layers", *METRIC_NAMES, "images_per_second"]
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -116,7 +126,10 @@ class ComparisonTables:
         """One row per model, with means over its categories, and over its seeds with standard deviations."""
         plain = [{**dict.fromkeys(NUMBERS), **with_note(row), "failed": "error" in row} for row in self.rows]
         frame = pd.DataFrame(plain).astype(dict.fromkeys(NUMBERS, float))
-        rows = [_summary(own) for _, own in frame.groupby("model", sort=False)]
+        rows = []
+        for model, own in frame.groupby("model", sort=False):
+            drawn = resampled([row for row in self.rows if row["model"] == model and "error" not in row])
+            rows.append(with_intervals(_summary(own), {name: draws[1:] for name, draws in drawn.items()}))
         done, remarks = frame[~frame.failed], list(REMARKS)
         if len(set(done.groupby("model").category.agg(frozenset))) > 1:
             remarks.append("The models' means are over different categories, because some jobs failed.")
@@ -129,20 +142,58 @@ class ComparisonTables:
         """One row per model, seed and category."""
         return ResultTable("Comparison: by category", [with_note(row) for row in self.rows], list(REMARKS))
 
+    @property
+    def differences(self) -> ResultTable:
+        """One row per pair of models: what the first has more than the other, with paired intervals."""
+        done: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if "error" not in row:
+                done.setdefault(row["model"], []).append(row)
+        table = ResultTable("Comparison: differences between models", [], DIFFERENCE_REMARKS)
+        for pair in combinations(done, 2):
+            shared = set.intersection(*({(row["category"], row["images"]) for row in done[model]} for model in pair))
+            first, other = (
+                resampled([row for row in done[model] if (row["category"], row["images"]) in shared]) for model in pair
+            )
+            both = {name: first[name] - other[name] for name in first if name in other}
+            row = {"model": pair[0], "other": pair[1], **{name: float(draws[0]) for name, draws in both.items()}}
+            row = with_intervals(row, {name: draws[1:] for name, draws in both.items()})
+            differ = [name for name in both if row[name + LOW] > 0 or row[name + HIGH] < 0]
+            table.rows.append({**row, "differ": ", ".join(differ) or None})
+        return table
+
     def save(self) -> None:
-        """Print the table of models, and write both tables and the plot."""
+        """Print the table of models, and write all tables and the plot."""
         models = self.models
         models.print(["model", "categories", *METRIC_NAMES, "images_per_second", "peak_memory_mib"])
         models.write(self.folder, "comparison")
         self.categories.write(self.folder, "comparison_by_category")
+        self.differences.write(self.folder, "comparison_differences")
         atomic_write(self.folder / "comparison.png", draw_accuracy_against_speed(models.rows))
-        print(f"Tables and plot: {self.folder}/comparison.*, comparison_by_category.*")
+        print(f"Tables and plot: {self.folder}/comparison.*, comparison_by_category.*, comparison_differences.*")
 
 
 def with_note(row: Row) -> Row:
-    """Replace a job's error and notes by the row's note."""
-    results = {name: value for name, value in row.items() if name not in {"error", "notes"}}
-    return {**results, NOTE: f"failed: {row['error']}" if "error" in row else "; ".join(row["notes"])}
+    """Replace a job's error and notes by the row's note, and its draws by intervals."""
+    results = {name: value for name, value in row.items() if name not in {"error", "notes", "draws"}}
+    note = f"failed: {row['error']}" if "error" in row else "; ".join(row["notes"])
+    return {**with_intervals(results, row.get("draws", {})), NOTE: note}
+
+
+def resampled(rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
+    """Average metrics and their draws over the categories of each seed, and then over the seeds.
+
+    Returns:
+        dict[str, NDArray[np.float64]]: Metric, followed by its draws, ``(1 + DRAWS,)``; only those of which no row has
+            a value without draws.
+    """
+    found = {}
+    for name in INTERVAL_METRICS:
+        own = [row for row in rows if row.get(name) is not None]
+        if own and all(name in row.get("draws", {}) for row in own):
+            values = [[row[name], *row["draws"][name]] for row in own]
+            found[name] = pd.DataFrame(values, [row["seed"] for row in own]).groupby(level=0).mean().mean().to_numpy()
+    return found
 
 
 def _summary(rows: pd.DataFrame) -> Row:
@@ -271,7 +322,8 @@ def ablate(
         labels = {"branches": branches, "CNF": "on" if cnf else "off", "layers": " ".join(map(str, used))}
         jobs.append(Job("ablate", {**common, "variant": variant}, labels))
     rows = [with_note(row) for row in run_jobs("ablation", jobs, Path(results_dir), isolate)]
-    shown = [{name: row[name] for name in (*ABLATION_COLUMNS, "images", NOTE) if name in row} for row in rows]
+    kept = {*ABLATION_COLUMNS, *(name + end for name in INTERVAL_METRICS for end in (LOW, HIGH)), "images", NOTE}
+    shown = [{name: value for name, value in row.items() if name in kept} for row in rows]
     table = ResultTable("Ablation", shown, ABLATION_REMARKS)
     table.print(ABLATION_COLUMNS)
     table.write(results_dir, "ablation")

@@ -46,11 +46,13 @@ from anomalib_genclip.persistence.weights_files import BUNDLED_PROMPTS
 from anomalib_genclip.utils.files import atomic_write, file_hash, is_file
 from anomalib_genclip.utils.tensors import digest
 
+from .free_text import FreeText
 from .written_prompts import WrittenPrompts
 
 logger = logging.getLogger(__name__)
 
 Settings = dict[str, Any]
+BASELINES: dict[str, type[AnomalibModule]] = {kind.__name__: kind for kind in (WrittenPrompts, FreeText)}
 
 
 @dataclass(frozen=True)
@@ -209,8 +211,10 @@ def measure(
             engine.fit(model=model, datamodule=datamodule)
             fit_seconds = {"fit_seconds": time.perf_counter() - start}
         engine.test(model=model, datamodule=datamodule, ckpt_path=checkpoint)
-    assert evaluator.result is not None
-    return {**evaluator.result.mean, **meter.result(), **fit_seconds, "notes": evaluator.result.notes}
+    result = evaluator.result
+    assert result is not None
+    own = {"notes": result.notes, "draws": result.mean_draws}
+    return {**result.mean, **meter.result(), **fit_seconds, **own}
 
 
 def make_engine(folder: str | Path, accelerator: str, trainer: Settings) -> Engine:
@@ -220,10 +224,10 @@ def make_engine(folder: str | Path, accelerator: str, trainer: Settings) -> Engi
 
 
 def build_model(settings: Settings, **more: Any) -> AnomalibModule:  # noqa: ANN401  # the model's arguments
-    """Build a model of anomalib, or :class:`.WrittenPrompts`, from ``{"class_path": name, "init_args": {...}}``."""
+    """Build a model of anomalib, or one of ``BASELINES``, from ``{"class_path": name, "init_args": {...}}``."""
     name, init_args = settings["class_path"].split(".")[-1], {**settings.get("init_args", {}), **more}
     try:
-        return WrittenPrompts(**init_args) if name == WrittenPrompts.__name__ else get_model(name, **init_args)
+        return BASELINES[name](**init_args) if name in BASELINES else get_model(name, **init_args)
     except UnknownModelError as error:
         msg = f"anomalib has no model {name!r}."
         raise ValueError(msg) from error

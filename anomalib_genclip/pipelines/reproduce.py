@@ -1,13 +1,18 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The paper's protocols: GenCLIP trained on one dataset and tested on others, beside published results."""
+"""The paper's protocols: GenCLIP trained on one dataset and tested on others, beside published results.
+
+Each runs with every group of settings, such as ours and the paper's.
+"""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
-from anomalib_genclip.evaluation.report import NOTE, ResultTable, Row
+from anomalib_genclip.evaluation.intervals import HIGH, LOW
+from anomalib_genclip.evaluation.report import INTERVAL_REMARK, NOTE, ResultTable, Row
 from anomalib_genclip.evaluation.scores import METRIC_NAMES
 from anomalib_genclip.utils.files import find_config
 from anomalib_genclip.utils.loaders import as_list
@@ -17,27 +22,39 @@ from .jobs import Settings, reason
 
 REMARKS = [
     "Metrics in percent, as the mean over categories.",
-    "Published results were measured by others, with their own code, image sizes and AUPRO.",
+    "GenCLIP was measured here. Published results were measured by others, with their own code, image sizes and AUPRO.",
+    INTERVAL_REMARK,
 ]
-# Zero-shot results by the target's datamodule: model, source, and means over categories.
-_WINCLIP = ("WinCLIP", "published (abstract, arXiv 2303.14814)")
-_ANOMALY_CLIP = ("AnomalyCLIP", "published (logs in its repository)")
-PUBLISHED: dict[str, list[tuple[str, str, dict[str, float]]]] = {
-    "MVTecAD": [
-        (*_WINCLIP, {"image_AUROC": 0.918, "pixel_AUROC": 0.851}),
-        (*_ANOMALY_CLIP, {"image_AUROC": 0.916, "image_AP": 0.964, "pixel_AUROC": 0.911, "pixel_AUPRO": 0.814}),
-    ],
-    "Visa": [
-        (*_WINCLIP, {"image_AUROC": 0.781, "pixel_AUROC": 0.796}),
-        (*_ANOMALY_CLIP, {"image_AUROC": 0.820, "image_AP": 0.853, "pixel_AUROC": 0.955, "pixel_AUPRO": 0.867}),
-    ],
+_FIGURES = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
+# Zero-shot results of others on MVTec AD and VisA, in percent; of some the first figure alone.
+_OTHERS: list[tuple[str, str, tuple[float, ...], tuple[float, ...]]] = [
+    ("WinCLIP", "arXiv 2303.14814", (91.8, 85.1, 64.6), (78.1, 79.6, 56.8)),
+    ("APRIL-GAN", "arXiv 2305.17382", (86.1, 87.6, 44.0), (78.0, 94.2, 86.8)),
+    ("AnomalyCLIP", "logs in its repository, arXiv 2310.18961", (91.6, 91.1, 81.4), (82.0, 95.5, 86.7)),
+    ("AdaCLIP", "run again by the authors of VisualAD, arXiv 2407.15795", (92.0, 88.5, 47.6), (79.7, 95.1, 71.3)),
+    ("AF-CLIP", "its paper", (92.9, 92.3, 85.7), (88.5, 96.2, 88.7)),
+    ("VisualAD", "its paper", (92.2, 90.8, 87.5), (84.7, 95.8, 91.0)),
+    ("AnomalyVFM (RADIO)", "arXiv 2601.20524", (96.4, 92.0, 87.6), (92.9, 95.8, 90.5)),
+    ("AdaptCLIP", "arXiv 2505.09926", (93.5,), (84.8,)),
+]
+PUBLISHED: dict[str, list[tuple[str, str, Row]]] = {  # by the target's datamodule
+    target: [
+        (
+            model,
+            f"published ({source})",
+            {name: round(value / 100, 3) for name, value in zip(_FIGURES, own[side], strict=False)},
+        )
+        for model, source, *own in _OTHERS
+    ]
+    for side, target in enumerate(("MVTecAD", "Visa"))
 }
 
 
 class Reproduction(Strict):
     """Settings of a reproduction; the last four are those of a comparison."""
 
-    model: str  # settings file
+    # Name in the tables: settings files, of which a later one replaces init arguments of earlier ones.
+    models: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(min_length=1)
     protocols: list[str] = Field(min_length=1)  # settings files of CrossDataset
     results_dir: Path = Path("results/reproduce")
     trainer: Settings = Field(default={})
@@ -49,7 +66,7 @@ class Reproduction(Strict):
 def reproduce(settings: Settings) -> ResultTable:
     """Run the protocols, and write and print one table; see ``configs/reproduce.yaml``.
 
-    Protocols with the same source share one training run. A protocol that fails is a row with the reason.
+    Protocols with the same source share the training runs. A protocol that fails is a row with the reason.
 
     Raises:
         ValueError: If a setting is missing, unknown or invalid.
@@ -59,7 +76,7 @@ def reproduce(settings: Settings) -> ResultTable:
     for protocol in checked.protocols:
         table.rows += run_protocol(protocol, checked)
         table.write(folder, "reproduce")  # after each, because they take hours
-    table.print(["data", "model", "source", *METRIC_NAMES])
+    table.print(["data", "model", *METRIC_NAMES])
     print(f"Table: {folder}/reproduce.*; by category: {folder}/*/comparison_by_category.*")  # the command's result
     return table
 
@@ -73,26 +90,25 @@ def run_protocol(protocol: str, settings: Reproduction) -> list[Row]:
         label = " to ".join(" + ".join(_names(data[side])) for side in ("source", "target"))
         for name in _names(data["target"]):
             results += PUBLISHED.get(name, [])
-        measured = compare(comparison_settings(data, settings, Path(protocol).stem)).models.rows[0]
+        measured = compare(comparison_settings(data, settings, Path(protocol).stem)).models.rows
     except Exception as error:  # noqa: BLE001  # the other protocols still run
-        measured = {NOTE: f"failed: {reason(error)}"}
-    results.append(("GenCLIP", "measured", measured))
+        measured = [{"model": name, NOTE: f"failed: {reason(error)}"} for name in settings.models]
+    results += [(row["model"], "measured", row) for row in measured]
+    columns = [name + end for name in METRIC_NAMES for end in ("", LOW, HIGH)]
     return [
         {"data": label, "model": model, "source": source}
-        | {name: found.get(name) for name in METRIC_NAMES}
+        | {name: found.get(name) for name in columns if name in found or name in METRIC_NAMES}
         | {NOTE: found.get(NOTE, "")}
         for model, source, found in results
     ]
 
 
 def comparison_settings(data: Settings, settings: Reproduction, stem: str) -> Settings:
-    """Convert the arguments of a CrossDataset to the settings of a comparison with one model."""
+    """Convert the arguments of a CrossDataset to the settings of a comparison of the models."""
     loading = {key: data[key] for key in ("eval_batch_size", "num_workers") if key in data}
     sides = {"source", "source_categories", "target", "target_categories"}
-    entry = {
-        "name": "GenCLIP",
+    common = {
         "protocol": "cross_dataset",
-        "model": read_settings(find_config(settings.model)),
         "trainer": settings.trainer,
         "source": data["source"],
         "source_categories": data.get("source_categories"),
@@ -104,8 +120,15 @@ def comparison_settings(data: Settings, settings: Reproduction, stem: str) -> Se
         "jobs_dir": settings.results_dir,
         "target": [{**one, "init_args": {**one.get("init_args", {}), **loading}} for one in as_list(data["target"])],
         "target_categories": data.get("target_categories"),
-        "models": [entry],
+        "models": [{"name": name, "model": _merged(files), **common} for name, files in settings.models.items()],
     }
+
+
+def _merged(files: list[str]) -> Settings:
+    """Read a model's settings files; init arguments of later ones replace those of earlier ones."""
+    parts = [read_settings(find_config(file)) for file in files]
+    init_args = {name: value for part in parts for name, value in part.get("init_args", {}).items()}
+    return {**parts[-1], "init_args": init_args}
 
 
 def _names(datamodules: Settings | list[Settings]) -> list[str]:

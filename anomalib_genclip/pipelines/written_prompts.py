@@ -41,10 +41,9 @@ class WrittenPrompts(GenCLIP):
 class _WrittenPromptsModel(GenCLIPModel):
     """GenCLIP with hand-written prompts instead of both branches."""
 
-    score_weight = 1.0  # the CLS token alone, as in zero-shot classification with CLIP
-
     def __init__(self, clip: Any, settings: ModelSettings, prompts: PromptSet) -> None:  # noqa: ANN401
         super().__init__(clip, settings)
+        self.score_weight = 1.0  # the CLS token alone, as in zero-shot classification with CLIP
         self.prompt_set = prompts
         self._text: dict[str, Tensor] = {}
 

@@ -177,6 +177,6 @@ def test_comparison_is_complete(tmp_path, monkeypatch):
 
 def test_reproduction_names_files_that_are_there():
     settings = yaml.safe_load((CONFIGS / "reproduce.yaml").read_text())
-    files = [settings["model"], *settings["protocols"]]
+    files = [*(file for own in settings["models"].values() for file in own), *settings["protocols"]]
     assert all(find_config(file).is_relative_to(CONFIGS) for file in files)
     assert {Path(file).stem for file in settings["protocols"]} == NEEDS.keys() - {"folder_to_folder"}

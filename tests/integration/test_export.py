@@ -377,4 +377,5 @@ def test_exported_file_is_calibrated_and_saved_with_what_it_was_calibrated_on(ex
 def test_torch_file_has_its_description_beside_it(exported):
     metadata = json.loads(exported.file("torch").with_name("metadata.json").read_text())
     assert (metadata["image_threshold"], metadata["class_name"], metadata["image_size"]) == (0.5, "screw", [112, 112])
+    assert metadata["score_weight"] == exported.model.model.score_weight
     assert {"torch", "anomalib"} <= metadata["versions"].keys()

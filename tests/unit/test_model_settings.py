@@ -157,6 +157,7 @@ def test_numbers_are_within_their_bounds(value):
     number = is_number(value)
     # A wider blur than the map would be an error at the first image.
     assert (not build(smoothing_sigma=value)) == (number and 0 <= value <= 63 / 4)
+    assert (not build(score_weight=value)) == (number and 0 <= value <= 1)
     bounds = {
         "query_only_prob": number and 0 <= value <= 1,
         "learning_rate": number and value >= 0,

@@ -20,7 +20,7 @@ from anomalib_genclip.components.anomaly_map import abnormal_probability, top_me
 from anomalib_genclip.components.loss import GenCLIPLoss
 from anomalib_genclip.components.references import ReferenceMemory
 from anomalib_genclip.demo.synthetic import render
-from anomalib_genclip.torch_model import SCORE_WEIGHT, GenCLIPModel, gaussian_blur
+from anomalib_genclip.torch_model import GenCLIPModel, gaussian_blur
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_image_score_joins_top_of_the_map_and_cls(noisy, images):
     parts, result = noisy.score_parts(images), noisy(images)
     grid = torch.stack(list(parts.branches.maps.values())).mean(dim=0)
     torch.testing.assert_close(result.anomaly_map, upsample(grid, noisy.image_size).clamp(0, 1), rtol=0, atol=0)
-    score = torch.lerp(top_mean(result.anomaly_map), parts.branches.cls, SCORE_WEIGHT)
+    score = torch.lerp(top_mean(result.anomaly_map), parts.branches.cls, 0.75)
     torch.testing.assert_close(result.pred_score, score, rtol=0, atol=0)
     tokens = noisy.clip.encode_image(images[:1])
     known = (F.normalize(torch.stack(part), dim=-1) for part in ([x[0] for x in tokens.patches], [tokens.pooled]))
@@ -147,6 +147,8 @@ def test_image_score_joins_top_of_the_map_and_cls(noisy, images):
     assert not torch.equal(noisy(images).anomaly_map, result.anomaly_map)
     noisy.references.set({})
     torch.testing.assert_close(noisy(images).pred_score, score, rtol=0, atol=0)
+    noisy.score_weight = 0.0
+    torch.testing.assert_close(noisy(images).pred_score, parts.top, rtol=0, atol=0)
 
 
 def assert_in_unit_interval(result):

@@ -23,6 +23,7 @@ PARTS = Parts(
     layers={"vision": {2: GRID, 4: GRID}},
     top=0.4,
     cls=0.6,
+    score_weight=0.25,
     class_name="bolt",
     used_name="object",
     filtering=True,

@@ -49,6 +49,21 @@ def test_files_and_tables_show_what_is_undefined(partial, tmp_path):
     assert "- plain: no mask" in lines
 
 
+def test_intervals_stand_beside_their_metric_and_the_mean_has_one_if_all_have():
+    values = {"image_AUROC": 0.875, "pixel_AUPRO": 0.5}
+    draws = {"image_AUROC": [0.8, 0.9], "pixel_AUPRO": [0.4, 0.6]}
+    result = EvaluationResult({"a": values, "b": values, "c": {}}, draws={"a": draws, "b": {"image_AUROC": [0.7, 1.0]}})
+    rows = result.table().rows
+    assert list(rows[0])[:5] == ["category", "image_AUROC", "image_AUROC_low", "image_AUROC_high", "image_AP"]
+    assert (rows[0]["image_AUROC_low"], rows[2]["image_AUROC"]) == (pytest.approx(0.8025), None)
+    assert rows[3]["image_AUROC_high"] == pytest.approx(0.95 - 0.025 * 0.2)  # of the means 0.75 and 0.95
+    assert "pixel_AUPRO_low" not in rows[3]
+    lines = result.table().as_markdown().splitlines()
+    assert lines[2].startswith("| category | image_AUROC | image_AP |")
+    assert lines[4].startswith("| a | 87.5 [80.2, 89.8] | - |")
+    assert "[" not in printed(result).partition("Intervals")[0]
+
+
 def test_rows_may_lack_columns_and_hold_any_text():
     table = ResultTable("Title", [{"a": "x|y", "b": 8}, {"a": "c", "note": "x\ny"}, {"a": "d", "b": 1234.5}])
     assert table.as_markdown().splitlines()[4:] == ["| x\\|y | 8 | - |", "| c | - | x y |", "| d | 1234 | - |"]

@@ -29,13 +29,14 @@ def test_prompts_file_restores_model_and_settings(trained):
 
 
 def test_prompts_file_brings_the_settings_that_its_thresholds_belong_to(trained, tmp_path):
-    settings = {"branches": "query", "class_name_filter": False, "smoothing_sigma": 2.0}
+    settings = {"branches": "query", "class_name_filter": False, "smoothing_sigma": 2.0, "score_weight": 0.4}
     path = GenCLIP(weights=trained.prompts, **settings).save_weights(tmp_path / "query.safetensors")
     model = GenCLIP(weights=path)
     assert {name: model.hparams[name] for name in settings} == settings
     torch.testing.assert_close(maps(model), maps(GenCLIP(weights=trained.prompts, **settings)))
-    other = GenCLIP(weights=path, branches="both", class_name_filter=True, smoothing_sigma=0.0)
-    assert [other.hparams[name] for name in settings] == ["both", True, 0.0]
+    other = GenCLIP(weights=path, branches="both", class_name_filter=True, smoothing_sigma=0.0, score_weight=0.0)
+    assert [other.hparams[name] for name in settings] == ["both", True, 0.0, 0.0]
+    assert (model.model.score_weight, other.model.score_weight) == (0.4, 0)
     path = rewritten(path, tmp_path / "other.safetensors", description=lambda d: d | {"inference": {"turns": 4}})
     with pytest.raises(ValueError, match=r"other\.safetensors has no valid entry for inference\.turns"):
         GenCLIP(weights=path)

@@ -48,9 +48,16 @@ def test_figures_are_those_of_testing_the_checkpoint_by_hand(compared, compariso
 def test_files_are_written(compared):
     content = json.loads((compared.folder / "comparison.json").read_text())
     assert [row["model"] for row in content["rows"]] == ["GenCLIP", "whitest", "PatchCore", "absent"]
-    assert "| whitest | zero_shot | 2 of 2 | 100.0 |" in (compared.folder / "comparison.md").read_text()
+    assert "| whitest | zero_shot | 2 of 2 | 100.0 [100.0, 100.0] |" in (compared.folder / "comparison.md").read_text()
     assert Image.open(compared.folder / "comparison.png").size[0] > 500
     assert "bottle" in (compared.folder / "comparison_by_category.csv").read_text()
+    pairs = json.loads((compared.folder / "comparison_differences.json").read_text())["rows"]
+    assert [(row["model"], row["other"]) for row in pairs] == [
+        ("GenCLIP", "whitest"),
+        ("GenCLIP", "PatchCore"),
+        ("whitest", "PatchCore"),
+    ]
+    assert pairs[0]["pixel_AUROC"] == pytest.approx(content["rows"][0]["pixel_AUROC"] - 1)
 
 
 MODEL = {"name": "a", "protocol": "zero_shot", "model": {"class_path": "Padim"}}

@@ -6,6 +6,7 @@
 import io
 from statistics import fmean
 
+import numpy as np
 import pytest
 from helpers.comparisons import rows_of
 from matplotlib.figure import Figure
@@ -58,6 +59,30 @@ def test_several_seeds_are_shown_as_mean_and_spread_of_their_means(tmp_path):
     assert table.rows[0]["image_AUROC_std"] == pytest.approx(0.3 / 2**0.5)
     assert table.rows[0]["categories"] == "2 of 2"
     assert "75.0 ± 21.2" in table.as_markdown()
+
+
+def test_difference_of_two_models_is_judged_by_the_same_draws(tmp_path):
+    """Their own intervals overlap; the draws of the difference do not reach 0. Only shared categories count."""
+    draws = np.linspace(0.5, 0.9, 101)
+
+    def of(model: str, category: str, add: float, seed: int = 0, images: int = 8) -> dict:
+        own = {"image_AUROC": 0.7 + add, "draws": {"image_AUROC": (draws + add).tolist()}}
+        return row(model, category, seed, images=images, **own)
+
+    rows = [of("a", "bottle", 0.02, 0), of("a", "bottle", 0.04, 1), of("b", "bottle", 0.0), of("b", "wood", 0.3)]
+    tables = ComparisonTables(tmp_path, [*rows, of("c", "bottle", 0.0), of("d", "bottle", 0.1, images=7)])
+    summary = tables.models.rows[0]
+    assert (summary["image_AUROC_low"], summary["image_AUROC_high"]) == pytest.approx((0.54, 0.92))
+    assert "73.0 ± 1.4 [54.0, 92.0]" in tables.models.as_markdown()
+    assert tables.categories.rows[2]["image_AUROC_low"] == pytest.approx(0.51)
+    pairs = {(own["model"], own["other"]): own for own in tables.differences.rows}
+    assert len(pairs) == 6
+    first = pairs["a", "b"]
+    assert [first[f"image_AUROC{end}"] for end in ("", "_low", "_high")] == pytest.approx([0.03] * 3)
+    assert (first["differ"], pairs["b", "c"]["differ"]) == ("image_AUROC", None)
+    assert "image_AUROC" not in pairs["a", "d"]  # not the same images
+    del rows[0]["draws"]  # a result of an earlier version
+    assert "image_AUROC_low" not in tables.models.rows[0]
 
 
 def test_models_row_is_the_mean_over_categories(compared):

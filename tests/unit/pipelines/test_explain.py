@@ -21,6 +21,7 @@ PARTS = Parts(
     {},
     0.6,
     0.5,
+    0.75,
     "bolt",
     "bolt",
     filtering=True,
