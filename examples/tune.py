@@ -1,352 +1,314 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Settle the method's open choices by measurement: prompts trained on SOURCE, compared on TUNING.
+"""Settle the method's open choices by measurement, on photographs and on rendered categories.
 
-The categories of TUNING, and photographs given with ``--photographs``, are used neither for training nor for reported
-metrics. The frozen tower's outputs are computed once per image, so a variant costs little more than its text tower.
-Each row is the mean and the standard deviation over the seeds.
+Prompts are trained on the rendered categories SOURCE. They are tested on TUNING and on the photographs given, or with
+``--folds`` on categories of SOURCE that were held out. None of them is for reported metrics. The frozen tower runs once
+per image. Each row of the tables is a way to compute map or score; ``default`` is the package's. Of the other rows with
+a map, the image score is the map's top 1 %, or with references the default score of that map. The file has one line per
+row, set, seed and draw of references; the tables have means over draws and sets, and mean ± deviation over seeds.
 
-    python examples/tune.py --pretrained clip.safetensors --seeds 3 --out tuning.csv
-    python examples/tune.py --folds 5 --seeds 1 --only default "dropout of V 0 (paper)"
+    python examples/tune.py --photographs ~/photographs --variants all --out tuning.csv
+    python examples/tune.py --folds 5 --seeds 1 --out folds.csv
+    python examples/tune.py --photographs ~/other_photographs --only default   # report on other sets
 """
 
 import argparse
 import math
+import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
-from anomalib.data import Folder, MVTecAD, SyntheticDefects
-from anomalib.models.image.winclip.prompting import create_prompt_ensemble
+from anomalib.data import AnomalibDataModule, Folder, MVTecAD, SyntheticDefects
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
+from torch.nn import functional as F  # noqa: N812
 
 from anomalib_genclip import GenCLIP
-from anomalib_genclip.clip.backbone import load_clip
-from anomalib_genclip.clip.frozen_clip import FrozenCLIP, ImageTokens
-from anomalib_genclip.components.anomaly_map import (
-    TEMPERATURE,
-    abnormal_probability,
-    similarity_logits,
-    top_mean,
-    upsample,
-)
+from anomalib_genclip.callbacks.reference_images import draw_references
+from anomalib_genclip.clip.frozen_clip import ImageTokens
+from anomalib_genclip.components import references
+from anomalib_genclip.components.anomaly_map import abnormal_probability, similarity_logits, top_mean, upsample
 from anomalib_genclip.components.loss import GenCLIPLoss
+from anomalib_genclip.components.references import ReferenceMemory, join_map, join_score
+from anomalib_genclip.data.normal_images import images_of_datamodule
 from anomalib_genclip.demo.synthetic import SOURCE, TUNING
 from anomalib_genclip.evaluation.scores import CategoryScores
 from anomalib_genclip.model_settings import ModelSettings
-from anomalib_genclip.torch_model import BranchMaps, GenCLIPModel
+from anomalib_genclip.pipelines.written_prompts import WrittenPrompts
+from anomalib_genclip.settings import TrainingSettings
+from anomalib_genclip.torch_model import BranchMaps, GenCLIPModel, ScoreParts
 
-BATCH = 16
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "vision_dropout 0": {"vision_dropout": 0.0},
+    "image_loss_weight 0": {"image_loss_weight": 0.0},
+    "query_only_prob 0": {"query_only_prob": 0.0},
+    "value-value attention": {"patch_attention": "value"},
+    "15 epochs": {"epochs": 15},
+}
+METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
+PHOTOGRAPHS, RENDERED = "photographs", "rendered"
+TRAIN_BATCH, TEST_BATCH = 16, 64
 
-
-@dataclass(frozen=True)
-class Variant:
-    """One set of choices; the defaults are the package's."""
-
-    name: str
-    learning_rate: float = 1e-3
-    vision_learning_rate: float | None = None
-    projection_learning_rate: float = 1e-3
-    decay: bool = True
-    epochs: int = 5
-    query_only_prob: float = 0.3
-    image_loss_weight: float = 0.5
-    vision_weight_decay: float = 0.0
-    vision_dropout: float = 0.5
-    words: bool = False
-    average: float = 0.0
-    patch_attention: str = "clip"
-
-
-BASE = Variant("default")
-VARIANTS = [
-    BASE,
-    replace(BASE, name="dropout of V 0 (paper)", vision_dropout=0.0),
-    replace(BASE, name="dropout of V 0.8", vision_dropout=0.8),
-    replace(BASE, name="query_only_prob 0.5", query_only_prob=0.5),
-    replace(BASE, name="prompts 3e-3", learning_rate=3e-3),
-    replace(BASE, name="psi 1e-4", projection_learning_rate=1e-4),
-    replace(BASE, name="average 0.98", average=0.98),
-    replace(BASE, name="words", words=True),
-    replace(BASE, name="psi 3e-4", projection_learning_rate=3e-4),
-    replace(BASE, name="constant rates", decay=False),
-    replace(BASE, name="15 epochs", epochs=15),
-    replace(BASE, name="image_loss_weight 0 (paper)", image_loss_weight=0.0),
-    replace(BASE, name="query_only_prob 0 (paper)", query_only_prob=0.0),
-    replace(BASE, name="phi 1e-4", vision_learning_rate=1e-4),
-    replace(BASE, name="phi weight decay 1", vision_weight_decay=1.0),
-    replace(BASE, name="value-value attention", patch_attention="value"),
-]
+Rows = dict[str, tuple[Tensor, Tensor | None]]  # image scores (B,), and maps (B, 1, H, W) if they are others
 
 
 @dataclass
-class Split:
-    """Images of some categories as the tower sees them, with masks, labels and category names."""
+class ImageSet:
+    """Test images of one category as the tower sees them, and memories of its good parts, one per draw."""
 
+    name: str
+    kind: str
     tokens: ImageTokens
     masks: Tensor | None
     labels: Tensor
-    categories: list[str]
-
-    def part(self, index: Tensor) -> ImageTokens:
-        """Take some images' tokens."""
-        tokens = self.tokens
-        patches = tuple(layer[index].float() for layer in tokens.patches)
-        return ImageTokens(patches, tokens.cls[index], tokens.pooled[index], tokens.embedding[index])
-
-    def of(self, categories: set[str]) -> "Split":
-        """Take the images of some categories."""
-        index = torch.tensor([i for i, name in enumerate(self.categories) if name in categories])
-        masks = None if self.masks is None else self.masks[index]
-        return Split(self.part(index), masks, self.labels[index], [self.categories[i] for i in index.tolist()])
+    memories: list[ReferenceMemory]
 
 
-def folds_of(source: Split, number: int) -> Iterator[tuple[Split, dict[str, Split]]]:
-    """Yield what is left of the source and the categories that are held out, so that each is held out once."""
-    categories = list(dict.fromkeys(source.categories))
-    order = np.random.default_rng(0).permutation(len(categories))
-    for fold in range(number):
-        held = {categories[i] for i in order[fold::number]}
-        yield source.of(set(categories) - held), {f"fold {fold}": source.of(held)}
+def join(parts: Sequence[ImageTokens]) -> ImageTokens:
+    """Concatenate batches; patches are kept in half precision."""
+    patches = tuple(torch.cat(layer).half() for layer in zip(*(part.patches for part in parts), strict=True))
+    return ImageTokens(patches, *(torch.cat(rest) for rest in zip(*(part[1:] for part in parts), strict=True)))
 
 
-def synthetic(categories: tuple[str, ...], root: str) -> Iterator[tuple[str, object]]:
-    """Yield the synthetic data of some categories."""
-    for category in categories:
-        yield category, SyntheticDefects(root, category=category, eval_batch_size=32, num_workers=0)
+def take(tokens: ImageTokens, index: Tensor) -> ImageTokens:
+    """Take some images' tokens."""
+    return ImageTokens(tuple(layer[index].float() for layer in tokens.patches), *(rest[index] for rest in tokens[1:]))
 
 
-def photographs(folder: Path) -> Iterator[tuple[str, object]]:
-    """Yield the datasets of a folder: in MVTec AD's layout, or without masks."""
-    for path in sorted(p for p in folder.iterdir() if p.is_dir()):
+def photographs(folders: Sequence[Path]) -> Iterator[AnomalibDataModule]:
+    """Yield the sets in folders: in MVTec AD's layout, or the same without masks."""
+    for path in sorted(path for folder in folders for path in folder.iterdir() if (path / "test").is_dir()):
         if (path / "ground_truth").is_dir():
-            yield path.name, MVTecAD(folder, category=path.name, eval_batch_size=16, num_workers=0)
+            yield MVTecAD(path.parent, category=path.name, eval_batch_size=16, num_workers=0)
         else:
-            kinds = [f"test/{p.name}" for p in (path / "test").iterdir() if p.name != "good"]
-            folder_data = Folder(
+            yield Folder(
                 name=path.name,
                 root=path,
                 normal_dir="train/good",
-                abnormal_dir=kinds,
+                abnormal_dir=[f"test/{kind.name}" for kind in (path / "test").iterdir() if kind.name != "good"],
                 normal_test_dir="test/good",
                 eval_batch_size=16,
                 num_workers=0,
                 val_split_mode="none",
             )
-            yield path.name, folder_data
 
 
 @torch.no_grad()
-def read(model: GenCLIP, data: Iterator[tuple[str, object]]) -> Split:
-    """Run the tower over the test images."""
-    parts, masks, labels, names = [], [], [], []
-    for category, datamodule in data:
-        datamodule.prepare_data()
-        datamodule.setup()
-        for batch in datamodule.test_dataloader():
-            images, mask = model.pre_processor.transform(batch.image, batch.gt_mask)
-            parts.append(model.model.clip.encode_image(images))
-            masks.append(mask)
-            labels.append(batch.gt_label)
-            names += [category] * len(images)
-    layers = tuple(torch.cat(layer).half() for layer in zip(*(part.patches for part in parts), strict=True))
-    rest = (torch.cat([getattr(part, field) for part in parts]) for field in ("cls", "pooled", "embedding"))
+def read(reader: GenCLIP, datamodule: AnomalibDataModule, kind: str, draws: int) -> ImageSet:
+    """Run the tower over the test images, and draw references from the normal training images."""
+    datamodule.prepare_data()
+    datamodule.setup()
+    tokens, masks, labels = [], [], []
+    for batch in datamodule.test_dataloader():
+        images, mask = reader.pre_processor.transform(batch.image, batch.gt_mask)
+        tokens.append(reader.model.clip.encode_image(images))
+        masks.append(None if mask is None else mask > 0)
+        labels.append(batch.gt_label)
+    good, memories = images_of_datamodule(datamodule), []
+    for draw in range(draws):
+        draw_references(reader, dict(good), draw)
+        memories.append(reader.model.references.memories[0])
     whole = None if masks[0] is None else torch.cat(masks)
-    return Split(ImageTokens(layers, *rest), whole, torch.cat(labels).bool(), names)
+    return ImageSet(good[0][0], kind, join(tokens), whole, torch.cat(labels).bool(), memories)
 
 
-def feed(model: GenCLIPModel, split: Split) -> None:
-    """Let the model take image numbers for images: its tower then looks the tokens up."""
-    model.clip.encode_image = split.part  # type: ignore[method-assign]
+def read_rendered(reader: GenCLIP, categories: Sequence[str], root: str, draws: int) -> list[ImageSet]:
+    """Read rendered categories, which are rendered if they are missing."""
+    data = [SyntheticDefects(root, category=category, eval_batch_size=32, num_workers=0) for category in categories]
+    return [read(reader, datamodule, RENDERED, draws) for datamodule in data]
 
 
-@torch.no_grad()
-def start_with_words(model: GenCLIPModel) -> None:
-    """Start N_p, A_p and Q_p from the embeddings of written words."""
-    tokenizer = model.clip.tokenizer
-    for tensor, text in (
-        (model.prompts.normal, "perfect flawless normal clean"),
-        (model.prompts.abnormal, "damaged broken defective faulty"),
-        (model.prompts.query, "a photo of a"),
-    ):
-        ids = tokenizer.encode(text)[: len(tensor)]
-        tensor.copy_(model.clip.embed(ids))
+def rounds_of(
+    source: list[ImageSet], targets: list[ImageSet], folds: int
+) -> Iterator[tuple[list[ImageSet], list[ImageSet]]]:
+    """Yield what to train on and what to test on: the targets, or the source with each category held out once."""
+    if not folds:
+        yield source, targets
+    order = np.random.default_rng(0).permutation(len(source))
+    for fold in range(folds):
+        held = {*order[fold::folds].tolist()}
+        kept = [found for number, found in enumerate(source) if number not in held]
+        yield kept, [source[number] for number in sorted(held)]
 
 
-def train(model: GenCLIPModel, split: Split, variant: Variant) -> None:
+def train(model: GenCLIPModel, source: list[ImageSet], settings: TrainingSettings) -> None:
     """Train the prompts as GenCLIP does."""
-    feed(model, split)
-    loss = GenCLIPLoss(variant.image_loss_weight)
-    prompts = model.prompts
-    if variant.words:
-        start_with_words(model)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [prompts.normal, prompts.abnormal, prompts.query], "lr": variant.learning_rate},
-            {
-                "params": prompts.vision.parameters(),
-                "lr": variant.vision_learning_rate or variant.learning_rate,
-                "weight_decay": variant.vision_weight_decay,
-            },
-            {"params": model.projections.parameters(), "lr": variant.projection_learning_rate},
-        ],
-        weight_decay=0.0,
-    )
-    names = model.class_index([name.replace("_", " ") for name in split.categories])
-    steps = variant.epochs * math.ceil(len(names) / BATCH)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / steps if variant.decay else 1.0)
-    learned = [*prompts.parameters(), *model.projections.parameters()]
-    averaged = [value.detach().clone() for value in learned]
+    tokens, labels = join([found.tokens for found in source]), torch.cat([found.labels for found in source])
+    masks = torch.cat([found.masks for found in source if found.masks is not None])
+    names = model.class_index([found.name for found in source for _ in found.labels])
+    loss = GenCLIPLoss(settings.image_loss_weight)
+    optimizer = torch.optim.Adam([
+        {"params": model.prompts.parameters(), "lr": settings.learning_rate},
+        {"params": model.projections.parameters(), "lr": settings.projection_learning_rate},
+    ])
+    steps = max(1, settings.epochs * math.ceil(len(names) / TRAIN_BATCH))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     model.train()
-    for _ in range(variant.epochs):
-        for index in torch.randperm(len(names)).split(BATCH):
-            query_only = torch.rand(len(index)) < variant.query_only_prob
-            maps, cls = model.training_logits(index, names[index], query_only, variant.vision_dropout)
-            value = loss(maps, cls, split.masks[index], split.labels[index])
+    for _ in range(settings.epochs):
+        for index in torch.randperm(len(names)).split(TRAIN_BATCH):
+            query_only = torch.rand(len(index)) < settings.query_only_prob
+            images = take(tokens, index)
+            maps, cls = model.training_logits(images, names[index], query_only, settings.vision_dropout)
             optimizer.zero_grad()
-            value.backward()
+            loss(maps, cls, masks[index], labels[index]).backward()
             optimizer.step()
             schedule.step()
-            for mean, now in zip(averaged, learned, strict=True):
-                mean.lerp_(now.detach(), 1 - variant.average)
-    if variant.average:
-        for mean, now in zip(averaged, learned, strict=True):
-            now.data.copy_(mean)
     model.eval()
 
 
+def pooled_score(model: GenCLIPModel, tokens: ImageTokens, result: BranchMaps) -> Tensor:
+    """Pool each layer's patches with the map as weights, and compare them with the learned prompts: ``(B,)``."""
+    grid = torch.stack([*result.maps.values()]).mean(0).flatten(1)
+    weights = (grid / grid.sum(1, keepdim=True)).unsqueeze(1)
+    scores = []
+    for patches, projection, *text in zip(tokens.patches, model.projections, *result.text.values(), strict=True):
+        pooled = weights @ F.normalize(patches @ projection, dim=-1)
+        scores += [abnormal_probability(similarity_logits(pooled, states))[:, 0] for states in text]
+    return torch.stack(scores).mean(0)
+
+
+def zero_shot_rows(model: GenCLIPModel, tokens: ImageTokens, parts: ScoreParts, frozen: dict[str, Tensor]) -> Rows:
+    """Compute the rows without references; ``frozen`` are the scores of the CLS token by written prompts."""
+    result, top = parts.branches, parts.top
+    rows: Rows = {"default": (model.image_score(parts), parts.anomaly_map)}
+    pixels = parts.anomaly_map[0].numel()
+    rows |= {f"top {share} %": (top_mean(parts.anomaly_map, round(share * pixels)), None) for share in (0.1, 1, 5)}
+    for name, cls in {"trained CLS": result.cls, **frozen}.items():
+        rows[name] = cls, None
+        rows |= {f"top, w {w} {name}": (torch.lerp(top, cls, w), None) for w in (0.25, 0.5, 0.75)}
+    rows["pooled patches"] = pooled_score(model, tokens, result), None
+    layers = torch.stack([*result.layers.values()])  # of the branches, (2, M, B, 1, h, w)
+    grids = {f"{branch} branch": grid for branch, grid in result.maps.items()}
+    grids |= {"last layer": layers[:, -1].mean(0), "two last layers": layers[:, -2:].mean((0, 1))}
+    for name, grid in grids.items():
+        maps = upsample(grid, model.image_size)
+        rows[name] = top_mean(maps), maps
+    return rows
+
+
+def reference_rows(model: GenCLIPModel, parts: ScoreParts) -> Rows:
+    """Compute the rows with references."""
+    result, distance = parts.branches, parts.distance
+    assert distance is not None
+    grid = torch.stack([*result.maps.values()]).mean(0)
+    alone = upsample(distance.patches.exp().view_as(grid), model.image_size)
+    rows: Rows = {"default": (model.image_score(parts), parts.anomaly_map), "references": (top_mean(alone), alone)}
+    for weight in (0, 0.1, 0.25, 0.5):
+        with patch.object(references, "ZERO_SHOT_WEIGHT", weight):
+            maps = upsample(join_map(grid, distance), model.image_size)
+        rows[f"zero-shot weight {weight}"] = model.image_score(parts._replace(top=top_mean(maps))), maps
+    for weight, w in product((0.25, 0.5, 1), (0, 0.25, 0.5)):
+        with patch.object(references, "CLS_WEIGHT", weight):
+            score = join_score(torch.lerp(parts.top, result.cls, w), distance)
+        rows[f"CLS weight {weight}, w {w}"] = score, None
+    return rows
+
+
 @torch.no_grad()
-def frozen_scores(clip: FrozenCLIP, split: Split) -> dict[str, Tensor]:
-    """Image scores of the frozen CLIP: the CLS token against one written pair, and against WinCLIP's ensemble."""
-    result = {"pair": torch.zeros(len(split.labels)), "ensemble": torch.zeros(len(split.labels))}
-    for category in dict.fromkeys(split.categories):
-        index = torch.tensor([i for i, name in enumerate(split.categories) if name == category])
-        name = category.replace("_", " ")
-        texts = {
-            "pair": ([f"a photo of a perfect {name}"], [f"a photo of a damaged {name}"]),
-            "ensemble": create_prompt_ensemble(name),
-        }
-        for kind, states in texts.items():
-            means = [clip.encode_texts(list(dict.fromkeys(state))).mean(0) for state in states]
-            pair = torch.nn.functional.normalize(torch.stack(means), dim=-1)
-            result[kind][index] = (split.tokens.embedding[index] @ pair.T / TEMPERATURE).softmax(-1)[:, 1]
-    return result
+def measure(
+    model: GenCLIPModel, found: ImageSet, written: dict[str, GenCLIPModel], only: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield a line for each row, and with references for each draw, with metrics in percent."""
+    scores: dict[tuple[int | str, str], CategoryScores] = defaultdict(CategoryScores)
+    for index in torch.arange(len(found.labels)).split(TEST_BATCH):
+        tokens, names = take(found.tokens, index), [found.name] * len(index)
+        result = model.branch_maps(tokens, model.class_index(names))
+        frozen = {name: one.branch_maps(tokens, one.class_index(names)).cls for name, one in written.items()}
+        # The package computes map and score; the branches' maps, the same for all draws, are looked up.
+        with patch.object(model, "branch_maps", return_value=result):
+            for draw, memory in [("", None), *enumerate(found.memories)]:
+                model.references.set({} if memory is None else {"": memory})
+                parts = model.score_parts(tokens)
+                without = memory is None
+                rows = zero_shot_rows(model, tokens, parts, frozen) if without else reference_rows(model, parts)
+                for name in [name for name in rows if not only or name in only]:
+                    add(scores[draw, name], found, index, *rows[name])
+    for (draw, name), row in scores.items():
+        values, _ = row.compute_metrics()
+        k_shot = 0 if draw == "" else found.memories[0].cls.shape[1]
+        line = {"row": name, "k_shot": k_shot, "kind": found.kind, "set": found.name, "draw": draw}
+        yield line | {metric: 100 * values.get(metric, math.nan) for metric in METRICS}
 
 
-def trained_cls(model: GenCLIPModel, image: ImageTokens, result: BranchMaps) -> Tensor:
-    """Compare the CLS token with the learned prompts, which the package does not do at inference, ``(B,)``."""
-    cls = (image.pooled @ model.projections[-1]).unsqueeze(1)
-    own = [abnormal_probability(similarity_logits(cls, text[-1]))[:, 0] for text in result.text.values()]
-    return torch.stack(own).mean(0)
+def add(row: CategoryScores, found: ImageSet, index: Tensor, scores: Tensor, maps: Tensor | None) -> None:
+    """Add a batch to a row's scores, pixels to its histogram."""
+    for place, number in enumerate(index.tolist()):
+        mask = None if found.masks is None else found.masks[number]
+        anomaly_map = None if maps is None else maps[place, 0]
+        row.add(str(number), float(scores[place]), bool(found.labels[number]), anomaly_map, mask)
+    row.to_histogram()
 
 
-def _auroc(scores: Tensor, labels: Tensor) -> float:
-    return 100 * binary_auroc(scores, labels.int()).item()
-
-
-@torch.no_grad()
-def compute_metrics(
-    model: GenCLIPModel, split: Split, frozen: dict[str, Tensor], branches: tuple[str, ...]
-) -> dict[str, float]:
-    """Compute mean metrics over the categories, in percent."""
-    feed(model, split)
-    names = model.class_index([name.replace("_", " ") for name in split.categories])
-    rows: list[dict[str, float]] = []
-    for category in dict.fromkeys(split.categories):
-        index = torch.tensor([i for i, name in enumerate(split.categories) if name == category])
-        labels, row = split.labels[index], {}
-        for branch in branches:
-            model.branches = branch
-            results = [model.branch_maps(batch, names[batch]) for batch in index.split(64)]
-            grid = torch.cat([torch.stack(list(result.maps.values())).mean(0) for result in results])
-            cls = torch.cat([
-                trained_cls(model, split.part(batch), result)
-                for batch, result in zip(index.split(64), results, strict=True)
-            ])
-            maps = upsample(grid, model.image_size)
-            top = top_mean(maps)
-            scores = CategoryScores()
-            if split.masks is not None:
-                for i, (anomaly_map, mask) in enumerate(zip(maps.squeeze(1), split.masks[index] > 0, strict=True)):
-                    scores.add(str(i), float(top[i]), bool(labels[i]), anomaly_map, mask)
-                values, _ = scores.compute_metrics()
-                row |= {f"{branch} pixel": 100 * values["pixel_AUROC"], f"{branch} aupro": 100 * values["pixel_AUPRO"]}
-            row |= {f"{branch} top": _auroc(top, labels), f"{branch} cls": _auroc(cls, labels)}
-            row[f"{branch} top+cls"] = _auroc(top + cls, labels)
-            if branch == "both":
-                ensemble, flat = frozen["ensemble"][index], maps.flatten(1)
-                scores_of = {
-                    "pair": frozen["pair"][index],
-                    "ensemble": ensemble,
-                    "top+ens": top + ensemble,
-                    "cls+ens": cls + ensemble,
-                    "2top+cls+ens": 2 * top + cls + ensemble,
-                    "top+cls+ens": top + cls + ensemble,
-                    "top+cls+2ens": top + cls + 2 * ensemble,
-                    "max": flat.amax(1),
-                    "top 5 %": flat.topk(flat.shape[1] // 20, 1)[0].mean(1),
-                    "top-median": top - flat.median(1)[0],
-                }
-                row |= {key: _auroc(value, labels) for key, value in scores_of.items()}
-        rows.append(row)
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    return {key: sum(row[key] for row in rows if key in row) / sum(key in row for row in rows) for key in keys}
+def print_tables(lines: pd.DataFrame) -> None:
+    """Print a table for each metric: means over photographs and over rendered categories, and each photograph set."""
+    keys = ["variant", "k_shot", "row", "column"]
+    single = lines[lines["kind"] == PHOTOGRAPHS]
+    every = pd.concat([lines.assign(column=lines["kind"]), single.assign(column=single["set"])])
+    values = every.groupby([*keys, "seed", "set"], sort=False)[[*METRICS]].mean()  # over draws
+    values = values.groupby([*keys, "seed"], sort=False).mean()  # over sets
+    for metric, cells in values.groupby(keys, sort=False).agg(["mean", "std"]).T.groupby(level=0, sort=False):
+        known = cells.T.droplevel(0, axis=1).dropna(subset="mean")
+        shown = known.apply(lambda cell: f"{cell['mean']:.1f} ± {cell['std']:.1f}".removesuffix(" ± nan"), axis=1)
+        print(f"\n{metric}\n{shown.unstack().fillna('').to_string()}" if len(shown) else f"\n{metric}: no masks")
 
 
 def main() -> None:
-    """Run all variants and write the table."""
+    """Train and measure, and write file and tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pretrained", help="weights of the backbone tiny; bundled if left out")
+    parser.add_argument("--backbone", default="tiny")
+    parser.add_argument("--pretrained", help="its weights; the bundled ones of tiny if left out")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", help="names of the variants to run")
-    parser.add_argument("--root", default="./datasets/SyntheticDefects")
-    parser.add_argument("--photographs", type=Path, help="folder of further datasets to choose with")
+    parser.add_argument("--epochs", type=int, default=5, help="of variants that do not say; 0 for untrained prompts")
+    parser.add_argument("--variants", nargs="+", default=["default"], choices=[*VARIANTS, "all"], metavar="NAME")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows to measure; all if left out")
+    parser.add_argument("--root", default="./datasets/SyntheticDefects", help="of rendered categories")
+    parser.add_argument("--photographs", type=Path, nargs="+", default=[], help="folders of sets in MVTec AD's layout")
     parser.add_argument("--folds", type=int, default=0, help="test on categories of SOURCE, held out in so many folds")
+    parser.add_argument("--k_shot", type=int, default=4, help="good parts of a draw of references; 0 for none")
+    parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("tuning.csv"))
     args = parser.parse_args()
-    settings = ModelSettings.resolve("tiny", pretrained=args.pretrained)
-    clip = load_clip(settings.spec, settings.pretrained, settings.image_size)
-    splits: dict[str, tuple[Split, dict[str, Split]]] = {}
-    table: list[dict[str, object]] = []
-    for variant in VARIANTS:
-        if args.only and variant.name not in args.only:
-            continue
-        if variant.patch_attention not in splits:
-            reader = GenCLIP(backbone="tiny", pretrained=args.pretrained, patch_attention=variant.patch_attention)
-            targets: dict[str, Split] = {}
+    backbone = {"backbone": args.backbone, "pretrained": args.pretrained}
+    draws = args.draws if args.k_shot else 0
+    written: dict[str, GenCLIPModel] = {}
+    for name in ("ensemble", "pair"):
+        written[f"frozen CLS, {name}"] = WrittenPrompts(name, class_name_filter=False, **backbone).model
+    source, targets, read_with = [], [], ""
+    lines: list[dict[str, Any]] = []
+    for variant in VARIANTS if "all" in args.variants else args.variants:
+        chosen = {"patch_attention": "clip", "epochs": args.epochs, **VARIANTS[variant]}
+        backbone["patch_attention"] = chosen.pop("patch_attention")
+        if backbone["patch_attention"] != read_with:
+            read_with, reader = backbone["patch_attention"], GenCLIP(k_shot=args.k_shot, **backbone)
+            source = read_rendered(reader, SOURCE, args.root, draws if args.folds else 0)
             if not args.folds:
-                targets["tuning"] = read(reader, synthetic(TUNING, args.root))
-                for name, datamodule in photographs(args.photographs) if args.photographs else []:
-                    targets[name] = read(reader, iter([(name, datamodule)]))
-            source = read(reader, synthetic(SOURCE, args.root))
-            splits = {variant.patch_attention: (source, targets)}  # one at a time, for memory
-        every = splits[variant.patch_attention]
-        rounds = list(folds_of(every[0], args.folds)) if args.folds else [every]
-        frozen = [
-            {name: frozen_scores(reader.model.clip, split) for name, split in targets.items()} for _, targets in rounds
-        ]
-        for ((source, targets), scores), seed in product(zip(rounds, frozen, strict=True), range(args.seeds)):
+                targets = [read(reader, data, PHOTOGRAPHS, draws) for data in photographs(args.photographs)]
+                targets += read_rendered(reader, TUNING, args.root, draws)
+        for (learned, tested), seed in product(rounds_of(source, targets, args.folds), range(args.seeds)):
             start = time.monotonic()
             torch.manual_seed(seed)
-            model = GenCLIPModel(clip, settings).eval()
-            branches = ("both", "vision", "query")
-            stages = ["untrained", variant.name] if variant is BASE and seed == 0 else [variant.name]
-            for stage in stages:
-                if stage == variant.name:
-                    train(model, source, variant)
-                for name, split in targets.items():
-                    row = compute_metrics(model, split, scores[name], branches)
-                    table.append({"variant": stage, "data": name, "seed": seed, **row})
-            pd.DataFrame(table).round(2).to_csv(args.out, index=False)
-            shown = {key: round(value, 1) for key, value in table[-len(targets)].items() if isinstance(value, float)}
-            print(f"{variant.name} seed {seed} {time.monotonic() - start:.0f} s {shown}", flush=True)
+            model = GenCLIPModel(reader.model.clip.model, ModelSettings.resolve(**backbone))
+            train(model, learned, TrainingSettings(**chosen))
+            for found in tested:
+                own = measure(model, found, written, args.only)
+                lines += [{"variant": variant, "seed": seed, **line} for line in own]
+            if not lines:
+                sys.exit(f"There is no row {' or '.join(map(repr, args.only))}.")
+            pd.DataFrame(lines).to_csv(args.out, index=False, float_format="%.2f")
+            names = ", ".join(found.name for found in tested)
+            print(f"{variant}, seed {seed}: {names}: {time.monotonic() - start:.0f} s", flush=True)
+    print_tables(pd.DataFrame(lines))
 
 
 if __name__ == "__main__":
