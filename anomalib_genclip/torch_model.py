@@ -56,12 +56,14 @@ class ScoreParts(NamedTuple):
         top (Tensor): Mean of the highest 1 % of the map, with tiles of as many pixels as 1 % of a tile, ``(B,)``.
         branches (BranchMaps): What the branches found in the whole image.
         distance (RelativeDistance | None): Distances to the references, ``None`` without references.
+        masked (bool): Whether there are pixels that do not count.
     """
 
     anomaly_map: Tensor
     top: Tensor
     branches: BranchMaps
     distance: RelativeDistance | None = None
+    masked: bool = False
 
 
 class GenCLIPModel(nn.Module):
@@ -157,7 +159,12 @@ class GenCLIPModel(nn.Module):
         return InferenceBatch(pred_score=self.image_score(parts), anomaly_map=parts.anomaly_map)
 
     def image_score(self, parts: ScoreParts) -> Tensor:
-        """Combine the parts of the image score: ``(1 - w) top + w cls``, joined with the references, ``(B,)``."""
+        """Combine the parts of the image score: ``(1 - w) top + w cls``, joined with the references, ``(B,)``.
+
+        With an ignore mask it is the top of the map alone, because the CLS token sees what does not count.
+        """
+        if parts.masked:
+            return parts.top
         score = torch.lerp(parts.top, parts.branches.cls, self.score_weight)
         return score if parts.distance is None else join_score(score, parts.distance)
 
@@ -175,7 +182,7 @@ class GenCLIPModel(nn.Module):
             class_index (Tensor | None): As in :meth:`forward`.
             reference_index (Tensor | None): As in :meth:`forward`.
             ignored (Tensor | None): Pixels of each map that do not count, ``(B, 1, H, W)``, bool. Defaults to
-                ``None``: those of :attr:`ignore_mask`. The image score keeps the CLS token's part, which sees them.
+                ``None``: those of :attr:`ignore_mask`.
 
         Returns:
             ScoreParts: Map and parts.
@@ -196,7 +203,7 @@ class GenCLIPModel(nn.Module):
         anomaly_map = spread(anomaly_map, pixels, self.smoothing).clamp(0, 1)
         top = top_mean(anomaly_map, None if tiles is None else tiles.tile_area, ignored)
         anomaly_map = anomaly_map if ignored is None else anomaly_map.masked_fill(ignored, 0)
-        return ScoreParts(anomaly_map, top, result, distance)
+        return ScoreParts(anomaly_map, top, result, distance, masked=ignored is not None)
 
     def _tile_map(
         self,
