@@ -260,7 +260,7 @@ def print_tables(lines: pd.DataFrame) -> None:
     for metric, cells in values.groupby(keys, sort=False).agg(["mean", "std"]).T.groupby(level=0, sort=False):
         known = cells.T.droplevel(0, axis=1).dropna(subset="mean")
         shown = known.apply(lambda cell: f"{cell['mean']:.1f} ± {cell['std']:.1f}".removesuffix(" ± nan"), axis=1)
-        print(f"\n{metric}\n{shown.unstack().fillna('').to_string()}" if len(shown) else f"\n{metric}: no masks")
+        print(f"\n{metric}\n{shown.unstack().fillna('').to_string()}" if len(shown) else f"\n{metric}: no masks")  # noqa: PD010
 
 
 def main() -> None:
