@@ -53,8 +53,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "vision_dropout 0": {"vision_dropout": 0.0},
     "image_loss_weight 0": {"image_loss_weight": 0.0},
     "query_only_prob 0": {"query_only_prob": 0.0},
-    "value-value attention": {"patch_attention": "value"},
     "15 epochs": {"epochs": 15},
+    "value-value attention": {"patch_attention": "value"},  # last: the tower runs anew
 }
 METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 PHOTOGRAPHS, RENDERED = "photographs", "rendered"
