@@ -4,10 +4,10 @@
 """Settle the method's open choices by measurement, on photographs and on rendered categories.
 
 Prompts are trained on the rendered categories SOURCE. They are tested on TUNING and on the photographs given, or with
-``--folds`` on categories of SOURCE that were held out. None of them is for reported metrics. The frozen tower runs once
-per image. Each row of the tables is a way to compute map or score; ``default`` is the package's. Of the other rows with
-a map, the image score is the map's top 1 %, or with references the default score of that map. The file has one line per
-row, set, seed and draw of references; the tables have means over draws and sets, and mean ± deviation over seeds.
+``--folds`` on categories of SOURCE that were held out: none of these are for reported metrics. The frozen tower runs
+once per image. Each row of the tables is a way to compute map or score; ``default`` is the package's. Other maps have
+their top 1 % as image score, those of other zero-shot weights the default score. The file has a line per row, set, seed
+and draw of references; the tables have means over draws and sets, and over seeds mean ± standard deviation.
 
     python examples/tune.py --photographs ~/photographs --variants all --out tuning.csv
     python examples/tune.py --folds 5 --seeds 1 --out folds.csv
@@ -53,8 +53,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "vision_dropout 0": {"vision_dropout": 0.0},
     "image_loss_weight 0": {"image_loss_weight": 0.0},
     "query_only_prob 0": {"query_only_prob": 0.0},
-    "value-value attention": {"patch_attention": "value"},
     "15 epochs": {"epochs": 15},
+    "value-value attention": {"patch_attention": "value"},  # last: the tower runs anew
 }
 METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 PHOTOGRAPHS, RENDERED = "photographs", "rendered"
@@ -142,7 +142,7 @@ def rounds_of(
         yield kept, [source[number] for number in sorted(held)]
 
 
-def train(model: GenCLIPModel, source: list[ImageSet], settings: TrainingSettings) -> None:
+def train(model: GenCLIPModel, source: list[ImageSet], settings: TrainingSettings, epochs: int) -> None:
     """Train the prompts as GenCLIP does."""
     tokens, labels = join([found.tokens for found in source]), torch.cat([found.labels for found in source])
     masks = torch.cat([found.masks for found in source if found.masks is not None])
@@ -152,10 +152,10 @@ def train(model: GenCLIPModel, source: list[ImageSet], settings: TrainingSetting
         {"params": model.prompts.parameters(), "lr": settings.learning_rate},
         {"params": model.projections.parameters(), "lr": settings.projection_learning_rate},
     ])
-    steps = max(1, settings.epochs * math.ceil(len(names) / TRAIN_BATCH))
+    steps = max(1, epochs * math.ceil(len(names) / TRAIN_BATCH))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     model.train()
-    for _ in range(settings.epochs):
+    for _ in range(epochs):
         for index in torch.randperm(len(names)).split(TRAIN_BATCH):
             query_only = torch.rand(len(index)) < settings.query_only_prob
             images = take(tokens, index)
@@ -257,10 +257,13 @@ def print_tables(lines: pd.DataFrame) -> None:
     every = pd.concat([lines.assign(column=lines["kind"]), single.assign(column=single["set"])])
     values = every.groupby([*keys, "seed", "set"], sort=False)[[*METRICS]].mean()  # over draws
     values = values.groupby([*keys, "seed"], sort=False).mean()  # over sets
-    for metric, cells in values.groupby(keys, sort=False).agg(["mean", "std"]).T.groupby(level=0, sort=False):
-        known = cells.T.droplevel(0, axis=1).dropna(subset="mean")
-        shown = known.apply(lambda cell: f"{cell['mean']:.1f} ± {cell['std']:.1f}".removesuffix(" ± nan"), axis=1)
-        print(f"\n{metric}\n{shown.unstack().fillna('').to_string()}" if len(shown) else f"\n{metric}: no masks")  # noqa: PD010
+    statistics = values.groupby(keys, sort=False).agg(["mean", "std"])
+    for metric in METRICS:
+        known = statistics[metric].dropna(subset="mean").reset_index()
+        spread = known["std"].map(" ± {:.1f}".format, na_action="ignore").fillna("")  # one seed has none
+        known["cell"] = known["mean"].map("{:.1f}".format) + spread
+        table = known.pivot_table(index=keys[:3], columns=keys[3], values="cell", aggfunc="first", sort=False)
+        print(f"\n{metric}\n{table.fillna('').to_string()}")
 
 
 def main() -> None:
@@ -288,7 +291,7 @@ def main() -> None:
     lines: list[dict[str, Any]] = []
     for variant in VARIANTS if "all" in args.variants else args.variants:
         chosen = {"patch_attention": "clip", "epochs": args.epochs, **VARIANTS[variant]}
-        backbone["patch_attention"] = chosen.pop("patch_attention")
+        epochs, backbone["patch_attention"] = chosen.pop("epochs"), chosen.pop("patch_attention")
         if backbone["patch_attention"] != read_with:
             read_with, reader = backbone["patch_attention"], GenCLIP(k_shot=args.k_shot, **backbone)
             source = read_rendered(reader, SOURCE, args.root, draws if args.folds else 0)
@@ -299,7 +302,7 @@ def main() -> None:
             start = time.monotonic()
             torch.manual_seed(seed)
             model = GenCLIPModel(reader.model.clip.model, ModelSettings.resolve(**backbone))
-            train(model, learned, TrainingSettings(**chosen))
+            train(model, learned, TrainingSettings(**chosen), epochs)
             for found in tested:
                 own = measure(model, found, written, args.only)
                 lines += [{"variant": variant, "seed": seed, **line} for line in own]
