@@ -17,10 +17,7 @@ class VisionPrompt(nn.Module):
     embeddings and would dominate the prompt. There are no biases, because a constant part of ``V`` would be missing
     from the query-only prompt.
 
-    Args:
-        vision_width (int): ``d_v``.
-        text_width (int): ``d_t``.
-        length (int): ``q``, number of prompt tokens.
+    The widths are ``d_v`` and ``d_t``, and ``length`` is ``q``, the number of prompt tokens.
     """
 
     def __init__(self, vision_width: int, text_width: int, length: int) -> None:
@@ -58,25 +55,11 @@ class PromptLearner(nn.Module):
         self.vision = nn.ModuleList(VisionPrompt(vision_width, text_width, length) for _ in range(num_layers))
 
     def vision_prompts(self, cls: Tensor) -> Tensor:
-        """Compute the multi-layer vision prompts.
-
-        Args:
-            cls (Tensor): CLS tokens of the feature layers, ``(B, M, d_v)``.
-
-        Returns:
-            Tensor: ``V``, ``(B, M, q, d_t)``.
-        """
+        """Compute the multi-layer vision prompts ``V`` of CLS tokens: ``(B, M, d_v)`` to ``(B, M, q, d_t)``."""
         return torch.stack([phi(cls[:, i]) for i, phi in enumerate(self.vision)], dim=1)
 
     def prefix(self, sos: Tensor) -> Tensor:
-        """Compose the prefixes, which are the same for all images: ``[SOS] N_p`` and ``[SOS] A_p``.
-
-        Args:
-            sos (Tensor): Embedding of [SOS], ``(d_t,)``.
-
-        Returns:
-            Tensor: Embeddings ``(2, 1 + n, d_t)``; index 0 is normal.
-        """
+        """Compose ``[SOS] N_p`` and ``[SOS] A_p``, the same for all images: [SOS] ``(d_t,)`` to ``(2, 1 + n, d_t)``."""
         state = torch.stack([self.normal, self.abnormal])
         return torch.cat([sos.to(state.dtype).expand(2, 1, -1), state], dim=1)
 
@@ -85,8 +68,7 @@ class PromptLearner(nn.Module):
 
         Args:
             suffix (Tensor): Tokens after the learnable ones, normal and abnormal: ``(*, 2, T, d_t)``.
-            vision (Tensor | None): Vision prompts to add to ``Q_p``, ``(*, q, d_t)``, or ``None`` for the query-only
-                prompt.
+            vision (Tensor | None): Vision prompts, ``(*, q, d_t)``; ``None`` for the query-only prompt.
 
         Returns:
             Tensor: Embeddings ``(*, (q + T - 1) + (q + T), d_t)``: normal first, without its last suffix token, which

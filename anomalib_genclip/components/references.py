@@ -22,15 +22,10 @@ UNNAMED = ""  # category of references that were drawn without knowing one
 
 
 class RelativeDistance(NamedTuple):
-    """Distances to the references as multiples of the usual ones, as logarithms.
+    """Distances to the references as multiples ``r`` of the usual ones, as logarithms in float32."""
 
-    Args:
-        patches (Tensor): ``log r`` of each patch, ``(B, N)``, float32.
-        image (Tensor): ``log r`` of the CLS token, ``(B,)``, float32.
-    """
-
-    patches: Tensor
-    image: Tensor
+    patches: Tensor  # of each patch, (B, N)
+    image: Tensor  # of the CLS token, (B,)
 
 
 class ReferenceMemory(nn.Module):
@@ -67,14 +62,7 @@ class ReferenceMemory(nn.Module):
         self.images, self.drawn_with = list(images), drawn_with
 
     def forward(self, image: ImageTokens) -> RelativeDistance:
-        """Compare images with the references.
-
-        Args:
-            image (ImageTokens): Outputs of the vision tower for ``B`` images.
-
-        Returns:
-            RelativeDistance: 0 at the usual distance.
-        """
+        """Compare ``B`` images with the references: 0 at the usual distance."""
         patches = nearest_distance(image.patches, self.patches) / self.usual_patch_distance
         cls = nearest_distance([image.pooled.unsqueeze(1)], self.cls)[:, 0] / self.usual_cls_distance
         return RelativeDistance(patches.log(), cls.log())
@@ -102,13 +90,10 @@ class References(nn.Module):
         self.memories = nn.ModuleList(memories.values())
 
     def index(self, products: Sequence[Sequence[str]]) -> Tensor | None:
-        """Look up the memories that images are compared with.
+        """Look up the memories of images, ``(len(products),)``; ``None`` without references.
 
         Args:
             products (Sequence[Sequence[str]]): Each image's names, the most specific one first; none if unknown.
-
-        Returns:
-            Tensor | None: Indices for :meth:`forward`, ``(len(products),)``; ``None`` without references.
 
         Raises:
             ValueError: If there are none for one of the images; names it and those that have some.
@@ -129,14 +114,9 @@ class References(nn.Module):
         raise ValueError(msg)
 
     def forward(self, image: ImageTokens, index: Tensor | None = None) -> RelativeDistance | None:
-        """Compare images with the references of their categories.
+        """Compare ``B`` images with the references of their categories; ``None`` without references.
 
-        Args:
-            image (ImageTokens): Outputs of the vision tower for ``B`` images.
-            index (Tensor | None): From :meth:`index`, ``(B,)``; ``None`` uses the default memory.
-
-        Returns:
-            RelativeDistance | None: ``None`` without references.
+        ``index`` ``(B,)`` is that of :meth:`index`; ``None`` uses the default memory.
         """
         if not self.memories:
             return None
@@ -155,15 +135,7 @@ class References(nn.Module):
 
 
 def join_map(grid: Tensor, distance: RelativeDistance) -> Tensor:
-    """Join the zero-shot map with the distances to the references.
-
-    Args:
-        grid (Tensor): Zero-shot map on the patch grid, ``(B, 1, h, w)``, in [0, 1].
-        distance (RelativeDistance): From :class:`References`.
-
-    Returns:
-        Tensor: Joined map, ``(B, 1, h, w)``, in [0, 1].
-    """
+    """Join the zero-shot map on the patch grid with the distances: ``(B, 1, h, w)``, in [0, 1]."""
     return torch.sigmoid(ZERO_SHOT_WEIGHT * torch.logit(grid, eps=1e-6) + distance.patches.view_as(grid))
 
 
@@ -173,14 +145,11 @@ def join_score(score: Tensor, distance: RelativeDistance) -> Tensor:
 
 
 def nearest_distance(layers: Sequence[Tensor], memory: Tensor) -> Tensor:
-    """Compute each patch's distance to the nearest patch of a memory: ``1 - cos``, mean of the layers.
+    """Compute each patch's distance ``1 - cos`` to a memory's nearest, mean of the layers: ``(B, N)``, float32, > 0.
 
     Args:
         layers (Sequence[Tensor]): Each tapped layer's patch features, ``(B, N, d_v)``, any length.
         memory (Tensor): The same layers' features to compare with, ``(M, P, d_v)``, unit length.
-
-    Returns:
-        Tensor: Distances, ``(B, N)``, float32, positive.
     """
     distances = []
     for patches, known in zip(layers, memory, strict=True):

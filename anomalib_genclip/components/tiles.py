@@ -41,17 +41,10 @@ class Axis:
         return [number * (self.length - self.tile) // max(1, self.count - 1) for number in range(self.count)]
 
     def weights(self, cells: int, like: Tensor) -> Tensor:
-        """Compute the weights that merge the maps of all tiles along this side.
+        """Compute the weights ``(length, count * cells)`` that merge the maps of all tiles along this side.
 
-        Each tile's map is upsampled bilinearly and weighted with a squared sine, 0 at the tile's border. The weights of
-        each pixel sum to 1.
-
-        Args:
-            cells (int): Cells of a tile's map.
-            like (Tensor): Gives device and dtype.
-
-        Returns:
-            Tensor: ``(length, count * cells)``.
+        Each tile's map of ``cells`` is upsampled bilinearly and weighted with a squared sine, 0 at the tile's border.
+        The weights of each pixel sum to 1. ``like`` gives device and dtype.
         """
         starts = torch.tensor(self.starts(), device=like.device)
         position = torch.arange(self.length, device=like.device)[:, None] - starts + 0.5
@@ -65,28 +58,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Tiles of images of one size.
-
-    Args:
-        rows (Axis): From top to bottom.
-        columns (Axis): From left to right.
-    """
+    """Tiles of images of one size: ``rows`` from top to bottom, ``columns`` from left to right."""
 
     rows: Axis
     columns: Axis
 
     @classmethod
     def of(cls, size: Sequence[int], tile: Sequence[int], stride: Sequence[int]) -> "TileGrid":
-        """Lay out tiles.
-
-        Args:
-            size (Sequence[int]): Height and width of the images.
-            tile (Sequence[int]): Height and width of a tile.
-            stride (Sequence[int]): Greatest distance from one tile to the next, downwards and to the right.
-
-        Returns:
-            TileGrid: The tiles.
-        """
+        """Lay out tiles on images of a height and width; ``stride`` is the greatest distance from one to the next."""
         return cls(*(Axis.spread(*side) for side in zip(size, tile, stride, strict=True)))
 
     @property
@@ -109,8 +88,7 @@ class TileGrid:
         Args:
             images (Tensor): ``(B, C, H, W)``.
             size (tuple[int, int]): Height and width of the results.
-            batch_size (int): Tiles of a batch. An exported model has all tiles in one batch, because its graph has no
-                loops.
+            batch_size (int): Tiles of a batch. An exported graph has no loops: its tiles are one batch.
 
         Yields:
             tuple[Tensor, Tensor]: Tiles ``(T, C, *size)``, and the image that each was cut from, ``(T,)``. All tiles of
@@ -134,14 +112,7 @@ class TileGrid:
             yield resize(tiles, size), owner
 
     def merge(self, maps: Tensor) -> Tensor:
-        """Merge the maps of tiles.
-
-        Args:
-            maps (Tensor): Maps on the patch grid in the order of :meth:`cut`, ``(B * len(self), 1, h, w)``.
-
-        Returns:
-            Tensor: Maps of the images, ``(B, 1, H, W)``.
-        """
+        """Merge maps ``(B * len(self), 1, h, w)`` on the patch grid, in the order of :meth:`cut`: ``(B, 1, H, W)``."""
         height, width = maps.shape[-2:]
         grid = maps.view(-1, self.rows.count, self.columns.count, height, width).transpose(2, 3)
         grid = grid.reshape(-1, 1, self.rows.count * height, self.columns.count * width)
