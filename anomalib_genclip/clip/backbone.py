@@ -157,10 +157,9 @@ def _find_pretrained(spec: BackboneSpec, pretrained: str) -> tuple[dict[str, Any
 
     open_clip 3.x marks such weights; 2.24 only lists them under the ``-quickgelu`` name too.
     """
-    plain = open_clip.get_pretrained_cfg(spec.name, pretrained)
     quick = open_clip.get_pretrained_cfg(spec.name + _QUICKGELU, pretrained)
-    config = plain or quick
-    return config, bool(quick) or bool(config.get("quick_gelu")) or pretrained == DEFAULT_PRETRAINED
+    config = open_clip.get_pretrained_cfg(spec.name, pretrained) or quick
+    return config, bool(quick or config.get("quick_gelu")) or pretrained == DEFAULT_PRETRAINED
 
 
 def default_pretrained(spec: BackboneSpec) -> str:
@@ -171,11 +170,10 @@ def default_pretrained(spec: BackboneSpec) -> str:
 def check_pretrained(spec: BackboneSpec, pretrained: str) -> None:
     """Raise ``ValueError`` if ``pretrained`` is neither ``"random"``, nor weights that this model has, nor a file."""
     names = (spec.name, spec.name + _QUICKGELU)
-    own = sorted({tag for name in names for tag in open_clip.list_pretrained_tags_by_model(name)})
-    own = [BUNDLED] if spec.name == TINY else own
-    if pretrained in [RANDOM, *own] or is_file(pretrained):
-        return
-    if not isinstance(pretrained, str) or not _find_pretrained(spec, pretrained)[0]:  # it knows other spellings
+    tags = sorted({tag for name in names for tag in open_clip.list_pretrained_tags_by_model(name)})
+    own = [BUNDLED] if spec.name == TINY else tags
+    known = pretrained in [RANDOM, *own] or is_file(pretrained)
+    if not known and not (isinstance(pretrained, str) and _find_pretrained(spec, pretrained)[0]):  # other spellings
         msg = (
             f"pretrained={pretrained!r} is neither a file nor {RANDOM!r}, and {spec.name} has its own weights: "
             f"{', '.join(own) or 'none'}."
@@ -267,23 +265,17 @@ def _build(name: str, image_size: tuple[int, int], quick_gelu: bool, *, random: 
     with torch.random.fork_rng(devices=[]), torch.device("cpu" if random else "meta"):
         torch.manual_seed(0)
         model = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick_gelu)
-    if random:
-        return model
-    model = model.to_empty(device="cpu")
-    model.attn_mask.fill_(float("-inf")).triu_(1)  # the only tensor that no file of weights has
+    if not random:
+        model = model.to_empty(device="cpu")
+        model.attn_mask.fill_(float("-inf")).triu_(1)  # the only tensor that no file of weights has
     return model
 
 
 def load_clip(spec: BackboneSpec, pretrained: str, image_size: tuple[int, int]) -> CLIP:
-    """Build a CLIP model for an image size and load its weights.
+    """Build a CLIP model for images of a height and width in pixels, and load its weights.
 
-    The position embedding is interpolated to the image size by open_clip's own function (bicubic, antialiased).
-
-    Args:
-        spec (BackboneSpec): The architecture.
-        pretrained (str): An open_clip tag, a weights file, ``"bundled"`` (of ``"tiny"``), or ``"random"``: random
-            weights, the same on every call.
-        image_size (tuple[int, int]): Height and width in pixels.
+    The position embedding is interpolated by open_clip's own function (bicubic, antialiased). ``pretrained`` is an
+    open_clip tag, a weights file, ``"bundled"`` (of ``"tiny"``), or ``"random"``: the same weights on every call.
 
     Returns:
         CLIP: open_clip's model, in float32 on the CPU, frozen, in evaluation mode.
@@ -300,8 +292,8 @@ def load_clip(spec: BackboneSpec, pretrained: str, image_size: tuple[int, int]) 
     elif pretrained == RANDOM:
         logger.warning("%s has random weights: its scores are meaningless.", spec.name)
     else:
-        config, trained_with_quick_gelu = _find_pretrained(spec, pretrained)
-        quick_gelu = quick_gelu or trained_with_quick_gelu
+        config, quick = _find_pretrained(spec, pretrained)
+        quick_gelu = quick_gelu or quick
         state = read_weights(download_weights(spec.name, pretrained, config))
     model = _build(spec.name, image_size, quick_gelu, random=state is None)
     if state is not None:

@@ -176,7 +176,10 @@ class FeatureWriter:
         with _readable_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             free = group.broadcast(shutil.disk_usage(self.folder).free)
-        needed = len(missing) * self._bytes_per_image()
+        spec, layers = self.model.spec, len(self.model.layers)
+        patches = layers * prod(self.model.clip.grid_size) * spec.vision_width
+        vectors = (layers + 1) * spec.vision_width + spec.embed_dim
+        needed = len(missing) * (2 * patches + 4 * vectors + prod(self.model.image_size) + _HEADER_BYTES)
         what = f"{needed / 1e9:.2f} GB for {len(missing)} of {counted(total, 'image')}"
         if needed > free:
             msg = (
@@ -186,12 +189,6 @@ class FeatureWriter:
             raise OSError(msg)
         how = ", computed in bf16, which is fast here" if self.in_bf16 else ""
         rank_zero_info(f"Feature cache: writing {what} to {self.folder} ({free / 1e9:.2f} GB free){how}.")
-
-    def _bytes_per_image(self) -> int:
-        spec, layers = self.model.spec, len(self.model.layers)
-        patches = layers * prod(self.model.clip.grid_size) * spec.vision_width
-        vectors = (layers + 1) * spec.vision_width + spec.embed_dim
-        return 2 * patches + 4 * vectors + prod(self.model.image_size) + _HEADER_BYTES
 
     def _write(self, dataset: AnomalibDataset, entries: pd.DataFrame) -> None:
         """Run the vision tower on the samples whose rows are the index of ``entries``, and write a file for each."""

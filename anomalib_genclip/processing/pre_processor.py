@@ -83,10 +83,8 @@ class AntialiasedPreProcessor(PreProcessor):
 
 def clip_pre_processor(size: tuple[int, int]) -> AntialiasedPreProcessor:
     """Resize (bicubic) to height and width, and normalize as CLIP does."""
-    resize_to = Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return AntialiasedPreProcessor(
-        Compose([resize_to, Normalize(mean=OPENAI_DATASET_MEAN, std=OPENAI_DATASET_STD)]),
-    )
+    normalize = Normalize(mean=OPENAI_DATASET_MEAN, std=OPENAI_DATASET_STD)
+    return AntialiasedPreProcessor(Compose([*_scaling(size), normalize]))
 
 
 def _scaling(size: int | Sequence[int] | None) -> list[Transform]:
