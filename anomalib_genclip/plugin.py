@@ -81,7 +81,7 @@ class _AnomalibWatcher(MetaPathFinder):
 
 
 def repeat_error() -> None:
-    """Repeat an error of this package that ended a command line: jsonargparse hides it between all that it has tried."""
+    """Repeat an error of this package that ended a command line: jsonargparse puts it among all that it has tried."""
     text = str(getattr(sys, "last_value", ""))  # of the exception that ended the process
     tried, _, values = text.partition("\nGiven value type:")
     *_, reason = tried.split("\n  - ")

@@ -44,8 +44,7 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
                 path.seek(0)
         except OSError:
             raise
-        except Exception as error:
-            # torch's reader raises many types for a damaged file.
+        except Exception as error:  # torch's reader raises many types for a damaged file
             msg = f"{path} cannot be read as a checkpoint: {why_unreadable(error)}."
             raise ValueError(msg) from error
         check_checkpoint(checkpoint, f"The checkpoint {path}")
@@ -69,8 +68,7 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
 def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any]) -> None:
     """Remove CLIP from a checkpoint, and add the description of its learned tensors and a hash of both.
 
-    Raises:
-        ValueError: If a learned tensor is not finite.
+    A ``ValueError`` names a learned tensor that is not finite.
     """
     state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(FROZEN)}
     # The states of metrics and thresholds may be NaN.
@@ -84,11 +82,7 @@ def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any])
 
 
 def check_checkpoint(checkpoint: Any, source: str) -> None:  # noqa: ANN401  # whatever was in the file
-    """Refuse a checkpoint that was not written by GenCLIP or is damaged.
-
-    Raises:
-        ValueError: If the checkpoint is refused.
-    """
+    """Raise a ``ValueError`` for a checkpoint that was not written by GenCLIP, is damaged, or could run code."""
     description = checkpoint.get("genclip") if isinstance(checkpoint, dict) else None
     if not isinstance(description, dict) or not {"backbone", "layers", "trained_on"} <= description.keys():
         msg = f"{source} was not written by GenCLIP."

@@ -51,11 +51,7 @@ def export_atomically(module: Any, export_root: Path | str, write: Callable[[Pat
 
 
 def check_dynamic_size(model: Any) -> None:  # noqa: ANN401  # GenCLIPModel
-    """Refuse an export for images of any size if the model has tiles, whose number is fixed in the graph.
-
-    Raises:
-        ValueError: If it has; says what to give.
-    """
+    """Raise a ``ValueError`` for images of any size if the model has tiles, whose number is fixed in the graph."""
     if model.tiler is not None:
         msg = "An exported graph has a fixed number of tiles: give input_size, the height and width of the images."
         raise ValueError(msg)

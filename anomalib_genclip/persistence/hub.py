@@ -34,9 +34,9 @@ def download_prompts(url: str) -> Path:
     if match is None:
         msg = f"{url} is not of the form hf://owner/name/file.safetensors or hf://owner/name@revision/file.safetensors."
         raise ValueError(msg)
-    revision = match["revision"] and unquote(match["revision"])
     try:
         with quiet("huggingface_hub"):
+            revision = match["revision"] and unquote(match["revision"])
             return Path(hf_hub_download(match["repo"], match["file"], revision=revision))
     except Exception as error:  # noqa: BLE001  # versions of the client raise different types
         reason = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), why_unreadable(error))
@@ -44,5 +44,4 @@ def download_prompts(url: str) -> Path:
             f"The prompts file {url} could not be downloaded: {reason}. Alternatives: weights=<file>, a local copy; or "
             "fill the cache on a machine with network access and copy it: ~/.cache/huggingface."
         )
-        # The client's traceback has nothing that the user can act on.
-        raise ConnectionError(msg) from None
+        raise ConnectionError(msg) from None  # the client's traceback has nothing that the user can act on

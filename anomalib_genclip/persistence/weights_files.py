@@ -14,12 +14,7 @@ BUNDLED_PROMPTS = {"tiny-demo": "demo/assets/tiny_demo.safetensors"}
 
 
 def resolve_weights(weights: str | Path) -> Path:
-    """Find the file of trained weights.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ConnectionError: If it cannot be downloaded.
-    """
+    """Find the file of trained weights; ``FileNotFoundError`` or ``ConnectionError`` if there is none to be had."""
     if weights in BUNDLED_PROMPTS:
         return Path(str(files("anomalib_genclip") / BUNDLED_PROMPTS[str(weights)]))
     path = download_prompts(weights) if isinstance(weights, str) and weights.startswith(SCHEME) else Path(weights)

@@ -30,14 +30,10 @@ from anomalib_genclip.utils.settings import OpenUnitFloat, checked
 
 
 def conformal_threshold(scores: Tensor, false_alarm_rate: float) -> Tensor:
-    """Compute the threshold of split conformal prediction: the ``ceil((n + 1)(1 - a))``-th smallest score.
+    """Compute the threshold of split conformal prediction: the ``ceil((n + 1)(1 - a))``-th smallest score of ``(n,)``.
 
-    If a new score is exchangeable with the ``n`` given ones, it is greater than the threshold with a probability of
-    at most ``a``, in the mean over all sets of ``n`` scores.
-
-    Args:
-        scores (Tensor): Scores of normal images, ``(n,)``.
-        false_alarm_rate (float): ``a``.
+    If a new score is exchangeable with those of the ``n`` normal images, it is greater than the threshold with a
+    probability of at most the rate ``a``, in the mean over all sets of ``n`` scores.
 
     Raises:
         ValueError: If there are too few scores; says how many are needed.
@@ -94,18 +90,11 @@ def calibrate(
             raise ValueError(record.error)
         scores.append(record.score)
         highest.append(float(np.max(np.asarray(record.anomaly_map))))
-    thresholds = {
-        "image": conformal_threshold(torch.tensor(scores), rate),
-        "pixel": conformal_threshold(torch.tensor(highest), rate),
-    }
+    lists = {"image": scores, "pixel": highest}
+    thresholds = {name: conformal_threshold(torch.tensor(values), rate) for name, values in lists.items()}
     found = {f"{name}_threshold": float(threshold) for name, threshold in thresholds.items()}
-    note: dict[str, Any] = {
-        "false_alarm_rate": rate,
-        "normal_images": len(rows),
-        "source": source,
-        "scores": sorted(scores),
-        "image_threshold": found["image_threshold"],
-    }
+    note: dict[str, Any] = {"false_alarm_rate": rate, "normal_images": len(rows), "source": source}
+    note |= {"scores": sorted(scores), "image_threshold": found["image_threshold"]}
     if model is None:
         note["class_name"] = inferencer.class_name
     else:
@@ -121,8 +110,7 @@ def calibrate(
 def _without_references(model: GenCLIP, category: str, images: NormalImages, of_datamodule: bool) -> Sequence[int]:
     """Return the indices of the images that are no references, which are drawn from those of a datamodule first.
 
-    Raises:
-        ValueError: If there is nothing to draw from, or a folder has references.
+    A ``ValueError`` says that there is nothing to draw from, or that a folder has references.
     """
     references = model.model.references
     if model.k_shot and model.hparams["few_shot_source"] is None:  # else the inferencer has drawn them

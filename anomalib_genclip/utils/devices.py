@@ -21,11 +21,9 @@ def bf16_is_fast(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
     # torch 2.10 has no public function for this. A version without these functions uses float32.
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in names)
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Literal["float32", "bf16"]:
