@@ -10,6 +10,7 @@ are imported inside the functions, so that ``genclip --help`` is fast.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -194,13 +195,11 @@ def app(
         host: Address to listen on. 0.0.0.0 lets other machines use the page; it has no login.
         port: Port to listen on.
     """
-    try:
-        from .app.server import serve
-    except ImportError as error:
-        if error.name != "gradio":
-            raise
+    if find_spec("gradio") is None:
         msg = 'The page needs gradio: pip install gradio (or, in a checkout, pip install ".[app]").'
-        raise ValueError(msg) from error
+        raise ValueError(msg)
+    from .app.server import serve
+
     serve(weights, pretrained, host, port)
 
 

@@ -32,8 +32,7 @@ def clean_class_name(name: str) -> str:
 def suffix_ids(name: str, max_tokens: int) -> tuple[list[int], list[int]]:
     """Tokenize a name to the suffixes ``{class} [EOS]`` and ``damaged {class} [EOS]``, at most ``max_tokens`` long.
 
-    Raises:
-        ValueError: If the name has no tokens, or too many.
+    A ``ValueError`` names one that has no tokens, or too many.
     """
     tokenizer = clip_tokenizer()
     normal = [*tokenizer.encode(name), tokenizer.eot_token_id]
@@ -57,23 +56,17 @@ class NameRule:
     """Which class name an image gets: the given one, then its category, then the weights file's, then "object".
 
     All names are cleaned, so that ``metal_nut`` and ``metal nut`` are one.
-
-    Args:
-        given (str | None): Name for all images.
-        of_category (Mapping[str, str]): Names for categories without a meaningful one.
-        of_file (str | None): Product that the weights were calibrated or given references for.
     """
 
-    given: str | None = None
-    of_category: Mapping[str, str] = field(default_factory=dict)
-    of_file: str | None = None
+    given: str | None = None  # name for all images
+    of_category: Mapping[str, str] = field(default_factory=dict)  # names for categories without a meaningful one
+    of_file: str | None = None  # product that the weights were calibrated or given references for
 
     @classmethod
     def of(cls, class_name: Any, of_file: str | None, max_tokens: int) -> "NameRule":  # noqa: ANN401  # any user input
         """Build the rule from the model's argument, a name or names by category, before a model is built.
 
-        Raises:
-            ValueError: If it is neither, or a name is blank, or has no tokens or more than :func:`suffix_ids` allows.
+        A ``ValueError`` says that it is neither, or names one that is blank, or that :func:`suffix_ids` refuses.
         """
         names: Any = {None: class_name} if class_name is None or isinstance(class_name, str) else class_name
         if not isinstance(names, Mapping):
@@ -106,10 +99,8 @@ class ClassNames(nn.Module):
     """A growing table of class names and everything that depends on a name only.
 
     Index 0 is always ``"object"``, to which CNF falls back. The buffers are not saved: nothing in them is learned.
-
-    Args:
-        clip (FrozenCLIP): Embeds tokens and encodes texts. Not registered as a submodule: it belongs to the model.
-        max_tokens (int): Maximum number of tokens of a suffix (``damaged {class} [EOS]``).
+    ``clip`` embeds tokens and encodes texts; it belongs to the model. A suffix (``damaged {class} [EOS]``) has at most
+    ``max_tokens`` tokens.
     """
 
     suffix: Tensor
@@ -131,9 +122,8 @@ class ClassNames(nn.Module):
     def add(self, names: Iterable[str], clip: FrozenCLIP) -> None:
         """Add cleaned names that are not in the table yet.
 
-        Runs outside of inference mode, because training may use the same buffers later.
-
-        A ``ValueError`` names one without tokens, or with too many; the table is unchanged then.
+        Runs outside of inference mode, because training may use the same buffers later. A ``ValueError`` names one
+        without tokens, or with too many; the table is unchanged then.
         """
         new = list(dict.fromkeys(name for name in names if name not in self.names))
         if not new:

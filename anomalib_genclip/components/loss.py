@@ -22,9 +22,7 @@ def dice_loss(probability: Tensor, target: Tensor) -> Tensor:
     kornia's is not used, because it is per image, not smoothed and averaged over classes: an image without a defect
     then has no gradient in the abnormal channel, and the background dominates the mean.
 
-    Args:
-        probability (Tensor): Softmax output, ``(B, 2, H, W)``.
-        target (Tensor): One-hot mask, ``(B, 2, H, W)``; pixels that are 0 in both take no part.
+    Softmax output and one-hot mask are ``(B, 2, H, W)``; pixels that are 0 in both channels of the mask take no part.
     """
     dims = (0, 2, 3)
     probability = probability * target.sum(dim=1, keepdim=True)
@@ -36,9 +34,8 @@ def dice_loss(probability: Tensor, target: Tensor) -> Tensor:
 class GenCLIPLoss(nn.Module):
     """Focal and Dice loss summed over the layers, plus a weighted image-level term (ours).
 
-    Args:
-        image_weight (float): Weight of the cross-entropy on the CLS token. 0 is the paper's loss; with masks only,
-            training degrades the CLS token's image-level scores.
+    ``image_weight`` is that of the cross-entropy on the CLS token. 0 is the paper's loss; with masks only, training
+    degrades the CLS token's image-level scores.
     """
 
     def __init__(self, image_weight: float) -> None:

@@ -40,11 +40,7 @@ class PromptLearner(nn.Module):
     The prompts are ``[SOS] N_p (Q_p + V^i) {class} [EOS]`` (normal) and ``[SOS] A_p (Q_p + V^i) damaged {class}
     [EOS]`` (abnormal). Order, addition and the word "damaged" are ours.
 
-    Args:
-        vision_width (int): ``d_v``.
-        text_width (int): ``d_t``.
-        num_layers (int): ``M``, number of feature layers.
-        length (int): ``n = q``, length of ``N_p``, ``A_p``, ``Q_p`` and ``V^i``.
+    Widths are ``d_v`` and ``d_t``, layers ``M``; ``N_p``, ``A_p``, ``Q_p`` and ``V^i`` have the same length ``n = q``.
     """
 
     def __init__(self, vision_width: int, text_width: int, num_layers: int, length: int) -> None:
@@ -66,13 +62,9 @@ class PromptLearner(nn.Module):
     def forward(self, suffix: Tensor, vision: Tensor | None = None) -> Tensor:
         """Compose what follows the prefixes: ``(Q_p + V^i)`` and the suffix, normal and abnormal in one sequence.
 
-        Args:
-            suffix (Tensor): Tokens after the learnable ones, normal and abnormal: ``(*, 2, T, d_t)``.
-            vision (Tensor | None): Vision prompts, ``(*, q, d_t)``; ``None`` for the query-only prompt.
-
-        Returns:
-            Tensor: Embeddings ``(*, (q + T - 1) + (q + T), d_t)``: normal first, without its last suffix token, which
-                is always padding, because the normal suffix has no "damaged".
+        The suffixes are the tokens after the learnable ones, ``(*, 2, T, d_t)``; vision prompts ``(*, q, d_t)`` are
+        ``None`` for the query-only prompt. The result, ``(*, (q + T - 1) + (q + T), d_t)``, has the normal one first,
+        without its last suffix token, which is always padding, because the normal suffix has no "damaged".
         """
         query = self.query if vision is None else self.query + vision
         query = query.expand(*suffix.shape[:-3], -1, -1)

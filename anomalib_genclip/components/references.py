@@ -29,21 +29,12 @@ class RelativeDistance(NamedTuple):
 
 
 class ReferenceMemory(nn.Module):
-    """Features of one category's reference images.
+    """Features of one category's reference images."""
 
-    Args:
-        patches (Tensor): Each tapped layer's patch features, ``(M, P, d_v)``, unit length.
-        cls (Tensor): The last tapped layer's CLS tokens, ``(1, k, d_v)``, unit length.
-        usual_patch_distance (Tensor): Distance between normal images: mean of the farthest 1 % of the patches, ``()``.
-        usual_cls_distance (Tensor): Distance of their CLS tokens, ``()``.
-        images (Sequence[str]): Hash of each image's file.
-        drawn_with (str): The settings that the features depend on.
-    """
-
-    patches: Tensor
-    cls: Tensor
-    usual_patch_distance: Tensor
-    usual_cls_distance: Tensor
+    patches: Tensor  # each tapped layer's patch features, (M, P, d_v), unit length
+    cls: Tensor  # the last tapped layer's CLS tokens, (1, k, d_v), unit length
+    usual_patch_distance: Tensor  # between normal images: mean of the farthest 1 % of the patches, ()
+    usual_cls_distance: Tensor  # of their CLS tokens, ()
 
     def __init__(
         self,
@@ -59,7 +50,8 @@ class ReferenceMemory(nn.Module):
         self.register_buffer("cls", cls.float())
         self.register_buffer("usual_patch_distance", usual_patch_distance.float())
         self.register_buffer("usual_cls_distance", usual_cls_distance.float())
-        self.images, self.drawn_with = list(images), drawn_with
+        self.images = list(images)  # the hash of each file
+        self.drawn_with = drawn_with  # the settings that the features depend on
 
     def forward(self, image: ImageTokens) -> RelativeDistance:
         """Compare ``B`` images with the references: 0 at the usual distance."""
@@ -92,11 +84,8 @@ class References(nn.Module):
     def index(self, products: Sequence[Sequence[str]]) -> Tensor | None:
         """Look up the memories of images, ``(len(products),)``; ``None`` without references.
 
-        Args:
-            products (Sequence[Sequence[str]]): Each image's names, the most specific one first; none if unknown.
-
-        Raises:
-            ValueError: If there are none for one of the images; names it and those that have some.
+        ``products`` has each image's names, the most specific one first; none if unknown. A ``ValueError`` names an
+        image without references, and those that have some.
         """
         return torch.tensor([self._lookup(names) for names in products]) if self.memories else None
 
@@ -147,9 +136,7 @@ def join_score(score: Tensor, distance: RelativeDistance) -> Tensor:
 def nearest_distance(layers: Sequence[Tensor], memory: Tensor) -> Tensor:
     """Compute each patch's distance ``1 - cos`` to a memory's nearest, mean of the layers: ``(B, N)``, float32, > 0.
 
-    Args:
-        layers (Sequence[Tensor]): Each tapped layer's patch features, ``(B, N, d_v)``, any length.
-        memory (Tensor): The same layers' features to compare with, ``(M, P, d_v)``, unit length.
+    The layers are patch features ``(B, N, d_v)`` of any length; of the memory, ``(M, P, d_v)`` of unit length.
     """
     distances = []
     for patches, known in zip(layers, memory, strict=True):

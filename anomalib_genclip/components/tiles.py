@@ -18,17 +18,11 @@ from anomalib_genclip.utils.tensors import resize
 
 @dataclass(frozen=True)
 class Axis:
-    """Tiles along one side of an image.
+    """Tiles along one side of an image."""
 
-    Args:
-        length (int): Side of the image in pixels.
-        tile (int): Side of a tile; that of the image if it is shorter.
-        count (int): Number of tiles.
-    """
-
-    length: int
-    tile: int
-    count: int
+    length: int  # side of the image in pixels
+    tile: int  # side of a tile; that of the image if it is shorter
+    count: int  # number of tiles
 
     @classmethod
     def spread(cls, length: int, tile: int, stride: int) -> "Axis":
@@ -83,16 +77,10 @@ class TileGrid:
         return self.rows.count * self.columns.count
 
     def cut(self, images: Tensor, size: tuple[int, int], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Cut images into tiles, resized like whole images; a batch may have tiles of several images.
+        """Cut images ``(B, C, H, W)`` into tiles, resized like whole images to ``(T, C, *size)``.
 
-        Args:
-            images (Tensor): ``(B, C, H, W)``.
-            size (tuple[int, int]): Height and width of the results.
-            batch_size (int): Tiles of a batch. An exported graph has no loops: its tiles are one batch.
-
-        Yields:
-            tuple[Tensor, Tensor]: Tiles ``(T, C, *size)``, and the image that each was cut from, ``(T,)``. All tiles of
-                an image follow each other, row by row.
+        Each batch of tiles comes with the image that each was cut from, ``(T,)``; all tiles of an image follow each
+        other, row by row. An exported graph has no loops: its tiles are one batch.
         """
         height, width = self.rows.tile, self.columns.tile
         places = [

@@ -41,13 +41,9 @@ def describe(record: Record) -> str:
 
 
 def draw_explanation(record: Record, image: np.ndarray, caption: str, mask: np.ndarray | None = None) -> bytes:
-    """Draw what a score is made of.
+    """Draw what the score of a record with parts is made of, under a caption such as that of :func:`describe`.
 
-    Args:
-        record (Record): With parts.
-        image (np.ndarray): The image, ``(h, w, 3)``, of any size.
-        caption (str): Text above the figure, such as that of :func:`describe`.
-        mask (np.ndarray | None): Ground truth, ``(h, w)`` of any size, 1 for anomalous. Defaults to ``None``.
+    Image ``(h, w, 3)`` and ground truth ``(h, w)``, 1 for anomalous, may have any size.
     """
     size = record.anomaly_map.shape  # type: ignore[union-attr]
     grids: Any = record.parts and record.parts.maps

@@ -43,15 +43,13 @@ class CategoryVisualizer(ImageVisualizer):
     """Image visualizer that saves ``<output_dir>/<dataset>/<category>/<folder>/<file>``.
 
     Dataset and category are those of the batch, else those of the datamodule; unknown ones are left out. ``<folder>``
-    is the image's parent folder, with as many further parents as are needed to distinguish all images of a category.
-    anomalib's own visualizer only keeps the parent folder, so that images of two categories overwrite each other, and
-    its captions may be wider than their tiles. It also keeps the folder of the first run for all later runs; this one
-    reads it from the trainer each time, unless ``output_dir`` is given. In a distributed run all processes save to the
-    folder of the first one, and images that the sampler repeats are saved once. With tiles, the fields have the size of
-    the map, unless ``field_size`` is given.
-
-    The first eight pictures of a test also go to the trainer's TensorBoard, W&B and MLflow loggers, normal images left
-    out where labels are known.
+    is the image's parent folder, with as many further parents as are needed to distinguish all images of a category:
+    with anomalib's own visualizer images of two categories overwrite each other, and captions may be wider than their
+    tiles. It also keeps the folder of the first run for all later runs; this one reads it from the trainer each time,
+    unless ``output_dir`` is given. In a distributed run all processes save to the folder of the first one, and images
+    that the sampler repeats are saved once. With tiles, the fields have the size of the map, unless ``field_size`` is
+    given. The first eight pictures of a test also go to the trainer's TensorBoard, W&B and MLflow loggers, normal images
+    left out where labels are known.
 
     Args:
         **kwargs: Arguments of :class:`anomalib.visualization.ImageVisualizer`.
