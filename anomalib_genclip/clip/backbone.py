@@ -1,11 +1,10 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Supported CLIP models, and how their weights are found and loaded.
+"""Supported CLIP models, and how their weights are found and loaded; names and weights are open_clip's.
 
-Names and weights are open_clip's. The model is always built from open_clip's configuration and its weights are
-loaded here, because versions of ``open_clip.create_model`` differ in how they treat activation and position embedding
-of OpenAI's weights (2.24 ignores ``force_image_size`` for them, 3.x ignores QuickGELU).
+The model is built here, because versions of ``open_clip.create_model`` differ in how they treat activation and position
+embedding of OpenAI's weights (2.24 ignores ``force_image_size`` for them, 3.x ignores QuickGELU).
 """
 
 import io
@@ -255,22 +254,6 @@ def _read_torchscript(path: Path) -> dict[str, torch.Tensor]:
     return torch.jit.load(copy, map_location="cpu").state_dict()  # noqa: TID251  # no code left that runs
 
 
-def _build(name: str, image_size: tuple[int, int], quick_gelu: bool, *, random: bool) -> CLIP:
-    """Build the architecture with seeded random weights, or with uninitialized memory for weights that are loaded.
-
-    The global random state does not change. Drawing random numbers takes seconds for a large model.
-    """
-    config = _read_config(name)
-    config["vision_cfg"]["image_size"] = image_size
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if random else "meta"):
-        torch.manual_seed(0)
-        model = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick_gelu)
-    if not random:
-        model = model.to_empty(device="cpu")
-        model.attn_mask.fill_(float("-inf")).triu_(1)  # the only tensor that no file of weights has
-    return model
-
-
 def load_clip(spec: BackboneSpec, pretrained: str, image_size: tuple[int, int]) -> CLIP:
     """Build a CLIP model for images of a height and width in pixels, and load its weights.
 
@@ -292,11 +275,19 @@ def load_clip(spec: BackboneSpec, pretrained: str, image_size: tuple[int, int]) 
     elif pretrained == RANDOM:
         logger.warning("%s has random weights: its scores are meaningless.", spec.name)
     else:
-        config, quick = _find_pretrained(spec, pretrained)
+        entry, quick = _find_pretrained(spec, pretrained)
         quick_gelu = quick_gelu or quick
-        state = read_weights(download_weights(spec.name, pretrained, config))
-    model = _build(spec.name, image_size, quick_gelu, random=state is None)
+        state = read_weights(download_weights(spec.name, pretrained, entry))
+    config = _read_config(spec.name)
+    config["vision_cfg"]["image_size"] = image_size
+    # The global random state does not change. Weights that are loaded replace uninitialized memory, because drawing
+    # random numbers takes seconds for a large model.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if state is None else "meta"):
+        torch.manual_seed(0)
+        model = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick_gelu)
     if state is not None:
+        model = model.to_empty(device="cpu")
+        model.attn_mask.fill_(float("-inf")).triu_(1)  # the only tensor that no file of weights has
         _load_state(model, state, spec, str(pretrained))
     return model.eval().requires_grad_(requires_grad=False)
 

@@ -48,7 +48,7 @@ class CategoryVisualizer(ImageVisualizer):
     tiles. It also keeps the folder of the first run for all later runs; this one reads it from the trainer each time,
     unless ``output_dir`` is given. In a distributed run all processes save to the folder of the first one, and images
     that the sampler repeats are saved once. With tiles, the fields have the size of the map, unless ``field_size`` is
-    given. The first eight pictures of a test also go to the trainer's TensorBoard, W&B and MLflow loggers, normal images
+    given. The first eight pictures of a test also go to TensorBoard, W&B and MLflow loggers of the trainer, normal ones
     left out where labels are known.
 
     Args:
