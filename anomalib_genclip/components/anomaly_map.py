@@ -36,12 +36,10 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def spread(maps: Tensor, counting: Tensor | None, filtered: Callable[[Tensor], Tensor]) -> Tensor:
-    """Filter maps, leaving out what does not count, which would bleed; 0 where nothing counts.
+    """Filter maps ``(B, 1, h, w)``, leaving out what does not count, which would bleed; 0 where nothing counts.
 
-    Args:
-        maps (Tensor): ``(B, 1, h, w)``.
-        counting (Tensor | None): 1 where the maps count, else 0, ``(B or 1, 1, h, w)``; ``None`` if all do.
-        filtered (Callable): A linear filter whose weights sum to 1, such as :func:`upsample`.
+    ``counting`` ``(B or 1, 1, h, w)`` is 1 where the maps count, else 0; ``None`` if all do. ``filtered`` is a linear
+    filter whose weights sum to 1, such as :func:`upsample`.
     """
     if counting is None:
         return filtered(maps)

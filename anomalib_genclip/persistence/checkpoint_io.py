@@ -29,9 +29,8 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
     def load_checkpoint(self, path: str | Path | IO, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
         """Read a checkpoint; other arguments as in anomalib.
 
-        Raises:
-            OSError: If there is no such file, or it cannot be opened.
-            ValueError: If it is damaged, was not written by GenCLIP, or could run code; names the file.
+        An ``OSError`` names a file that cannot be opened, a ``ValueError`` one that is damaged, was not written by
+        GenCLIP, or could run code.
         """
         if isinstance(path, str | Path) and is_file(path):
             check_archive(Path(path))  # the hash below is that of the model, not of the optimizer and the settings
@@ -53,8 +52,7 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
         """Write a checkpoint, as in Lightning, which writes URLs such as ``s3://`` itself.
 
-        Raises:
-            OSError: If it cannot be written; names the file. An existing file stays unchanged.
+        An ``OSError`` names a file that cannot be written; an existing one stays unchanged.
         """
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)

@@ -34,8 +34,7 @@ class ExportedModel:
         transform (Callable): Applied to each image, ``(3, H, W)``, uint8, before images are stacked to a batch.
         metadata (dict[str, Any]): That of :func:`~anomalib_genclip.persistence.export_metadata.metadata_of`, or empty.
 
-    Raises:
-        ValueError: If the file cannot be opened, or is not an exported anomaly model.
+    A ``ValueError`` names a file that cannot be opened, or is no exported anomaly model.
     """
 
     def __init__(self, path: Path, device: str = "auto", precision: Literal["float32", "bf16"] = "float32") -> None:

@@ -33,10 +33,8 @@ def conformal_threshold(scores: Tensor, false_alarm_rate: float) -> Tensor:
     """Compute the threshold of split conformal prediction: the ``ceil((n + 1)(1 - a))``-th smallest score of ``(n,)``.
 
     If a new score is exchangeable with those of the ``n`` normal images, it is greater than the threshold with a
-    probability of at most the rate ``a``, in the mean over all sets of ``n`` scores.
-
-    Raises:
-        ValueError: If there are too few scores; says how many are needed.
+    probability of at most the rate ``a``, in the mean over all sets of ``n`` scores. If there are too few scores, a
+    ``ValueError`` says how many are needed.
     """
     rate, count = Fraction(str(false_alarm_rate)), len(scores)  # exact: 0.05 is no sum of powers of 2
     rank = ceil((count + 1) * (1 - rate))

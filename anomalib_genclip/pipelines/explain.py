@@ -84,9 +84,7 @@ def explain(
 ) -> str:
     """Explain the score of one image in a figure.
 
-    Raises:
-        ValueError: If the model is an exported one, which does not tell what its score is made of, or the mask does
-            not have the shape of the image.
+    A ``ValueError`` says that it is an exported model, or that the mask does not have the shape of the image.
     """
     inferencer = Inferencer(weights, class_name, precision="float32", pretrained=pretrained)
     if inferencer.model is None:

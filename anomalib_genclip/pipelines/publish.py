@@ -32,10 +32,8 @@ def publish(
 ) -> str:
     """Write a folder with a prompts file and its model card, and upload it.
 
-    Raises:
-        FileNotFoundError: If there is no such prompts file or report.
-        ValueError: If the prompts file, the report or the name of the repository is not valid.
-        ConnectionError: If the upload fails. The folder is complete.
+    A ``ValueError`` or ``FileNotFoundError`` says what of the input is not valid. If the upload fails, with a
+    ``ConnectionError``, the folder is complete.
     """
     validate_repo_id(repo)
     if "/" not in repo:

@@ -106,7 +106,9 @@ class CategoryVisualizer(ImageVisualizer):
             tail: tuple[str, ...] = (f"{self._prefix}{dataloader_idx}_{batch_idx}_{index}.png",)
             if item.image_path:
                 tail = _parts(item.image_path)[-self._tail_lengths.get(group, _SHORTEST_TAIL) :]
-            file = _with_known_ending(self._root.joinpath(*map(_folder_name, filter(None, group)), *tail))
+            file = self._root.joinpath(*map(_folder_name, filter(None, group)), *tail)
+            if Image.registered_extensions().get(file.suffix.lower()) not in Image.SAVE:
+                file = file.with_name(f"{file.name}.png")
             file.parent.mkdir(parents=True, exist_ok=True)
             self._saved += 1
             with atomic_open(file, sync=False) as content:
@@ -135,12 +137,6 @@ class CategoryVisualizer(ImageVisualizer):
 def _group_of(source: object, dataset: str) -> _Group:
     """Return dataset (the attribute of that name) and category of an item or datamodule, empty where unknown."""
     return getattr(source, dataset, None) or "", getattr(source, "category", None) or ""
-
-
-def _with_known_ending(file: Path) -> Path:
-    """Add ``.png`` to the name of a file whose suffix is not that of a format that can be written."""
-    known = Image.registered_extensions().get(file.suffix.lower()) in Image.SAVE
-    return file if known else file.with_name(f"{file.name}.png")
 
 
 def _folder_name(name: str) -> str:

@@ -158,8 +158,7 @@ class SyntheticDefects(MVTecAD):
     def prepare_data(self) -> None:
         """Render the category if it is missing or was rendered from another recipe; the folder is written atomically.
 
-        Raises:
-            FileExistsError: If the folder was not rendered by this class.
+        A ``FileExistsError`` names a folder that was not rendered by this class.
         """
         target = self.root / self.category
         if self._found == self.recipe:
