@@ -83,10 +83,7 @@ def _read_config(name: str) -> dict[str, Any]:
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     reason = "open_clip has none of that name" if config is None else _unsupported_reason(config)
     if config is None or reason:
-        msg = (
-            f"Backbone {name!r} cannot be used: {reason}. GenCLIP needs a plain ViT with a CLS token and CLIP's own "
-            f"text tower. Supported are: {', '.join(list_backbones())}."
-        )
+        msg = f"Backbone {name!r} cannot be used: {reason}. Supported are: {', '.join(list_backbones())}."
         raise ValueError(msg)
     return config
 

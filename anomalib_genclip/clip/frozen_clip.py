@@ -168,9 +168,9 @@ def run_block(
     Its modules are called one by one, because the block does not accept keys and values of earlier tokens, and the fast
     path of ``nn.MultiheadAttention`` inside it is slow for many patches.
 
-    ``block`` is a ``ResidualAttentionBlock``, ``tokens`` are ``(S, L, width)``.
-
     Args:
+        block (nn.Module): open_clip's ``ResidualAttentionBlock``.
+        tokens (Tensor): ``(S, L, width)``.
         mask (Tensor | None): Which of the P + L tokens each of these attends to, ``(L, P + L)``, bool.
         past (Tensor | None): Keys and values of P earlier tokens of all sequences, ``(2, 1, heads, P, width / heads)``.
         only (Tensor | None): Positions of the only K tokens of each sequence to compute, ``(S, K)``.

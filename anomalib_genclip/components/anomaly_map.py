@@ -47,13 +47,11 @@ def spread(maps: Tensor, counting: Tensor | None, filtered: Callable[[Tensor], T
 
 
 def top_mean(maps: Tensor, area: int | None = None, ignored: Tensor | None = None) -> Tensor:
-    """Average the highest values of each map: ``(B,)``.
+    """Average the highest values of each map ``(B, 1, H, W)``, at least 0: ``(B,)``.
 
-    Args:
-        maps (Tensor): ``(B, 1, H, W)``, at least 0.
-        area (int | None): As many as 1 % of this number of pixels, that of a tile; ``None`` for all pixels.
-        ignored (Tensor | None): Pixels that do not count, of the shape of the maps or ``(1, 1, H, W)``, bool. The
-            number stays the same, so that a defect elsewhere keeps its value, unless fewer pixels count.
+    These are as many as 1 % of ``area``, that of a tile, or of all pixels. ``ignored`` pixels do not count, bool, of
+    the shape of the maps or ``(1, 1, H, W)``. The number stays the same, so that a defect elsewhere keeps its value,
+    unless fewer pixels count.
     """
     flat = maps.flatten(1)
     count = math.ceil((flat.shape[1] if area is None else area) * TOP_SHARE)

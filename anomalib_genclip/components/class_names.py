@@ -43,10 +43,7 @@ def suffix_ids(name: str, max_tokens: int) -> tuple[list[int], list[int]]:
         raise ValueError(msg)
     if len(abnormal) > max_tokens:
         room = max_tokens - len(abnormal) + len(normal) - 1
-        msg = (
-            f"Class name {shown} has {len(normal) - 1} tokens; with these prompt lengths there is room for {room}. "
-            "Give a shorter name."
-        )
+        msg = f"Class name {shown} has {len(normal) - 1} tokens, and these prompt lengths have room for {room}."
         raise ValueError(msg)
     return normal, abnormal
 

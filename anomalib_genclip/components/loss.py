@@ -43,14 +43,11 @@ class GenCLIPLoss(nn.Module):
         self.image_weight = image_weight
 
     def forward(self, maps: Tensor, cls: Tensor, mask: Tensor, label: Tensor | None = None) -> Tensor:
-        """Compute the loss, a scalar.
+        """Compute the loss, a scalar, of layer-wise logits (``cos / τ``, before softmax), ``(M, B, 2, h, w)``.
 
-        Args:
-            maps (Tensor): Layer-wise logits (``cos / τ``, before softmax), ``(M, B, 2, h, w)``.
-            cls (Tensor): Logits of the CLS token, ``(B, 2)``.
-            mask (Tensor): Ground truth, ``(B, H, W)``, 0, 1, or ``IGNORED`` where maps do not count; any size.
-            label (Tensor | None): Image labels, ``(B,)``; the mask of a tiny defect may be empty at this size.
-                ``None`` takes them from the mask.
+        ``cls`` are logits of the CLS token, ``(B, 2)``. The mask ``(B, H, W)``, of any size, is 0, 1, or ``IGNORED``
+        where maps do not count. Labels ``(B,)`` are those of the images, because the mask of a tiny defect may be empty
+        at this size; ``None`` takes them from the mask.
         """
         mask = mask.long()
         one_hot = F.one_hot(mask, num_classes=IGNORED + 1)[..., :IGNORED].movedim(-1, 1)

@@ -25,19 +25,13 @@ def export_atomically(module: Any, export_root: Path | str, write: Callable[[Pat
     """
     model, names = module.model, module.names
     if module.k_shot and not model.references.memories:
-        msg = (
-            f"k_shot={module.k_shot}, and no references have been drawn. Test or predict first, or export a "
-            "model with weights or a checkpoint that have references."
-        )
+        msg = f"k_shot={module.k_shot}, and no references have been drawn: test first, or give weights that have some."
         raise ValueError(msg)
     if (index := model.references.index([names.products_of(None)])) is not None:
         model.references.default = int(index)
     if model.branches != "query" and int(model.default_class) == 0:
-        logger.warning(
-            "Exported without a class name: the prompts of all images say %r. Give class_name to GenCLIP, "
-            "or to GenCLIP.load_from_checkpoint(path, class_name=...).",
-            GENERIC,
-        )
+        text = "Exported without a class name: the prompts of all images say %r. Give class_name to GenCLIP."
+        logger.warning(text, GENERIC)
     # anomalib's command line shows INFO of all loggers, and this one logs a thousand merged constants.
     logging.getLogger("onnx_ir").setLevel(logging.WARNING)
 

@@ -121,10 +121,7 @@ def _without_references(model: GenCLIP, category: str, images: NormalImages, of_
     shared = {row for row, file in enumerate(images.files) if known and file_hash(file) in known}
     if shared and not of_datamodule:
         names = summarize(images.files[row] for row in sorted(shared))
-        msg = (
-            f"References are among the normal images ({len(shared)}), with lower scores than those of new images: "
-            f"{names}. Give other images."
-        )
+        msg = f"References are among the normal images ({len(shared)}), and score too low: {names}. Give other images."
         raise ValueError(msg)
     return [row for row in range(len(images.files)) if row not in shared]
 

@@ -32,11 +32,8 @@ def describe(record: Record) -> str:
     name = parts.class_name
     if name == GENERIC:
         return f"{score}\nno class name was given"
-    found = f'Class Name Filtering replaced "{name}" by "{parts.used_name}"'
-    if not parts.filtering:
-        found = f'class name "{name}", Class Name Filtering is off'
-    elif parts.used_name == name:
-        found = f'Class Name Filtering kept "{name}"'
+    found = f'kept "{name}"' if parts.used_name == name else f'replaced "{name}" by "{parts.used_name}"'
+    found = f"Class Name Filtering {found}" if parts.filtering else f'class name "{name}", Class Name Filtering is off'
     return f"{score}\n{found} (cosine {parts.similarity:.3f}, object {parts.generic_similarity:.3f})"
 
 
