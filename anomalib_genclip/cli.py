@@ -113,9 +113,6 @@ def predict(**settings: Any) -> int:  # noqa: ANN401  # those of RunSettings
     """Score one image or a folder of any size, and write a table of scores; an interrupted run resumes.
 
     Status with on_error=record: 10 more than the number of images that could not be used, at most 125, or 0 for none.
-
-    Args:
-        **settings: The settings.
     """
     from .prediction.run import run
 

@@ -4,11 +4,9 @@
 """Registers this package's classes with anomalib under their short names, in every order of imports.
 
 anomalib has no plugin entry points: it looks up a short name such as ``GenCLIP`` among the attributes of
-``anomalib.models`` and among the imported subclasses. torch has entry points (``torch.backends``), which it calls at
-the end of ``import torch``. anomalib imports torch first, so :func:`watch_imports`, which is such an entry point, can
-watch for anomalib's modules and then add this package's classes to them.
-
-Programs that import torch but not anomalib import only this file, which uses nothing but the standard library.
+``anomalib.models`` and among the imported subclasses. torch calls its entry points (``torch.backends``) at the end of
+``import torch``, which anomalib imports first: :func:`watch_imports` is one, watches for anomalib's modules and adds
+this package's classes to them. Programs that import torch alone import only this file, of the standard library.
 """
 
 import atexit

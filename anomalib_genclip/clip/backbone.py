@@ -167,13 +167,10 @@ def check_pretrained(spec: BackboneSpec, pretrained: str) -> None:
     """Raise ``ValueError`` if ``pretrained`` is neither ``"random"``, nor weights that this model has, nor a file."""
     names = (spec.name, spec.name + _QUICKGELU)
     tags = sorted({tag for name in names for tag in open_clip.list_pretrained_tags_by_model(name)})
-    own = [BUNDLED] if spec.name == TINY else tags
-    known = pretrained in [RANDOM, *own] or is_file(pretrained)
+    own = [*([BUNDLED] if spec.name == TINY else tags), RANDOM]
+    known = pretrained in own or is_file(pretrained)
     if not known and not (isinstance(pretrained, str) and _find_pretrained(spec, pretrained)[0]):  # other spellings
-        msg = (
-            f"pretrained={pretrained!r} is neither a file nor {RANDOM!r}, and {spec.name} has its own weights: "
-            f"{', '.join(own) or 'none'}."
-        )
+        msg = f"pretrained={pretrained!r} is no file, and {spec.name} has its own weights: {', '.join(own)}."
         raise ValueError(msg)
 
 

@@ -20,12 +20,10 @@ from anomalib_genclip.utils.tensors import MatrixResize, resize
 
 
 class AntialiasedPreProcessor(PreProcessor):
-    """Pre-processor whose exported form keeps the antialiasing of the bicubic resize.
+    """Pre-processor whose exported form keeps the antialiasing of the bicubic resize, as :class:`MatrixResize`.
 
     anomalib switches antialiasing off in exported models, so that an image larger than the model's input gets different
-    scores from the engine and from the exported file. This class exports the resize as :class:`MatrixResize`.
-
-    Models that cut images into tiles resize whole image and tiles themselves: see :meth:`keep_size`.
+    scores from the engine and from the exported file. Models with tiles resize themselves: see :meth:`keep_size`.
     """
 
     def __init__(self, transform: Transform | None = None) -> None:
