@@ -287,10 +287,7 @@ def _with_flags(arguments: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand of a command line, by default this process's, and return the exit status.
-
-    Invalid input gives one line on standard error and status 2.
-    """
+    """Run a subcommand of a command line, by default this process's, and return the status: 2 for invalid input."""
     parser = get_parser()
     arguments = _with_flags(sys.argv[1:] if arguments is None else arguments)
     try:

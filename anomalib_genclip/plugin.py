@@ -34,10 +34,7 @@ _READY = ("anomalib.data.predict", "anomalib.models.image")
 
 
 def watch_imports() -> None:
-    """Register this package's classes as soon as anomalib's modules are imported.
-
-    Entry point of the group ``torch.backends``. Calling it again has no effect.
-    """
+    """Register this package's classes as soon as anomalib is imported: an entry point of ``torch.backends``."""
     # Compared by name, because the module may have been removed and imported again, as coverage does.
     if not any(type(finder).__name__ == _AnomalibWatcher.__name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, _AnomalibWatcher())

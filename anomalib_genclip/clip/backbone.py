@@ -306,10 +306,7 @@ def full_name(spec: BackboneSpec, model: CLIP) -> str:
 
 
 def fingerprint(model: CLIP) -> str:
-    """Hash weights (float32) and activation of a model, to identify a CLIP independently of its file.
-
-    The vision tower's position embedding is left out, because it depends on the image size.
-    """
+    """Hash float32 weights and activation of a CLIP, but not its position embedding, which depends on image_size."""
     activation = type(model.visual.transformer.resblocks[0].mlp.gelu).__name__
     weights = {key: value for key, value in model.named_parameters() if key != "visual.positional_embedding"}
     return digest(weights, {"activation": activation})[:16]

@@ -30,10 +30,7 @@ def clean_class_name(name: str) -> str:
 
 
 def suffix_ids(name: str, max_tokens: int) -> tuple[list[int], list[int]]:
-    """Tokenize a name to the suffixes ``{class} [EOS]`` and ``damaged {class} [EOS]``, at most ``max_tokens`` long.
-
-    A ``ValueError`` names one that has no tokens, or too many.
-    """
+    """Tokenize ``{class} [EOS]`` and ``damaged {class} [EOS]``; ``ValueError`` for none or above ``max_tokens``."""
     tokenizer = clip_tokenizer()
     normal = [*tokenizer.encode(name), tokenizer.eot_token_id]
     abnormal = [*tokenizer.encode(ABNORMAL_WORD), *normal]

@@ -50,10 +50,7 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
         return checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
-        """Write a checkpoint, as in Lightning, which writes URLs such as ``s3://`` itself.
-
-        An ``OSError`` names a file that cannot be written; an existing one stays unchanged.
-        """
+        """Write a checkpoint, or a URL as Lightning does; an ``OSError`` names the file; an old one stays unchanged."""
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -64,10 +61,7 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
 
 
 def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any]) -> None:
-    """Remove CLIP from a checkpoint, and add the description of its learned tensors and a hash of both.
-
-    A ``ValueError`` names a learned tensor that is not finite.
-    """
+    """Replace CLIP in a checkpoint by description and hash; ``ValueError`` for a learned tensor that is not finite."""
     state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(FROZEN)}
     # The states of metrics and thresholds may be NaN.
     learned = {key: value for key, value in state.items() if key.startswith("model.")}

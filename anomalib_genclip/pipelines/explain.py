@@ -79,10 +79,7 @@ def explain(
     out: str = "explanation.png",
     pretrained: str | None = None,
 ) -> str:
-    """Explain the score of one image in a figure.
-
-    A ``ValueError`` says that it is an exported model, or that the mask does not have the shape of the image.
-    """
+    """Explain the score of one image in a figure; ``ValueError`` for an exported model, or a mask of another shape."""
     inferencer = Inferencer(weights, class_name, precision="float32", pretrained=pretrained)
     if inferencer.model is None:
         msg = f"{weights} is an exported model, which does not tell what its score is made of: give its prompts file."

@@ -20,10 +20,7 @@ from numpy.random import Generator
 
 @lru_cache(maxsize=1)
 def _perlin_bank() -> dict[int, np.ndarray]:
-    """Return Perlin noise by number of cells across, each ``(8, 256, 256)`` in ``[-1, 1]``.
-
-    anomalib's function is slow and uses torch's global random state, which this bank of a fixed seed leaves unchanged.
-    """
+    """Return Perlin noise by cells across, ``(8, 256, 256)`` in ``[-1, 1]``: once, and without torch's random state."""
     bank, side, cpu = {}, 256, torch.device("cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -156,10 +156,7 @@ class SyntheticDefects(MVTecAD):
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def prepare_data(self) -> None:
-        """Render the category if it is missing or was rendered from another recipe; the folder is written atomically.
-
-        A ``FileExistsError`` names a folder that was not rendered by this class.
-        """
+        """Render the category atomically if it is missing or of another recipe; ``FileExistsError`` for a foreign one."""
         target = self.root / self.category
         if self._found == self.recipe:
             return
