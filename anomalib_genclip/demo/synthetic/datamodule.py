@@ -156,7 +156,7 @@ class SyntheticDefects(MVTecAD):
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def prepare_data(self) -> None:
-        """Render the category atomically if it is missing or of another recipe; ``FileExistsError`` for a foreign one."""
+        """Render the category atomically if it is missing or outdated; ``FileExistsError`` for another folder there."""
         target = self.root / self.category
         if self._found == self.recipe:
             return
