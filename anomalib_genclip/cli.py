@@ -10,6 +10,7 @@ are imported inside the functions, so that ``genclip --help`` is fast.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -19,7 +20,7 @@ from . import __version__
 from .prediction.settings import RunSettings
 from .settings import TileSettings
 from .utils.files import find_config, list_configs
-from .utils.messages import quiet_screen
+from .utils.messages import counted, quiet_screen
 from .utils.settings import PositiveInt
 
 _RESUMED = {"predict", "benchmark", "ablation", "reproduce"}
@@ -29,14 +30,11 @@ _WITH_ERRORS, _MOST_ERRORS = 10, 125  # exit statuses; those above stand for sig
 def benchmark(config: str) -> int:
     """Compare GenCLIP with other models on the same images and write one table.
 
-    An interrupted run resumes when it is started again; finished jobs are not repeated.
+    An interrupted run resumes when it is started again; finished jobs are not repeated. Status 1: no model was tested.
 
     Args:
         config: Settings file with models, training data and test data: a path, or a name of `genclip config`, such as
             demonstration.
-
-    Returns:
-        0, or 1 if no model could be tested.
     """
     from .pipelines.comparison import compare, read_settings
 
@@ -55,6 +53,8 @@ def ablation(
 ) -> int:
     """Test a trained GenCLIP without some of its parts: one branch, no class name filtering, single layers.
 
+    Status 1: all tests failed.
+
     Args:
         weights: Trained model: a checkpoint (.ckpt), a prompts file (.safetensors), or tiny-demo.
         data: Settings file of a datamodule: a path, or a name of `genclip config`.
@@ -63,9 +63,6 @@ def ablation(
         seed: Seed of the tests.
         isolate: Run each test in a process of its own.
         pretrained: CLIP weights, if the model was trained with a file that has been moved.
-
-    Returns:
-        0, or 1 if all tests failed.
     """
     from .pipelines.comparison import ablate, read_settings
 
@@ -99,11 +96,10 @@ def explain(
 def reproduce(config: str = "reproduce") -> int:
     """Run the paper's protocols and write one table beside published results: needs the datasets and a GPU.
 
+    Status 1: all protocols failed.
+
     Args:
         config: Settings file with the protocols: a path, or a name of `genclip config`.
-
-    Returns:
-        0, or 1 if all protocols failed.
     """
     from .pipelines.comparison import read_settings
     from .pipelines.reproduce import reproduce as run
@@ -116,19 +112,14 @@ def reproduce(config: str = "reproduce") -> int:
 def predict(**settings: Any) -> int:  # noqa: ANN401  # those of RunSettings
     """Score one image or a folder of any size, and write a table of scores; an interrupted run resumes.
 
-    Args:
-        **settings: The settings.
-
-    Returns:
-        0, or with on_error=record 10 more than the number of images that could not be used, at most 125.
+    Status with on_error=record: 10 more than the number of images that could not be used, at most 125, or 0 for none.
     """
     from .prediction.run import run
 
     outcome = run(RunSettings(**settings))
-    found = outcome.counts
-    images = f"{found['images']} image{'' if found['images'] == 1 else 's'}"
+    images, anomalous, errors = (outcome.counts[name] for name in ("images", "anomalous", "errors"))
     result = outcome.table or "the last shard will write the table"
-    print(f"{images}, {found['anomalous']} anomalous, {found['errors']} with errors: {result}")
+    print(f"{counted(images, 'image')}, {anomalous} anomalous, {errors} with errors: {result}")
     if outcome.skipped:
         print(f"Skipped, as no images: {', '.join(f'{count} {suffix}' for suffix, count in outcome.skipped.items())}")
     if settings.get("pictures", "none") != "none":
@@ -138,7 +129,7 @@ def predict(**settings: Any) -> int:  # noqa: ANN401  # those of RunSettings
     if outcome.was_complete:
         print("The run was complete: there was nothing left to do.")
         return 0
-    return min(_WITH_ERRORS + found["errors"], _MOST_ERRORS) if found["errors"] else 0
+    return min(_WITH_ERRORS + errors, _MOST_ERRORS) if errors else 0
 
 
 def calibrate(
@@ -152,7 +143,7 @@ def calibrate(
     tiles: TileSettings | None = None,
     ignore_mask: str | None = None,
     pretrained: str | None = None,
-) -> int:
+) -> None:
     """Set thresholds from normal images alone, so that at most a chosen share of normal images raises an alarm.
 
     For example: genclip calibrate --weights prompts.safetensors --normal line3/good --out line3.safetensors
@@ -170,9 +161,6 @@ def calibrate(
         ignore_mask: A PNG of the shape of the images, in which white does not count; saved in the result. A folder with
             one of the same stem for each image is not saved.
         pretrained: CLIP weights; needed if the model was trained with a file that is not here.
-
-    Returns:
-        0.
     """
     from .inferencer import Inferencer
     from .pipelines.calibration import calibrate as find_thresholds
@@ -191,7 +179,6 @@ def calibrate(
     print(f"image_threshold {thresholds['image']:.4f}, pixel_threshold {thresholds['pixel']:.4f}: {out}")
     if ignore_mask is not None and Path(ignore_mask).is_dir():
         print(f"The masks in {ignore_mask} are not part of it: give ignore_mask again where it is used.")
-    return 0
 
 
 def app(
@@ -205,13 +192,11 @@ def app(
         host: Address to listen on. 0.0.0.0 lets other machines use the page; it has no login.
         port: Port to listen on.
     """
-    try:
-        from .app.server import serve
-    except ImportError as error:
-        if error.name != "gradio":
-            raise
+    if find_spec("gradio") is None:
         msg = 'The page needs gradio: pip install gradio (or, in a checkout, pip install ".[app]").'
-        raise ValueError(msg) from error
+        raise ValueError(msg)
+    from .app.server import serve
+
     serve(weights, pretrained, host, port)
 
 
@@ -242,11 +227,7 @@ def publish(
 
 
 def doctor() -> int:
-    """Check the installation: versions, devices, CLIP weights, precision, and a self-test.
-
-    Returns:
-        0, or 1 if a check failed.
-    """
+    """Check the installation: versions, devices, CLIP weights, precision, and a self-test. Status 1: one has failed."""
     from .pipelines.doctor import examine
 
     return 0 if examine() else 1
@@ -281,7 +262,7 @@ def get_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="genclip", description=description, version=__version__, exit_on_error=False)
     subcommands = parser.add_subcommands(dest="command", required=False)
     for name, command in COMMANDS.items():
-        summary = (command.__doc__ or "").partition("\n\n    Args:")[0]
+        summary = (command.__doc__ or "").partition("Args:")[0]
         own = ArgumentParser(description=" ".join(summary.split()), exit_on_error=False)
         if command is config:
             own.add_argument("name", nargs="?", help="Name of a settings file.")
@@ -306,14 +287,7 @@ def _with_flags(arguments: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; invalid input gives one line on standard error and exit status 2.
-
-    Args:
-        arguments (Sequence[str] | None): The command line. Defaults to ``None``: this process's.
-
-    Returns:
-        int: The exit status.
-    """
+    """Run a subcommand of a command line, by default this process's, and return the status: 2 for invalid input."""
     parser = get_parser()
     arguments = _with_flags(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -322,10 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = " ".join(["genclip", *(name for name in arguments[:1] if name in COMMANDS)])
         # jsonargparse describes all that it has tried; the first line names the option, the last the value.
         first, *others = str(error).splitlines()
-        print(
-            f"{command}: error: {' '.join([first, *map(str.strip, others[-1:])])}\nSee: {command} --help",
-            file=sys.stderr,
-        )
+        text = " ".join([first, *map(str.strip, others[-1:])])
+        print(f"{command}: error: {text}\nSee: {command} --help", file=sys.stderr)
         return 2
     if args.command is None:
         parser.print_help()

@@ -26,8 +26,7 @@ from .evaluation.good_parts import DriftMonitor, p_value
 from .lightning_model import GenCLIP
 from .persistence.export_metadata import copy_with_metadata, thresholds_of
 from .persistence.exported_model import SUFFIXES, TO_FLOAT, ExportedModel
-from .persistence.hub import SCHEME
-from .persistence.weights_files import resolve_weights
+from .persistence.weights_files import SCHEME, resolve_weights
 from .processing.post_processor import NATURAL_THRESHOLD
 from .records import Parts, Record
 from .torch_model import GenCLIPModel, ScoreParts, set_ignore_mask

@@ -4,11 +4,9 @@
 """Registers this package's classes with anomalib under their short names, in every order of imports.
 
 anomalib has no plugin entry points: it looks up a short name such as ``GenCLIP`` among the attributes of
-``anomalib.models`` and among the imported subclasses. torch has entry points (``torch.backends``), which it calls at
-the end of ``import torch``. anomalib imports torch first, so :func:`watch_imports`, which is such an entry point, can
-watch for anomalib's modules and then add this package's classes to them.
-
-Programs that import torch but not anomalib import only this file, which uses nothing but the standard library.
+``anomalib.models`` and among the imported subclasses. torch calls its entry points (``torch.backends``) at the end of
+``import torch``, which anomalib imports first: :func:`watch_imports` is one, watches for anomalib's modules and adds
+this package's classes to them. Programs that import torch alone import only this file, of the standard library.
 """
 
 import atexit
@@ -36,10 +34,7 @@ _READY = ("anomalib.data.predict", "anomalib.models.image")
 
 
 def watch_imports() -> None:
-    """Register this package's classes as soon as anomalib's modules are imported.
-
-    Entry point of the group ``torch.backends``. Calling it again has no effect.
-    """
+    """Register this package's classes as soon as anomalib is imported: an entry point of ``torch.backends``."""
     # Compared by name, because the module may have been removed and imported again, as coverage does.
     if not any(type(finder).__name__ == _AnomalibWatcher.__name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, _AnomalibWatcher())
@@ -57,10 +52,7 @@ class _AnomalibWatcher(MetaPathFinder):
         self.executing = 0
 
     def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None,
-        target: ModuleType | None = None,
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Find a watched module, with a loader that reports to this finder."""
         if fullname not in _READY and not fullname.startswith("anomalib_genclip."):
@@ -68,7 +60,7 @@ class _AnomalibWatcher(MetaPathFinder):
         others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _ReportingLoader(spec.loader, self)
+            spec.loader = _ReportingLoader(spec.loader, self)  # type: ignore[assignment]  # answers as one does
         return spec
 
     def add_classes(self) -> None:
@@ -84,10 +76,7 @@ class _AnomalibWatcher(MetaPathFinder):
 
 
 def repeat_error() -> None:
-    """Say an error of this package last that has ended a command line.
-
-    jsonargparse puts it between what else it has tried and the values of all arguments.
-    """
+    """Repeat an error of this package that ended a command line: jsonargparse puts it among all that it has tried."""
     text = str(getattr(sys, "last_value", ""))  # of the exception that ended the process
     tried, _, values = text.partition("\nGiven value type:")
     *_, reason = tried.split("\n  - ")
@@ -95,7 +84,7 @@ def repeat_error() -> None:
         print("\nerror: " + reason.replace("\n    ", "\n"), file=sys.stderr)
 
 
-class _ReportingLoader(Loader):
+class _ReportingLoader:
     """Wraps the module's own loader, and tells the watcher when the module has been executed."""
 
     def __init__(self, loader: Loader, watcher: _AnomalibWatcher) -> None:
@@ -105,10 +94,6 @@ class _ReportingLoader(Loader):
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         """Answer as the found loader does: ``python -m`` asks for the code and does not execute the module."""
         return getattr(self.loader, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Create the module with its own loader."""
-        return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         """Execute the module, after giving it back its own loader."""
@@ -124,10 +109,7 @@ class _ReportingLoader(Loader):
 
 
 def _add_class(name: str, defined_in: str, targets: Sequence[str]) -> None:
-    """Import a class and make it an attribute of anomalib's modules; a failure is a warning, never an error.
-
-    Attributes that anomalib has itself are not replaced.
-    """
+    """Import a class and add it to anomalib's modules that have none of that name; a failure is a warning, no error."""
     try:
         cls = getattr(import_module(defined_in), name)
     except Exception as error:  # noqa: BLE001  # `import anomalib` must not fail

@@ -1,11 +1,10 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Supported CLIP models, and how their weights are found and loaded.
+"""Supported CLIP models, and how their weights are found and loaded; names and weights are open_clip's.
 
-Names and weights are open_clip's. The model is always built from open_clip's configuration and its weights are
-loaded here, because versions of ``open_clip.create_model`` differ in how they treat activation and position embedding
-of OpenAI's weights (2.24 ignores ``force_image_size`` for them, 3.x ignores QuickGELU).
+The model is built here, because versions of ``open_clip.create_model`` differ in how they treat activation and position
+embedding of OpenAI's weights (2.24 ignores ``force_image_size`` for them, 3.x ignores QuickGELU).
 """
 
 import io
@@ -84,10 +83,7 @@ def _read_config(name: str) -> dict[str, Any]:
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     reason = "open_clip has none of that name" if config is None else _unsupported_reason(config)
     if config is None or reason:
-        msg = (
-            f"Backbone {name!r} cannot be used: {reason}. GenCLIP needs a plain ViT with a CLS token and CLIP's own "
-            f"text tower. Supported are: {', '.join(list_backbones())}."
-        )
+        msg = f"Backbone {name!r} cannot be used: {reason}. Supported are: {', '.join(list_backbones())}."
         raise ValueError(msg)
     return config
 
@@ -157,10 +153,9 @@ def _find_pretrained(spec: BackboneSpec, pretrained: str) -> tuple[dict[str, Any
 
     open_clip 3.x marks such weights; 2.24 only lists them under the ``-quickgelu`` name too.
     """
-    plain = open_clip.get_pretrained_cfg(spec.name, pretrained)
     quick = open_clip.get_pretrained_cfg(spec.name + _QUICKGELU, pretrained)
-    config = plain or quick
-    return config, bool(quick) or bool(config.get("quick_gelu")) or pretrained == DEFAULT_PRETRAINED
+    config = open_clip.get_pretrained_cfg(spec.name, pretrained) or quick
+    return config, bool(quick or config.get("quick_gelu")) or pretrained == DEFAULT_PRETRAINED
 
 
 def default_pretrained(spec: BackboneSpec) -> str:
@@ -171,15 +166,11 @@ def default_pretrained(spec: BackboneSpec) -> str:
 def check_pretrained(spec: BackboneSpec, pretrained: str) -> None:
     """Raise ``ValueError`` if ``pretrained`` is neither ``"random"``, nor weights that this model has, nor a file."""
     names = (spec.name, spec.name + _QUICKGELU)
-    own = sorted({tag for name in names for tag in open_clip.list_pretrained_tags_by_model(name)})
-    own = [BUNDLED] if spec.name == TINY else own
-    if pretrained in [RANDOM, *own] or is_file(pretrained):
-        return
-    if not isinstance(pretrained, str) or not _find_pretrained(spec, pretrained)[0]:  # it knows other spellings
-        msg = (
-            f"pretrained={pretrained!r} is neither a file nor {RANDOM!r}, and {spec.name} has its own weights: "
-            f"{', '.join(own) or 'none'}."
-        )
+    tags = sorted({tag for name in names for tag in open_clip.list_pretrained_tags_by_model(name)})
+    own = [*([BUNDLED] if spec.name == TINY else tags), RANDOM]
+    known = pretrained in own or is_file(pretrained)
+    if not known and not (isinstance(pretrained, str) and _find_pretrained(spec, pretrained)[0]):  # other spellings
+        msg = f"pretrained={pretrained!r} is no file, and {spec.name} has its own weights: {', '.join(own)}."
         raise ValueError(msg)
 
 
@@ -257,33 +248,11 @@ def _read_torchscript(path: Path) -> dict[str, torch.Tensor]:
     return torch.jit.load(copy, map_location="cpu").state_dict()  # noqa: TID251  # no code left that runs
 
 
-def _build(name: str, image_size: tuple[int, int], quick_gelu: bool, *, random: bool) -> CLIP:
-    """Build the architecture with seeded random weights, or with uninitialized memory for weights that are loaded.
-
-    The global random state does not change. Drawing random numbers takes seconds for a large model.
-    """
-    config = _read_config(name)
-    config["vision_cfg"]["image_size"] = image_size
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if random else "meta"):
-        torch.manual_seed(0)
-        model = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick_gelu)
-    if random:
-        return model
-    model = model.to_empty(device="cpu")
-    model.attn_mask.fill_(float("-inf")).triu_(1)  # the only tensor that no file of weights has
-    return model
-
-
 def load_clip(spec: BackboneSpec, pretrained: str, image_size: tuple[int, int]) -> CLIP:
-    """Build a CLIP model for an image size and load its weights.
+    """Build a CLIP model for images of a height and width in pixels, and load its weights.
 
-    The position embedding is interpolated to the image size by open_clip's own function (bicubic, antialiased).
-
-    Args:
-        spec (BackboneSpec): The architecture.
-        pretrained (str): An open_clip tag, a weights file, ``"bundled"`` (of ``"tiny"``), or ``"random"``: random
-            weights, the same on every call.
-        image_size (tuple[int, int]): Height and width in pixels.
+    The position embedding is interpolated by open_clip's own function (bicubic, antialiased). ``pretrained`` is an
+    open_clip tag, a weights file, ``"bundled"`` (of ``"tiny"``), or ``"random"``: the same weights on every call.
 
     Returns:
         CLIP: open_clip's model, in float32 on the CPU, frozen, in evaluation mode.
@@ -300,11 +269,19 @@ def load_clip(spec: BackboneSpec, pretrained: str, image_size: tuple[int, int]) 
     elif pretrained == RANDOM:
         logger.warning("%s has random weights: its scores are meaningless.", spec.name)
     else:
-        config, trained_with_quick_gelu = _find_pretrained(spec, pretrained)
-        quick_gelu = quick_gelu or trained_with_quick_gelu
-        state = read_weights(download_weights(spec.name, pretrained, config))
-    model = _build(spec.name, image_size, quick_gelu, random=state is None)
+        entry, quick = _find_pretrained(spec, pretrained)
+        quick_gelu = quick_gelu or quick
+        state = read_weights(download_weights(spec.name, pretrained, entry))
+    config = _read_config(spec.name)
+    config["vision_cfg"]["image_size"] = image_size
+    # The global random state does not change. Weights that are loaded replace uninitialized memory, because drawing
+    # random numbers takes seconds for a large model.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if state is None else "meta"):
+        torch.manual_seed(0)
+        model = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick_gelu)
     if state is not None:
+        model = model.to_empty(device="cpu")
+        model.attn_mask.fill_(float("-inf")).triu_(1)  # the only tensor that no file of weights has
         _load_state(model, state, spec, str(pretrained))
     return model.eval().requires_grad_(requires_grad=False)
 
@@ -329,10 +306,7 @@ def full_name(spec: BackboneSpec, model: CLIP) -> str:
 
 
 def fingerprint(model: CLIP) -> str:
-    """Hash weights (float32) and activation of a model, to identify a CLIP independently of its file.
-
-    The vision tower's position embedding is left out, because it depends on the image size.
-    """
+    """Hash float32 weights and activation of a CLIP, but not its position embedding, which depends on image_size."""
     activation = type(model.visual.transformer.resblocks[0].mlp.gelu).__name__
     weights = {key: value for key, value in model.named_parameters() if key != "visual.positional_embedding"}
     return digest(weights, {"activation": activation})[:16]

@@ -81,20 +81,14 @@ class FrozenCLIP(nn.Module):
         # Decides on class names, by differences that are smaller than what autocast rounds.
         with torch.autocast(images.device.type, enabled=False):
             embedding = F.normalize(visual.ln_post(tokens[:, 0]) @ visual.proj, dim=-1)
-        return ImageTokens(
-            patches=tuple(visual.ln_post(layer) for layer in patch_tokens),
-            cls=torch.stack(cls_tokens, dim=1),
-            pooled=visual.ln_post(cls_tokens[-1]),
-            embedding=embedding,
-        )
+        patches = tuple(visual.ln_post(layer) for layer in patch_tokens)
+        return ImageTokens(patches, torch.stack(cls_tokens, dim=1), visual.ln_post(cls_tokens[-1]), embedding)
 
     def encode_prefix(self, embeddings: Tensor) -> Tensor:
         """Run the text tower on the prefixes of prompts, given as token embeddings from [SOS] on, ``(K, P, d_t)``.
 
-        The tower is causal: keys and values of the first tokens do not depend on the tokens that follow.
-
-        Returns:
-            Tensor: Keys and values in each block, ``(blocks, 2, 1, heads, K * P, d_t / heads)``, with gradients.
+        The tower is causal: keys and values of the first tokens do not depend on the tokens that follow. They are
+        returned for each block, ``(blocks, 2, 1, heads, K * P, d_t / heads)``, with gradients.
         """
         places = self._places([embeddings.shape[1]] * embeddings.shape[0], 0)
         tokens = self._add_positions(embeddings.flatten(0, 1).unsqueeze(0), places)
@@ -108,21 +102,16 @@ class FrozenCLIP(nn.Module):
     def encode_prompts(
         self, embeddings: Tensor, lengths: Sequence[int], eos: Tensor, prefix: Tensor | None = None
     ) -> Tensor:
-        """Run the text tower on prompts given as token embeddings.
+        """Run the text tower on token embeddings of prompts; text features ``(S, K, d)``, unit length, with gradients.
 
         A sequence may hold several prompts one after the other, which do not see each other: none needs padding to
-        the length of another. The tower is causal: what follows [EOS] has no effect, so shorter prompts may be padded
-        with anything.
+        the length of another. The tower is causal: shorter prompts may be padded with anything after [EOS].
 
         Args:
-            embeddings (Tensor): Token embeddings of K prompts from [SOS], or from the end of their prefixes, to at
-                least [EOS], ``(S, L, d_t)``.
+            embeddings (Tensor): Token embeddings of K prompts from [SOS], or from their prefixes on, ``(S, L, d_t)``.
             lengths (Sequence[int]): Their K lengths, whose sum is L; with its prefix each fits into the context.
             eos (Tensor): Positions of their [EOS] in ``embeddings``, ``(S, K)``, integers.
             prefix (Tensor | None): From :meth:`encode_prefix`. ``None`` if the embeddings begin with [SOS].
-
-        Returns:
-            Tensor: Text features, ``(S, K, d)``, unit length. Gradients reach ``embeddings`` and ``prefix``.
         """
         model = self.model
         start = 0 if prefix is None else prefix.shape[-2] // len(lengths)
@@ -134,8 +123,7 @@ class FrozenCLIP(nn.Module):
             past = None if prefix is None else prefix[number]
             # Only the outputs at [EOS] are used.
             tokens, _ = run_block(block, tokens, mask, past, only=eos if number == len(blocks) - 1 else None)
-        features = model.ln_final(tokens)
-        projection = model.text_projection
+        features, projection = model.ln_final(tokens), model.text_projection
         features = projection(features) if isinstance(projection, nn.Module) else features @ projection
         return F.normalize(features, dim=-1)
 

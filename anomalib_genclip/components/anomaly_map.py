@@ -15,14 +15,10 @@ TOP_SHARE = 0.01  # share of the map that is averaged for the image score (ours)
 
 
 def similarity_logits(features: Tensor, text: Tensor) -> Tensor:
-    """Compare image features with the normal and the abnormal text feature.
+    """Compare patch or CLS features ``(B, N, d)``, of any norm, with the normal and the abnormal text feature.
 
-    Args:
-        features (Tensor): Patch or CLS features, ``(B, N, d)``, of any norm.
-        text (Tensor): Text features, ``(B, 2, d)``, or ``(2, d)`` for all images, unit length.
-
-    Returns:
-        Tensor: ``cos / τ``, ``(B, N, 2)``; index 0 is normal.
+    The text features are ``(B, 2, d)``, or ``(2, d)`` for all images, of unit length. The result is ``cos / τ``,
+    ``(B, N, 2)``; index 0 is normal.
     """
     # In float32, because a norm may overflow half precision.
     unit = F.normalize(features.float(), dim=-1).to(features.dtype)
@@ -40,15 +36,10 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def spread(maps: Tensor, counting: Tensor | None, filtered: Callable[[Tensor], Tensor]) -> Tensor:
-    """Filter maps, leaving out what does not count: without that, a defect that does not count would bleed.
+    """Filter maps ``(B, 1, h, w)``, leaving out what does not count, which would bleed; 0 where nothing counts.
 
-    Args:
-        maps (Tensor): ``(B, 1, h, w)``.
-        counting (Tensor | None): 1 where the maps count, else 0, ``(B or 1, 1, h, w)``; ``None`` if all do.
-        filtered (Callable): A linear filter whose weights sum to 1, such as :func:`upsample`.
-
-    Returns:
-        Tensor: What ``filtered`` returns; 0 where nothing counts.
+    ``counting`` ``(B or 1, 1, h, w)`` is 1 where the maps count, else 0; ``None`` if all do. ``filtered`` is a linear
+    filter whose weights sum to 1, such as :func:`upsample`.
     """
     if counting is None:
         return filtered(maps)
@@ -56,16 +47,11 @@ def spread(maps: Tensor, counting: Tensor | None, filtered: Callable[[Tensor], T
 
 
 def top_mean(maps: Tensor, area: int | None = None, ignored: Tensor | None = None) -> Tensor:
-    """Average the highest values of each map.
+    """Average the highest values of each map ``(B, 1, H, W)``, at least 0: ``(B,)``.
 
-    Args:
-        maps (Tensor): ``(B, 1, H, W)``, at least 0.
-        area (int | None): As many as 1 % of this number of pixels, that of a tile; ``None`` for all pixels.
-        ignored (Tensor | None): Pixels that do not count, of the shape of the maps or ``(1, 1, H, W)``, bool. The
-            number stays the same, so that a defect elsewhere keeps its value, unless fewer pixels count.
-
-    Returns:
-        Tensor: ``(B,)``.
+    These are as many as 1 % of ``area``, that of a tile, or of all pixels. ``ignored`` pixels do not count, bool, of
+    the shape of the maps or ``(1, 1, H, W)``. The number stays the same, so that a defect elsewhere keeps its value,
+    unless fewer pixels count.
     """
     flat = maps.flatten(1)
     count = math.ceil((flat.shape[1] if area is None else area) * TOP_SHARE)

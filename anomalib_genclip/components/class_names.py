@@ -18,11 +18,7 @@ MAX_SHOWN = 60
 
 
 def clean_class_name(name: str) -> str:
-    """Convert a class name to the form used in prompts: ``_`` becomes a space.
-
-    Raises:
-        ValueError: If it is not a string, or is blank.
-    """
+    """Convert a class name to the form used in prompts, ``_`` to a space; ``ValueError`` if it is no text or blank."""
     if not isinstance(name, str):
         msg = f"Class name {name!r} is not a string. Put it in quotes."
         raise ValueError(msg)  # noqa: TRY004  # invalid settings are ValueErrors
@@ -33,24 +29,8 @@ def clean_class_name(name: str) -> str:
     return cleaned
 
 
-def _written_prompt(name: str) -> str:
-    """Return the prompt that CNF compares an image with."""
-    return f"a photo of an {GENERIC}" if name == GENERIC else f"a photo of a {name}"
-
-
 def suffix_ids(name: str, max_tokens: int) -> tuple[list[int], list[int]]:
-    """Tokenize the suffix of the normal and of the abnormal prompt, which follows the learnable tokens.
-
-    Args:
-        name (str): Cleaned class name.
-        max_tokens (int): Maximum number of tokens of ``damaged {class} [EOS]``.
-
-    Returns:
-        tuple[list[int], list[int]]: Token IDs of ``{class} [EOS]`` and of ``damaged {class} [EOS]``.
-
-    Raises:
-        ValueError: If the name has no tokens, or too many.
-    """
+    """Tokenize ``{class} [EOS]`` and ``damaged {class} [EOS]``; ``ValueError`` for none or above ``max_tokens``."""
     tokenizer = clip_tokenizer()
     normal = [*tokenizer.encode(name), tokenizer.eot_token_id]
     abnormal = [*tokenizer.encode(ABNORMAL_WORD), *normal]
@@ -60,10 +40,7 @@ def suffix_ids(name: str, max_tokens: int) -> tuple[list[int], list[int]]:
         raise ValueError(msg)
     if len(abnormal) > max_tokens:
         room = max_tokens - len(abnormal) + len(normal) - 1
-        msg = (
-            f"Class name {shown} has {len(normal) - 1} tokens; with these prompt lengths there is room for {room}. "
-            "Give a shorter name."
-        )
+        msg = f"Class name {shown} has {len(normal) - 1} tokens, and these prompt lengths have room for {room}."
         raise ValueError(msg)
     return normal, abnormal
 
@@ -73,28 +50,17 @@ class NameRule:
     """Which class name an image gets: the given one, then its category, then the weights file's, then "object".
 
     All names are cleaned, so that ``metal_nut`` and ``metal nut`` are one.
-
-    Args:
-        given (str | None): Name for all images.
-        of_category (Mapping[str, str]): Names for categories without a meaningful one.
-        of_file (str | None): Product that the weights were calibrated or given references for.
     """
 
-    given: str | None = None
-    of_category: Mapping[str, str] = field(default_factory=dict)
-    of_file: str | None = None
+    given: str | None = None  # name for all images
+    of_category: Mapping[str, str] = field(default_factory=dict)  # names for categories without a meaningful one
+    of_file: str | None = None  # product that the weights were calibrated or given references for
 
     @classmethod
     def of(cls, class_name: Any, of_file: str | None, max_tokens: int) -> "NameRule":  # noqa: ANN401  # any user input
-        """Build the rule from the model's argument, and check it before a model is built.
+        """Build the rule from the model's argument, a name or names by category, before a model is built.
 
-        Args:
-            class_name (str | Mapping[str, str] | None): A name, or names by category.
-            of_file (str | None): The weights file's.
-            max_tokens (int): Maximum number of tokens of ``damaged {class} [EOS]``.
-
-        Raises:
-            ValueError: If it is neither, or a name is blank, or has no tokens or too many.
+        A ``ValueError`` says that it is neither, or names one that is blank, or that :func:`suffix_ids` refuses.
         """
         names: Any = {None: class_name} if class_name is None or isinstance(class_name, str) else class_name
         if not isinstance(names, Mapping):
@@ -109,15 +75,10 @@ class NameRule:
                 cleaned[key and clean_class_name(key)] = clean_class_name(name)
         for name in cleaned.values():
             suffix_ids(name, max_tokens)
-        given = cleaned.pop(None, None)
-        return cls(given, cleaned, of_file)
+        return cls(cleaned.pop(None, None), cleaned, of_file)
 
     def name_of(self, category: str | None) -> str:
-        """Return the class name of an image, from its category or ``None``.
-
-        Raises:
-            ValueError: If the category is blank.
-        """
+        """Return the class name of an image, from its category or ``None``; ``ValueError`` if the category is blank."""
         name = clean_class_name(self.given or category or self.of_file or GENERIC)
         return self.of_category.get(name, name)
 
@@ -131,13 +92,9 @@ class NameRule:
 class ClassNames(nn.Module):
     """A growing table of class names and everything that depends on a name only.
 
-    Index 0 is always ``"object"``, the name that CNF falls back to. The buffers are not saved, because nothing in them
-    is learned.
-
-    Args:
-        clip (FrozenCLIP): Computes token embeddings and text features. Not registered as a submodule, because it
-            belongs to the model.
-        max_tokens (int): Maximum number of tokens of a suffix (``damaged {class} [EOS]``).
+    Index 0 is always ``"object"``, to which CNF falls back. The buffers are not saved: nothing in them is learned.
+    ``clip`` embeds tokens and encodes texts; it belongs to the model. A suffix (``damaged {class} [EOS]``) has at most
+    ``max_tokens`` tokens.
     """
 
     suffix: Tensor
@@ -148,10 +105,9 @@ class ClassNames(nn.Module):
         super().__init__()
         self.max_tokens = max_tokens
         self.names: list[str] = []
-        width = clip.model.token_embedding.weight.shape[1]
+        width, embed_dim = clip.model.token_embedding.weight.shape[1], clip.model.visual.proj.shape[1]
         self.register_buffer("suffix", torch.zeros(0, 2, 1, width), persistent=False)
         self.register_buffer("eos", torch.zeros(0, 2, dtype=torch.long), persistent=False)
-        embed_dim = clip.model.visual.proj.shape[1]
         self.register_buffer("features", torch.zeros(0, embed_dim), persistent=False)
         self.add([GENERIC], clip)
 
@@ -160,56 +116,38 @@ class ClassNames(nn.Module):
     def add(self, names: Iterable[str], clip: FrozenCLIP) -> None:
         """Add cleaned names that are not in the table yet.
 
-        Runs outside of inference mode, because training may use the same buffers later.
-
-        Args:
-            names (Iterable[str]): Cleaned class names.
-            clip (FrozenCLIP): Computes token embeddings and text features.
-
-        Raises:
-            ValueError: If a name has no tokens, or too many; the table is unchanged then.
+        Runs outside of inference mode, because training may use the same buffers later. A ``ValueError`` names one
+        without tokens, or with too many; the table is unchanged then.
         """
         new = list(dict.fromkeys(name for name in names if name not in self.names))
         if not new:
             return
         ids = [suffix_ids(name, self.max_tokens) for name in new]
+        prompts = [f"a photo of {'an' if name == GENERIC else 'a'} {name}" for name in new]
         with torch.autocast(self.suffix.device.type, enabled=False):
-            features = clip.encode_texts([_written_prompt(name) for name in new])
-        length = max(self.suffix.shape[2], *(len(sequence) for pair in ids for sequence in pair))
-        padded = torch.stack([torch.stack([_pad(clip.embed(sequence), length) for sequence in pair]) for pair in ids])
-        known = nn.functional.pad(self.suffix, (0, 0, 0, length - self.suffix.shape[2]))
-        self.suffix = torch.cat([known, padded])
+            features = clip.encode_texts(prompts)
+        embeddings = [clip.embed(sequence) for pair in ids for sequence in pair]
+        tokens = nn.utils.rnn.pad_sequence(embeddings, batch_first=True).unflatten(0, (-1, 2))
+        length = max(self.suffix.shape[2], tokens.shape[2])
+        parts = [nn.functional.pad(part, (0, 0, 0, length - part.shape[2])) for part in (self.suffix, tokens)]
+        self.suffix = torch.cat(parts)
         lengths = torch.tensor([[len(sequence) - 1 for sequence in pair] for pair in ids], device=self.eos.device)
         self.eos = torch.cat([self.eos, lengths])
         self.features = torch.cat([self.features, features])
         self.names.extend(new)
 
     def index(self, names: Sequence[str]) -> Tensor:
-        """Look up names.
-
-        Returns:
-            Tensor: Their indices, ``(len(names),)``.
-        """
+        """Look up the indices of names, ``(len(names),)``."""
         return torch.tensor([self.names.index(name) for name in names], device=self.eos.device)
 
     def filter(self, embedding: Tensor, index: Tensor) -> Tensor:
         """Class Name Filtering: replace names that do not fit the image by "object" (rule: ours).
 
         A name is kept if the image is at least as close to "a photo of a {class}" as to "a photo of an object".
-
-        Args:
-            embedding (Tensor): CLIP's image embeddings, ``(B, d)``, unit length.
-            index (Tensor): Indices of the images' class names, ``(B,)``.
-
-        Returns:
-            Tensor: The same indices, with 0 (``"object"``) for names that are replaced, ``(B,)``.
+        It takes CLIP's image embeddings ``(B, d)``, of unit length, and the indices of the images' names ``(B,)``, and
+        returns these with 0 where a name is replaced.
         """
         features = self.features.to(embedding.dtype)
         named = (embedding * features[index]).sum(dim=-1)
         generic = (embedding * features[0]).sum(dim=-1)
         return torch.where(named >= generic, index, torch.zeros_like(index))
-
-
-def _pad(embeddings: Tensor, length: int) -> Tensor:
-    """Pad token embeddings ``(L, d_t)`` with zeros to ``(length, d_t)``."""
-    return nn.functional.pad(embeddings, (0, 0, 0, length - len(embeddings)))

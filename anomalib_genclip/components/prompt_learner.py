@@ -17,10 +17,7 @@ class VisionPrompt(nn.Module):
     embeddings and would dominate the prompt. There are no biases, because a constant part of ``V`` would be missing
     from the query-only prompt.
 
-    Args:
-        vision_width (int): ``d_v``.
-        text_width (int): ``d_t``.
-        length (int): ``q``, number of prompt tokens.
+    The widths are ``d_v`` and ``d_t``, and ``length`` is ``q``, the number of prompt tokens.
     """
 
     def __init__(self, vision_width: int, text_width: int, length: int) -> None:
@@ -43,11 +40,7 @@ class PromptLearner(nn.Module):
     The prompts are ``[SOS] N_p (Q_p + V^i) {class} [EOS]`` (normal) and ``[SOS] A_p (Q_p + V^i) damaged {class}
     [EOS]`` (abnormal). Order, addition and the word "damaged" are ours.
 
-    Args:
-        vision_width (int): ``d_v``.
-        text_width (int): ``d_t``.
-        num_layers (int): ``M``, number of feature layers.
-        length (int): ``n = q``, length of ``N_p``, ``A_p``, ``Q_p`` and ``V^i``.
+    Widths are ``d_v`` and ``d_t``, layers ``M``; ``N_p``, ``A_p``, ``Q_p`` and ``V^i`` have the same length ``n = q``.
     """
 
     def __init__(self, vision_width: int, text_width: int, num_layers: int, length: int) -> None:
@@ -58,39 +51,20 @@ class PromptLearner(nn.Module):
         self.vision = nn.ModuleList(VisionPrompt(vision_width, text_width, length) for _ in range(num_layers))
 
     def vision_prompts(self, cls: Tensor) -> Tensor:
-        """Compute the multi-layer vision prompts.
-
-        Args:
-            cls (Tensor): CLS tokens of the feature layers, ``(B, M, d_v)``.
-
-        Returns:
-            Tensor: ``V``, ``(B, M, q, d_t)``.
-        """
+        """Compute the multi-layer vision prompts ``V`` of CLS tokens: ``(B, M, d_v)`` to ``(B, M, q, d_t)``."""
         return torch.stack([phi(cls[:, i]) for i, phi in enumerate(self.vision)], dim=1)
 
     def prefix(self, sos: Tensor) -> Tensor:
-        """Compose the prefixes, which are the same for all images: ``[SOS] N_p`` and ``[SOS] A_p``.
-
-        Args:
-            sos (Tensor): Embedding of [SOS], ``(d_t,)``.
-
-        Returns:
-            Tensor: Embeddings ``(2, 1 + n, d_t)``; index 0 is normal.
-        """
+        """Compose ``[SOS] N_p`` and ``[SOS] A_p``, the same for all images: [SOS] ``(d_t,)`` to ``(2, 1 + n, d_t)``."""
         state = torch.stack([self.normal, self.abnormal])
         return torch.cat([sos.to(state.dtype).expand(2, 1, -1), state], dim=1)
 
     def forward(self, suffix: Tensor, vision: Tensor | None = None) -> Tensor:
         """Compose what follows the prefixes: ``(Q_p + V^i)`` and the suffix, normal and abnormal in one sequence.
 
-        Args:
-            suffix (Tensor): Tokens after the learnable ones, normal and abnormal: ``(*, 2, T, d_t)``.
-            vision (Tensor | None): Vision prompts to add to ``Q_p``, ``(*, q, d_t)``, or ``None`` for the query-only
-                prompt.
-
-        Returns:
-            Tensor: Embeddings ``(*, (q + T - 1) + (q + T), d_t)``: normal first, without its last suffix token, which
-                is always padding, because the normal suffix has no "damaged".
+        The suffixes are the tokens after the learnable ones, ``(*, 2, T, d_t)``; vision prompts ``(*, q, d_t)`` are
+        ``None`` for the query-only prompt. The result, ``(*, (q + T - 1) + (q + T), d_t)``, has the normal one first,
+        without its last suffix token, which is always padding, because the normal suffix has no "damaged".
         """
         query = self.query if vision is None else self.query + vision
         query = query.expand(*suffix.shape[:-3], -1, -1)

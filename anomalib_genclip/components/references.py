@@ -22,33 +22,19 @@ UNNAMED = ""  # category of references that were drawn without knowing one
 
 
 class RelativeDistance(NamedTuple):
-    """Distances to the references as multiples of the usual ones, as logarithms.
+    """Distances to the references as multiples ``r`` of the usual ones, as logarithms in float32."""
 
-    Args:
-        patches (Tensor): ``log r`` of each patch, ``(B, N)``, float32.
-        image (Tensor): ``log r`` of the CLS token, ``(B,)``, float32.
-    """
-
-    patches: Tensor
-    image: Tensor
+    patches: Tensor  # of each patch, (B, N)
+    image: Tensor  # of the CLS token, (B,)
 
 
 class ReferenceMemory(nn.Module):
-    """Features of one category's reference images.
+    """Features of one category's reference images."""
 
-    Args:
-        patches (Tensor): Each tapped layer's patch features, ``(M, P, d_v)``, unit length.
-        cls (Tensor): The last tapped layer's CLS tokens, ``(1, k, d_v)``, unit length.
-        usual_patch_distance (Tensor): Distance between normal images: mean of the farthest 1 % of the patches, ``()``.
-        usual_cls_distance (Tensor): Distance of their CLS tokens, ``()``.
-        images (Sequence[str]): Hash of each image's file.
-        drawn_with (str): The settings that the features depend on.
-    """
-
-    patches: Tensor
-    cls: Tensor
-    usual_patch_distance: Tensor
-    usual_cls_distance: Tensor
+    patches: Tensor  # each tapped layer's patch features, (M, P, d_v), unit length
+    cls: Tensor  # the last tapped layer's CLS tokens, (1, k, d_v), unit length
+    usual_patch_distance: Tensor  # between normal images: mean of the farthest 1 % of the patches, ()
+    usual_cls_distance: Tensor  # of their CLS tokens, ()
 
     def __init__(
         self,
@@ -64,17 +50,11 @@ class ReferenceMemory(nn.Module):
         self.register_buffer("cls", cls.float())
         self.register_buffer("usual_patch_distance", usual_patch_distance.float())
         self.register_buffer("usual_cls_distance", usual_cls_distance.float())
-        self.images, self.drawn_with = list(images), drawn_with
+        self.images = list(images)  # the hash of each file
+        self.drawn_with = drawn_with  # the settings that the features depend on
 
     def forward(self, image: ImageTokens) -> RelativeDistance:
-        """Compare images with the references.
-
-        Args:
-            image (ImageTokens): Outputs of the vision tower for ``B`` images.
-
-        Returns:
-            RelativeDistance: 0 at the usual distance.
-        """
+        """Compare ``B`` images with the references: 0 at the usual distance."""
         patches = nearest_distance(image.patches, self.patches) / self.usual_patch_distance
         cls = nearest_distance([image.pooled.unsqueeze(1)], self.cls)[:, 0] / self.usual_cls_distance
         return RelativeDistance(patches.log(), cls.log())
@@ -102,16 +82,10 @@ class References(nn.Module):
         self.memories = nn.ModuleList(memories.values())
 
     def index(self, products: Sequence[Sequence[str]]) -> Tensor | None:
-        """Look up the memories that images are compared with.
+        """Look up the memories of images, ``(len(products),)``; ``None`` without references.
 
-        Args:
-            products (Sequence[Sequence[str]]): Each image's names, the most specific one first; none if unknown.
-
-        Returns:
-            Tensor | None: Indices for :meth:`forward`, ``(len(products),)``; ``None`` without references.
-
-        Raises:
-            ValueError: If there are none for one of the images; names it and those that have some.
+        ``products`` has each image's names, the most specific one first; none if unknown. A ``ValueError`` names an
+        image without references, and those that have some.
         """
         return torch.tensor([self._lookup(names) for names in products]) if self.memories else None
 
@@ -129,14 +103,9 @@ class References(nn.Module):
         raise ValueError(msg)
 
     def forward(self, image: ImageTokens, index: Tensor | None = None) -> RelativeDistance | None:
-        """Compare images with the references of their categories.
+        """Compare ``B`` images with the references of their categories; ``None`` without references.
 
-        Args:
-            image (ImageTokens): Outputs of the vision tower for ``B`` images.
-            index (Tensor | None): From :meth:`index`, ``(B,)``; ``None`` uses the default memory.
-
-        Returns:
-            RelativeDistance | None: ``None`` without references.
+        ``index`` ``(B,)`` is that of :meth:`index`; ``None`` uses the default memory.
         """
         if not self.memories:
             return None
@@ -155,15 +124,7 @@ class References(nn.Module):
 
 
 def join_map(grid: Tensor, distance: RelativeDistance) -> Tensor:
-    """Join the zero-shot map with the distances to the references.
-
-    Args:
-        grid (Tensor): Zero-shot map on the patch grid, ``(B, 1, h, w)``, in [0, 1].
-        distance (RelativeDistance): From :class:`References`.
-
-    Returns:
-        Tensor: Joined map, ``(B, 1, h, w)``, in [0, 1].
-    """
+    """Join the zero-shot map on the patch grid with the distances: ``(B, 1, h, w)``, in [0, 1]."""
     return torch.sigmoid(ZERO_SHOT_WEIGHT * torch.logit(grid, eps=1e-6) + distance.patches.view_as(grid))
 
 
@@ -173,14 +134,9 @@ def join_score(score: Tensor, distance: RelativeDistance) -> Tensor:
 
 
 def nearest_distance(layers: Sequence[Tensor], memory: Tensor) -> Tensor:
-    """Compute each patch's distance to the nearest patch of a memory: ``1 - cos``, mean of the layers.
+    """Compute each patch's distance ``1 - cos`` to a memory's nearest, mean of the layers: ``(B, N)``, float32, > 0.
 
-    Args:
-        layers (Sequence[Tensor]): Each tapped layer's patch features, ``(B, N, d_v)``, any length.
-        memory (Tensor): The same layers' features to compare with, ``(M, P, d_v)``, unit length.
-
-    Returns:
-        Tensor: Distances, ``(B, N)``, float32, positive.
+    The layers are patch features ``(B, N, d_v)`` of any length; of the memory, ``(M, P, d_v)`` of unit length.
     """
     distances = []
     for patches, known in zip(layers, memory, strict=True):

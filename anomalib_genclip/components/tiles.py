@@ -18,17 +18,11 @@ from anomalib_genclip.utils.tensors import resize
 
 @dataclass(frozen=True)
 class Axis:
-    """Tiles along one side of an image.
+    """Tiles along one side of an image."""
 
-    Args:
-        length (int): Side of the image in pixels.
-        tile (int): Side of a tile; that of the image if it is shorter.
-        count (int): Number of tiles.
-    """
-
-    length: int
-    tile: int
-    count: int
+    length: int  # side of the image in pixels
+    tile: int  # side of a tile; that of the image if it is shorter
+    count: int  # number of tiles
 
     @classmethod
     def spread(cls, length: int, tile: int, stride: int) -> "Axis":
@@ -41,17 +35,10 @@ class Axis:
         return [number * (self.length - self.tile) // max(1, self.count - 1) for number in range(self.count)]
 
     def weights(self, cells: int, like: Tensor) -> Tensor:
-        """Compute the weights that merge the maps of all tiles along this side.
+        """Compute the weights ``(length, count * cells)`` that merge the maps of all tiles along this side.
 
-        Each tile's map is upsampled bilinearly and weighted with a squared sine, 0 at the tile's border. The weights of
-        each pixel sum to 1.
-
-        Args:
-            cells (int): Cells of a tile's map.
-            like (Tensor): Gives device and dtype.
-
-        Returns:
-            Tensor: ``(length, count * cells)``.
+        Each tile's map of ``cells`` is upsampled bilinearly and weighted with a squared sine, 0 at the tile's border.
+        The weights of each pixel sum to 1. ``like`` gives device and dtype.
         """
         starts = torch.tensor(self.starts(), device=like.device)
         position = torch.arange(self.length, device=like.device)[:, None] - starts + 0.5
@@ -65,28 +52,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Tiles of images of one size.
-
-    Args:
-        rows (Axis): From top to bottom.
-        columns (Axis): From left to right.
-    """
+    """Tiles of images of one size: ``rows`` from top to bottom, ``columns`` from left to right."""
 
     rows: Axis
     columns: Axis
 
     @classmethod
     def of(cls, size: Sequence[int], tile: Sequence[int], stride: Sequence[int]) -> "TileGrid":
-        """Lay out tiles.
-
-        Args:
-            size (Sequence[int]): Height and width of the images.
-            tile (Sequence[int]): Height and width of a tile.
-            stride (Sequence[int]): Greatest distance from one tile to the next, downwards and to the right.
-
-        Returns:
-            TileGrid: The tiles.
-        """
+        """Lay out tiles on images of a height and width; ``stride`` is the greatest distance from one to the next."""
         return cls(*(Axis.spread(*side) for side in zip(size, tile, stride, strict=True)))
 
     @property
@@ -104,17 +77,10 @@ class TileGrid:
         return self.rows.count * self.columns.count
 
     def cut(self, images: Tensor, size: tuple[int, int], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Cut images into tiles, resized like whole images; a batch may have tiles of several images.
+        """Cut images ``(B, C, H, W)`` into tiles, resized like whole images to ``(T, C, *size)``.
 
-        Args:
-            images (Tensor): ``(B, C, H, W)``.
-            size (tuple[int, int]): Height and width of the results.
-            batch_size (int): Tiles of a batch. An exported model has all tiles in one batch, because its graph has no
-                loops.
-
-        Yields:
-            tuple[Tensor, Tensor]: Tiles ``(T, C, *size)``, and the image that each was cut from, ``(T,)``. All tiles of
-                an image follow each other, row by row.
+        Each batch of tiles comes with the image that each was cut from, ``(T,)``; all tiles of an image follow each
+        other, row by row. An exported graph has no loops: its tiles are one batch.
         """
         height, width = self.rows.tile, self.columns.tile
         places = [
@@ -134,14 +100,7 @@ class TileGrid:
             yield resize(tiles, size), owner
 
     def merge(self, maps: Tensor) -> Tensor:
-        """Merge the maps of tiles.
-
-        Args:
-            maps (Tensor): Maps on the patch grid in the order of :meth:`cut`, ``(B * len(self), 1, h, w)``.
-
-        Returns:
-            Tensor: Maps of the images, ``(B, 1, H, W)``.
-        """
+        """Merge maps ``(B * len(self), 1, h, w)`` on the patch grid, in the order of :meth:`cut`: ``(B, 1, H, W)``."""
         height, width = maps.shape[-2:]
         grid = maps.view(-1, self.rows.count, self.columns.count, height, width).transpose(2, 3)
         grid = grid.reshape(-1, 1, self.rows.count * height, self.columns.count * width)

@@ -4,8 +4,7 @@
 """Vision-encoder outputs on disk, so that training runs the vision tower once per image, not once per epoch.
 
 There is one safetensors file per image, named after a hash of everything that its content depends on: an edited image
-or another model gets a new file. Names and headers are checked before training, the checksum of the tensors when a file
-is read.
+or another model gets a new file. Names and headers are checked before training, checksums when a file is read.
 """
 
 import logging
@@ -52,8 +51,7 @@ class FeatureCache(Callback):
     """Fill a folder with the vision tower's outputs, and let training and validation read them from there.
 
     The datamodule's datasets are replaced while the model is fitted. Several processes, of one run or of several, may
-    use one folder at the same time, because files are written atomically and their content does not depend on the
-    process. The folder may be deleted whenever no training runs.
+    use one folder at the same time. It may be deleted whenever no training runs.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -94,22 +92,16 @@ class FeatureCache(Callback):
 
 def _refuse_randomness(source: str, datasets: dict[str, AnomalibDataset], preprocess: nn.Module | None) -> None:
     """Raise a ``ValueError`` that names the setting through which epochs may use different images."""
-    if makes_anomalies(source, datasets["train_data"]):
-        msg = (
-            "feature_cache needs the same images in every epoch, but training generates new synthetic anomalies each "
-            f"time (anomaly_source={source!r}). Train on a labelled source (CrossDataset), or leave feature_cache out."
-        )
-        raise ValueError(msg)
+    made = f"new synthetic anomalies (anomaly_source={source!r}; none on a labelled source, CrossDataset)"
+    reasons = [made] if makes_anomalies(source, datasets["train_data"]) else []
     places = {f"the datamodule's {key.removesuffix('_data')}_augmentations": key for key in datasets}
     transforms = {place: datasets[key].augmentations for place, key in places.items()}
     for place, transform in {**transforms, "the pre_processor": preprocess}.items():
-        for step in _steps(transform):
-            if type(step) not in _FIXED_TRANSFORMS:
-                msg = (
-                    f"feature_cache needs the same images in every epoch, but {type(step).__name__} in {place} may "
-                    "change them. Leave out that transform or feature_cache."
-                )
-                raise ValueError(msg)
+        others = [step for step in _steps(transform) if type(step) not in _FIXED_TRANSFORMS]
+        reasons += [f"{type(step).__name__} in {place}" for step in others]
+    if reasons:
+        msg = f"feature_cache needs the same images in every epoch, without {reasons[0]}: leave out one of the two."
+        raise ValueError(msg)
 
 
 def _steps(transform: nn.Module | None) -> list[nn.Module]:
@@ -176,7 +168,10 @@ class FeatureWriter:
         with _readable_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             free = group.broadcast(shutil.disk_usage(self.folder).free)
-        needed = len(missing) * self._bytes_per_image()
+        spec, layers = self.model.spec, len(self.model.layers)
+        patches = layers * prod(self.model.clip.grid_size) * spec.vision_width
+        vectors = (layers + 1) * spec.vision_width + spec.embed_dim
+        needed = len(missing) * (2 * patches + 4 * vectors + prod(self.model.image_size) + _HEADER_BYTES)
         what = f"{needed / 1e9:.2f} GB for {len(missing)} of {counted(total, 'image')}"
         if needed > free:
             msg = (
@@ -186,12 +181,6 @@ class FeatureWriter:
             raise OSError(msg)
         how = ", computed in bf16, which is fast here" if self.in_bf16 else ""
         rank_zero_info(f"Feature cache: writing {what} to {self.folder} ({free / 1e9:.2f} GB free){how}.")
-
-    def _bytes_per_image(self) -> int:
-        spec, layers = self.model.spec, len(self.model.layers)
-        patches = layers * prod(self.model.clip.grid_size) * spec.vision_width
-        vectors = (layers + 1) * spec.vision_width + spec.embed_dim
-        return 2 * patches + 4 * vectors + prod(self.model.image_size) + _HEADER_BYTES
 
     def _write(self, dataset: AnomalibDataset, entries: pd.DataFrame) -> None:
         """Run the vision tower on the samples whose rows are the index of ``entries``, and write a file for each."""

@@ -101,10 +101,7 @@ def read_features(path: Path) -> dict[str, Tensor]:
 
 
 def images_of(batch: ImageBatch, dtype: torch.dtype) -> Tensor | ImageTokens:
-    """Return a batch's images, or their features if the cache has replaced them, in the model's dtype.
-
-    anomalib's batches convert images to float32, whatever the trainer's precision is.
-    """
+    """Return a batch's images, which anomalib converts to float32, or features from the cache, in the model's dtype."""
     if not isinstance(batch, FeatureBatch):
         return batch.image.to(dtype)  # type: ignore[union-attr]  # the step of a batch with images
     patches, *others = batch.tokens

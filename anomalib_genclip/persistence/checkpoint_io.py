@@ -29,9 +29,8 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
     def load_checkpoint(self, path: str | Path | IO, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
         """Read a checkpoint; other arguments as in anomalib.
 
-        Raises:
-            OSError: If there is no such file, or it cannot be opened.
-            ValueError: If it is damaged, was not written by GenCLIP, or could run code; names the file.
+        An ``OSError`` names a file that cannot be opened, a ``ValueError`` one that is damaged, was not written by
+        GenCLIP, or could run code.
         """
         if isinstance(path, str | Path) and is_file(path):
             check_archive(Path(path))  # the hash below is that of the model, not of the optimizer and the settings
@@ -44,19 +43,14 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
                 path.seek(0)
         except OSError:
             raise
-        except Exception as error:
-            # torch's reader raises many types for a damaged file.
+        except Exception as error:  # torch's reader raises many types for a damaged file
             msg = f"{path} cannot be read as a checkpoint: {why_unreadable(error)}."
             raise ValueError(msg) from error
         check_checkpoint(checkpoint, f"The checkpoint {path}")
         return checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
-        """Write a checkpoint, as in Lightning, which writes URLs such as ``s3://`` itself.
-
-        Raises:
-            OSError: If it cannot be written; names the file. An existing file stays unchanged.
-        """
+        """Write a checkpoint, or a URL as Lightning does; an ``OSError`` names the file; an old one stays unchanged."""
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -67,11 +61,7 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
 
 
 def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any]) -> None:
-    """Remove CLIP from a checkpoint, and add the description of its learned tensors and a hash of both.
-
-    Raises:
-        ValueError: If a learned tensor is not finite.
-    """
+    """Replace CLIP in a checkpoint by description and hash; ``ValueError`` for a learned tensor that is not finite."""
     state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(FROZEN)}
     # The states of metrics and thresholds may be NaN.
     learned = {key: value for key, value in state.items() if key.startswith("model.")}
@@ -84,11 +74,7 @@ def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any])
 
 
 def check_checkpoint(checkpoint: Any, source: str) -> None:  # noqa: ANN401  # whatever was in the file
-    """Refuse a checkpoint that was not written by GenCLIP or is damaged.
-
-    Raises:
-        ValueError: If the checkpoint is refused.
-    """
+    """Raise a ``ValueError`` for a checkpoint that was not written by GenCLIP, is damaged, or could run code."""
     description = checkpoint.get("genclip") if isinstance(checkpoint, dict) else None
     if not isinstance(description, dict) or not {"backbone", "layers", "trained_on"} <= description.keys():
         msg = f"{source} was not written by GenCLIP."

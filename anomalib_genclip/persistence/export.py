@@ -21,24 +21,17 @@ ONNX_OPSET = 18  # the oldest that torch's exporter writes; anomalib's 14 makes 
 def export_atomically(module: Any, export_root: Path | str, write: Callable[[Path], Path]) -> Path:  # noqa: ANN401
     """Export a model; a failed or interrupted export leaves the folder unchanged.
 
-    Raises:
-        ValueError: If the model has no references yet, or those of several categories and no class name.
+    A ``ValueError`` says that it has no references yet, or those of several categories and no class name.
     """
     model, names = module.model, module.names
     if module.k_shot and not model.references.memories:
-        msg = (
-            f"k_shot={module.k_shot}, and no references have been drawn. Test or predict first, or export a "
-            "model with weights or a checkpoint that have references."
-        )
+        msg = f"k_shot={module.k_shot}, and no references have been drawn: test first, or give weights that have some."
         raise ValueError(msg)
     if (index := model.references.index([names.products_of(None)])) is not None:
         model.references.default = int(index)
     if model.branches != "query" and int(model.default_class) == 0:
-        logger.warning(
-            "Exported without a class name: the prompts of all images say %r. Give class_name to GenCLIP, "
-            "or to GenCLIP.load_from_checkpoint(path, class_name=...).",
-            GENERIC,
-        )
+        text = "Exported without a class name: the prompts of all images say %r. Give class_name to GenCLIP."
+        logger.warning(text, GENERIC)
     # anomalib's command line shows INFO of all loggers, and this one logs a thousand merged constants.
     logging.getLogger("onnx_ir").setLevel(logging.WARNING)
 
@@ -51,11 +44,7 @@ def export_atomically(module: Any, export_root: Path | str, write: Callable[[Pat
 
 
 def check_dynamic_size(model: Any) -> None:  # noqa: ANN401  # GenCLIPModel
-    """Refuse an export for images of any size if the model has tiles, whose number is fixed in the graph.
-
-    Raises:
-        ValueError: If it has; says what to give.
-    """
+    """Raise a ``ValueError`` for images of any size if the model has tiles, whose number is fixed in the graph."""
     if model.tiler is not None:
         msg = "An exported graph has a fixed number of tiles: give input_size, the height and width of the images."
         raise ValueError(msg)

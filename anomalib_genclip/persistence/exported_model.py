@@ -4,7 +4,7 @@
 """Run exported models with ONNX Runtime or OpenVINO."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ SUFFIXES = (".onnx", ".xml")
 TO_FLOAT = ToDtype(torch.float32, scale=True)
 _OUTPUTS = ("anomaly_map", "pred_score")
 
-Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
 class ExportedModel:
@@ -32,11 +32,9 @@ class ExportedModel:
 
     Attributes:
         transform (Callable): Applied to each image, ``(3, H, W)``, uint8, before images are stacked to a batch.
-        metadata (dict[str, Any]): What the file says of itself, see
-            :func:`~anomalib_genclip.persistence.export_metadata.metadata_of`; empty for other exports.
+        metadata (dict[str, Any]): That of :func:`~anomalib_genclip.persistence.export_metadata.metadata_of`, or empty.
 
-    Raises:
-        ValueError: If the file cannot be opened, or is not an exported anomaly model.
+    A ``ValueError`` names a file that cannot be opened, or is no exported anomaly model.
     """
 
     def __init__(self, path: Path, device: str = "auto", precision: Literal["float32", "bf16"] = "float32") -> None:
@@ -45,16 +43,15 @@ class ExportedModel:
             raise ValueError(msg)
         load = _open_onnx if path.suffix == ".onnx" else _open_openvino
         try:
-            shape, outputs, self._run, text = load(str(path), device, precision)
+            shape, self._outputs, self._run, text = load(str(path), device, precision)
             self.metadata: dict[str, Any] = json.loads(text) if text else {}
         except ImportError as error:
             msg = f"{path} needs a package that is not installed: {error}. Install: pip install onnxruntime openvino."
             raise ValueError(msg) from error
-        except Exception as error:
-            # Each runtime has exception types of its own, without a common base.
+        except Exception as error:  # each runtime has types of its own, without a common base
             msg = f"{path} cannot be opened as a model: {str(error).strip().splitlines()[-1]}"
             raise ValueError(msg) from error
-        missing = [name for name in _OUTPUTS if name not in outputs]
+        missing = [name for name in _OUTPUTS if name not in self._outputs]
         if missing or len(shape) != 4 or shape[1] != 3:
             what = f"has no output {' and '.join(missing)}" if missing else f"takes {shape} instead of (N, 3, H, W)"
             msg = f"{path} is not an exported model for anomaly detection: it {what}."
@@ -68,10 +65,7 @@ class ExportedModel:
             self.transform = Compose([TO_FLOAT, resize])
 
     def __call__(self, images: Tensor) -> dict[str, np.ndarray]:
-        """Run a batch.
-
-        Args:
-            images (Tensor): Transformed images of one size, ``(B, 3, H, W)``, uint8 or float32 in [0, 1].
+        """Run transformed images of one size, ``(B, 3, H, W)``, uint8 or float32 in [0, 1].
 
         Returns:
             dict[str, np.ndarray]: ``anomaly_map`` ``(B, H, W)``, ``pred_score`` ``(B,)`` and, if the file has them,
@@ -83,17 +77,17 @@ class ExportedModel:
         for start in range(0, len(values), size):
             part = values[start : start + size]
             padded = np.concatenate([part, *[part[-1:]] * (size - len(part))])  # a file may have a fixed batch size
-            parts.append({name: value[: len(part)] for name, value in self._run(padded).items()})
+            found = zip(self._outputs, self._run(padded), strict=True)
+            parts.append({name: value[: len(part)] for name, value in found})
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         maps = {name: value.reshape(-1, *value.shape[-2:]) for name, value in joined.items() if value.ndim > 2}
         return {name: value.reshape(-1) for name, value in joined.items()} | maps
 
 
-def _open_onnx(path: str, device: str, precision: str) -> tuple[list[Any], list[str], Run, str]:
-    """Open a file with ONNX Runtime."""
+def _open_onnx(path: str, device: str, _precision: str) -> tuple[list[Any], list[str], Run, str]:
+    """Open a file with ONNX Runtime: the shape of its input, names of its outputs, how to run it, and its metadata."""
     import onnxruntime
 
-    del precision
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     wanted = ["CPUExecutionProvider"] if device == "cpu" else onnxruntime.get_available_providers()
@@ -101,11 +95,7 @@ def _open_onnx(path: str, device: str, precision: str) -> tuple[list[Any], list[
     (entry,) = session.get_inputs()
     outputs = [output.name for output in session.get_outputs()]
     text = session.get_modelmeta().custom_metadata_map.get(KEY, "")
-
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(outputs, session.run(None, {entry.name: images}), strict=True))
-
-    return entry.shape, outputs, run, text
+    return entry.shape, outputs, lambda images: session.run(None, {entry.name: images}), text
 
 
 def _open_openvino(path: str, device: str, precision: str) -> tuple[list[Any], list[str], Run, str]:
@@ -122,8 +112,4 @@ def _open_openvino(path: str, device: str, precision: str) -> tuple[list[Any], l
     (entry,) = model.inputs
     shape = [side.get_length() if side.is_static else str(side) for side in entry.get_partial_shape()]
     outputs = [output.any_name for output in model.outputs]
-
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(outputs, model(images).to_tuple(), strict=True))
-
-    return shape, outputs, run, text
+    return shape, outputs, lambda images: model(images).to_tuple(), text

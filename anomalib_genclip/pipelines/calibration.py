@@ -30,17 +30,11 @@ from anomalib_genclip.utils.settings import OpenUnitFloat, checked
 
 
 def conformal_threshold(scores: Tensor, false_alarm_rate: float) -> Tensor:
-    """Compute the threshold of split conformal prediction: the ``ceil((n + 1)(1 - a))``-th smallest score.
+    """Compute the threshold of split conformal prediction: the ``ceil((n + 1)(1 - a))``-th smallest score of ``(n,)``.
 
-    If a new score is exchangeable with the ``n`` given ones, it is greater than the threshold with a probability of
-    at most ``a``, in the mean over all sets of ``n`` scores.
-
-    Args:
-        scores (Tensor): Scores of normal images, ``(n,)``.
-        false_alarm_rate (float): ``a``.
-
-    Raises:
-        ValueError: If there are too few scores; says how many are needed.
+    If a new score is exchangeable with those of the ``n`` normal images, it is greater than the threshold with a
+    probability of at most the rate ``a``, in the mean over all sets of ``n`` scores. If there are too few scores, a
+    ``ValueError`` says how many are needed.
     """
     rate, count = Fraction(str(false_alarm_rate)), len(scores)  # exact: 0.05 is no sum of powers of 2
     rank = ceil((count + 1) * (1 - rate))
@@ -94,18 +88,11 @@ def calibrate(
             raise ValueError(record.error)
         scores.append(record.score)
         highest.append(float(np.max(np.asarray(record.anomaly_map))))
-    thresholds = {
-        "image": conformal_threshold(torch.tensor(scores), rate),
-        "pixel": conformal_threshold(torch.tensor(highest), rate),
-    }
+    lists = {"image": scores, "pixel": highest}
+    thresholds = {name: conformal_threshold(torch.tensor(values), rate) for name, values in lists.items()}
     found = {f"{name}_threshold": float(threshold) for name, threshold in thresholds.items()}
-    note: dict[str, Any] = {
-        "false_alarm_rate": rate,
-        "normal_images": len(rows),
-        "source": source,
-        "scores": sorted(scores),
-        "image_threshold": found["image_threshold"],
-    }
+    note: dict[str, Any] = {"false_alarm_rate": rate, "normal_images": len(rows), "source": source}
+    note |= {"scores": sorted(scores), "image_threshold": found["image_threshold"]}
     if model is None:
         note["class_name"] = inferencer.class_name
     else:
@@ -121,8 +108,7 @@ def calibrate(
 def _without_references(model: GenCLIP, category: str, images: NormalImages, of_datamodule: bool) -> Sequence[int]:
     """Return the indices of the images that are no references, which are drawn from those of a datamodule first.
 
-    Raises:
-        ValueError: If there is nothing to draw from, or a folder has references.
+    A ``ValueError`` says that there is nothing to draw from, or that a folder has references.
     """
     references = model.model.references
     if model.k_shot and model.hparams["few_shot_source"] is None:  # else the inferencer has drawn them
@@ -135,10 +121,7 @@ def _without_references(model: GenCLIP, category: str, images: NormalImages, of_
     shared = {row for row, file in enumerate(images.files) if known and file_hash(file) in known}
     if shared and not of_datamodule:
         names = summarize(images.files[row] for row in sorted(shared))
-        msg = (
-            f"References are among the normal images ({len(shared)}), with lower scores than those of new images: "
-            f"{names}. Give other images."
-        )
+        msg = f"References are among the normal images ({len(shared)}), and score too low: {names}. Give other images."
         raise ValueError(msg)
     return [row for row in range(len(images.files)) if row not in shared]
 

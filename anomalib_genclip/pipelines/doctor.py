@@ -6,6 +6,7 @@
 import os
 import platform
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,10 +30,7 @@ _TOLERANCE = 0.01  # versions of the packages that render and resize differ in t
 
 
 def examine() -> bool:
-    """Run all checks, print what they find as a table, and return whether all have passed.
-
-    An exception fails its check and not the others.
-    """
+    """Run all checks, print a table of what they find, and return whether all have passed; each may fail alone."""
     table, passed = Table(box=None, show_header=False, pad_edge=False), True
     for name, check in _CHECKS.items():
         try:
@@ -46,14 +44,6 @@ def examine() -> bool:
 
 def _system() -> str:
     return f"anomalib-genclip {__version__}, Python {platform.python_version()}, {platform.platform(terse=True)}"
-
-
-def _packages() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in _REQUIRED)
-
-
-def _extras() -> str:
-    return "; ".join(f"{extra}: {', '.join(map(_version, names))}" for extra, names in _EXTRAS.items())
 
 
 def _version(name: str) -> str:
@@ -104,10 +94,10 @@ def _self_test() -> str:
     return f"{found}; {milliseconds:.0f} ms with tiny-demo"
 
 
-_CHECKS = {
+_CHECKS: dict[str, Callable[[], str]] = {
     "system": _system,
-    "packages": _packages,
-    "extras": _extras,
+    "packages": lambda: ", ".join(f"{name} {version(name)}" for name in _REQUIRED),
+    "extras": lambda: "; ".join(f"{extra}: {', '.join(map(_version, names))}" for extra, names in _EXTRAS.items()),
     "anomalib": _registration,
     "devices": _devices,
     "precision": _precision,

@@ -32,22 +32,15 @@ def describe(record: Record) -> str:
     name = parts.class_name
     if name == GENERIC:
         return f"{score}\nno class name was given"
-    found = f'Class Name Filtering replaced "{name}" by "{parts.used_name}"'
-    if not parts.filtering:
-        found = f'class name "{name}", Class Name Filtering is off'
-    elif parts.used_name == name:
-        found = f'Class Name Filtering kept "{name}"'
+    found = f'kept "{name}"' if parts.used_name == name else f'replaced "{name}" by "{parts.used_name}"'
+    found = f"Class Name Filtering {found}" if parts.filtering else f'class name "{name}", Class Name Filtering is off'
     return f"{score}\n{found} (cosine {parts.similarity:.3f}, object {parts.generic_similarity:.3f})"
 
 
 def draw_explanation(record: Record, image: np.ndarray, caption: str, mask: np.ndarray | None = None) -> bytes:
-    """Draw what a score is made of.
+    """Draw what the score of a record with parts is made of, under a caption such as that of :func:`describe`.
 
-    Args:
-        record (Record): With parts.
-        image (np.ndarray): The image, ``(h, w, 3)``, of any size.
-        caption (str): Text above the figure, such as that of :func:`describe`.
-        mask (np.ndarray | None): Ground truth, ``(h, w)`` of any size, 1 for anomalous. Defaults to ``None``.
+    Image ``(h, w, 3)`` and ground truth ``(h, w)``, 1 for anomalous, may have any size.
     """
     size = record.anomaly_map.shape  # type: ignore[union-attr]
     grids: Any = record.parts and record.parts.maps
@@ -86,12 +79,7 @@ def explain(
     out: str = "explanation.png",
     pretrained: str | None = None,
 ) -> str:
-    """Explain the score of one image in a figure.
-
-    Raises:
-        ValueError: If the model is an exported one, which does not tell what its score is made of, or the mask does
-            not have the shape of the image.
-    """
+    """Explain the score of one image in a figure; ``ValueError`` for an exported model, or a mask of another shape."""
     inferencer = Inferencer(weights, class_name, precision="float32", pretrained=pretrained)
     if inferencer.model is None:
         msg = f"{weights} is an exported model, which does not tell what its score is made of: give its prompts file."

@@ -32,17 +32,22 @@ def publish(
 ) -> str:
     """Write a folder with a prompts file and its model card, and upload it.
 
-    Raises:
-        FileNotFoundError: If there is no such prompts file or report.
-        ValueError: If the prompts file, the report or the name of the repository is not valid.
-        ConnectionError: If the upload fails. The folder is complete.
+    A ``ValueError`` or ``FileNotFoundError`` says what of the input is not valid. If the upload fails, with a
+    ``ConnectionError``, the folder is complete.
     """
     validate_repo_id(repo)
     if "/" not in repo:
         msg = f"repo={repo!r} must be owner/name."
         raise ValueError(msg)
     learned, file = load_weights(weights), resolve_weights(weights)
-    card = _model_card(learned, file_hash(file), repo, _figures(report), license_id)
+    figures = f"Figures: {_TO_FILL_IN}."
+    try:
+        if report is not None:
+            figures = ResultTable(**json.loads(Path(report).read_text(encoding="utf-8"))).as_markdown()
+    except (ValueError, TypeError, AttributeError) as error:
+        msg = f"{report} is not the metrics.json of a test run."
+        raise ValueError(msg) from error
+    card = _model_card(learned, file_hash(file), repo, figures, license_id)
 
     def write(folder: Path) -> Path:
         shutil.copyfile(file, folder / PROMPTS)
@@ -65,17 +70,6 @@ def publish(
             "Log in with `hf auth login`, and run the command again."
         )
         raise ConnectionError(msg) from None
-
-
-def _figures(report: str | None) -> str:
-    """Format the ``metrics.json`` of a test run; raise ``ValueError`` if it is none."""
-    if report is None:
-        return f"Figures: {_TO_FILL_IN}."
-    try:
-        return ResultTable(**json.loads(Path(report).read_text(encoding="utf-8"))).as_markdown()
-    except (ValueError, TypeError, AttributeError) as error:
-        msg = f"{report} is not the metrics.json of a test run."
-        raise ValueError(msg) from error
 
 
 def _model_card(learned: LearnedWeights, checksum: str, repo: str, figures: str, license_id: str | None) -> str:

@@ -33,11 +33,9 @@ class RawScorePostProcessor(PostProcessor):
             the weights, else the one found in validation, else 0.5.
         pixel_threshold (float | None): The same for the map. Defaults to ``None``.
         enable_thresholding (bool): Whether to predict labels and masks. Defaults to ``True``.
-        enable_threshold_matching (bool): Whether the pixel threshold replaces a missing image threshold and vice
-            versa. Defaults to ``True``.
-        image_sensitivity (float): 0.5 uses the threshold found in validation; 0.1 more lowers the threshold by 0.1.
-            Defaults to ``0.5``.
-        pixel_sensitivity (float): The same for the mask. Defaults to ``0.5``.
+        enable_threshold_matching (bool): Whether one threshold replaces the other, missing one. Defaults to ``True``.
+        image_sensitivity (float): 0.5, the default, uses the threshold as it is; 0.1 more lowers it by 0.1.
+        pixel_sensitivity (float): The same for the mask.
     """
 
     def __init__(
@@ -68,15 +66,9 @@ class RawScorePostProcessor(PostProcessor):
         self.keep_thresholds = any(value is not None for value in self.given.values())
 
     def set_thresholds(
-        self,
-        image: Tensor | float = nan,
-        pixel: Tensor | float = nan,
-        calibration: dict[str, Any] | None = None,
+        self, image: Tensor | float = nan, pixel: Tensor | float = nan, calibration: dict[str, Any] | None = None
     ) -> None:
-        """Set thresholds where none was given, and keep them in later validations.
-
-        anomalib validates zero-shot models before each test, by default on the test images.
-        """
+        """Set thresholds where none was given, and keep them: anomalib validates zero-shot models before each test."""
         given = self.given
         self._image_threshold.fill_(image if given["image"] is None else given["image"])
         self._pixel_threshold.fill_(pixel if given["pixel"] is None else given["pixel"])

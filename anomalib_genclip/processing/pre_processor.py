@@ -20,12 +20,10 @@ from anomalib_genclip.utils.tensors import MatrixResize, resize
 
 
 class AntialiasedPreProcessor(PreProcessor):
-    """Pre-processor whose exported form keeps the antialiasing of the bicubic resize.
+    """Pre-processor whose exported form keeps the antialiasing of the bicubic resize, as :class:`MatrixResize`.
 
     anomalib switches antialiasing off in exported models, so that an image larger than the model's input gets different
-    scores from the engine and from the exported file. This class exports the resize as :class:`MatrixResize`.
-
-    Models that cut images into tiles resize whole image and tiles themselves: see :meth:`keep_size`.
+    scores from the engine and from the exported file. Models with tiles resize themselves: see :meth:`keep_size`.
     """
 
     def __init__(self, transform: Transform | None = None) -> None:
@@ -83,10 +81,8 @@ class AntialiasedPreProcessor(PreProcessor):
 
 def clip_pre_processor(size: tuple[int, int]) -> AntialiasedPreProcessor:
     """Resize (bicubic) to height and width, and normalize as CLIP does."""
-    resize_to = Resize(size, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return AntialiasedPreProcessor(
-        Compose([resize_to, Normalize(mean=OPENAI_DATASET_MEAN, std=OPENAI_DATASET_STD)]),
-    )
+    normalize = Normalize(mean=OPENAI_DATASET_MEAN, std=OPENAI_DATASET_STD)
+    return AntialiasedPreProcessor(Compose([*_scaling(size), normalize]))
 
 
 def _scaling(size: int | Sequence[int] | None) -> list[Transform]:

@@ -43,15 +43,13 @@ class CategoryVisualizer(ImageVisualizer):
     """Image visualizer that saves ``<output_dir>/<dataset>/<category>/<folder>/<file>``.
 
     Dataset and category are those of the batch, else those of the datamodule; unknown ones are left out. ``<folder>``
-    is the image's parent folder, with as many further parents as are needed to distinguish all images of a category.
-    anomalib's own visualizer only keeps the parent folder, so that images of two categories overwrite each other, and
-    its captions may be wider than their tiles. It also keeps the folder of the first run for all later runs; this one
-    reads it from the trainer each time, unless ``output_dir`` is given. In a distributed run all processes save to the
-    folder of the first one, and images that the sampler repeats are saved once. With tiles, the fields have the size of
-    the map, unless ``field_size`` is given.
-
-    The first eight pictures of a test also go to the trainer's TensorBoard, W&B and MLflow loggers, normal images left
-    out where labels are known.
+    is the image's parent folder, with as many further parents as are needed to distinguish all images of a category:
+    with anomalib's own visualizer images of two categories overwrite each other, and captions may be wider than their
+    tiles. It also keeps the folder of the first run for all later runs; this one reads it from the trainer each time,
+    unless ``output_dir`` is given. In a distributed run all processes save to the folder of the first one, and images
+    that the sampler repeats are saved once. With tiles, the fields have the size of the map, unless ``field_size`` is
+    given. The first eight pictures of a test also go to TensorBoard, W&B and MLflow loggers of the trainer, normal ones
+    left out where labels are known.
 
     Args:
         **kwargs: Arguments of :class:`anomalib.visualization.ImageVisualizer`.
@@ -108,7 +106,9 @@ class CategoryVisualizer(ImageVisualizer):
             tail: tuple[str, ...] = (f"{self._prefix}{dataloader_idx}_{batch_idx}_{index}.png",)
             if item.image_path:
                 tail = _parts(item.image_path)[-self._tail_lengths.get(group, _SHORTEST_TAIL) :]
-            file = _with_known_ending(self._root.joinpath(*map(_folder_name, filter(None, group)), *tail))
+            file = self._root.joinpath(*map(_folder_name, filter(None, group)), *tail)
+            if Image.registered_extensions().get(file.suffix.lower()) not in Image.SAVE:
+                file = file.with_name(f"{file.name}.png")
             file.parent.mkdir(parents=True, exist_ok=True)
             self._saved += 1
             with atomic_open(file, sync=False) as content:
@@ -137,12 +137,6 @@ class CategoryVisualizer(ImageVisualizer):
 def _group_of(source: object, dataset: str) -> _Group:
     """Return dataset (the attribute of that name) and category of an item or datamodule, empty where unknown."""
     return getattr(source, dataset, None) or "", getattr(source, "category", None) or ""
-
-
-def _with_known_ending(file: Path) -> Path:
-    """Add ``.png`` to the name of a file whose suffix is not that of a format that can be written."""
-    known = Image.registered_extensions().get(file.suffix.lower()) in Image.SAVE
-    return file if known else file.with_name(f"{file.name}.png")
 
 
 def _folder_name(name: str) -> str:

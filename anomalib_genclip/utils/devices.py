@@ -15,17 +15,12 @@ T = TypeVar("T")
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    """Return whether a device has instructions for matrix products in bfloat16; others emulate them.
-
-    Not measured, because the result must be the same for all runs on a machine.
-    """
+    """Return whether a device has instructions for bf16 products; not measured, because all runs must agree."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
     # torch 2.10 has no public function for this. A version without these functions uses float32.
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in names)
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Literal["float32", "bf16"]:
@@ -78,10 +73,7 @@ class Processes:
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """Context with the processes of this run; all of them must enter it.
-
-    Uses a process group of its own with the gloo backend, because NCCL would copy all objects to the accelerator.
-    """
+    """Enter a context with all processes of this run; over gloo, because NCCL would copy objects to the accelerator."""
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         yield Processes()
         return

@@ -63,8 +63,7 @@ def atomic_open(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     The folder must exist. ``sync`` calls fsync, so that the file is complete even after a power failure. If it cannot
     be written, an ``OSError`` names it, and an existing file stays unchanged.
     """
-    # A random name: one derived from the file's name may be too long, and process IDs are not unique across machines
-    # and threads.
+    # A random name: the file's may be too long, and process IDs are not unique across machines and threads.
     partial = path.with_name(f".{uuid4().hex}.part")
     try:
         with partial.open("wb") as file:

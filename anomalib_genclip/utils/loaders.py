@@ -49,10 +49,7 @@ def running_loaders(trainer: Trainer) -> list:
 
 
 def datamodule_of(trainer: Trainer, loader: object) -> LightningDataModule | None:
-    """Return the trainer's datamodule, ``None`` if the loader does not belong to it.
-
-    Lightning keeps the last datamodule when a later call is given loaders or a folder.
-    """
+    """Return the trainer's datamodule, which Lightning keeps for later loaders; ``None`` if the loader is another's."""
     datamodule, data = getattr(trainer, "datamodule", None), getattr(loader, "dataset", None)
     while isinstance(data, Subset):
         data = data.dataset

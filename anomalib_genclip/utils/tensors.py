@@ -64,10 +64,8 @@ class MatrixResize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Resize ``(*, H, W)`` to ``(*, *size)``; ``H`` and ``W`` are dynamic."""
-        rows, columns = (
-            _weights(old, new, images.device).to(images.dtype)
-            for old, new in zip(images.shape[-2:], self.size, strict=True)
-        )
+        pairs = zip(images.shape[-2:], self.size, strict=True)
+        rows, columns = (_weights(old, new, images.device).to(images.dtype) for old, new in pairs)
         return rows @ images @ columns.T
 
 
@@ -81,10 +79,7 @@ def _weights(old: int, new: int, device: torch.device) -> Tensor:
     centres_new = (2 * torch.arange(new, device=device) + 1) * old
     unit = 2 * torch.sym_max(old, new)  # antialiasing: the kernel widens when the image shrinks
     distance = (centres_old - centres_new[:, None]).abs().clamp(max=2 * unit)
-    weights = _cubic_kernel(distance.float() / unit)
+    x = distance.float() / unit
+    # Keys' cubic with a = -1/2, as torch and Pillow antialias with it.
+    weights = torch.where(x < 1, (1 - x) * (1 + x - 1.5 * x * x), (1 - x) * (2 - x) * (2 - x) / 2)
     return weights / weights.sum(dim=1, keepdim=True)
-
-
-def _cubic_kernel(x: Tensor) -> Tensor:
-    """Keys' cubic with ``a = -1/2``, as torch and Pillow antialias with it, for x in [0, 2]."""
-    return torch.where(x < 1, (1 - x) * (1 + x - 1.5 * x * x), (1 - x) * (2 - x) * (2 - x) / 2)

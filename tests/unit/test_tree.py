@@ -41,7 +41,6 @@ TESTED_IN = {
     "persistence.export": "integration/test_export.py",
     "persistence.export_metadata": "integration/test_export.py",
     "persistence.exported_model": "integration/test_export.py",
-    "persistence.weights_files": "unit/persistence/test_hub.py",
     "prediction.chunks": "unit/prediction/test_run.py",
     "prediction.manifest": "unit/prediction/test_run.py",
     "prediction.schedulers.local": "unit/prediction/test_run.py",

@@ -20,11 +20,7 @@ from numpy.random import Generator
 
 @lru_cache(maxsize=1)
 def _perlin_bank() -> dict[int, np.ndarray]:
-    """Return Perlin noise by number of cells across, each ``(8, 256, 256)`` in ``[-1, 1]``.
-
-    anomalib's function takes about a millisecond per call and uses torch's global random state; a bank computed once
-    per process from a fixed seed keeps rendering fast and that state unchanged.
-    """
+    """Return Perlin noise by cells across, ``(8, 256, 256)`` in ``[-1, 1]``: once, and without torch's random state."""
     bank, side, cpu = {}, 256, torch.device("cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -105,21 +105,13 @@ class SyntheticDefects(MVTecAD):
         root (Path | str | None): Folder of the dataset. Defaults to ``"./datasets/SyntheticDefects"``.
         category (str): One of ``anomalib_genclip.demo.synthetic.CATEGORIES``. Defaults to ``"wood"``.
         render_size (int): Side of the images in pixels. Defaults to ``128``.
-        defect_size (int | None): Side of an image in which the defects would have their usual share, in pixels:
-            ``render_size=1024, defect_size=128`` gives large images with small defects.
-            Defaults to ``None``: ``render_size``.
+        defect_size (int | None): Side of an image in which the defects would have their usual share, in pixels: 128
+            with a render_size of 1024 gives large images with small defects. Defaults to ``None``: ``render_size``.
         train_good (int): Normal training images per category. Defaults to ``40``.
         test_good (int): Normal test images per category. Defaults to ``30``.
         test_per_defect (int): Test images per defect kind; every category has five kinds. Defaults to ``8``.
         render_seed (int): Seed of the images; ``seed`` is that of the splits, as in anomalib. Defaults to ``0``.
         **kwargs: Batch sizes, workers, augmentations and splits, as of anomalib's ``MVTecAD``.
-
-    Example:
-        >>> datamodule = SyntheticDefects(category="gear")
-        >>> datamodule.prepare_data()
-        >>> datamodule.setup()
-        >>> next(iter(datamodule.test_dataloader())).image.shape
-        torch.Size([32, 3, 128, 128])
     """
 
     on_demand = True  # CrossDataset need not find a category on disk: it is rendered when it is asked for
@@ -164,11 +156,7 @@ class SyntheticDefects(MVTecAD):
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def prepare_data(self) -> None:
-        """Render the category if it is missing or was rendered from another recipe; the folder is written atomically.
-
-        Raises:
-            FileExistsError: If the folder was not rendered by this class.
-        """
+        """Render the category atomically if it is missing or outdated; ``FileExistsError`` for another folder there."""
         target = self.root / self.category
         if self._found == self.recipe:
             return

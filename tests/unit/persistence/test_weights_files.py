@@ -10,13 +10,12 @@ import sys
 import pytest
 from helpers.hub import serve
 
-from anomalib_genclip.persistence.hub import download_prompts
 from anomalib_genclip.persistence.prompts_file import load_weights
-from anomalib_genclip.persistence.weights_files import resolve_weights
+from anomalib_genclip.persistence.weights_files import download_prompts, resolve_weights
 
 PROGRAM = """
 import sys
-from anomalib_genclip.persistence.hub import download_prompts
+from anomalib_genclip.persistence.weights_files import download_prompts
 for url in sys.argv[1:]:
     try:
         print(download_prompts(url).read_text())
@@ -65,7 +64,7 @@ def test_other_urls_are_refused(url):
 def test_a_downloaded_file_is_checked_like_a_local_one(tmp_path, monkeypatch):
     (tmp_path / "wrong.safetensors").write_bytes(b"wrong")
     monkeypatch.setattr(
-        "anomalib_genclip.persistence.hub.hf_hub_download", lambda *_, **__: tmp_path / "wrong.safetensors"
+        "anomalib_genclip.persistence.weights_files.hf_hub_download", lambda *_, **__: tmp_path / "wrong.safetensors"
     )
     url = "hf://owner/name/wrong.safetensors"
     assert resolve_weights(url) == tmp_path / "wrong.safetensors"
