@@ -161,6 +161,7 @@ def write(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     paths = sorted(path for path in args.photos.glob("*/*/*") if path.suffix in SUFFIXES)
+    (args.out / "classes.json").write_text(json.dumps(sorted({path.parent.name for path in paths})))
     count = int(len(paths) * 1.4)
     shapes = {
         "seen": ((SIDE, SIDE, 3), np.uint8),

@@ -465,12 +465,21 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     return (images.float() / 255 - MEAN.to(images.device)) / STD.to(images.device)
 
 
-def tower(model: CLIP, images: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
-    """Run the vision tower on images ``(B, 3, S, S)`` uint8: tokens ``(B, 197, d_v)`` after each of ``layers``."""
+def tower(
+    model: CLIP, images: torch.Tensor, layers: tuple[int, ...], kept: torch.Tensor | None = None
+) -> list[torch.Tensor]:
+    """Run the vision tower on images ``(B, 3, S, S)`` uint8: tokens ``(B, 1 + P, d_v)`` after each of ``layers``.
+
+    ``kept`` ``(B, P)`` are the places of the patches that it sees; all 196 without it.
+    """
     visual = model.visual
     x = visual.conv1(normalize(images)).flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], 1)
-    x = visual.ln_pre(x + visual.positional_embedding)
+    x = x + visual.positional_embedding
+    if kept is not None:
+        rows = torch.cat([kept.new_zeros(len(kept), 1), kept + 1], 1)
+        x = x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
+    x = visual.ln_pre(x)
     outputs = []
     for number, block in enumerate(visual.transformer.resblocks, 1):
         x = x + block.ls_1(attend(block.attn, block.ln_1(x)))
@@ -575,18 +584,27 @@ class Restoration(torch.nn.Module):
         # Fine structure counts nearly as much as the mean colour.
         self.register_buffer("whiten", vectors / (values + 0.05).sqrt())
 
-    def forward(self, tokens: list[torch.Tensor], corrupted: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        tokens: list[torch.Tensor],
+        corrupted: torch.Tensor,
+        clean: torch.Tensor,
+        kept: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Compute the negative log-likelihood.
 
         Args:
             tokens: For each layer the patch tokens ``(C, 196, d_v)``.
             corrupted: Images ``(C, 3, S, S)`` uint8 as the tower saw them.
             clean: The same images before corruption.
+            kept: Places ``(C, P)`` of the patches that the tower saw; all without it.
 
         Returns:
             Mean over images, patches and layers.
         """
         missing = (_patches(clean) - _patches(corrupted)) @ self.whiten
+        if kept is not None:
+            missing = missing.gather(1, kept[..., None].expand(-1, -1, missing.shape[-1]))
         loss = missing.new_zeros(())
         for x, norm, head in zip(tokens, self.norms, self.heads, strict=True):
             guess = head(norm(x.float()))
