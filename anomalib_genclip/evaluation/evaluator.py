@@ -142,8 +142,8 @@ class CategoryEvaluator(Evaluator):
         own = getattr(getattr(pl_module, "model", None), "ignore_mask", None)
         ignored = None if own is None or batch.anomaly_map is None else own(batch.anomaly_map.shape[-2:])
         ignored = None if ignored is None else ignored[0, 0].cpu()
-        for key, scores in zip(_keys(batch, trainer, dataloader_idx), _scores(batch, place), strict=True):
-            self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores, ignored=ignored)
+        for key, scores in zip(_keys(batch, trainer, dataloader_idx), _scores(batch, place, ignored), strict=True):
+            self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores)
         if self._pixels > budget // trainer.world_size:
             for category in self._categories.values():
                 # A distributed sampler gives all processes equally many images by repeating some, each as the last one
@@ -201,7 +201,7 @@ def _keys(batch: ImageBatch, trainer: Trainer, dataloader_idx: int) -> list[Key]
     return [(name or dataset, category or origin.category or dataset) for name, category in zip(*own, strict=True)]
 
 
-def _scores(batch: ImageBatch, place: str) -> Iterator[tuple]:
+def _scores(batch: ImageBatch, place: str, ignored: Tensor | None) -> Iterator[tuple]:
     """Yield the arguments of :meth:`.CategoryScores.add` for each image; ``place`` names images without a path."""
     fields = ("pred_score", "gt_label", "anomaly_map", "gt_mask", "pred_label")
     scores, labels, maps, masks, alarms = (
@@ -219,4 +219,5 @@ def _scores(batch: ImageBatch, place: str) -> Iterator[tuple]:
             None if maps is None else maps[i].reshape(maps.shape[-2:]).float().clone(),
             None if masks is None else masks[i].reshape(masks.shape[-2:]).bool().clone(),
             None if alarms is None else bool(alarms[i]),
+            ignored,
         )

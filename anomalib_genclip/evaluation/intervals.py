@@ -48,8 +48,8 @@ class Points(NamedTuple):
         """Describe pixels by 256 evenly spaced quantiles of each kind.
 
         Args:
-            anomaly_map (Array): ``(H, W)``.
-            mask (Array): ``(H, W)``, boolean.
+            anomaly_map (Array): Its pixels that count, of any shape.
+            mask (Array): The same pixels' labels, boolean.
             region_weights (Array): 1 / size of its region of each anomalous pixel, in the order of ``mask``.
         """
         normal, anomalous = np.sort(anomaly_map[~mask]), anomaly_map[mask]
@@ -121,7 +121,7 @@ def _area(x: Array, y: Array, limit: float) -> Array:
 
 def interval(draws: ArrayLike) -> tuple[float, float]:
     """Compute the ends of the 95 % interval of a metric or of a difference from its draws: their percentiles."""
-    low, high = np.quantile(draws, (0.025, 0.975))
+    low, high = np.quantile(np.asarray(draws), (0.025, 0.975))
     return float(low), float(high)
 
 

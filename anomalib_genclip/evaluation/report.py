@@ -126,7 +126,7 @@ class EvaluationResult:
         for name in INTERVAL_METRICS:
             own = [self.draws.get(category, {}).get(name) for category, row in self.categories.items() if name in row]
             if own and None not in own:
-                found[name] = np.mean(own, axis=0).tolist()
+                found[name] = np.mean(np.array(own, float), axis=0).tolist()
         return found
 
     @property

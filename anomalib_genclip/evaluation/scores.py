@@ -249,8 +249,9 @@ class CategoryScores:
         return {f"pixel_{name}": value for name, value in metrics.items()}
 
 
-def _points(anomaly_map: Tensor, mask: Tensor) -> Points:
-    return Points.of_pixels(anomaly_map.numpy(), mask.numpy(), region_weights(mask).numpy())
+def _points(anomaly_map: Tensor, mask: Tensor, ignored: Tensor | None = None) -> Points:
+    kept = torch.ones_like(mask) if ignored is None else ~ignored
+    return Points.of_pixels(anomaly_map[kept].numpy(), mask[kept].numpy(), region_weights(mask & kept).numpy())
 
 
 def pixel_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:

@@ -23,7 +23,7 @@ FORMAT, FORMAT_VERSION = "anomalib-genclip", 3
 _STRICT = ConfigDict(strict=True)
 _THRESHOLD = "threshold."  # prefix of the thresholds' names among the tensors
 InferenceSetting = Literal["branches", "class_name_filter", "smoothing_sigma", "score_weight"]
-INFERENCE_SETTINGS: tuple[str, ...] = get_args(InferenceSetting)
+INFERENCE_SETTINGS: tuple[InferenceSetting, ...] = get_args(InferenceSetting)
 Described = TypeVar("Described")
 
 
