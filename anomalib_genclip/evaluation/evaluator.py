@@ -201,7 +201,7 @@ def _keys(batch: ImageBatch, trainer: Trainer, dataloader_idx: int) -> list[Key]
     return [(name or dataset, category or origin.category or dataset) for name, category in zip(*own, strict=True)]
 
 
-def _scores(batch: ImageBatch, place: str, ignored: Tensor | None) -> Iterator[tuple]:
+def _scores(batch: ImageBatch, place: str, ignored: torch.Tensor | None) -> Iterator[tuple]:
     """Yield the arguments of :meth:`.CategoryScores.add` for each image; ``place`` names images without a path."""
     fields = ("pred_score", "gt_label", "anomaly_map", "gt_mask", "pred_label")
     scores, labels, maps, masks, alarms = (
