@@ -17,7 +17,7 @@ from anomalib_genclip.torch_model import GenCLIPModel
 
 
 class _FreeTextModel(GenCLIPModel):
-    """GenCLIP whose maps compare patches with two learned vectors, the same for all images and layers."""
+    """GenCLIP that compares patches and CLS token with two learned vectors, the same for all images and layers."""
 
     def __init__(self, clip: Any, settings: ModelSettings) -> None:  # noqa: ANN401
         super().__init__(clip, settings)
@@ -37,11 +37,10 @@ class _FreeTextModel(GenCLIPModel):
 
 
 class FreeText(GenCLIP):
-    """GenCLIP without text in its maps: two free vectors of length 1, normal and abnormal, and ``ψ`` are learned.
+    """GenCLIP without text: two free vectors of length 1, normal and abnormal, and ``ψ`` are learned.
 
-    Training, map and image score are GenCLIP's, so that the difference is what prompts bring. The frozen CLS token in
-    the image score is still compared with written states. Arguments as for GenCLIP; ``branches`` and
-    ``prompt_length`` have no effect.
+    Training, map and image score are GenCLIP's, so that the difference is what prompts bring. Arguments as for GenCLIP;
+    those of prompts, class names and branches have no effect.
     """
 
     torch_model = _FreeTextModel

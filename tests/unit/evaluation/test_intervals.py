@@ -6,13 +6,14 @@
 import numpy as np
 import pytest
 import torch
-from helpers.scored import scored
+from helpers.scored import SIZE, scored
 from scipy import stats
 
 from anomalib_genclip.evaluation.intervals import DRAWS, INTERVAL_METRICS, Points, bootstrap, curve_areas, interval
 from anomalib_genclip.evaluation.scores import FPR_LIMIT, CategoryScores, pixel_metrics, region_weights
 
 AUROC = {"AUROC": (1, 1.0)}
+FIELDS = ("image_path", "pred_score", "gt_label", "anomaly_map", "gt_mask")
 CURVES = {**AUROC, "AUPRO": (2, FPR_LIMIT)}
 
 
@@ -76,16 +77,20 @@ def test_few_points_stand_for_all_pixels_of_resampled_images(shape):
 
 
 def test_category_gives_the_same_draws_around_its_values_with_and_without_maps():
-    items, parts = scored("wood", 12), (CategoryScores(), CategoryScores())
-    for item in items:
-        arguments = [item[name] for name in ("image_path", "pred_score", "gt_label", "anomaly_map", "gt_mask")]
-        parts[0].add(*arguments)
-        parts[1].add(*arguments)
-        parts[1].to_histogram()
-    values = parts[0].compute_metrics()[0]
-    draws, streamed = (part.draws(values, "wood") for part in parts)
+    """Pixels that are ignored do not count, as if the images were cut."""
+    ignored = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    ignored[:, :5] = True
+    whole, streamed, cut = CategoryScores(), CategoryScores(), CategoryScores()
+    for item in scored("wood", 12):
+        path, score, label, *planes = (item[name] for name in FIELDS)
+        whole.add(path, score, label, *planes, ignored=ignored)
+        streamed.add(path, score, label, *planes, ignored=ignored)
+        streamed.to_histogram()
+        cut.add(path, score, label, *(plane[:, 5:] for plane in planes))
+    values = cut.compute_metrics()[0]
+    draws = cut.draws(values, "wood")
     assert draws.keys() == {*INTERVAL_METRICS}
-    assert streamed == draws
+    assert draws == whole.draws(values, "wood") == streamed.draws(values, "wood")
     for name, own in draws.items():
         assert interval(own)[0] < values[name] < interval(own)[1]
         assert np.median(own) == pytest.approx(values[name], abs=0.03)
