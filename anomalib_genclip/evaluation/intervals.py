@@ -44,16 +44,15 @@ class Points(NamedTuple):
         return cls(np.full((2, 1), score, np.float32), np.array([not label, label], np.float32))
 
     @classmethod
-    def of_pixels(cls, anomaly_map: Array, mask: Array, region_weights: Array) -> "Points":
+    def of_pixels(cls, normal: Array, anomalous: Array, region_weights: Array) -> "Points":
         """Describe pixels by 256 evenly spaced quantiles of each kind.
 
         Args:
-            anomaly_map (Array): Its pixels that count, of any shape.
-            mask (Array): The same pixels' labels, boolean.
-            region_weights (Array): 1 / size of its region of each anomalous pixel, in the order of ``mask``.
+            normal (Array): Scores of normal pixels, ``(n,)``.
+            anomalous (Array): Those of anomalous pixels, ``(a,)``.
+            region_weights (Array): 1 / size of its region of each of these, ``(a,)``.
         """
-        normal, anomalous = np.sort(anomaly_map[~mask]), anomaly_map[mask]
-        order = np.argsort(anomalous)
+        normal, order = np.sort(normal), np.argsort(anomalous)
         share, anomalous = np.cumsum(region_weights[order]), anomalous[order]
         scores = np.zeros((3, _POINTS), np.float32)
         if len(normal):

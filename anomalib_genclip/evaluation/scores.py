@@ -249,9 +249,10 @@ class CategoryScores:
         return {f"pixel_{name}": value for name, value in metrics.items()}
 
 
-def _points(anomaly_map: Tensor, mask: Tensor, ignored: Tensor | None = None) -> Points:
+def _points(anomaly_map: Tensor, mask: Tensor, ignored: Tensor | None) -> Points:
     kept = torch.ones_like(mask) if ignored is None else ~ignored
-    return Points.of_pixels(anomaly_map[kept].numpy(), mask[kept].numpy(), region_weights(mask & kept).numpy())
+    normal, anomalous = anomaly_map[kept & ~mask], anomaly_map[kept & mask]
+    return Points.of_pixels(normal.numpy(), anomalous.numpy(), region_weights(kept & mask).numpy())
 
 
 def pixel_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:

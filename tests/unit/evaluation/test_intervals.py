@@ -63,8 +63,8 @@ def test_few_points_stand_for_all_pixels_of_resampled_images(shape):
     strength = torch.rand(8, 1, 1, generator=random) * 3
     maps = SHAPES[shape](torch.randn(masks.shape, generator=random) + strength * masks)
     images = [
-        Points.of_pixels(*(plane.numpy() for plane in (*planes, region_weights(planes[1]))))
-        for planes in zip(maps, masks, strict=True)
+        Points.of_pixels(scores[~mask].numpy(), scores[mask].numpy(), region_weights(mask).numpy())
+        for scores, mask in zip(maps, masks, strict=True)
     ]
     assert sum(part.nbytes for part in images[0]) < 4096
     times = torch.tensor([[1] * 8, [2, 0, 0, 3, 1, 1, 0, 1], [0, 1, 4, 1, 0, 2, 0, 0]])
