@@ -86,7 +86,7 @@ def calibrate(
         (record,) = inferencer.predict_batch(batch, [file], [size], [category or None])
         if record.error:
             raise ValueError(record.error)
-        scores.append(record.score)
+        scores.append(record.score or 0.0)
         highest.append(float(np.max(np.asarray(record.anomaly_map))))
     lists = {"image": scores, "pixel": highest}
     thresholds = {name: conformal_threshold(torch.tensor(values), rate) for name, values in lists.items()}
