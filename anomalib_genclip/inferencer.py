@@ -138,12 +138,9 @@ class Inferencer:
         return thresholds_of(model)
 
     def set_thresholds(self, known: Mapping[str, Any]) -> None:
-        """Judge by other thresholds.
+        """Judge by other thresholds and another calibration, as ``export_metadata.thresholds_of`` gives them.
 
-        Args:
-            known (Mapping[str, Any]): ``image_threshold``, ``pixel_threshold`` and ``calibration``, as
-                :func:`~anomalib_genclip.persistence.export_metadata.thresholds_of` gives them; missing ones are
-                unknown, as in exported files of other packages, which judge themselves.
+        Missing ones are unknown, as in exported files of other packages, which judge themselves.
         """
         self._is_given = False
         self.image_threshold: float | None = known.get("image_threshold")
@@ -153,21 +150,14 @@ class Inferencer:
         self.drift = DriftMonitor(good, self.image_threshold) if good and self.image_threshold is not None else None
 
     def save(self, path: str | Path) -> Path:
-        """Save the model with its thresholds: to a prompts file, with references if it has some, or as an export.
-
-        Args:
-            path (str | Path): ``*.safetensors``, for an exported model a file with its suffix.
-
-        Returns:
-            Path: The file.
+        """Save the model with thresholds and references to ``*.safetensors``, an exported one to a file of its suffix.
 
         Raises:
             ValueError: If the name has another suffix.
         """
         if self.model is not None:
             return self.model.save_weights(path, references=bool(self.model.model.references.memories))
-        names = ("image_threshold", "pixel_threshold", "calibration")
-        thresholds = {name: getattr(self, name) for name in names}
+        thresholds = {name: getattr(self, name) for name in ("image_threshold", "pixel_threshold", "calibration")}
         return copy_with_metadata(self._exported.path, Path(path), self._exported.metadata | thresholds)
 
     @property
@@ -282,10 +272,7 @@ class Inferencer:
     ) -> list[dict[str, Any]]:
         """Score a batch with torch: the fields of each image's record, before thresholds."""
         model: Any = self.model.model  # type: ignore[union-attr]
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
-        ):
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             result = model.score_parts(images.to(self.device, non_blocking=True), *indices, ignored)
             score = model.image_score(result).float().cpu().numpy()
             maps = result.anomaly_map[:, 0].float().cpu().numpy()
@@ -335,9 +322,6 @@ def load_trained(weights: str, pretrained: str | None = None, **settings: Any) -
         pretrained (str | None): CLIP weights; needed if the model was trained with a file that is not here. ``None``
             takes those that the model was trained with.
         **settings (Any): Further arguments of :class:`~anomalib_genclip.GenCLIP`.
-
-    Returns:
-        GenCLIP: The model.
     """
     if pretrained is not None:
         settings["pretrained"] = pretrained

@@ -14,15 +14,8 @@ import numpy as np
 class Region(NamedTuple):
     """A connected region of anomalous pixels, in pixels of the image file.
 
-    Args:
-        x (int): Left edge of the bounding box.
-        y (int): Upper edge of the bounding box.
-        width (int): Width of the bounding box.
-        height (int): Height of the bounding box.
-        area (int): Number of pixels.
-        score (float): Highest value of the anomaly map in the region.
-        centre_x (float): Horizontal centre of mass; 0 is the centre of the first pixel.
-        centre_y (float): Vertical centre of mass.
+    ``x`` and ``y`` are the left and upper edge of the bounding box, ``area`` is the number of pixels, ``score`` the
+    highest value of the anomaly map. The centre of mass counts from the centre of the first pixel.
     """
 
     x: int
@@ -121,15 +114,9 @@ class Record:
 
 
 def find_regions(mask: np.ndarray, anomaly_map: np.ndarray, size: tuple[int, int]) -> list[Region]:
-    """Find the connected regions of a mask (8-connectivity) with OpenCV.
+    """Find the connected regions of a mask (8-connectivity) with OpenCV, the highest score first.
 
-    Args:
-        mask (np.ndarray): ``(H, W)``, bool.
-        anomaly_map (np.ndarray): ``(H, W)``.
-        size (tuple[int, int]): Height and width of the image; regions are given in its pixels.
-
-    Returns:
-        list[Region]: The regions, the highest score first.
+    Mask, bool, and anomaly map are ``(H, W)``. Regions are in pixels of an image of this ``size``, height and width.
     """
     count, labels, boxes, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     top = np.zeros(count, anomaly_map.dtype)

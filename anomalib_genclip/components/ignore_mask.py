@@ -75,10 +75,8 @@ class IgnoreMask(nn.Module):
     def set(self, given: AnyMask | None, size: Sequence[int] | None, device: torch.device) -> None:
         """Replace the mask.
 
-        Args:
-            given (AnyMask | None): As :func:`read_ignore_mask` takes, or a folder; ``None`` if all pixels count.
-            size (Sequence[int] | None): Height and width to scale the mask to; ``None`` keeps its own.
-            device (torch.device): Where the model is.
+        It is given as to :func:`read_ignore_mask`, or as a folder, ``None`` if all pixels count, and scaled to height
+        and width ``size``; ``None`` keeps its own.
 
         Raises:
             ValueError: If the mask cannot be used; names it.
@@ -93,11 +91,7 @@ class IgnoreMask(nn.Module):
             self.mask = _leaves_something(nearest(mask, size or mask.shape), f"ignore_mask{self._name}").to(device)
 
     def restore(self, mask: Tensor | None, size: Sequence[int], source: str) -> None:
-        """Take the mask of a weights file, or none.
-
-        Raises:
-            ValueError: If tensor and size do not fit each other or are no mask; says ``source``.
-        """
+        """Take the mask of a weights file, or none; a ``ValueError`` says ``source`` if it is not valid."""
         is_mask = mask is not None and mask.dtype == torch.bool and mask.dim() == 2 and not mask.all()
         if (mask is not None or size) and not (is_mask and len(size) == 2 and min(size) > 0):
             msg = f"{source} has no valid ignore_mask."
@@ -109,15 +103,9 @@ class IgnoreMask(nn.Module):
         return None if self.mask is None else nearest(self.mask, size)[None, None]
 
     def of(self, path: str, image_size: Sequence[int], size: Sequence[int]) -> Tensor | None:
-        """Return the mask of one image.
+        """Return the mask of one image at the size of its map, ``(1, *size)``, bool; ``None`` if there is none.
 
-        Args:
-            path (str): Path or URL of the image, ``""`` without one.
-            image_size (Sequence[int]): Height and width of the image.
-            size (Sequence[int]): Height and width of its map.
-
-        Returns:
-            Tensor | None: ``(1, *size)``, bool; ``None`` if there is no mask.
+        ``path`` is a path or URL, ``""`` without one, and ``image_size`` the image's height and width.
 
         Raises:
             ValueError: If the folder has none for this image, or a mask has another aspect ratio; names both.
@@ -150,35 +138,25 @@ class IgnoreMask(nn.Module):
     def _find(folder: Path, path: str) -> Path:
         """Find the mask of an image: the longest end of its path that is there."""
         parts = PurePath(os.path.abspath(path)).with_suffix(".png").parts if path else ()  # noqa: PTH100  # keeps links
-        for start in range(1, len(parts)):
-            file = folder.joinpath(*parts[start:])
-            if file.is_file():
-                return file
+        files = (folder.joinpath(*parts[start:]) for start in range(1, len(parts)))
+        if file := next(filter(Path.is_file, files), None):
+            return file
         wanted = f"{parts[-1]}, of the size of the image; all black if everything counts" if parts else "the image"
         msg = f"ignore_mask {folder} has no mask for {path or 'an image without a path'}: it must have {wanted}."
         raise ValueError(msg)
 
 
 def counting_cells(ignored: Tensor, grid: Sequence[int]) -> Tensor:
-    """Find the cells of a grid with a pixel that counts.
+    """Find the cells of a grid of so many rows and columns with a pixel that counts.
 
-    Args:
-        ignored (Tensor): ``(B, 1, H, W)``, bool, at a multiple of the grid.
-        grid (Sequence[int]): Rows and columns.
-
-    Returns:
-        Tensor: ``(B, 1, *grid)``, float32, 1 or 0.
+    Pixels are ``(B, 1, H, W)``, bool, at a multiple of the grid, and cells ``(B, 1, *grid)``, float32, 1 or 0.
     """
     cell = [side // cells for side, cells in zip(ignored.shape[-2:], grid, strict=True)]
     return F.max_pool2d((~ignored).float(), cell)
 
 
 def _leaves_something(mask: Tensor, name: str) -> Tensor:
-    """Return a mask, unless it covers everything.
-
-    Raises:
-        ValueError: If it does; names it.
-    """
+    """Return a mask; a ``ValueError`` names one that covers everything."""
     if mask.all():
         msg = f"{name} is white everywhere: nothing is left that counts."
         raise ValueError(msg)

@@ -6,13 +6,14 @@
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, BinaryIO, Literal, get_type_hints
+from typing import Any, BinaryIO, Literal, TypeVar, get_type_hints
 
 from anomalib_genclip.records import Record, Region
 
 Row = dict[str, Any]
+Value = TypeVar("Value")
 TableFormat = Literal["csv", "parquet"]  # the keys of WRITERS
 COLUMNS: dict[str, type] = {
     "path": str,
@@ -76,13 +77,19 @@ def write_parquet(file: BinaryIO, columns: Mapping[str, type], rows: Iterable[Ro
     from pyarrow import parquet
 
     schema = pa.schema([(name, _PARQUET_TYPES[kind]) for name, kind in columns.items()])
-    rows = iter(rows)
     with parquet.ParquetWriter(file, schema) as writer:
-        while group := list(islice(rows, _ROW_GROUP)):
+        for group in in_lists(rows, _ROW_GROUP):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
 WRITERS = {"csv": write_csv, "parquet": write_parquet}
+
+
+def in_lists(values: Iterable[Value], size: int) -> Iterator[list[Value]]:
+    """Split values into lists of a given size; the last one may be shorter."""
+    values = iter(values)
+    while found := list(islice(values, size)):
+        yield found
 
 
 def printable(text: str) -> str:
