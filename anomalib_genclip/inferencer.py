@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from anomalib.pre_processing import PreProcessor
 from torch import Tensor
 from torchvision.transforms.v2 import Compose
 
@@ -129,7 +128,8 @@ class Inferencer:
         self.model = model.eval().to(self.device)
         if ignore_mask is not None:
             set_ignore_mask(model.model, ignore_mask)
-        self.transform = _transform_of(model.pre_processor)
+        own = getattr(model.pre_processor, "transform", None)  # gives the same for one image as for a batch
+        self.transform = Compose([TO_FLOAT] if own is None else [TO_FLOAT, own])
         self.class_name = self.given_name or model.names.given or model.names.of_file
         if model.k_shot and (source := model.hparams["few_shot_source"]) is not None:
             draw_references(model, {self.class_name or UNNAMED: images_of_folder(source, "few_shot_source")})
@@ -197,17 +197,13 @@ class Inferencer:
             transformed = self.transform(pixels)
             groups.setdefault(transformed.shape, []).append((number, transformed))
         records: dict[int, Record] = {}
+        options: dict[str, Any] = {"class_name": class_name, "parts": parts}
         for group in groups.values():
             for start in range(0, len(group), _BATCH_SIZE):
                 numbers, batch = zip(*group[start : start + _BATCH_SIZE], strict=True)
-                found = self.predict_batch(
-                    torch.stack(batch),
-                    [images[number][1] for number in numbers],
-                    [(images[number][0].shape[1], images[number][0].shape[2]) for number in numbers],
-                    [None] * len(numbers),
-                    class_name=class_name,
-                    parts=parts,
-                )
+                paths = [images[number][1] for number in numbers]
+                sizes = [(images[number][0].shape[1], images[number][0].shape[2]) for number in numbers]
+                found = self.predict_batch(torch.stack(batch), paths, sizes, [None] * len(paths), **options)
                 records |= zip(numbers, found, strict=True)
         if errors := [record.error for record in records.values() if record.error]:
             raise ValueError(errors[0])
@@ -225,18 +221,10 @@ class Inferencer:
         class_name: str | None = None,
         parts: bool = False,
     ) -> list[Record]:
-        """Predict transformed images.
+        """Predict images of one size after :attr:`transform`, ``(B, 3, H, W)``; other arguments as in :meth:`predict`.
 
-        Args:
-            images (Tensor): Images of one size after :attr:`transform`, ``(B, 3, H, W)``.
-            paths (Sequence[str]): Where they come from.
-            sizes (Sequence[tuple[int, int]]): Height and width before the transform.
-            categories (Sequence[str | None]): Each image's own class name, ``None`` if it has none.
-            class_name (str | None): Class name of all of them. Defaults to ``None``: the inferencer's.
-            parts (bool): Whether records tell what the score is made of. Defaults to ``False``.
-
-        Returns:
-            list[Record]: One per image. An image whose class name cannot be used has an ``error`` and no score.
+        Their sizes are height and width before the transform, their categories each image's own class name, ``None``
+        without one. An image whose class name or ignore mask cannot be used has an ``error`` and no score.
         """
         records = [Record(path, (size[0], size[1])) for path, size in zip(paths, sizes, strict=True)]
         if self.model is None:
@@ -328,12 +316,6 @@ def load_trained(weights: str, pretrained: str | None = None, **settings: Any) -
     if weights.endswith(".ckpt"):
         return GenCLIP.load_from_checkpoint(weights, map_location="cpu", **settings)
     return GenCLIP(weights=weights, **settings)
-
-
-def _transform_of(pre_processor: PreProcessor | None) -> Compose:
-    """Return the pre-processor's transform, which gives the same result for one image as for a batch."""
-    own = None if pre_processor is None else pre_processor.transform
-    return Compose([TO_FLOAT] if own is None else [TO_FLOAT, own])
 
 
 def _above(values: Any, threshold: float | None, own: Any) -> Any:  # noqa: ANN401  # numbers or arrays

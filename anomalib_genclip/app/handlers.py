@@ -31,12 +31,7 @@ _PART_COLUMNS = ["part", "value", "weight"]
 
 
 class Handlers:
-    """Handlers of the events that need the model.
-
-    Args:
-        scorer (Scorer): The model.
-        examples (list[tuple[str, str]]): Image files and class names; those that the weights are not for are left out.
-    """
+    """Handlers of the events that need the model. Examples that the weights are not for are left out."""
 
     def __init__(self, scorer: Scorer, examples: list[tuple[str, str]]) -> None:
         self.scorer = scorer

@@ -32,11 +32,8 @@ def _is_labelled(dataset: object) -> bool:
 class PerlinAnomalies(Callback):
     """Add anomalib's Perlin anomalies to half of the training images, as DRAEM does.
 
-    Must come before the pre-processor, because the generator expects images in [0, 1].
-
-    Args:
-        source (str): ``"labels"`` never adds anomalies, ``"synthetic"`` always does, ``"auto"`` does if the training
-            set has no anomalous image.
+    Must come before the pre-processor, because the generator expects images in [0, 1]. With ``source`` "labels" it adds
+    none, with "synthetic" always, and with "auto" if the training set has no anomalous image.
     """
 
     def __init__(self, source: str) -> None:
@@ -53,10 +50,8 @@ class PerlinAnomalies(Callback):
         name = getattr(dataset, "name", None) or "The training set"
         self.active, self.labelled = makes_anomalies(self.source, dataset), _is_labelled(dataset)
         if self.source == "labels" and not self.labelled:
-            msg = (
-                f"{name} has no anomalous training image and anomaly_source is 'labels'. Train on a labelled source "
-                "(CrossDataset), or set anomaly_source to 'synthetic'."
-            )
+            what = f"{name} has no anomalous training image and anomaly_source is 'labels'"
+            msg = f"{what}. Train on a labelled source (CrossDataset), or set anomaly_source to 'synthetic'."
             raise ValueError(msg)
         if self.active and self.source == "auto" and trainer.is_global_zero:
             text = "%s has only normal training images: anomalies are generated with anomalib's Perlin generator. "

@@ -22,14 +22,10 @@ _WHITE = 127  # of 255; brighter pixels do not count
 
 
 def read_ignore_mask(mask: AnyMask) -> Tensor:
-    """Read a mask whose white pixels do not count.
+    """Read a mask ``(H, W)``, bool, ``True`` where pixels do not count because they are white.
 
-    Args:
-        mask (AnyMask): An image file, best a PNG; or an array or tensor ``(H, W)``, bool or uint8, the latter also with
-            channels ``(H, W, 3 or 4)``. White is brighter than 127 of 255 in gray, and transparent pixels are black.
-
-    Returns:
-        Tensor: ``(H, W)``, bool, ``True`` where pixels do not count.
+    It may be an image file, best a PNG; or an array or tensor ``(H, W)``, bool or uint8, the latter also with channels
+    ``(H, W, 3 or 4)``. White is brighter than 127 of 255 in gray, and transparent pixels are black.
 
     Raises:
         ValueError: If it cannot be read, is gray and nowhere white, or leaves nothing that counts; names the file.
@@ -73,13 +69,10 @@ class IgnoreMask(nn.Module):
         self._name = ""  # of the file, for messages
 
     def set(self, given: AnyMask | None, size: Sequence[int] | None, device: torch.device) -> None:
-        """Replace the mask.
+        """Replace the mask; a ``ValueError`` names one that cannot be used.
 
         It is given as to :func:`read_ignore_mask`, or as a folder, ``None`` if all pixels count, and scaled to height
         and width ``size``; ``None`` keeps its own.
-
-        Raises:
-            ValueError: If the mask cannot be used; names it.
         """
         is_path = isinstance(given, str | os.PathLike)
         self._name = f" {os.fspath(given)}" if is_path else ""  # type: ignore[arg-type]
@@ -105,10 +98,8 @@ class IgnoreMask(nn.Module):
     def of(self, path: str, image_size: Sequence[int], size: Sequence[int]) -> Tensor | None:
         """Return the mask of one image at the size of its map, ``(1, *size)``, bool; ``None`` if there is none.
 
-        ``path`` is a path or URL, ``""`` without one, and ``image_size`` the image's height and width.
-
-        Raises:
-            ValueError: If the folder has none for this image, or a mask has another aspect ratio; names both.
+        ``path`` is a path or URL, ``""`` without one, and ``image_size`` the image's height and width. A ``ValueError``
+        names the image if the folder has no mask for it, and also the mask if it has another aspect ratio.
         """
         if self.folder is None and self.mask is None:
             return None
@@ -120,10 +111,8 @@ class IgnoreMask(nn.Module):
         (height, width), (rows, columns) = image_size, own
         # A side may have been rounded to whole pixels, in the mask or in the image.
         if abs(columns * height - width * rows) > max(height, width, rows, columns):
-            msg = (
-                f"{path or 'The image'} ({width} x {height} pixels) does not have the shape of {name} ({columns} x "
-                f"{rows}): draw the mask on an image of this camera."
-            )
+            what = f"{path or 'The image'} ({width} x {height} pixels) does not have the shape of {name}"
+            msg = f"{what} ({columns} x {rows}): draw the mask on an image of this camera."
             raise ValueError(msg)
         assert mask is not None
         return _leaves_something(nearest(mask, size), name)[None]

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import pandas as pd
 import torch
 from anomalib import TaskType
-from anomalib.data import AnomalibDataset, ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem
+from anomalib.data import AnomalibDataset, ImageBatch, ImageItem
 from anomalib.data.utils import read_mask
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
@@ -28,11 +28,6 @@ _OF_ANOMALIB = ["image_path", "split", "label", "label_index", "mask_path"]
 _COLUMNS = [*_OF_ANOMALIB, "category", "dataset", "part", "row", "ignore_path"]
 
 
-def _plain(value: Any, cls: type) -> Any:  # noqa: ANN401
-    """Convert to a class of anomalib, which has neither category nor dataset."""
-    return cls(**{field.name: getattr(value, field.name) for field in fields(cls)})
-
-
 class _Marked:
     """Keeps masks of whole numbers, which :data:`~anomalib_genclip.utils.tensors.IGNORED` needs, as they are."""
 
@@ -42,6 +37,11 @@ class _Marked:
         is_marked = gt_mask is not None and gt_mask.dtype == torch.uint8
         return Mask(gt_mask) if is_marked else super().validate_gt_mask(gt_mask)  # type: ignore[misc]  # anomalib's
 
+    def to_numpy(self) -> Any:  # noqa: ANN401
+        """Convert to anomalib's NumPy item or batch; category and dataset are dropped."""
+        plain: Any = ImageBatch if isinstance(self, ImageBatch) else ImageItem
+        return plain(**{field.name: getattr(self, field.name) for field in fields(plain)}).to_numpy()
+
 
 @dataclass
 class CategoryItem(_Marked, ImageItem):
@@ -49,10 +49,6 @@ class CategoryItem(_Marked, ImageItem):
 
     category: str | None = None
     dataset: str | None = None
-
-    def to_numpy(self) -> NumpyImageItem:
-        """Convert to anomalib's NumPy item; category and dataset are dropped."""
-        return _plain(self, ImageItem).to_numpy()
 
 
 @dataclass
@@ -63,10 +59,6 @@ class CategoryBatch(_Marked, ImageBatch):
     dataset: list[str] | None = None
 
     item_class: ClassVar[type[CategoryItem]] = CategoryItem
-
-    def to_numpy(self) -> NumpyImageBatch:
-        """Convert to anomalib's NumPy batch; category and dataset are dropped."""
-        return _plain(self, ImageBatch).to_numpy()
 
 
 class CategoryPart(NamedTuple):
@@ -99,10 +91,7 @@ class CategoryDataset(AnomalibDataset):
     anomalib's columns and ``category``, ``dataset``, ``part`` (index into ``parts``) and ``row`` (index into that
     part's samples). The last two are columns so that sorting and subsampling preserve them.
 
-    Args:
-        parts (Sequence[CategoryPart]): Parts to concatenate, at least one.
-        task (TaskType): Segmentation reads masks, classification leaves them out.
-        split (str): Value of the ``split`` column.
+    The task segmentation reads masks, classification leaves them out.
     """
 
     def __init__(self, parts: Sequence[CategoryPart], task: TaskType, split: str) -> None:

@@ -196,10 +196,8 @@ def _call(datamodule: AnomalibDataModule, method: Literal["prepare_data", "setup
             "setup": "Is it complete? Each anomalous image needs a mask file of its own, and each mask its image.",
         }
         reason = f"{type(error).__name__}: {why_unreadable(error)}"
-        msg = (
-            f"{method}() of the {side} {full_name(datamodule)} failed: {reason}. "
-            f"Folders under its root: {', '.join(folders_on_disk(datamodule)) or 'no folders'}. {hints[method]}"
-        )
+        there = ", ".join(folders_on_disk(datamodule)) or "none"
+        msg = f"{method}() of the {side} {full_name(datamodule)} failed: {reason}. Folders: {there}. {hints[method]}"
         raise RuntimeError(msg) from error
 
 
@@ -238,10 +236,8 @@ def _check_source(source: list[CategoryPart]) -> None:
         raise ValueError(msg)
     for part in source:
         if images := _anomalous_without_mask(part):
-            msg = (
-                f"Without a mask in the source {_names([part])}: {counted(len(images), 'anomalous image')}: "
-                f"{summarize(images)}. Training needs a mask for each; for a Folder, give mask_dir."
-            )
+            what = f"Without a mask in the source {_names([part])}: {counted(len(images), 'anomalous image')}"
+            msg = f"{what}: {summarize(images)}. Training needs a mask for each; for a Folder, give mask_dir."
             raise ValueError(msg)
     if not any(part.data.has_normal for part in source):
         text = "No normal images in the test split of the source %s: the threshold on image scores is meaningless."
@@ -272,11 +268,7 @@ def _warn_about_shared_images(source: list[CategoryPart], target: list[CategoryP
 
 
 def _draw_held_out(samples: pd.DataFrame, unit: HeldOut, ratio: float, seed: int) -> set[int]:
-    """Draw the validation share of the source, and return its rows of ``samples``.
-
-    Images are drawn from each (dataset, category, label) group independently, so that the share does not depend on the
-    other categories: at least one of each group of two or more, never all of them.
-    """
+    """Draw the rows of ``samples`` to validate with: some of each group of two or more, whatever other groups are."""
 
     def drawn(count: int) -> list[int]:
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
@@ -287,9 +279,7 @@ def _draw_held_out(samples: pd.DataFrame, unit: HeldOut, ratio: float, seed: int
         return {int(rows[i]) for rows in by_label for i in drawn(len(rows))}
     categories = list(samples.groupby(["dataset", "category"]).groups.items())
     if len(categories) < 2:
-        msg = (
-            f"held_out='categories' needs two or more source categories, there is {'/'.join(categories[0][0])}. "
-            "Add categories to the source, or use held_out='images'."
-        )
+        what = f"held_out='categories' needs two or more source categories, there is {'/'.join(categories[0][0])}"
+        msg = f"{what}. Add categories to the source, or use held_out='images'."
         raise ValueError(msg)
     return {int(row) for i in drawn(len(categories)) for row in categories[i][1]}

@@ -54,12 +54,7 @@ class Chunks:
         self._files: list[str] = []  # one per chunk, of all shards
 
     def pending(self) -> Iterator[Chunk]:
-        """Find the images, and yield the chunks of this shard that are not done.
-
-        Raises:
-            FileNotFoundError: If there is no such data.
-            ValueError: If there are no images, or a chunk that is done has other images.
-        """
+        """Find images, and yield the chunks of this shard to do; a ``ValueError`` if one that is done has others."""
         number, count = self.settings.shard_and_count
         present = {name.partition("-")[0]: f"{FOLDER}/{name}" for name in self.folder.names(FOLDER)}
         images = find_images(self.settings.data, self.settings.out, self.skipped)
@@ -132,11 +127,8 @@ class Chunks:
 
     def _refuse(self, others: set[str]) -> None:
         if others:
-            msg = (
-                f"{self.folder.path}/{min(others)} has rows of other images than {self.settings.data} holds now: some "
-                "were added, removed or renamed. Restore them to resume, or start again with --overwrite or in another "
-                "folder."
-            )
+            what = f"{self.folder.path}/{min(others)} has rows of other images than {self.settings.data} holds now"
+            msg = f"{what}. Restore what was added, removed or renamed, or give --overwrite or another folder."
             raise ValueError(msg)
 
 

@@ -50,11 +50,7 @@ def hash_weights(weights: Path) -> str:
 
 
 def claim(folder: ResultFolder, manifest: bytes, *, overwrite: bool) -> None:
-    """Check that a folder is new or belongs to this run; remove the results of an earlier run if asked to.
-
-    Raises:
-        ValueError: If the folder belongs to another run (the message lists the differences), or holds other files.
-    """
+    """Remove an earlier run's results if asked to; a ``ValueError`` names the differences from it, or other files."""
     files = folder.names()  # before the manifest is read: another shard may write it now, and then its chunks
     found = _parsed(folder.read(MANIFEST))
     differences = list(_differences(found or {}, json.loads(manifest)))
@@ -63,10 +59,8 @@ def claim(folder: ResultFolder, manifest: bytes, *, overwrite: bool) -> None:
     elif found is not None and found.get("format") != FORMAT:
         msg = f"{folder.path}/{MANIFEST} was not written by a prediction: give another folder."
     elif found is not None and differences and not overwrite:
-        msg = (
-            f"{folder.path} belongs to a run with other settings: {'; '.join(differences)}. Give the same ones to go "
-            "on with it, another folder, or --overwrite to remove its results."
-        )
+        what = f"{folder.path} belongs to a run with other settings: {'; '.join(differences)}"
+        msg = f"{what}. Give the same ones to go on with it, another folder, or --overwrite to remove its results."
     else:
         folder.remove(*(_RESULTS if found is not None and overwrite else ()))
         return

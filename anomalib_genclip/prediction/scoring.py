@@ -54,9 +54,8 @@ class Scorer:
     def score(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         """Score chunks that are not done, and write their files; images are read ahead, over the ends of chunks.
 
-        Raises:
-            OSError: If an image cannot be used and ``on_error`` is "stop", or a file cannot be written. The chunk has
-                no file then.
+        An ``OSError`` stops at an image that cannot be used if ``on_error`` is "stop", or at a file that cannot be
+        written. The chunk has no file then.
         """
         chunks, ahead = tee(chunk for chunk in chunks if not self.folder.exists(chunk.file))
         with closing(self._load(image for chunk in ahead for image in chunk.images)) as loaded:

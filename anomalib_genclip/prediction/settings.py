@@ -99,7 +99,7 @@ class RunSettings:
         if self.tiles is not None:
             object.__setattr__(self, "tiles", as_settings(TileSettings, "tiles", self.tiles))
         number, count = self.shard_and_count
-        mask = self.ignore_mask
+        mask, ray = self.ignore_mask, self.ray_address or self.ray_actors
         for is_wrong, message in (
             (not self.data, "data is empty: give a path or a URL."),
             (not self.out, "out is empty: give a path or a URL."),
@@ -109,16 +109,10 @@ class RunSettings:
                 self.false_discovery_rate and self.image_threshold is not None,
                 "false_discovery_rate and image_threshold exclude each other: give one of them.",
             ),
-            (
-                mask is not None and not Path(mask).exists(),
-                f"There is no ignore_mask {mask!r}: give a PNG, or a folder of them.",
-            ),
+            (not Path(mask or ".").exists(), f"There is no ignore_mask {mask!r}: give a PNG, or a folder of them."),
             (not 1 <= number <= count, f"shard={self.shard!r} must be number/count, such as 2/8."),
             (self.overwrite and count > 1, "overwrite would remove results of other shards: empty the folder before."),
-            (
-                self.engine != "ray" and (self.ray_address or self.ray_actors),
-                "ray_address, ray_actors need engine=ray.",
-            ),
+            (ray and self.engine != "ray", "ray_address, ray_actors need engine=ray."),
         ):
             if is_wrong:
                 raise ValueError(message)
