@@ -96,7 +96,7 @@ class Inferencer:
         path = None if isinstance(weights, GenCLIP) else resolve_weights(weights)
         if path is not None and path.suffix in SUFFIXES:
             fixed = {**settings, "class_name": class_name, "ignore_mask": ignore_mask}
-            known = self._open_export(path, device, precision, fixed)
+            known = self._open_export(path, str(device), precision, fixed)
         else:
             source = path if str(weights).startswith(SCHEME) else weights  # a branch of the hub may move
             model = weights if isinstance(weights, GenCLIP) else load_trained(str(source), **settings)
@@ -106,9 +106,7 @@ class Inferencer:
         self.set_thresholds(known | {name: value for name, value in given.items() if value is not None})
         self._is_given = image_threshold is not None
 
-    def _open_export(
-        self, path: Path, device: str | torch.device, precision: Precision, given: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _open_export(self, path: Path, device: str, precision: Precision, given: dict[str, Any]) -> dict[str, Any]:
         """Open an exported model; return its thresholds."""
         if fixed := [name for name, value in given.items() if value is not None]:
             what = "export a prompts file or a checkpoint again, with another one"
@@ -117,7 +115,7 @@ class Inferencer:
         self.device = torch.device("cpu")
         default = "float32" if path.suffix == ".onnx" else choose_precision(precision, self.device)
         self.precision = default if precision == "auto" else precision
-        self._exported = ExportedModel(path, str(device), self.precision)
+        self._exported = ExportedModel(path, device, self.precision)
         self.transform: Callable[[Tensor], Tensor] = self._exported.transform
         self.class_name = self._exported.metadata.get("class_name")
         return self._exported.metadata
@@ -229,10 +227,8 @@ class Inferencer:
         records = [Record(path, (size[0], size[1])) for path, size in zip(paths, sizes, strict=True)]
         if self.model is None:
             outputs = self._exported(images)
-            return [
-                self._compared(record, {key: value[i] for key, value in outputs.items()})
-                for i, record in enumerate(records)
-            ]
+            rows = ({key: value[row] for key, value in outputs.items()} for row in range(len(records)))
+            return list(map(self._compared, records, rows))
         given, model = class_name or self.given_name, self.model
         look_up = cache(lambda category: model.look_up([category], given))
         known: dict[int, tuple[Tensor, Tensor | None, Tensor | None]] = {}
@@ -247,25 +243,23 @@ class Inferencer:
                 known[row] = (*found, mask)
         if rows := list(known):
             classes, references, masks = zip(*known.values(), strict=True)
-            indices = torch.cat(classes), None if references[0] is None else torch.cat(references)
+            # Either all images have references or a mask, or none has.
+            indices = None if references[0] is None else torch.cat(references)
+            tensors = torch.cat(classes), indices, None if masks[0] is None else torch.stack(masks)
             used = images if len(rows) == len(images) else images[rows]
-            # Either all images have a mask, or none has.
-            ignored = None if masks[0] is None else torch.stack(masks)
-            for row, scores in zip(rows, self._score(used, indices, ignored, parts), strict=True):
+            for row, scores in zip(rows, self._score(used, tensors, parts), strict=True):
                 records[row] = self._compared(records[row], scores)
         return records
 
-    def _score(
-        self, images: Tensor, indices: tuple[Tensor, Tensor | None], ignored: Tensor | None, parts: bool
-    ) -> list[dict[str, Any]]:
-        """Score a batch with torch: the fields of each image's record, before thresholds."""
+    def _score(self, images: Tensor, given: tuple[Any, ...], parts: bool) -> list[dict[str, Any]]:
+        """Score a batch, given what torch's model takes: the fields of each image's record, before thresholds."""
         model: Any = self.model.model  # type: ignore[union-attr]
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            result = model.score_parts(images.to(self.device, non_blocking=True), *indices, ignored)
+            result = model.score_parts(images.to(self.device, non_blocking=True), *given)
             score = model.image_score(result).float().cpu().numpy()
             maps = result.anomaly_map[:, 0].float().cpu().numpy()
         filtering, names = model.class_name_filter and model.branches != "query", model.class_names.names
-        before, after = indices[0].tolist(), result.branches.class_index.tolist()
+        before, after = given[0].tolist(), result.branches.class_index.tolist()
         return [
             {
                 "class_name": GENERIC if model.branches == "query" else names[after[row]],
@@ -302,14 +296,10 @@ class Inferencer:
 
 
 def load_trained(weights: str, pretrained: str | None = None, **settings: Any) -> GenCLIP:  # noqa: ANN401
-    """Load a trained model.
+    """Load a checkpoint (``.ckpt``), a prompts file (``.safetensors``, or an ``hf://`` URL), or ``"tiny-demo"``.
 
-    Args:
-        weights (str): A checkpoint (``.ckpt``), a prompts file (``.safetensors``), ``"tiny-demo"``, or an ``hf://``
-            URL.
-        pretrained (str | None): CLIP weights; needed if the model was trained with a file that is not here. ``None``
-            takes those that the model was trained with.
-        **settings (Any): Further arguments of :class:`~anomalib_genclip.GenCLIP`.
+    ``pretrained`` are CLIP weights instead of those that the model was trained with; needed if these were a file that
+    is not here. Other settings are further arguments of :class:`~anomalib_genclip.GenCLIP`.
     """
     if pretrained is not None:
         settings["pretrained"] = pretrained

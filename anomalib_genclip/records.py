@@ -30,35 +30,19 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """What the score of an image is made of.
+    """What the score of an image is made of; maps are on the patch grid, ``(h, w)``, in [0, 1]."""
 
-    Args:
-        maps (dict[str, np.ndarray]): Map of each active branch ("vision", "query") on the patch grid, ``(h, w)``, in
-            [0, 1].
-        layers (dict[str, dict[int, np.ndarray]]): Layer-wise maps of the same branches, likewise.
-        top (float): Mean of the highest 1 % of the anomaly map.
-        cls (float): Abnormal probability of the CLS token by the learned prompts.
-        class_name (str): Class name before CNF.
-        used_name (str): Class name in the prompts, after CNF.
-        filtering (bool): Whether CNF is on.
-        similarity (float): Cosine of the image and "a photo of a {class_name}".
-        generic_similarity (float): Cosine of the image and "a photo of an object".
-        distance (np.ndarray | None): ``r / (1 + r)`` with the distance ``r`` of each patch to the references, ``(h,
-            w)``; ``None`` without references.
-        cls_distance (float | None): ``r`` of the CLS token, likewise.
-    """
-
-    maps: dict[str, np.ndarray]
-    layers: dict[str, dict[int, np.ndarray]]
-    top: float
-    cls: float
-    class_name: str
-    used_name: str
-    filtering: bool
-    similarity: float
-    generic_similarity: float
-    distance: np.ndarray | None = None
-    cls_distance: float | None = None
+    maps: dict[str, np.ndarray]  # of each active branch: "vision", "query"
+    layers: dict[str, dict[int, np.ndarray]]  # layer-wise maps of the same branches
+    top: float  # mean of the highest 1 % of the anomaly map
+    cls: float  # abnormal probability of the CLS token by the learned prompts
+    class_name: str  # before CNF
+    used_name: str  # in the prompts, after CNF
+    filtering: bool  # whether CNF is on
+    similarity: float  # cosine of the image and "a photo of a {class_name}"
+    generic_similarity: float  # cosine of the image and "a photo of an object"
+    distance: np.ndarray | None = None  # r / (1 + r), with the distance r to the references; None without them
+    cls_distance: float | None = None  # r of the CLS token
 
 
 @dataclass(frozen=True)

@@ -58,14 +58,12 @@ class Handlers:
         images, references, name = images or [], references or [], (class_name or "").strip()
         if not (images or references) and self.examples and name == self.examples[0][1]:
             images = [self.examples[0][0]]  # is shown when the page opens
-        scored, problems = self.scorer.score(
-            images[:MAX_IMAGES], name or None, references[:MAX_REFERENCES], ignore_mask
-        )
+        found, problems = self.scorer.score(images[:MAX_IMAGES], name or None, references[:MAX_REFERENCES], ignore_mask)
         if len(images) > MAX_IMAGES:
             problems.append(f"Only the first {MAX_IMAGES} of {len(images)} images are scored. Use `genclip predict`.")
         if len(references) > MAX_REFERENCES:
             problems.append(f"Only the first {MAX_REFERENCES} of {len(references)} good parts are used.")
-        return _show(scored, problems, image_threshold, pixel_threshold, opacity)
+        return _show(found, problems, image_threshold, pixel_threshold, opacity)
 
     def choose_example(self, event: gr.SelectData) -> tuple[list[str], str, str]:
         """Return image and class name of an example, and the name again to be recognized later."""
@@ -81,11 +79,9 @@ class Handlers:
         known, origin = self.scorer.thresholds, f"⚠ {self.scorer.alarm_level_note}"
         if references:  # scores are others than those that the weights' thresholds belong to
             known, origin = {}, "⚠ The alarm level is 0.5, not that of your product: `genclip calibrate` sets one."
-        elif calibration := known["calibration"]:
-            origin = (
-                f"The alarm level was calibrated for `{calibration['class_name']}`, with a rate of false alarms of "
-                f"{calibration['false_alarm_rate']:.3g}; number of normal images: {calibration['normal_images']}."
-            )
+        elif own := known["calibration"]:
+            origin = f"The alarm level was calibrated for `{own['class_name']}`, with a rate of false alarms of"
+            origin += f" {own['false_alarm_rate']:.3g}; number of normal images: {own['normal_images']}."
         image, pixel = (known.get(f"{name}_threshold", NATURAL_THRESHOLD) for name in ("image", "pixel"))
         return round(image, 3), round(pixel, 3), origin
 
@@ -145,8 +141,7 @@ def explain(images: list[ScoredImage]) -> tuple[Any, ...]:
     if not images:
         return "", pd.DataFrame(columns=_PART_COLUMNS), []
     record, picture, _ = images[0]
-    parts = record.parts
-    assert parts is not None
+    parts: Any = record.parts
     rows = [
         (f"mean of the highest {TOP_SHARE:.0%} of the anomaly map", parts.top, f"{1 - SCORE_WEIGHT:.2f}"),
         ("whole image: CLS token with the learned prompts", parts.cls, f"{SCORE_WEIGHT:.2f}"),

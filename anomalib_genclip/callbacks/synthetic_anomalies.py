@@ -7,7 +7,6 @@ import logging
 from typing import Any
 
 import torch
-from anomalib.data import Batch
 from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchvision.tv_tensors import Mask
@@ -57,19 +56,17 @@ class PerlinAnomalies(Callback):
             text = "%s has only normal training images: anomalies are generated with anomalib's Perlin generator. "
             logger.warning(text + "GenCLIP learns more from a labelled source: see CrossDataset.", name)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         """Add anomalies to normal images of the batch; anomalous images stay unchanged."""
         if not self.active or (self.labelled and batch.gt_mask is None):  # the training step raises without masks
             return
-        mask: Any = batch.gt_mask
-        label: Any = batch.gt_label
         images, masks = self.generator(batch.image)
         masks = masks.squeeze(1) > 0
         labels = masks.flatten(1).any(dim=1)
         if self.labelled:
-            real = label.bool().view(-1, 1, 1)
+            real = batch.gt_label.bool().view(-1, 1, 1)
             images = torch.where(real[:, None], batch.image, images)
-            own = mask.as_subclass(torch.Tensor)
+            own = batch.gt_mask.as_subclass(torch.Tensor)
             masks = torch.where(real | (own == IGNORED), own, masks.to(own.dtype))
-            labels |= label.bool()
+            labels |= batch.gt_label.bool()
         batch.update(image=images, gt_mask=Mask(masks), gt_label=labels)

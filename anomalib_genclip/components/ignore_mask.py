@@ -52,11 +52,8 @@ def read_ignore_mask(mask: AnyMask) -> Tensor:
 class IgnoreMask(nn.Module):
     """Pixels that do not count: one mask for all images, which is saved with the model, or a folder of masks.
 
-    Attributes:
-        mask (Tensor | None): The mask for all images, ``(h, w)``, bool, ``True`` where pixels do not count.
-        size (list[int]): Height and width of its file, the aspect ratio of the images that it is for.
-        folder (Path | None): Folder with a PNG for each image, with the stem of the image's name; where images of
-            several folders share a name, in folders of their names.
+    ``mask`` is ``(h, w)``, bool, and ``size`` height and width of its file: the aspect ratio of the images that it is
+    for. ``folder`` has a PNG for each image, with the stem of its name, below their folders where several share it.
     """
 
     mask: Tensor | None

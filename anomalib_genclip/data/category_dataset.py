@@ -1,10 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Samples of several datasets and categories as one anomalib dataset, whose items have the category and the dataset.
-
-anomalib's items have neither, because its datamodules have one category only.
-"""
+"""Samples of several datasets and categories as one anomalib dataset, whose items have both, unlike anomalib's."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields

@@ -258,11 +258,9 @@ def _warn_about_ignored_augmentations(datamodules: list[AnomalibDataModule]) -> 
         logger.warning("Augmentations of %s are not used: give them to CrossDataset.", ", ".join(named))
 
 
-def _warn_about_shared_images(source: list[CategoryPart], target: list[CategoryPart]) -> None:
-    sides = [
-        {Path(file).resolve() for part in side for file in part.data.samples.image_path} for side in (source, target)
-    ]
-    if shared := sorted(set.intersection(*sides)):
+def _warn_about_shared_images(*sides: list[CategoryPart]) -> None:
+    files = [{Path(file).resolve() for part in side for file in part.data.samples.image_path} for side in sides]
+    if shared := sorted(set.intersection(*files)):
         text = "In both the source and the target, so this is not a zero-shot test: %s: %s."
         logger.warning(text, counted(len(shared), "image"), summarize(shared))
 

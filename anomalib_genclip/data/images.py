@@ -171,12 +171,8 @@ class FileFaults:
 
     def lines(self) -> dict[str, str]:
         """Return a line for each fault that was found since the last call."""
-        lines = {
-            fault: f"{counted(len(images), 'image')} with {fault}: {summarize(images)}."
-            for fault, images in self._new.items()
-        }
-        self._new.clear()
-        return lines
+        new, self._new = self._new, defaultdict(list)
+        return {fault: f"{counted(len(own), 'image')} with {fault}: {summarize(own)}." for fault, own in new.items()}
 
     def report(self, told: set[str] | None = None) -> None:
         """Log what was found since the last call, without the faults ``told``, to which the others are added."""

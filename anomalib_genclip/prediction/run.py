@@ -65,9 +65,7 @@ def run(settings: RunSettings) -> Outcome:
         if (first := next(pending, None)) is not None:
             score = scheduler.load(resolved, weights)
             if (settings.precision, resolved.precision) == ("auto", "bf16"):
-                rank_zero_info(
-                    "Precision: bf16, which is fast here. --precision float32 gives the scores of `anomalib predict`."
-                )
+                rank_zero_info("bf16 is fast here; --precision float32 gives the scores of `anomalib predict`.")
             folder.write(MANIFEST, manifest)
             with _progress(settings, chunks.done) as bar:
                 for chunk in score(chain([first], pending)):

@@ -131,8 +131,7 @@ def load_image(image: Source, transform: Callable[[Tensor], Tensor]) -> Loaded:
         pixels = read_image(image.path, faults)
         return transform(pixels), (pixels.shape[1], pixels.shape[2]), faults
     except Exception as error:  # noqa: BLE001  # decoders raise many types for a broken file
-        reason = why_unreadable(error).removeprefix(f"{image.path} ")
-    return f"{image.path} cannot be read: {reason}"
+        return f"{image.path} cannot be read: {why_unreadable(error).removeprefix(f'{image.path} ')}"
 
 
 def resolve_device(settings: RunSettings) -> tuple[str, Any]:

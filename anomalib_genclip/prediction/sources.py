@@ -1,10 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Find images, one by one, in an order that does not depend on the file system.
-
-The list of images is never in memory, so that their number is not limited by it.
-"""
+"""Find images one by one, never all in memory, in an order that does not depend on the file system."""
 
 import codecs
 import glob

@@ -16,17 +16,11 @@ from anomalib_genclip.prediction.settings import RunSettings
 
 
 class Scheduler(Protocol):
-    """Scores the chunks of a run, in any order. It is made from the settings.
+    """Scores the chunks of a run, in any order. It is made from the settings."""
 
-    Attributes:
-        device (str): Type of the device that all models compute on.
-        precision (str): Precision that all of them compute in.
-        calibration (dict[str, Any] | None): What the weights were calibrated on, known after :meth:`load`.
-    """
-
-    device: str
-    precision: Literal["float32", "bf16"]
-    calibration: dict[str, Any] | None
+    device: str  # type of the device that all models compute on
+    precision: Literal["float32", "bf16"]  # that all of them compute in
+    calibration: dict[str, Any] | None  # what the weights were calibrated on, known after load()
 
     def load(self, settings: RunSettings, weights: Path) -> Callable[[Iterable[Chunk]], Iterator[Chunk]]:
         """Load the models from a file of weights, with device and precision resolved in the settings."""
