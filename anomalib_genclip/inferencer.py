@@ -148,11 +148,7 @@ class Inferencer:
         self.drift = DriftMonitor(good, self.image_threshold) if good and self.image_threshold is not None else None
 
     def save(self, path: str | Path) -> Path:
-        """Save the model with thresholds and references to ``*.safetensors``, an exported one to a file of its suffix.
-
-        Raises:
-            ValueError: If the name has another suffix.
-        """
+        """Save with thresholds and references to ``*.safetensors``, an exported model to its suffix, else raise."""
         if self.model is not None:
             return self.model.save_weights(path, references=bool(self.model.model.references.memories))
         thresholds = {name: getattr(self, name) for name in ("image_threshold", "pixel_threshold", "calibration")}

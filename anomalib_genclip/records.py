@@ -47,42 +47,22 @@ class Parts:
 
 @dataclass(frozen=True)
 class Record:
-    """Prediction of an image.
+    """Prediction of an image. Map and mask are ``(H, W)`` in the model's resolution."""
 
-    Args:
-        path (str): Path or URL of the image, ``""`` for pixels.
-        size (tuple[int, int]): Height and width of the image, ``(0, 0)`` if it could not be read.
-        error (str): Reason why the image has no score, ``""`` for a scored image.
-        class_name (str | None): Class name in the prompts; ``None`` for an exported model that says none.
-        class_name_filter (str | None): Decision of Class Name Filtering on the given name: "kept" or "replaced";
-            ``None`` if no name was given.
-        score (float | None): Image score in [0, 1].
-        anomalous (bool | None): Whether the score is above the threshold.
-        p_value (float | None): Share of good parts that look as anomalous as this one; ``None`` if the model was not
-            calibrated.
-        alarm_level (str | None): Where the threshold of the image score comes from: "calibrated" on this product,
-            "given", or "source", the data that the model was trained with.
-        image_threshold (float | None): Threshold of the image score; ``None`` for an exported model that says none.
-        pixel_threshold (float | None): Threshold of the anomaly map, likewise.
-        anomaly_map (np.ndarray | None): ``(H, W)`` in the model's resolution, float32, in [0, 1].
-        mask (np.ndarray | None): Pixels above the threshold, ``(H, W)``, bool.
-        parts (Parts | None): What the score is made of, if it was asked for.
-    """
-
-    path: str = ""
-    size: tuple[int, int] = (0, 0)
-    error: str = ""
-    class_name: str | None = None
-    class_name_filter: str | None = None
-    score: float | None = None
-    anomalous: bool | None = None
-    p_value: float | None = None
-    alarm_level: str | None = None
-    image_threshold: float | None = None
-    pixel_threshold: float | None = None
-    anomaly_map: np.ndarray | None = field(default=None, repr=False, compare=False)
-    mask: np.ndarray | None = field(default=None, repr=False, compare=False)
-    parts: Parts | None = field(default=None, repr=False, compare=False)
+    path: str = ""  # or URL of the image; "" for pixels
+    size: tuple[int, int] = (0, 0)  # height and width of the image; (0, 0) if it could not be read
+    error: str = ""  # reason why the image has no score; "" for a scored image
+    class_name: str | None = None  # in the prompts; None for an exported model that says none
+    class_name_filter: str | None = None  # decision of CNF on the given name: "kept" or "replaced"; None without one
+    score: float | None = None  # of the image, in [0, 1]
+    anomalous: bool | None = None  # whether the score is above the threshold
+    p_value: float | None = None  # share of good parts that look as anomalous; None if the model was not calibrated
+    alarm_level: str | None = None  # image threshold "calibrated" on this product, "given", or of training: "source"
+    image_threshold: float | None = None  # None for an exported model that says none
+    pixel_threshold: float | None = None  # of the anomaly map, likewise
+    anomaly_map: np.ndarray | None = field(default=None, repr=False, compare=False)  # float32, in [0, 1]
+    mask: np.ndarray | None = field(default=None, repr=False, compare=False)  # bool, pixels above the threshold
+    parts: Parts | None = field(default=None, repr=False, compare=False)  # what the score is made of, if asked for
 
     @property
     def label(self) -> str | None:

@@ -3,7 +3,6 @@
 
 """Event handlers of the page: gradio calls them with the values of components, and they return new ones."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from gradio.utils import get_upload_folder
 from anomalib_genclip.components.anomaly_map import TOP_SHARE
 from anomalib_genclip.components.class_names import GENERIC
 from anomalib_genclip.pipelines.explain import BRANCH_TITLES, describe
+from anomalib_genclip.prediction.image_files import encoded
 from anomalib_genclip.prediction.output import COLUMNS, REGION_COLUMNS, region_rows, score_row
 from anomalib_genclip.processing.post_processor import NATURAL_THRESHOLD
 from anomalib_genclip.torch_model import SCORE_WEIGHT
@@ -117,10 +117,8 @@ def view(
         return gr.Label("Drop an image", label="", color=None), "", None, *tables, None, None
     record, (_, picture, ignored) = records[selected], images[selected]
     assert record.anomaly_map is not None
-    content = io.BytesIO()
     drawn = drawing.draw_regions(drawing.heat_map(picture, record.anomaly_map, opacity), record)
     drawn = drawn if ignored is None else drawing.hatch(drawn, ignored)
-    drawn.save(content, format="jpeg")
     count = len(record.regions)
     summary = f"Image score **{record.score:.3f}**, threshold {image_threshold:.3f}"
     summary += f"; {count or 'no'} region{'' if count == 1 else 's'} above {pixel_threshold:.3f}"
@@ -129,7 +127,7 @@ def view(
     return (
         gr.Label(record.label, label=record.path, color=_COLORS[bool(record.anomalous)]),
         summary,
-        _saved(content.getvalue(), f"{Path(record.path).stem}_anomaly_map.jpg"),
+        _saved(encoded(drawn, "jpeg"), f"{Path(record.path).stem}_anomaly_map.jpg"),
         *tables,
         _saved(scores.to_csv(index=False).encode(), "scores.csv"),
         _saved(regions.to_csv(index=False).encode(), "regions.csv"),
@@ -175,9 +173,8 @@ def paint(painted: dict[str, Any] | None, size: tuple[int, int]) -> str | None:
     layers = painted and [layer.getchannel("A") for layer in painted["layers"]]
     if not layers or not all(size) or not layers[0].getbbox():
         return None
-    content = io.BytesIO()
-    layers[0].resize(size).point(lambda alpha: 255 * (alpha > 127)).convert("1").save(content, format="png")
-    return _saved(content.getvalue(), "ignore_mask.png")
+    mask = layers[0].resize(size).point(lambda alpha: 255 * (alpha > 127)).convert("1")
+    return _saved(encoded(mask), "ignore_mask.png")
 
 
 def _saved(content: bytes, name: str) -> str:

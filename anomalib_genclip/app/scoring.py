@@ -44,11 +44,8 @@ class Scorer:
 
     ``pretrained`` are CLIP's weights if they are others than the prompts file says. ``thresholds`` are those of the
     weights, and their ``calibration``; ``alarm_level_note`` is ``""`` if they have one. ``products`` are the class
-    names that the weights are for, ``""`` for an unknown one; empty for all.
-
-    Raises:
-        FileNotFoundError: If there are no such weights: a prompts file, a checkpoint, or ``"tiny-demo"``.
-        ValueError: If they cannot be used, as those of an exported model.
+    names that the weights are for, ``""`` for an unknown one; empty for all. Errors are those of the inferencer, and a
+    ``ValueError`` for an exported model, which does not explain its scores.
     """
 
     def __init__(self, weights: str, pretrained: str | None = None) -> None:

@@ -23,8 +23,7 @@ from .uploads import MAX_FILE_SIZE
 def running(weights: str, pretrained: str | None, host: str, port: int | None) -> Iterator[gr.Blocks]:
     """Run the page in the background, at a host and a port, ``None`` for any free one; ``local_url`` is its address.
 
-    Raises:
-        OSError: If the port is taken. Other errors are those of :class:`~anomalib_genclip.app.scoring.Scorer`.
+    Errors are those of :class:`~anomalib_genclip.app.scoring.Scorer`, and an ``OSError`` if the port is taken.
     """
     with TemporaryDirectory(prefix="genclip-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # what visitors upload is gone when the page is closed

@@ -146,7 +146,6 @@ def _files(dataset: Any, index: int) -> list[str]:  # noqa: ANN401
 def _warn_of_files_left_out(images: list[Path]) -> None:
     folders = sorted({Path(image).parent for image in images}) if len(images) > 1 else []
     files = [file for folder in folders for file in sorted(folder.iterdir())]
-    others = [file for file in files if file.is_file() and file.name[0] != "." and not is_image_file(file)]
-    if others:
+    if others := [file for file in files if file.is_file() and file.name[0] != "." and not is_image_file(file)]:
         text = "Left out, because anomalib does not read images with these suffixes: %s: %s."
         logger.warning(text, counted(len(others), "file"), summarize(others))

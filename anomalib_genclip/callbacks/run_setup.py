@@ -132,12 +132,11 @@ class TileSetup(Callback):
 
     def _keep_size(self, module: Any) -> bool:  # noqa: ANN401  # GenCLIP
         """Stop the pre-processor from resizing images to the model's size; return whether it did so before."""
-        pre_processor = module.pre_processor
-        resizes = isinstance(pre_processor, AntialiasedPreProcessor) and not pre_processor.keeps_size
-        if module.model.tiler is None or not resizes:
-            return False
-        pre_processor.keep_size(self.settings and self.settings.working_size, module.model.image_size)
-        return True
+        own, tiler = module.pre_processor, module.model.tiler
+        resizes = tiler is not None and isinstance(own, AntialiasedPreProcessor) and not own.keeps_size
+        if resizes:
+            own.keep_size(self.settings and self.settings.working_size, module.model.image_size)
+        return resizes
 
 
 def _forget_metrics(trainer: Trainer) -> None:
@@ -190,8 +189,7 @@ def _hint_at_bf16(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # Gen
     """Say that this device computes faster in bfloat16, where that would be noticed."""
     worthwhile = trainer.precision == "32-true" and module.model.spec.name != TINY
     if worthwhile and bf16_is_fast(trainer.strategy.root_device):
-        text = "This device is faster in bfloat16, which changes scores slightly: --trainer.precision bf16-mixed."
-        rank_zero_info(text)
+        rank_zero_info("bf16 is faster here and changes scores slightly: --trainer.precision bf16-mixed.")
 
 
 def _warn_of_unused_class_names(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # GenCLIP

@@ -3,8 +3,6 @@
 
 """Categories of a datamodule, and one datamodule per category.
 
-- A datamodule whose ``category`` is set has categories. One without (``Folder``, ``Kolektor``) is a single category
-  with the datamodule's ``name``.
 - The known categories are the ``CATEGORIES`` constant in the module of the dataset or of the datamodule, as in
   anomalib.
 - A category is on disk if ``<root>/<category>`` or ``<root>/*/<category>`` is a folder with a file in it (the second

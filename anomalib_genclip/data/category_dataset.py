@@ -21,8 +21,8 @@ from anomalib_genclip.utils.tensors import IGNORED
 
 from .images import check_mask
 
-_OF_ANOMALIB = ["image_path", "split", "label", "label_index", "mask_path"]
-_COLUMNS = [*_OF_ANOMALIB, "category", "dataset", "part", "row", "ignore_path"]
+_COLUMNS = ["image_path", "split", "label", "label_index", "mask_path"]  # anomalib's
+_COLUMNS += ["category", "dataset", "part", "row", "ignore_path"]
 
 
 class _Marked:

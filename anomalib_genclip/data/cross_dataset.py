@@ -32,7 +32,7 @@ Side = Literal["source", "target"]
 
 
 class CrossDataset(AnomalibDataModule):
-    r"""Datamodule that trains on a source and tests on a target.
+    """Datamodule that trains on a source and tests on a target.
 
     - Training: the source's whole labelled test split (normal and anomalous images, with masks), whatever anomalib's
       ``val_split_mode`` is there, without the held-out share.
@@ -58,12 +58,9 @@ class CrossDataset(AnomalibDataModule):
         test_augmentations (Transform | None): Augmentations of the test images. Defaults to ``None``.
         augmentations (Transform | None): Augmentations where no specific ones are given. Defaults to ``None``.
         held_out (str): What is held out of the source for validation: ``"images"`` of every category, or whole
-            ``"categories"``, so that thresholds are chosen on categories that the prompts have not seen.
-            Defaults to ``"images"``.
-        val_split_ratio (float): Share of the images or categories that is held out, between 0 and 1.
-            Defaults to ``0.1``.
-        seed (int): Seed of the held-out share, and of the splits of sources and targets without a seed.
-            Defaults to ``0``.
+            ``"categories"``, so that thresholds are chosen on unseen categories. Defaults to ``"images"``.
+        val_split_ratio (float): Share of images or categories that is held out, between 0 and 1. Defaults to ``0.1``.
+        seed (int): Seed of the held-out share, and of splits of datamodules without one. Defaults to ``0``.
 
     Example:
         >>> from anomalib.data import MVTecAD, Visa
@@ -74,12 +71,6 @@ class CrossDataset(AnomalibDataModule):
         ... )
         >>> datamodule.name
         'Visa_to_MVTecAD'
-
-        From the command line::
-
-            anomalib train --model GenCLIP --data CrossDataset \
-                --data.source Visa --data.source_categories all \
-                --data.target MVTecAD --data.target.category bottle
     """
 
     def __init__(
@@ -191,13 +182,12 @@ def _call(datamodule: AnomalibDataModule, method: Literal["prepare_data", "setup
     try:
         getattr(datamodule, method)()
     except Exception as error:
-        hints = {
-            "prepare_data": "If the dataset could not be downloaded, put it there yourself.",
-            "setup": "Is it complete? Each anomalous image needs a mask file of its own, and each mask its image.",
-        }
+        hint = "If the dataset could not be downloaded, put it there yourself."
+        if method == "setup":
+            hint = "Is it complete? Each anomalous image needs a mask file of its own, and each mask its image."
         reason = f"{type(error).__name__}: {why_unreadable(error)}"
         there = ", ".join(folders_on_disk(datamodule)) or "none"
-        msg = f"{method}() of the {side} {full_name(datamodule)} failed: {reason}. Folders: {there}. {hints[method]}"
+        msg = f"{method}() of the {side} {full_name(datamodule)} failed: {reason}. Folders there: {there}. {hint}"
         raise RuntimeError(msg) from error
 
 

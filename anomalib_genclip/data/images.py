@@ -42,9 +42,7 @@ _FULL = f"a mask of more than {_MOST:.0%} of the image: is it inverted?"
 def read_image(path: str, faults: list[str] | None = None) -> Tensor:
     """Read an image, from a path or a URL: ``(3, H, W)``, uint8, RGB; add to ``faults`` what may be meant otherwise.
 
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it has more than 8 bits per channel.
+    An ``OSError`` says that it cannot be read, a ``ValueError`` that it has more than 8 bits per channel.
     """
     faults = [] if faults is None else faults
     opened = fsspec.open(path, "rb") if "://" in path else open(path, "rb")  # noqa: PTH123, SIM115
@@ -62,11 +60,8 @@ def read_image(path: str, faults: list[str] | None = None) -> Tensor:
 def as_pixels(image: AnyImage, faults: list[str]) -> tuple[Tensor, str]:
     """Return an image as ``(3, H, W)``, uint8, or float in [0, 1] as given; and its path or URL, ``""`` without one.
 
-    It may be one of Pillow, an array ``(H, W, 3)`` or a tensor, both RGB. Faults are as in :func:`read_image`.
-
-    Raises:
-        OSError: If a file cannot be read.
-        ValueError: If it is no RGB image.
+    It may be one of Pillow, an array ``(H, W, 3)`` or a tensor, both RGB; a ``ValueError`` says what it is instead.
+    Faults, and errors of files, are as in :func:`read_image`.
     """
     if isinstance(image, str | os.PathLike):
         path = os.fspath(image)

@@ -40,8 +40,7 @@ Loaded = tuple[Tensor, tuple[int, int], list[str]] | str
 class Scorer:
     """A model and the results folder, from settings with device and precision resolved, and the file of the weights.
 
-    Raises:
-        ValueError: If the weights do not fit the settings.
+    A ``ValueError`` says that the weights do not fit the settings.
     """
 
     def __init__(self, settings: RunSettings, weights: Path) -> None:
