@@ -148,7 +148,10 @@ class Inferencer:
         self.drift = DriftMonitor(good, self.image_threshold) if good and self.image_threshold is not None else None
 
     def save(self, path: str | Path) -> Path:
-        """Save with thresholds and references to ``*.safetensors``, an exported model to its suffix, else raise."""
+        """Save with thresholds and references to ``*.safetensors``, an exported model to a file of its suffix.
+
+        Returns the file; a ``ValueError`` says that the name has another suffix.
+        """
         if self.model is not None:
             return self.model.save_weights(path, references=bool(self.model.model.references.memories))
         thresholds = {name: getattr(self, name) for name in ("image_threshold", "pixel_threshold", "calibration")}
@@ -223,8 +226,8 @@ class Inferencer:
         records = [Record(path, (size[0], size[1])) for path, size in zip(paths, sizes, strict=True)]
         if self.model is None:
             outputs = self._exported(images)
-            rows = ({key: value[row] for key, value in outputs.items()} for row in range(len(records)))
-            return list(map(self._compared, records, rows))
+            scored = ({key: value[i] for key, value in outputs.items()} for i in range(len(records)))
+            return list(map(self._compared, records, scored))
         given, model = class_name or self.given_name, self.model
         look_up = cache(lambda category: model.look_up([category], given))
         known: dict[int, tuple[Tensor, Tensor | None, Tensor | None]] = {}

@@ -57,7 +57,7 @@ class Record:
     score: float | None = None  # of the image, in [0, 1]
     anomalous: bool | None = None  # whether the score is above the threshold
     p_value: float | None = None  # share of good parts that look as anomalous; None if the model was not calibrated
-    alarm_level: str | None = None  # image threshold "calibrated" on this product, "given", or of training: "source"
+    alarm_level: str | None = None  # origin of the image threshold: "calibrated", "given", or "source" (training data)
     image_threshold: float | None = None  # None for an exported model that says none
     pixel_threshold: float | None = None  # of the anomaly map, likewise
     anomaly_map: np.ndarray | None = field(default=None, repr=False, compare=False)  # float32, in [0, 1]

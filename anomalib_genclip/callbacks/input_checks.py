@@ -104,7 +104,7 @@ class InputChecks(Callback):
             self._masks.append((paths, torch.where(batch.gt_label.bool(), shares, torch.nan)))  # normal images: neither
 
 
-def _rewrite(exception: Exception, message: str) -> None:
+def _rewrite(exception: BaseException, message: str) -> None:
     """Change the message of an exception; raising another one here would skip Lightning's own cleanup."""
     exception.args = (message,)
     if isinstance(exception, OSError):  # whose message consists of these

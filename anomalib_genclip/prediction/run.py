@@ -28,7 +28,7 @@ from .storage import ResultFolder
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a run: numbers of "images", "anomalous" ones, those with "errors", and "regions", so far.
+    """Result of a run: ``counts`` of "images", "anomalous" ones, those with "errors", and "regions", so far.
 
     The path of the ``table`` of scores is ``None`` if other shards are not complete; ``was_complete`` is true if it was
     there before. ``skipped`` counts the suffixes of files that are no images, and ``notes`` are lines on the files and
