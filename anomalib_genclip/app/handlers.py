@@ -88,8 +88,7 @@ class Handlers:
 
 def _show(images: list[ScoredImage], problems: list[str], *sliders: float) -> tuple[Any, ...]:
     """Show newly scored images, and the first one in full."""
-    several = images if len(images) > 1 else []
-    strip = [(picture.reduce(3), f"{record.score:.3f} {record.path}") for record, picture, _ in several]
+    strip = [(one.picture.reduce(3), f"{one.record.score:.3f} {one.record.path}") for one in images if len(images) > 1]
     return (
         images,
         0,

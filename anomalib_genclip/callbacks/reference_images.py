@@ -105,9 +105,8 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
         ignored = [model.ignore_mask.of(file, image.shape[-2:], size) for file, image in own]
         parts = _remember(model, pixels, ignored, module.hparams["max_reference_patches"], seed)
         memories[category], patches = ReferenceMemory(*parts, hashes[category], drawn_with), parts[0]
-        text = "References%s: images: %d, patches: %d, %.1f MB."
-        name = f" of {category}" if category else ""
-        logger.info(text, name, module.k_shot, patches.shape[1], patches.nbytes / 1e6)
+        tag = f"References of {category}" if category else "References"
+        logger.info("%s: images: %d, patches: %d, %.1f MB.", tag, module.k_shot, patches.shape[1], patches.nbytes / 1e6)
     model.references.set(memories)
     if isinstance(module.post_processor, RawScorePostProcessor):
         # Those of the prompts file or of a validation were found on scores without references.

@@ -202,11 +202,8 @@ def _load(datamodules: list[AnomalibDataModule], seed: int, side: Side) -> list[
         # A datamodule that has been set up before would keep its former category.
         datamodule._is_setup = False  # noqa: SLF001
         _call(datamodule, "setup", side)
-    roots = [getattr(part, "root", None) if side == "source" else None for part in datamodules]
-    return [
-        CategoryPart(part.name, category_of(part), part.test_data, root and Path(root))
-        for part, root in zip(datamodules, roots, strict=True)
-    ]
+    rooted = [(part, getattr(part, "root", None) if side == "source" else None) for part in datamodules]
+    return [CategoryPart(part.name, category_of(part), part.test_data, root and Path(root)) for part, root in rooted]
 
 
 def _names(parts: Iterable[CategoryPart]) -> str:

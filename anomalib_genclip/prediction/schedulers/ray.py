@@ -52,8 +52,7 @@ class Scheduler:
             self.close()
             raise
         self.device = found[0][0]
-        precisions = {precision for _, precision in found}
-        self.precision = "bf16" if precisions == {"bf16"} else "float32"  # machines may differ
+        self.precision = "bf16" if all(one == "bf16" for _, one in found) else "float32"  # machines may differ
 
     def load(self, settings: RunSettings, weights: Path) -> Callable[[Iterable[Chunk]], Iterator[Chunk]]:
         """Load the models."""
