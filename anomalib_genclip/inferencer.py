@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from anomalib.pre_processing import PreProcessor
 from torch import Tensor
 from torchvision.transforms.v2 import Compose
 
@@ -96,7 +95,7 @@ class Inferencer:
         path = None if isinstance(weights, GenCLIP) else resolve_weights(weights)
         if path is not None and path.suffix in SUFFIXES:
             fixed = {**settings, "class_name": class_name, "ignore_mask": ignore_mask}
-            known = self._open_export(path, device, precision, fixed)
+            known = self._open_export(path, str(device), precision, fixed)
         else:
             source = path if str(weights).startswith(SCHEME) else weights  # a branch of the hub may move
             model = weights if isinstance(weights, GenCLIP) else load_trained(str(source), **settings)
@@ -106,9 +105,7 @@ class Inferencer:
         self.set_thresholds(known | {name: value for name, value in given.items() if value is not None})
         self._is_given = image_threshold is not None
 
-    def _open_export(
-        self, path: Path, device: str | torch.device, precision: Precision, given: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _open_export(self, path: Path, device: str, precision: Precision, given: dict[str, Any]) -> dict[str, Any]:
         """Open an exported model; return its thresholds."""
         if fixed := [name for name, value in given.items() if value is not None]:
             what = "export a prompts file or a checkpoint again, with another one"
@@ -117,7 +114,7 @@ class Inferencer:
         self.device = torch.device("cpu")
         default = "float32" if path.suffix == ".onnx" else choose_precision(precision, self.device)
         self.precision = default if precision == "auto" else precision
-        self._exported = ExportedModel(path, str(device), self.precision)
+        self._exported = ExportedModel(path, device, self.precision)
         self.transform: Callable[[Tensor], Tensor] = self._exported.transform
         self.class_name = self._exported.metadata.get("class_name")
         return self._exported.metadata
@@ -128,7 +125,8 @@ class Inferencer:
         self.model = model.eval().to(self.device)
         if ignore_mask is not None:
             set_ignore_mask(model.model, ignore_mask)
-        self.transform = _transform_of(model.pre_processor)
+        own = getattr(model.pre_processor, "transform", None)  # gives the same for one image as for a batch
+        self.transform = Compose([TO_FLOAT] if own is None else [TO_FLOAT, own])
         self.class_name = self.given_name or model.names.given or model.names.of_file
         if model.k_shot and (source := model.hparams["few_shot_source"]) is not None:
             draw_references(model, {self.class_name or UNNAMED: images_of_folder(source, "few_shot_source")})
@@ -137,12 +135,9 @@ class Inferencer:
         return thresholds_of(model)
 
     def set_thresholds(self, known: Mapping[str, Any]) -> None:
-        """Judge by other thresholds.
+        """Judge by other thresholds and another calibration, as ``export_metadata.thresholds_of`` gives them.
 
-        Args:
-            known (Mapping[str, Any]): ``image_threshold``, ``pixel_threshold`` and ``calibration``, as
-                :func:`~anomalib_genclip.persistence.export_metadata.thresholds_of` gives them; missing ones are
-                unknown, as in exported files of other packages, which judge themselves.
+        Missing ones are unknown, as in exported files of other packages, which judge themselves.
         """
         self._is_given = False
         self.image_threshold: float | None = known.get("image_threshold")
@@ -152,21 +147,13 @@ class Inferencer:
         self.drift = DriftMonitor(good, self.image_threshold) if good and self.image_threshold is not None else None
 
     def save(self, path: str | Path) -> Path:
-        """Save the model with its thresholds: to a prompts file, with references if it has some, or as an export.
+        """Save with thresholds and references to ``*.safetensors``, an exported model to a file of its suffix.
 
-        Args:
-            path (str | Path): ``*.safetensors``, for an exported model a file with its suffix.
-
-        Returns:
-            Path: The file.
-
-        Raises:
-            ValueError: If the name has another suffix.
+        Returns the file; a ``ValueError`` says that the name has another suffix.
         """
         if self.model is not None:
             return self.model.save_weights(path, references=bool(self.model.model.references.memories))
-        names = ("image_threshold", "pixel_threshold", "calibration")
-        thresholds = {name: getattr(self, name) for name in names}
+        thresholds = {name: getattr(self, name) for name in ("image_threshold", "pixel_threshold", "calibration")}
         return copy_with_metadata(self._exported.path, Path(path), self._exported.metadata | thresholds)
 
     @property
@@ -206,17 +193,13 @@ class Inferencer:
             transformed = self.transform(pixels)
             groups.setdefault(transformed.shape, []).append((number, transformed))
         records: dict[int, Record] = {}
+        options: dict[str, Any] = {"class_name": class_name, "parts": parts}
         for group in groups.values():
             for start in range(0, len(group), _BATCH_SIZE):
                 numbers, batch = zip(*group[start : start + _BATCH_SIZE], strict=True)
-                found = self.predict_batch(
-                    torch.stack(batch),
-                    [images[number][1] for number in numbers],
-                    [(images[number][0].shape[1], images[number][0].shape[2]) for number in numbers],
-                    [None] * len(numbers),
-                    class_name=class_name,
-                    parts=parts,
-                )
+                paths = [images[number][1] for number in numbers]
+                sizes = [(images[number][0].shape[1], images[number][0].shape[2]) for number in numbers]
+                found = self.predict_batch(torch.stack(batch), paths, sizes, [None] * len(paths), **options)
                 records |= zip(numbers, found, strict=True)
         if errors := [record.error for record in records.values() if record.error]:
             raise ValueError(errors[0])
@@ -234,26 +217,16 @@ class Inferencer:
         class_name: str | None = None,
         parts: bool = False,
     ) -> list[Record]:
-        """Predict transformed images.
+        """Predict images of one size after :attr:`transform`, ``(B, 3, H, W)``; other arguments as in :meth:`predict`.
 
-        Args:
-            images (Tensor): Images of one size after :attr:`transform`, ``(B, 3, H, W)``.
-            paths (Sequence[str]): Where they come from.
-            sizes (Sequence[tuple[int, int]]): Height and width before the transform.
-            categories (Sequence[str | None]): Each image's own class name, ``None`` if it has none.
-            class_name (str | None): Class name of all of them. Defaults to ``None``: the inferencer's.
-            parts (bool): Whether records tell what the score is made of. Defaults to ``False``.
-
-        Returns:
-            list[Record]: One per image. An image whose class name cannot be used has an ``error`` and no score.
+        Their sizes are height and width before the transform, their categories each image's own class name, ``None``
+        without one. An image whose class name or ignore mask cannot be used has an ``error`` and no score.
         """
         records = [Record(path, (size[0], size[1])) for path, size in zip(paths, sizes, strict=True)]
         if self.model is None:
             outputs = self._exported(images)
-            return [
-                self._compared(record, {key: value[i] for key, value in outputs.items()})
-                for i, record in enumerate(records)
-            ]
+            scored = ({key: value[i] for key, value in outputs.items()} for i in range(len(records)))
+            return list(map(self._compared, records, scored))
         given, model = class_name or self.given_name, self.model
         look_up = cache(lambda category: model.look_up([category], given))
         known: dict[int, tuple[Tensor, Tensor | None, Tensor | None]] = {}
@@ -268,28 +241,23 @@ class Inferencer:
                 known[row] = (*found, mask)
         if rows := list(known):
             classes, references, masks = zip(*known.values(), strict=True)
-            indices = torch.cat(classes), None if references[0] is None else torch.cat(references)
+            # Either all images have references or a mask, or none has.
+            indices = None if references[0] is None else torch.cat(references)
+            tensors = torch.cat(classes), indices, None if masks[0] is None else torch.stack(masks)
             used = images if len(rows) == len(images) else images[rows]
-            # Either all images have a mask, or none has.
-            ignored = None if masks[0] is None else torch.stack(masks)
-            for row, scores in zip(rows, self._score(used, indices, ignored, parts), strict=True):
+            for row, scores in zip(rows, self._score(used, tensors, parts), strict=True):
                 records[row] = self._compared(records[row], scores)
         return records
 
-    def _score(
-        self, images: Tensor, indices: tuple[Tensor, Tensor | None], ignored: Tensor | None, parts: bool
-    ) -> list[dict[str, Any]]:
-        """Score a batch with torch: the fields of each image's record, before thresholds."""
+    def _score(self, images: Tensor, given: tuple[Any, ...], parts: bool) -> list[dict[str, Any]]:
+        """Score a batch, given what torch's model takes: the fields of each image's record, before thresholds."""
         model: Any = self.model.model  # type: ignore[union-attr]
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
-        ):
-            result = model.score_parts(images.to(self.device, non_blocking=True), *indices, ignored)
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            result = model.score_parts(images.to(self.device, non_blocking=True), *given)
             score = model.image_score(result).float().cpu().numpy()
             maps = result.anomaly_map[:, 0].float().cpu().numpy()
         filtering, names = model.class_name_filter and model.branches != "query", model.class_names.names
-        before, after = indices[0].tolist(), result.branches.class_index.tolist()
+        before, after = given[0].tolist(), result.branches.class_index.tolist()
         return [
             {
                 "class_name": GENERIC if model.branches == "query" else names[after[row]],
@@ -326,29 +294,16 @@ class Inferencer:
 
 
 def load_trained(weights: str, pretrained: str | None = None, **settings: Any) -> GenCLIP:  # noqa: ANN401
-    """Load a trained model.
+    """Load a checkpoint (``.ckpt``), a prompts file (``.safetensors``, or an ``hf://`` URL), or ``"tiny-demo"``.
 
-    Args:
-        weights (str): A checkpoint (``.ckpt``), a prompts file (``.safetensors``), ``"tiny-demo"``, or an ``hf://``
-            URL.
-        pretrained (str | None): CLIP weights; needed if the model was trained with a file that is not here. ``None``
-            takes those that the model was trained with.
-        **settings (Any): Further arguments of :class:`~anomalib_genclip.GenCLIP`.
-
-    Returns:
-        GenCLIP: The model.
+    ``pretrained`` are CLIP weights instead of those that the model was trained with; needed if these were a file that
+    is not here. Other settings are further arguments of :class:`~anomalib_genclip.GenCLIP`.
     """
     if pretrained is not None:
         settings["pretrained"] = pretrained
     if weights.endswith(".ckpt"):
         return GenCLIP.load_from_checkpoint(weights, map_location="cpu", **settings)
     return GenCLIP(weights=weights, **settings)
-
-
-def _transform_of(pre_processor: PreProcessor | None) -> Compose:
-    """Return the pre-processor's transform, which gives the same result for one image as for a batch."""
-    own = None if pre_processor is None else pre_processor.transform
-    return Compose([TO_FLOAT] if own is None else [TO_FLOAT, own])
 
 
 def _above(values: Any, threshold: float | None, own: Any) -> Any:  # noqa: ANN401  # numbers or arrays

@@ -14,15 +14,8 @@ import numpy as np
 class Region(NamedTuple):
     """A connected region of anomalous pixels, in pixels of the image file.
 
-    Args:
-        x (int): Left edge of the bounding box.
-        y (int): Upper edge of the bounding box.
-        width (int): Width of the bounding box.
-        height (int): Height of the bounding box.
-        area (int): Number of pixels.
-        score (float): Highest value of the anomaly map in the region.
-        centre_x (float): Horizontal centre of mass; 0 is the centre of the first pixel.
-        centre_y (float): Vertical centre of mass.
+    ``x`` and ``y`` are the left and upper edge of the bounding box, ``area`` is the number of pixels, ``score`` the
+    highest value of the anomaly map. The centre of mass counts from the centre of the first pixel.
     """
 
     x: int
@@ -37,77 +30,40 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """What the score of an image is made of.
+    """What the score of an image is made of; maps are on the patch grid, ``(h, w)``, in [0, 1]."""
 
-    Args:
-        maps (dict[str, np.ndarray]): Map of each active branch ("vision", "query") on the patch grid, ``(h, w)``, in
-            [0, 1].
-        layers (dict[str, dict[int, np.ndarray]]): Layer-wise maps of the same branches, likewise.
-        top (float): Mean of the highest 1 % of the anomaly map.
-        cls (float): Abnormal probability of the CLS token by the learned prompts.
-        score_weight (float): Share of ``cls`` in the image score; the rest is ``top``.
-        class_name (str): Class name before CNF.
-        used_name (str): Class name in the prompts, after CNF.
-        filtering (bool): Whether CNF is on.
-        similarity (float): Cosine of the image and "a photo of a {class_name}".
-        generic_similarity (float): Cosine of the image and "a photo of an object".
-        distance (np.ndarray | None): ``r / (1 + r)`` with the distance ``r`` of each patch to the references, ``(h,
-            w)``; ``None`` without references.
-        cls_distance (float | None): ``r`` of the CLS token, likewise.
-    """
-
-    maps: dict[str, np.ndarray]
-    layers: dict[str, dict[int, np.ndarray]]
-    top: float
-    cls: float
-    score_weight: float
-    class_name: str
-    used_name: str
-    filtering: bool
-    similarity: float
-    generic_similarity: float
-    distance: np.ndarray | None = None
-    cls_distance: float | None = None
+    maps: dict[str, np.ndarray]  # of each active branch: "vision", "query"
+    layers: dict[str, dict[int, np.ndarray]]  # layer-wise maps of the same branches
+    top: float  # mean of the highest 1 % of the anomaly map
+    cls: float  # abnormal probability of the CLS token by the learned prompts
+    score_weight: float  # share of cls in the image score; the rest is top
+    class_name: str  # before CNF
+    used_name: str  # in the prompts, after CNF
+    filtering: bool  # whether CNF is on
+    similarity: float  # cosine of the image and "a photo of a {class_name}"
+    generic_similarity: float  # cosine of the image and "a photo of an object"
+    distance: np.ndarray | None = None  # r / (1 + r), with the distance r to the references; None without them
+    cls_distance: float | None = None  # r of the CLS token
 
 
 @dataclass(frozen=True)
 class Record:
-    """Prediction of an image.
+    """Prediction of an image. Map and mask are ``(H, W)`` in the model's resolution."""
 
-    Args:
-        path (str): Path or URL of the image, ``""`` for pixels.
-        size (tuple[int, int]): Height and width of the image, ``(0, 0)`` if it could not be read.
-        error (str): Reason why the image has no score, ``""`` for a scored image.
-        class_name (str | None): Class name in the prompts; ``None`` for an exported model that says none.
-        class_name_filter (str | None): Decision of Class Name Filtering on the given name: "kept" or "replaced";
-            ``None`` if no name was given.
-        score (float | None): Image score in [0, 1].
-        anomalous (bool | None): Whether the score is above the threshold.
-        p_value (float | None): Share of good parts that look as anomalous as this one; ``None`` if the model was not
-            calibrated.
-        alarm_level (str | None): Where the threshold of the image score comes from: "calibrated" on this product,
-            "given", or "source", the data that the model was trained with.
-        image_threshold (float | None): Threshold of the image score; ``None`` for an exported model that says none.
-        pixel_threshold (float | None): Threshold of the anomaly map, likewise.
-        anomaly_map (np.ndarray | None): ``(H, W)`` in the model's resolution, float32, in [0, 1].
-        mask (np.ndarray | None): Pixels above the threshold, ``(H, W)``, bool.
-        parts (Parts | None): What the score is made of, if it was asked for.
-    """
-
-    path: str = ""
-    size: tuple[int, int] = (0, 0)
-    error: str = ""
-    class_name: str | None = None
-    class_name_filter: str | None = None
-    score: float | None = None
-    anomalous: bool | None = None
-    p_value: float | None = None
-    alarm_level: str | None = None
-    image_threshold: float | None = None
-    pixel_threshold: float | None = None
-    anomaly_map: np.ndarray | None = field(default=None, repr=False, compare=False)
-    mask: np.ndarray | None = field(default=None, repr=False, compare=False)
-    parts: Parts | None = field(default=None, repr=False, compare=False)
+    path: str = ""  # or URL of the image; "" for pixels
+    size: tuple[int, int] = (0, 0)  # height and width of the image; (0, 0) if it could not be read
+    error: str = ""  # reason why the image has no score; "" for a scored image
+    class_name: str | None = None  # in the prompts; None for an exported model that says none
+    class_name_filter: str | None = None  # decision of CNF on the given name: "kept" or "replaced"; None without one
+    score: float | None = None  # of the image, in [0, 1]
+    anomalous: bool | None = None  # whether the score is above the threshold
+    p_value: float | None = None  # share of good parts that look as anomalous; None if the model was not calibrated
+    alarm_level: str | None = None  # origin of the image threshold: "calibrated", "given", or "source" (training data)
+    image_threshold: float | None = None  # None for an exported model that says none
+    pixel_threshold: float | None = None  # of the anomaly map, likewise
+    anomaly_map: np.ndarray | None = field(default=None, repr=False, compare=False)  # float32, in [0, 1]
+    mask: np.ndarray | None = field(default=None, repr=False, compare=False)  # bool, pixels above the threshold
+    parts: Parts | None = field(default=None, repr=False, compare=False)  # what the score is made of, if asked for
 
     @property
     def label(self) -> str | None:
@@ -123,15 +79,9 @@ class Record:
 
 
 def find_regions(mask: np.ndarray, anomaly_map: np.ndarray, size: tuple[int, int]) -> list[Region]:
-    """Find the connected regions of a mask (8-connectivity) with OpenCV.
+    """Find the connected regions of a mask (8-connectivity) with OpenCV, the highest score first.
 
-    Args:
-        mask (np.ndarray): ``(H, W)``, bool.
-        anomaly_map (np.ndarray): ``(H, W)``.
-        size (tuple[int, int]): Height and width of the image; regions are given in its pixels.
-
-    Returns:
-        list[Region]: The regions, the highest score first.
+    Mask, bool, and anomaly map are ``(H, W)``. Regions are in pixels of an image of this ``size``, height and width.
     """
     count, labels, boxes, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     top = np.zeros(count, anomaly_map.dtype)

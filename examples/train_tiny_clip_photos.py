@@ -428,9 +428,7 @@ def _main() -> None:
     parser.add_argument("--steps", type=int, help="or after so many steps")
     parser.add_argument("--batch", type=int, default=10, help="captioned renders per step")
     parser.add_argument("--seen", type=int, default=40, help="pictures per step that the teacher has seen")
-    parser.add_argument(
-        "--share", type=float, default=0.45, help="of the patches of those that it sees at first"
-    )
+    parser.add_argument("--share", type=float, default=0.45, help="of the patches of those that it sees at first")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--device", default="cpu", help="a GPU takes batches of hundreds of images, in bf16")
     parser.add_argument("--workers", type=int, default=0, help="processes that read and augment, for each source")

@@ -3,7 +3,6 @@
 
 """Event handlers of the page: gradio calls them with the values of components, and they return new ones."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from gradio.utils import get_upload_folder
 from anomalib_genclip.components.anomaly_map import TOP_SHARE
 from anomalib_genclip.components.class_names import GENERIC
 from anomalib_genclip.pipelines.explain import BRANCH_TITLES, describe
+from anomalib_genclip.prediction.image_files import encoded
 from anomalib_genclip.prediction.output import COLUMNS, REGION_COLUMNS, region_rows, score_row
 from anomalib_genclip.processing.post_processor import NATURAL_THRESHOLD
 
@@ -30,12 +30,7 @@ _PART_COLUMNS = ["part", "value", "weight"]
 
 
 class Handlers:
-    """Handlers of the events that need the model.
-
-    Args:
-        scorer (Scorer): The model.
-        examples (list[tuple[str, str]]): Image files and class names; those that the weights are not for are left out.
-    """
+    """Handlers of the events that need the model. Examples that the weights are not for are left out."""
 
     def __init__(self, scorer: Scorer, examples: list[tuple[str, str]]) -> None:
         self.scorer = scorer
@@ -62,14 +57,12 @@ class Handlers:
         images, references, name = images or [], references or [], (class_name or "").strip()
         if not (images or references) and self.examples and name == self.examples[0][1]:
             images = [self.examples[0][0]]  # is shown when the page opens
-        scored, problems = self.scorer.score(
-            images[:MAX_IMAGES], name or None, references[:MAX_REFERENCES], ignore_mask
-        )
+        found, problems = self.scorer.score(images[:MAX_IMAGES], name or None, references[:MAX_REFERENCES], ignore_mask)
         if len(images) > MAX_IMAGES:
             problems.append(f"Only the first {MAX_IMAGES} of {len(images)} images are scored. Use `genclip predict`.")
         if len(references) > MAX_REFERENCES:
             problems.append(f"Only the first {MAX_REFERENCES} of {len(references)} good parts are used.")
-        return _show(scored, problems, image_threshold, pixel_threshold, opacity)
+        return _show(found, problems, image_threshold, pixel_threshold, opacity)
 
     def choose_example(self, event: gr.SelectData) -> tuple[list[str], str, str]:
         """Return image and class name of an example, and the name again to be recognized later."""
@@ -85,19 +78,16 @@ class Handlers:
         known, origin = self.scorer.thresholds, f"⚠ {self.scorer.alarm_level_note}"
         if references:  # scores are others than those that the weights' thresholds belong to
             known, origin = {}, "⚠ The alarm level is 0.5, not that of your product: `genclip calibrate` sets one."
-        elif calibration := known["calibration"]:
-            origin = (
-                f"The alarm level was calibrated for `{calibration['class_name']}`, with a rate of false alarms of "
-                f"{calibration['false_alarm_rate']:.3g}; number of normal images: {calibration['normal_images']}."
-            )
+        elif own := known["calibration"]:
+            origin = f"The alarm level was calibrated for `{own['class_name']}`, with a rate of false alarms of"
+            origin += f" {own['false_alarm_rate']:.3g}; number of normal images: {own['normal_images']}."
         image, pixel = (known.get(f"{name}_threshold", NATURAL_THRESHOLD) for name in ("image", "pixel"))
         return round(image, 3), round(pixel, 3), origin
 
 
 def _show(images: list[ScoredImage], problems: list[str], *sliders: float) -> tuple[Any, ...]:
     """Show newly scored images, and the first one in full."""
-    several = images if len(images) > 1 else []
-    strip = [(picture.reduce(3), f"{record.score:.3f} {record.path}") for record, picture, _ in several]
+    strip = [(one.picture.reduce(3), f"{one.record.score:.3f} {one.record.path}") for one in images if len(images) > 1]
     return (
         images,
         0,
@@ -125,10 +115,8 @@ def view(
         return gr.Label("Drop an image", label="", color=None), "", None, *tables, None, None
     record, (_, picture, ignored) = records[selected], images[selected]
     assert record.anomaly_map is not None
-    content = io.BytesIO()
     drawn = drawing.draw_regions(drawing.heat_map(picture, record.anomaly_map, opacity), record)
     drawn = drawn if ignored is None else drawing.hatch(drawn, ignored)
-    drawn.save(content, format="jpeg")
     count = len(record.regions)
     summary = f"Image score **{record.score:.3f}**, threshold {image_threshold:.3f}"
     summary += f"; {count or 'no'} region{'' if count == 1 else 's'} above {pixel_threshold:.3f}"
@@ -137,7 +125,7 @@ def view(
     return (
         gr.Label(record.label, label=record.path, color=_COLORS[bool(record.anomalous)]),
         summary,
-        _saved(content.getvalue(), f"{Path(record.path).stem}_anomaly_map.jpg"),
+        _saved(encoded(drawn, "jpeg"), f"{Path(record.path).stem}_anomaly_map.jpg"),
         *tables,
         _saved(scores.to_csv(index=False).encode(), "scores.csv"),
         _saved(regions.to_csv(index=False).encode(), "regions.csv"),
@@ -149,8 +137,7 @@ def explain(images: list[ScoredImage]) -> tuple[Any, ...]:
     if not images:
         return "", pd.DataFrame(columns=_PART_COLUMNS), []
     record, picture, _ = images[0]
-    parts = record.parts
-    assert parts is not None
+    parts: Any = record.parts
     rows = [
         (f"mean of the highest {TOP_SHARE:.0%} of the anomaly map", parts.top, f"{1 - parts.score_weight:.2f}"),
         ("whole image: CLS token with the learned prompts", parts.cls, f"{parts.score_weight:.2f}"),
@@ -184,9 +171,8 @@ def paint(painted: dict[str, Any] | None, size: tuple[int, int]) -> str | None:
     layers = painted and [layer.getchannel("A") for layer in painted["layers"]]
     if not layers or not all(size) or not layers[0].getbbox():
         return None
-    content = io.BytesIO()
-    layers[0].resize(size).point(lambda alpha: 255 * (alpha > 127)).convert("1").save(content, format="png")
-    return _saved(content.getvalue(), "ignore_mask.png")
+    mask = layers[0].resize(size).point(lambda alpha: 255 * (alpha > 127)).convert("1")
+    return _saved(encoded(mask), "ignore_mask.png")
 
 
 def _saved(content: bytes, name: str) -> str:

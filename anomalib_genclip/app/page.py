@@ -17,8 +17,6 @@ _MASK: dict[str, Any] = {"file_types": [".png"], "interactive": True}
 _MAPS: dict[str, Any] = {"interactive": False, "format": "jpeg", "buttons": [], "elem_classes": "genclip-gallery"}
 _CHOICE: dict[str, Any] = {**_MAPS, "allow_preview": False}
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-# With the colors of drawing.py.
-_LEGEND = '<div class="genclip-legend">0<span></span>1 &ensp; abnormal probability of each pixel</div>'
 
 
 class Page:
@@ -63,7 +61,7 @@ class Page:
         self.problems = gr.Textbox(label="Notes", visible=False, interactive=False, elem_id="problems")
         label, summary = gr.Label(elem_id="label"), gr.Markdown(elem_id="summary")
         picture = gr.Image(show_label=False, interactive=False, elem_id="picture", buttons=["download", "fullscreen"])
-        gr.HTML(_LEGEND)
+        gr.HTML('<div class="genclip-legend">0<span></span>1 &ensp; abnormal probability of each pixel</div>')
         starts = {"Image threshold": image_threshold, "Pixel threshold": pixel_threshold, "Opacity": handlers.OPACITY}
         with gr.Row():
             self.sliders = [

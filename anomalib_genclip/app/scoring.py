@@ -42,18 +42,10 @@ class ScoredImage(NamedTuple):
 class Scorer:
     """Scores the images of all visitors, one after the other.
 
-    Args:
-        weights (str): A prompts file, a checkpoint, or ``"tiny-demo"``.
-        pretrained (str | None): CLIP's weights, if they are others than the prompts file says.
-
-    Attributes:
-        thresholds (dict): Those of the weights, and their ``calibration``.
-        alarm_level_note (str): What to know about them, ``""`` if they were calibrated.
-        products (list[str]): Class names that the weights are for, ``""`` for an unknown one; empty for all.
-
-    Raises:
-        FileNotFoundError: If there are no such weights.
-        ValueError: If they cannot be used, as those of an exported model.
+    ``pretrained`` are CLIP's weights if they are others than the prompts file says. ``thresholds`` are those of the
+    weights, and their ``calibration``; ``alarm_level_note`` is ``""`` if they have one. ``products`` are the class
+    names that the weights are for, ``""`` for an unknown one; empty for all. Errors are those of the inferencer, and a
+    ``ValueError`` for an exported model, which does not explain its scores.
     """
 
     def __init__(self, weights: str, pretrained: str | None = None) -> None:
@@ -77,26 +69,17 @@ class Scorer:
         references: Sequence[str] = (),
         ignore_mask: str | None = None,
     ) -> tuple[list[ScoredImage], list[str]]:
-        """Score images.
+        """Score image files, with what a visitor gives instead of what the weights have.
 
-        Args:
-            paths (Sequence[str]): The image files.
-            class_name (str | None): What they show. Defaults to ``None``: what the weights say.
-            references (Sequence[str]): Image files of good parts to compare them with. Defaults to ``()``: those of the
-                weights, if they have some.
-            ignore_mask (str | None): Image file, white where pixels do not count. Defaults to ``None``: the mask of the
-                weights, if they have one.
-
-        Returns:
-            tuple[list[ScoredImage], list[str]]: Images with scores; and what to know about these and about others, and
-                what of the files is not used, each sentence once.
+        ``references`` are files of good parts to compare with, and ``ignore_mask`` is a file, white where pixels do not
+        count. Returns images with scores; and what to know about these, about others, and about the files, each once.
         """
         scored, problems, faults = [], [], FileFaults()
         files = [*paths, *references, *filter(None, [ignore_mask])]
         with self._lock, ExitStack() as stack:
             try:
                 if ignore_mask is not None:
-                    stack.enter_context(self._without(ignore_mask))
+                    self._leave_out(ignore_mask, stack)
                 if references:
                     stack.enter_context(self._compared_with(list(references)))
             except ValueError as error:
@@ -121,17 +104,13 @@ class Scorer:
                 scored.append(ScoredImage(record, picture.resize(size), None if mask is None else mask.cpu().numpy()))
         return scored, list(dict.fromkeys([*problems, *faults.lines().values()]))
 
-    @contextmanager
-    def _without(self, file: str) -> Iterator[None]:
-        """Leave out what a visitor's mask says instead of what that of the weights says, for a while."""
+    def _leave_out(self, file: str, stack: ExitStack) -> None:
+        """Leave out what a visitor's mask says instead of what that of the weights says, until the stack is closed."""
+        read_upload(file)  # checks format and size
         model = self.model.model
-        own, model.ignore_mask = model.ignore_mask, IgnoreMask()
-        try:
-            read_upload(file)  # checks format and size
-            set_ignore_mask(model, file)
-            yield
-        finally:
-            model.ignore_mask = own
+        stack.callback(setattr, model, "ignore_mask", model.ignore_mask)
+        model.ignore_mask = IgnoreMask()
+        set_ignore_mask(model, file)
 
     @contextmanager
     def _compared_with(self, files: list[str]) -> Iterator[None]:

@@ -21,19 +21,9 @@ from .uploads import MAX_FILE_SIZE
 
 @contextmanager
 def running(weights: str, pretrained: str | None, host: str, port: int | None) -> Iterator[gr.Blocks]:
-    """Run the page in the background.
+    """Run the page in the background, at a host and a port, ``None`` for any free one; ``local_url`` is its address.
 
-    Args:
-        weights (str): As in :class:`~anomalib_genclip.app.scoring.Scorer`, like the errors.
-        pretrained (str | None): Likewise.
-        host (str): Address to listen on.
-        port (int | None): Port to listen on; ``None`` for any that is free.
-
-    Yields:
-        gr.Blocks: The page; ``local_url`` is its address.
-
-    Raises:
-        OSError: If the port is taken.
+    Errors are those of :class:`~anomalib_genclip.app.scoring.Scorer`, and an ``OSError`` if the port is taken.
     """
     with TemporaryDirectory(prefix="genclip-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # what visitors upload is gone when the page is closed

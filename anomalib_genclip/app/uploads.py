@@ -24,10 +24,7 @@ EpsImagePlugin.gs_binary = False  # gradio itself opens what is painted, or sent
 def read_upload(path: str, faults: list[str] | None = None) -> Tensor:
     """Read an uploaded image as :func:`~anomalib_genclip.data.images.read_image` does.
 
-    Format and size are checked before anything is decoded.
-
-    Raises:
-        ValueError: If it cannot be used; names the file without its folder.
+    Format and size are checked before anything is decoded. A ``ValueError`` names a file without its folder.
     """
     name = Path(path).name
     reason = f"it has more than {MAX_PIXELS // 10**6} million pixels. Scale it down, or use `genclip predict`"

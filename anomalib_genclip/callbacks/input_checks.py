@@ -89,11 +89,9 @@ class InputChecks(Callback):
                 check_images(self._batch, ())
             except ValueError as error:
                 _rewrite(exception, str(error))
-        if not isinstance(exception, _READ_ERRORS) or getattr(exception, "errno", None) in _WRITE_ERRORS:
-            return
-        if found := _first_unreadable(running_loaders(trainer)):
-            file, reason = found
-            _rewrite(exception, f"{file} cannot be read: {reason}. Repair the file or remove it from the data.")
+        is_reading = isinstance(exception, _READ_ERRORS) and getattr(exception, "errno", None) not in _WRITE_ERRORS
+        if is_reading and (found := _first_unreadable(running_loaders(trainer))):
+            _rewrite(exception, f"{found}. Repair the file or remove it from the data.")
 
     def _check_files(self, batch: ImageBatch) -> None:
         """Check the headers of files that have not been checked, and note the areas of the masks."""
@@ -106,23 +104,24 @@ class InputChecks(Callback):
             self._masks.append((paths, torch.where(batch.gt_label.bool(), shares, torch.nan)))  # normal images: neither
 
 
-def _rewrite(exception: Exception, message: str) -> None:
+def _rewrite(exception: BaseException, message: str) -> None:
     """Change the message of an exception; raising another one here would skip Lightning's own cleanup."""
     exception.args = (message,)
     if isinstance(exception, OSError):  # whose message consists of these
         del exception.errno, exception.strerror, exception.filename
 
 
-def _first_unreadable(loaders: Iterable[Any]) -> tuple[str, str] | None:
-    """Return the first file of the loaders that cannot be read and the reason, ``None`` if all can be read."""
+def _first_unreadable(loaders: Iterable[Any]) -> str:
+    """Say which is the first file of the loaders that cannot be read, and why; ``""`` if all can be read."""
     for loader in loaders:
         dataset: Any = getattr(loader, "dataset", None)
         for index in range(len(dataset)) if hasattr(dataset, "__len__") else ():
             if reason := _failure(dataset.__getitem__, index):
                 files = _files(dataset, index)
                 broken = [file for file in files if _failure(read_image, file)] or files
-                return " or ".join(broken) or f"Image {index} of {type(dataset).__name__}", reason
-    return None
+                name = " or ".join(broken) or f"Image {index} of {type(dataset).__name__}"
+                return f"{name} cannot be read: {reason}"
+    return ""
 
 
 def _failure(read: Callable[[Any], Any], what: int | str) -> str:
@@ -147,7 +146,6 @@ def _files(dataset: Any, index: int) -> list[str]:  # noqa: ANN401
 def _warn_of_files_left_out(images: list[Path]) -> None:
     folders = sorted({Path(image).parent for image in images}) if len(images) > 1 else []
     files = [file for folder in folders for file in sorted(folder.iterdir())]
-    others = [file for file in files if file.is_file() and file.name[0] != "." and not is_image_file(file)]
-    if others:
+    if others := [file for file in files if file.is_file() and file.name[0] != "." and not is_image_file(file)]:
         text = "Left out, because anomalib does not read images with these suffixes: %s: %s."
         logger.warning(text, counted(len(others), "file"), summarize(others))

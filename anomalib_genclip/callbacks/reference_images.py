@@ -59,19 +59,15 @@ class ReferenceImages(Callback):
         source = pl_module.hparams["few_shot_source"]
         if source is not None:
             if len(found) > 1:
-                msg = (
-                    f"few_shot_source={source} is one folder, and the test images are of {len(found)} categories: "
-                    "leave it out to draw from each category's training images, or test the categories one by one."
-                )
+                what = f"few_shot_source={source} is one folder, and the test images are of {len(found)} categories"
+                msg = f"{what}: leave it out to draw from the training images of each, or test them one by one."
                 raise ValueError(msg)
             category = found[0][0] if found else origin_of(trainer, loaders[0]).category
             found = [(category or pl_module.names.given or UNNAMED, images_of_folder(source, "few_shot_source"))]
         images = dict(found)
         if not images:
-            msg = (
-                f"k_shot={pl_module.k_shot} has nothing to draw from: this run has no datamodule with normal training "
-                "images. Give a folder of normal images as few_shot_source."
-            )
+            what = f"k_shot={pl_module.k_shot} has nothing to draw from: no datamodule with normal training images"
+            msg = f"{what}. Give a folder of normal images as few_shot_source."
             raise ValueError(msg)
         if len(images) < len(found):
             msg = f"k_shot={pl_module.k_shot}: two target datasets share a category's name. Test them one by one."
@@ -88,11 +84,9 @@ class ReferenceImages(Callback):
 def draw_references(module: Any, images: dict[str, NormalImages], seed: int | None = None) -> list[str]:  # noqa: ANN401
     """Draw references and set those of the model, unless it has them already; the model's ignore mask holds for them.
 
-    Raises:
-        ValueError: If there are too few images, or one that cannot be used.
+    A ``ValueError`` says if there are too few images, or names one that cannot be used.
     """
-    given = [value for value in (module.hparams["seed"], seed) if value is not None]
-    seed = given[0] if given else torch.initial_seed()
+    seed = next((value for value in (module.hparams["seed"], seed) if value is not None), torch.initial_seed())
     rows = {category: _choose(module, category, len(found.files), seed) for category, found in images.items()}
     files = {category: [found.files[row] for row in rows[category]] for category, found in images.items()}
     hashes = {category: [*map(file_hash, own)] for category, own in files.items()}
@@ -111,9 +105,8 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
         ignored = [model.ignore_mask.of(file, image.shape[-2:], size) for file, image in own]
         parts = _remember(model, pixels, ignored, module.hparams["max_reference_patches"], seed)
         memories[category], patches = ReferenceMemory(*parts, hashes[category], drawn_with), parts[0]
-        text = "References%s: images: %d, patches: %d, %.1f MB."
-        name = f" of {category}" if category else ""
-        logger.info(text, name, module.k_shot, patches.shape[1], patches.nbytes / 1e6)
+        tag = f"References of {category}" if category else "References"
+        logger.info("%s: images: %d, patches: %d, %.1f MB.", tag, module.k_shot, patches.shape[1], patches.nbytes / 1e6)
     model.references.set(memories)
     if isinstance(module.post_processor, RawScorePostProcessor):
         # Those of the prompts file or of a validation were found on scores without references.
@@ -136,10 +129,8 @@ def _choose(module: Any, category: str, count: int, seed: int) -> list[int]:  # 
     if count < module.k_shot:
         source = module.hparams["few_shot_source"]
         where = f"in few_shot_source={source}" if source else "among the datamodule's training images"
-        msg = (
-            f"k_shot={module.k_shot}, but there are only {count} normal images of {category!r} {where}. Lower k_shot "
-            "or give a folder with more images as few_shot_source."
-        )
+        what = f"k_shot={module.k_shot}, but there are only {count} normal images of {category!r} {where}"
+        msg = f"{what}. Lower k_shot or give a folder with more images as few_shot_source."
         raise ValueError(msg)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: module.k_shot].tolist()
 
@@ -199,10 +190,9 @@ def preprocessed(image: Tensor, file: str, module: Any) -> Tensor:  # noqa: ANN4
 
 
 def _features(model: GenCLIPModel, images: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Compute the features of images, each ``(1, 3, H, W)``, one by one.
+    """Compute the features of images ``(1, 3, H, W)``: patches ``(M, k, N, d_v)``, and CLS tokens ``(1, k, d_v)``.
 
-    Returns patches ``(M, k, N, d_v)``, those of the tiles too, and CLS tokens ``(1, k, d_v)``, unit length, rounded to
-    half precision, in which they are saved.
+    Patches are those of tiles too. All have unit length, rounded to half precision, in which they are saved.
     """
     views = [[*map(model.clip.encode_image, _views(model, resize(image, images[0].shape[-2:])))] for image in images]
     per_image = [torch.cat([torch.stack(view.patches).flatten(1, 2) for view in image], dim=1) for image in views]

@@ -61,10 +61,7 @@ class RunSetup(Callback):
         if stage != "fit":
             return
         if trainer.precision == "16-true":
-            msg = (
-                "precision='16-true' cannot train: Adam's small values underflow in float16. Choose '16-mixed', "
-                "'bf16-mixed' or 'bf16-true'; testing and prediction work with '16-true'."
-            )
+            msg = "precision='16-true' cannot train: Adam underflows. Give '16-mixed', 'bf16-mixed' or 'bf16-true'."
             raise ValueError(msg)
         # Lightning's default means that the user gave no limit. anomalib's trainer_arguments would override one.
         if trainer.max_epochs == _LIGHTNING_DEFAULT_EPOCHS and trainer.max_steps == -1:
@@ -128,22 +125,18 @@ class TileSetup(Callback):
         """Prepare for a tiler that was set since the model was built; refuse settings that do not apply."""
         tiler: Any = getattr(pl_module.model, "tiler", None)
         if tiler is not None and tiler.remove_border_count:
-            msg = (
-                f"remove_border_count={tiler.remove_border_count} is of no use here: the weight of a tile falls to "
-                "zero towards its border anyway. Leave it out."
-            )
+            msg = f"remove_border_count={tiler.remove_border_count}: tiles fade towards their borders. Leave it out."
             raise ValueError(msg)
         if self._keep_size(pl_module) and (datamodule := getattr(trainer, "datamodule", None)) is not None:
             datamodule.setup(stage)  # it has taken the resize of the pre-processor before
 
     def _keep_size(self, module: Any) -> bool:  # noqa: ANN401  # GenCLIP
         """Stop the pre-processor from resizing images to the model's size; return whether it did so before."""
-        pre_processor = module.pre_processor
-        resizes = isinstance(pre_processor, AntialiasedPreProcessor) and not pre_processor.keeps_size
-        if module.model.tiler is None or not resizes:
-            return False
-        pre_processor.keep_size(self.settings and self.settings.working_size, module.model.image_size)
-        return True
+        own, tiler = module.pre_processor, module.model.tiler
+        resizes = tiler is not None and isinstance(own, AntialiasedPreProcessor) and not own.keeps_size
+        if resizes:
+            own.keep_size(self.settings and self.settings.working_size, module.model.image_size)
+        return resizes
 
 
 def _forget_metrics(trainer: Trainer) -> None:
@@ -153,10 +146,9 @@ def _forget_metrics(trainer: Trainer) -> None:
 
 
 def _validates_nothing(trainer: Trainer, module: Any) -> bool:  # noqa: ANN401  # GenCLIP
-    """Return whether a run has no validation images, or does not need the results of validation.
+    """Return whether a run has no validation images, or does not need what validation finds.
 
-    anomalib validates a zero-shot model before each test to compute thresholds, and its datamodules fail there with
-    ``val_split_mode="none"``, which leaves no validation images.
+    anomalib validates a zero-shot model before each test, and its datamodules fail there without validation images.
     """
     datamodule: Any = trainer.datamodule
     if hasattr(datamodule, "val_split_mode") and not hasattr(datamodule, "val_data"):
@@ -166,10 +158,7 @@ def _validates_nothing(trainer: Trainer, module: Any) -> bool:  # noqa: ANN401  
 
 
 def _share_results_folder(trainer: Trainer) -> None:
-    """Link "latest" to the results folder of the first process.
-
-    anomalib creates a results folder for each process of a distributed run and links "latest" to the last one.
-    """
+    """Link "latest" to the results folder of the first process; anomalib creates one each, and links the last one."""
     if trainer.world_size == 1:
         return
     own = Path(trainer.default_root_dir)
@@ -184,11 +173,7 @@ def _share_results_folder(trainer: Trainer) -> None:
 
 
 def _version_results_folder(folder: Path) -> None:
-    """Replace a plain results folder "latest" by a link to a versioned folder, as anomalib's training does.
-
-    Without an earlier training run, anomalib tests and predicts into a plain folder of that name, which a later
-    training run cannot replace by its link.
-    """
+    """Replace a plain folder "latest", which a later training could not replace, by a link to a versioned folder."""
     if folder.name != "latest" or folder.is_symlink():
         return
     aside = folder.with_name(f".{uuid4().hex}")
@@ -204,8 +189,7 @@ def _hint_at_bf16(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # Gen
     """Say that this device computes faster in bfloat16, where that would be noticed."""
     worthwhile = trainer.precision == "32-true" and module.model.spec.name != TINY
     if worthwhile and bf16_is_fast(trainer.strategy.root_device):
-        text = "This device is faster in bfloat16, which changes scores slightly: --trainer.precision bf16-mixed."
-        rank_zero_info(text)
+        rank_zero_info("bf16 is faster here and changes scores slightly: --trainer.precision bf16-mixed.")
 
 
 def _warn_of_unused_class_names(trainer: Trainer, module: Any) -> None:  # noqa: ANN401  # GenCLIP

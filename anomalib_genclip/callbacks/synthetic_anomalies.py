@@ -7,7 +7,6 @@ import logging
 from typing import Any
 
 import torch
-from anomalib.data import Batch
 from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchvision.tv_tensors import Mask
@@ -32,11 +31,8 @@ def _is_labelled(dataset: object) -> bool:
 class PerlinAnomalies(Callback):
     """Add anomalib's Perlin anomalies to half of the training images, as DRAEM does.
 
-    Must come before the pre-processor, because the generator expects images in [0, 1].
-
-    Args:
-        source (str): ``"labels"`` never adds anomalies, ``"synthetic"`` always does, ``"auto"`` does if the training
-            set has no anomalous image.
+    Must come before the pre-processor, because the generator expects images in [0, 1]. With ``source`` "labels" it adds
+    none, with "synthetic" always, and with "auto" if the training set has no anomalous image.
     """
 
     def __init__(self, source: str) -> None:
@@ -53,28 +49,24 @@ class PerlinAnomalies(Callback):
         name = getattr(dataset, "name", None) or "The training set"
         self.active, self.labelled = makes_anomalies(self.source, dataset), _is_labelled(dataset)
         if self.source == "labels" and not self.labelled:
-            msg = (
-                f"{name} has no anomalous training image and anomaly_source is 'labels'. Train on a labelled source "
-                "(CrossDataset), or set anomaly_source to 'synthetic'."
-            )
+            what = f"{name} has no anomalous training image and anomaly_source is 'labels'"
+            msg = f"{what}. Train on a labelled source (CrossDataset), or set anomaly_source to 'synthetic'."
             raise ValueError(msg)
         if self.active and self.source == "auto" and trainer.is_global_zero:
             text = "%s has only normal training images: anomalies are generated with anomalib's Perlin generator. "
             logger.warning(text + "GenCLIP learns more from a labelled source: see CrossDataset.", name)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         """Add anomalies to normal images of the batch; anomalous images stay unchanged."""
         if not self.active or (self.labelled and batch.gt_mask is None):  # the training step raises without masks
             return
-        mask: Any = batch.gt_mask
-        label: Any = batch.gt_label
         images, masks = self.generator(batch.image)
         masks = masks.squeeze(1) > 0
         labels = masks.flatten(1).any(dim=1)
         if self.labelled:
-            real = label.bool().view(-1, 1, 1)
+            real = batch.gt_label.bool().view(-1, 1, 1)
             images = torch.where(real[:, None], batch.image, images)
-            own = mask.as_subclass(torch.Tensor)
+            own = batch.gt_mask.as_subclass(torch.Tensor)
             masks = torch.where(real | (own == IGNORED), own, masks.to(own.dtype))
-            labels |= label.bool()
+            labels |= batch.gt_label.bool()
         batch.update(image=images, gt_mask=Mask(masks), gt_label=labels)

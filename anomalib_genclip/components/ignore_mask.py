@@ -22,14 +22,10 @@ _WHITE = 127  # of 255; brighter pixels do not count
 
 
 def read_ignore_mask(mask: AnyMask) -> Tensor:
-    """Read a mask whose white pixels do not count.
+    """Read a mask ``(H, W)``, bool, ``True`` where pixels do not count because they are white.
 
-    Args:
-        mask (AnyMask): An image file, best a PNG; or an array or tensor ``(H, W)``, bool or uint8, the latter also with
-            channels ``(H, W, 3 or 4)``. White is brighter than 127 of 255 in gray, and transparent pixels are black.
-
-    Returns:
-        Tensor: ``(H, W)``, bool, ``True`` where pixels do not count.
+    It may be an image file, best a PNG; or an array or tensor ``(H, W)``, bool or uint8, the latter also with channels
+    ``(H, W, 3 or 4)``. White is brighter than 127 of 255 in gray, and transparent pixels are black.
 
     Raises:
         ValueError: If it cannot be read, is gray and nowhere white, or leaves nothing that counts; names the file.
@@ -56,11 +52,8 @@ def read_ignore_mask(mask: AnyMask) -> Tensor:
 class IgnoreMask(nn.Module):
     """Pixels that do not count: one mask for all images, which is saved with the model, or a folder of masks.
 
-    Attributes:
-        mask (Tensor | None): The mask for all images, ``(h, w)``, bool, ``True`` where pixels do not count.
-        size (list[int]): Height and width of its file, the aspect ratio of the images that it is for.
-        folder (Path | None): Folder with a PNG for each image, with the stem of the image's name; where images of
-            several folders share a name, in folders of their names.
+    ``mask`` is ``(h, w)``, bool, and ``size`` height and width of its file: the aspect ratio of the images that it is
+    for. ``folder`` has a PNG for each image, with the stem of its name, below their folders where several share it.
     """
 
     mask: Tensor | None
@@ -73,15 +66,10 @@ class IgnoreMask(nn.Module):
         self._name = ""  # of the file, for messages
 
     def set(self, given: AnyMask | None, size: Sequence[int] | None, device: torch.device) -> None:
-        """Replace the mask.
+        """Replace the mask; a ``ValueError`` names one that cannot be used.
 
-        Args:
-            given (AnyMask | None): As :func:`read_ignore_mask` takes, or a folder; ``None`` if all pixels count.
-            size (Sequence[int] | None): Height and width to scale the mask to; ``None`` keeps its own.
-            device (torch.device): Where the model is.
-
-        Raises:
-            ValueError: If the mask cannot be used; names it.
+        It is given as to :func:`read_ignore_mask`, or as a folder, ``None`` if all pixels count, and scaled to height
+        and width ``size``; ``None`` keeps its own.
         """
         is_path = isinstance(given, str | os.PathLike)
         self._name = f" {os.fspath(given)}" if is_path else ""  # type: ignore[arg-type]
@@ -93,11 +81,7 @@ class IgnoreMask(nn.Module):
             self.mask = _leaves_something(nearest(mask, size or mask.shape), f"ignore_mask{self._name}").to(device)
 
     def restore(self, mask: Tensor | None, size: Sequence[int], source: str) -> None:
-        """Take the mask of a weights file, or none.
-
-        Raises:
-            ValueError: If tensor and size do not fit each other or are no mask; says ``source``.
-        """
+        """Take the mask of a weights file, or none; a ``ValueError`` says ``source`` if it is not valid."""
         is_mask = mask is not None and mask.dtype == torch.bool and mask.dim() == 2 and not mask.all()
         if (mask is not None or size) and not (is_mask and len(size) == 2 and min(size) > 0):
             msg = f"{source} has no valid ignore_mask."
@@ -109,18 +93,10 @@ class IgnoreMask(nn.Module):
         return None if self.mask is None else nearest(self.mask, size)[None, None]
 
     def of(self, path: str, image_size: Sequence[int], size: Sequence[int]) -> Tensor | None:
-        """Return the mask of one image.
+        """Return the mask of one image at the size of its map, ``(1, *size)``, bool; ``None`` if there is none.
 
-        Args:
-            path (str): Path or URL of the image, ``""`` without one.
-            image_size (Sequence[int]): Height and width of the image.
-            size (Sequence[int]): Height and width of its map.
-
-        Returns:
-            Tensor | None: ``(1, *size)``, bool; ``None`` if there is no mask.
-
-        Raises:
-            ValueError: If the folder has none for this image, or a mask has another aspect ratio; names both.
+        ``path`` is a path or URL, ``""`` without one, and ``image_size`` the image's height and width. A ``ValueError``
+        names the image if the folder has no mask for it, and also the mask if it has another aspect ratio.
         """
         if self.folder is None and self.mask is None:
             return None
@@ -132,10 +108,8 @@ class IgnoreMask(nn.Module):
         (height, width), (rows, columns) = image_size, own
         # A side may have been rounded to whole pixels, in the mask or in the image.
         if abs(columns * height - width * rows) > max(height, width, rows, columns):
-            msg = (
-                f"{path or 'The image'} ({width} x {height} pixels) does not have the shape of {name} ({columns} x "
-                f"{rows}): draw the mask on an image of this camera."
-            )
+            what = f"{path or 'The image'} ({width} x {height} pixels) does not have the shape of {name}"
+            msg = f"{what} ({columns} x {rows}): draw the mask on an image of this camera."
             raise ValueError(msg)
         assert mask is not None
         return _leaves_something(nearest(mask, size), name)[None]
@@ -150,35 +124,25 @@ class IgnoreMask(nn.Module):
     def _find(folder: Path, path: str) -> Path:
         """Find the mask of an image: the longest end of its path that is there."""
         parts = PurePath(os.path.abspath(path)).with_suffix(".png").parts if path else ()  # noqa: PTH100  # keeps links
-        for start in range(1, len(parts)):
-            file = folder.joinpath(*parts[start:])
-            if file.is_file():
-                return file
+        files = (folder.joinpath(*parts[start:]) for start in range(1, len(parts)))
+        if file := next(filter(Path.is_file, files), None):
+            return file
         wanted = f"{parts[-1]}, of the size of the image; all black if everything counts" if parts else "the image"
         msg = f"ignore_mask {folder} has no mask for {path or 'an image without a path'}: it must have {wanted}."
         raise ValueError(msg)
 
 
 def counting_cells(ignored: Tensor, grid: Sequence[int]) -> Tensor:
-    """Find the cells of a grid with a pixel that counts.
+    """Find the cells of a grid of so many rows and columns with a pixel that counts.
 
-    Args:
-        ignored (Tensor): ``(B, 1, H, W)``, bool, at a multiple of the grid.
-        grid (Sequence[int]): Rows and columns.
-
-    Returns:
-        Tensor: ``(B, 1, *grid)``, float32, 1 or 0.
+    Pixels are ``(B, 1, H, W)``, bool, at a multiple of the grid, and cells ``(B, 1, *grid)``, float32, 1 or 0.
     """
     cell = [side // cells for side, cells in zip(ignored.shape[-2:], grid, strict=True)]
     return F.max_pool2d((~ignored).float(), cell)
 
 
 def _leaves_something(mask: Tensor, name: str) -> Tensor:
-    """Return a mask, unless it covers everything.
-
-    Raises:
-        ValueError: If it does; names it.
-    """
+    """Return a mask; a ``ValueError`` names one that covers everything."""
     if mask.all():
         msg = f"{name} is white everywhere: nothing is left that counts."
         raise ValueError(msg)

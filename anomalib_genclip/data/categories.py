@@ -3,8 +3,6 @@
 
 """Categories of a datamodule, and one datamodule per category.
 
-- A datamodule whose ``category`` is set has categories. One without (``Folder``, ``Kolektor``) is a single category
-  with the datamodule's ``name``.
 - The known categories are the ``CATEGORIES`` constant in the module of the dataset or of the datamodule, as in
   anomalib.
 - A category is on disk if ``<root>/<category>`` or ``<root>/*/<category>`` is a folder with a file in it (the second
@@ -87,7 +85,13 @@ def expand_each(
         chosen = [_all_categories(datamodule, option) for datamodule in datamodules]
     else:
         chosen = [_own_categories(datamodule, categories) for datamodule in datamodules]
-        _refuse_unclaimed(datamodules, categories, chosen, option)
+        missing = [name for name in categories if not any(name in own for own in chosen)]
+        empty = [datamodule.name for datamodule, own in zip(datamodules, chosen, strict=True) if not own]
+        if missing or empty:
+            what = f"not found: {', '.join(missing)}" if missing else f"none of them is of {empty[0]}"
+            there = "; ".join(f"{full_name(datamodule)} has {_inventory(datamodule)}" for datamodule in datamodules)
+            msg = f"{option}={categories}: {what}. {there}."
+            raise ValueError(msg)
     return [[_with_category(part, name) for name in names] for part, names in zip(datamodules, chosen, strict=True)]
 
 
@@ -126,11 +130,9 @@ def _all_categories(datamodule: AnomalibDataModule, option: str) -> list[str]:
     known = known_categories(datamodule)
     found = categories_on_disk(datamodule, known)
     if not found:
-        msg = (
-            f"{option}='all' found none of the known categories of {datamodule.name} in {_root(datamodule)}. "
-            f"Folders there: {_inventory(datamodule)}. Known categories: {', '.join(known) or 'none'}. "
-            f"List the categories that you want in {option}, or correct the root."
-        )
+        what = f"{option}='all' found none of the known categories of {datamodule.name} in {_root(datamodule)}"
+        there = f"Folders there: {_inventory(datamodule)}. Known categories: {', '.join(known) or 'none'}"
+        msg = f"{what}. {there}. List the categories that you want in {option}, or correct the root."
         raise ValueError(msg)
     return found
 
@@ -144,18 +146,6 @@ def _own_categories(datamodule: AnomalibDataModule, names: list[str]) -> list[st
     # dataset again.
     is_there = on_disk or categories_on_disk(datamodule, known)
     return [name for name in names if name in on_disk or (name in known and not is_there)]
-
-
-def _refuse_unclaimed(
-    datamodules: list[AnomalibDataModule], names: list[str], chosen: list[list[str]], option: str
-) -> None:
-    missing = [name for name in names if not any(name in own for own in chosen)]
-    empty = [datamodule for datamodule, own in zip(datamodules, chosen, strict=True) if not own]
-    if missing or empty:
-        what = f"not found: {', '.join(missing)}" if missing else f"none of them is of {empty[0].name}"
-        there = "; ".join(f"{full_name(datamodule)} has {_inventory(datamodule)}" for datamodule in datamodules)
-        msg = f"{option}={names}: {what}. {there}."
-        raise ValueError(msg)
 
 
 def _inventory(datamodule: AnomalibDataModule) -> str:

@@ -1,10 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Samples of several datasets and categories as one anomalib dataset, whose items have the category and the dataset.
-
-anomalib's items have neither, because its datamodules have one category only.
-"""
+"""Samples of several datasets and categories as one anomalib dataset, whose items have both, unlike anomalib's."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -14,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import pandas as pd
 import torch
 from anomalib import TaskType
-from anomalib.data import AnomalibDataset, ImageBatch, ImageItem, NumpyImageBatch, NumpyImageItem
+from anomalib.data import AnomalibDataset, ImageBatch, ImageItem
 from anomalib.data.utils import read_mask
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
@@ -24,13 +21,8 @@ from anomalib_genclip.utils.tensors import IGNORED
 
 from .images import check_mask
 
-_OF_ANOMALIB = ["image_path", "split", "label", "label_index", "mask_path"]
-_COLUMNS = [*_OF_ANOMALIB, "category", "dataset", "part", "row", "ignore_path"]
-
-
-def _plain(value: Any, cls: type) -> Any:  # noqa: ANN401
-    """Convert to a class of anomalib, which has neither category nor dataset."""
-    return cls(**{field.name: getattr(value, field.name) for field in fields(cls)})
+_COLUMNS = ["image_path", "split", "label", "label_index", "mask_path"]  # anomalib's
+_COLUMNS += ["category", "dataset", "part", "row", "ignore_path"]
 
 
 class _Marked:
@@ -42,6 +34,11 @@ class _Marked:
         is_marked = gt_mask is not None and gt_mask.dtype == torch.uint8
         return Mask(gt_mask) if is_marked else super().validate_gt_mask(gt_mask)  # type: ignore[misc]  # anomalib's
 
+    def to_numpy(self) -> Any:  # noqa: ANN401
+        """Convert to anomalib's NumPy item or batch; category and dataset are dropped."""
+        plain: Any = ImageBatch if isinstance(self, ImageBatch) else ImageItem
+        return plain(**{field.name: getattr(self, field.name) for field in fields(plain)}).to_numpy()
+
 
 @dataclass
 class CategoryItem(_Marked, ImageItem):
@@ -49,10 +46,6 @@ class CategoryItem(_Marked, ImageItem):
 
     category: str | None = None
     dataset: str | None = None
-
-    def to_numpy(self) -> NumpyImageItem:
-        """Convert to anomalib's NumPy item; category and dataset are dropped."""
-        return _plain(self, ImageItem).to_numpy()
 
 
 @dataclass
@@ -63,10 +56,6 @@ class CategoryBatch(_Marked, ImageBatch):
     dataset: list[str] | None = None
 
     item_class: ClassVar[type[CategoryItem]] = CategoryItem
-
-    def to_numpy(self) -> NumpyImageBatch:
-        """Convert to anomalib's NumPy batch; category and dataset are dropped."""
-        return _plain(self, ImageBatch).to_numpy()
 
 
 class CategoryPart(NamedTuple):
@@ -99,10 +88,7 @@ class CategoryDataset(AnomalibDataset):
     anomalib's columns and ``category``, ``dataset``, ``part`` (index into ``parts``) and ``row`` (index into that
     part's samples). The last two are columns so that sorting and subsampling preserve them.
 
-    Args:
-        parts (Sequence[CategoryPart]): Parts to concatenate, at least one.
-        task (TaskType): Segmentation reads masks, classification leaves them out.
-        split (str): Value of the ``split`` column.
+    The task segmentation reads masks, classification leaves them out.
     """
 
     def __init__(self, parts: Sequence[CategoryPart], task: TaskType, split: str) -> None:

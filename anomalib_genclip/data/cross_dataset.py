@@ -32,7 +32,7 @@ Side = Literal["source", "target"]
 
 
 class CrossDataset(AnomalibDataModule):
-    r"""Datamodule that trains on a source and tests on a target.
+    """Datamodule that trains on a source and tests on a target.
 
     - Training: the source's whole labelled test split (normal and anomalous images, with masks), whatever anomalib's
       ``val_split_mode`` is there, without the held-out share.
@@ -58,12 +58,9 @@ class CrossDataset(AnomalibDataModule):
         test_augmentations (Transform | None): Augmentations of the test images. Defaults to ``None``.
         augmentations (Transform | None): Augmentations where no specific ones are given. Defaults to ``None``.
         held_out (str): What is held out of the source for validation: ``"images"`` of every category, or whole
-            ``"categories"``, so that thresholds are chosen on categories that the prompts have not seen.
-            Defaults to ``"images"``.
-        val_split_ratio (float): Share of the images or categories that is held out, between 0 and 1.
-            Defaults to ``0.1``.
-        seed (int): Seed of the held-out share, and of the splits of sources and targets without a seed.
-            Defaults to ``0``.
+            ``"categories"``, so that thresholds are chosen on unseen categories. Defaults to ``"images"``.
+        val_split_ratio (float): Share of images or categories that is held out, between 0 and 1. Defaults to ``0.1``.
+        seed (int): Seed of the held-out share, and of splits of datamodules without one. Defaults to ``0``.
 
     Example:
         >>> from anomalib.data import MVTecAD, Visa
@@ -74,12 +71,6 @@ class CrossDataset(AnomalibDataModule):
         ... )
         >>> datamodule.name
         'Visa_to_MVTecAD'
-
-        From the command line::
-
-            anomalib train --model GenCLIP --data CrossDataset \
-                --data.source Visa --data.source_categories all \
-                --data.target MVTecAD --data.target.category bottle
     """
 
     def __init__(
@@ -191,15 +182,12 @@ def _call(datamodule: AnomalibDataModule, method: Literal["prepare_data", "setup
     try:
         getattr(datamodule, method)()
     except Exception as error:
-        hints = {
-            "prepare_data": "If the dataset could not be downloaded, put it there yourself.",
-            "setup": "Is it complete? Each anomalous image needs a mask file of its own, and each mask its image.",
-        }
+        hint = "If the dataset could not be downloaded, put it there yourself."
+        if method == "setup":
+            hint = "Is it complete? Each anomalous image needs a mask file of its own, and each mask its image."
         reason = f"{type(error).__name__}: {why_unreadable(error)}"
-        msg = (
-            f"{method}() of the {side} {full_name(datamodule)} failed: {reason}. "
-            f"Folders under its root: {', '.join(folders_on_disk(datamodule)) or 'no folders'}. {hints[method]}"
-        )
+        there = ", ".join(folders_on_disk(datamodule)) or "none"
+        msg = f"{method}() of the {side} {full_name(datamodule)} failed: {reason}. Folders there: {there}. {hint}"
         raise RuntimeError(msg) from error
 
 
@@ -214,11 +202,8 @@ def _load(datamodules: list[AnomalibDataModule], seed: int, side: Side) -> list[
         # A datamodule that has been set up before would keep its former category.
         datamodule._is_setup = False  # noqa: SLF001
         _call(datamodule, "setup", side)
-    roots = [getattr(part, "root", None) if side == "source" else None for part in datamodules]
-    return [
-        CategoryPart(part.name, category_of(part), part.test_data, root and Path(root))
-        for part, root in zip(datamodules, roots, strict=True)
-    ]
+    rooted = [(part, getattr(part, "root", None) if side == "source" else None) for part in datamodules]
+    return [CategoryPart(part.name, category_of(part), part.test_data, root and Path(root)) for part, root in rooted]
 
 
 def _names(parts: Iterable[CategoryPart]) -> str:
@@ -238,10 +223,8 @@ def _check_source(source: list[CategoryPart]) -> None:
         raise ValueError(msg)
     for part in source:
         if images := _anomalous_without_mask(part):
-            msg = (
-                f"Without a mask in the source {_names([part])}: {counted(len(images), 'anomalous image')}: "
-                f"{summarize(images)}. Training needs a mask for each; for a Folder, give mask_dir."
-            )
+            what = f"Without a mask in the source {_names([part])}: {counted(len(images), 'anomalous image')}"
+            msg = f"{what}: {summarize(images)}. Training needs a mask for each; for a Folder, give mask_dir."
             raise ValueError(msg)
     if not any(part.data.has_normal for part in source):
         text = "No normal images in the test split of the source %s: the threshold on image scores is meaningless."
@@ -262,21 +245,15 @@ def _warn_about_ignored_augmentations(datamodules: list[AnomalibDataModule]) -> 
         logger.warning("Augmentations of %s are not used: give them to CrossDataset.", ", ".join(named))
 
 
-def _warn_about_shared_images(source: list[CategoryPart], target: list[CategoryPart]) -> None:
-    sides = [
-        {Path(file).resolve() for part in side for file in part.data.samples.image_path} for side in (source, target)
-    ]
-    if shared := sorted(set.intersection(*sides)):
+def _warn_about_shared_images(*sides: list[CategoryPart]) -> None:
+    files = [{Path(file).resolve() for part in side for file in part.data.samples.image_path} for side in sides]
+    if shared := sorted(set.intersection(*files)):
         text = "In both the source and the target, so this is not a zero-shot test: %s: %s."
         logger.warning(text, counted(len(shared), "image"), summarize(shared))
 
 
 def _draw_held_out(samples: pd.DataFrame, unit: HeldOut, ratio: float, seed: int) -> set[int]:
-    """Draw the validation share of the source, and return its rows of ``samples``.
-
-    Images are drawn from each (dataset, category, label) group independently, so that the share does not depend on the
-    other categories: at least one of each group of two or more, never all of them.
-    """
+    """Draw the rows of ``samples`` to validate with: some of each group of two or more, whatever other groups are."""
 
     def drawn(count: int) -> list[int]:
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
@@ -287,9 +264,7 @@ def _draw_held_out(samples: pd.DataFrame, unit: HeldOut, ratio: float, seed: int
         return {int(rows[i]) for rows in by_label for i in drawn(len(rows))}
     categories = list(samples.groupby(["dataset", "category"]).groups.items())
     if len(categories) < 2:
-        msg = (
-            f"held_out='categories' needs two or more source categories, there is {'/'.join(categories[0][0])}. "
-            "Add categories to the source, or use held_out='images'."
-        )
+        what = f"held_out='categories' needs two or more source categories, there is {'/'.join(categories[0][0])}"
+        msg = f"{what}. Add categories to the source, or use held_out='images'."
         raise ValueError(msg)
     return {int(row) for i in drawn(len(categories)) for row in categories[i][1]}

@@ -40,41 +40,28 @@ _FULL = f"a mask of more than {_MOST:.0%} of the image: is it inverted?"
 
 
 def read_image(path: str, faults: list[str] | None = None) -> Tensor:
-    """Read an image, from a path or a URL: ``(3, H, W)``, uint8, RGB.
+    """Read an image, from a path or a URL: ``(3, H, W)``, uint8, RGB; add to ``faults`` what may be meant otherwise.
 
-    Args:
-        path (str): The image.
-        faults (list[str] | None): What is not read as it may be meant is appended. Defaults to ``None``.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it has more than 8 bits per channel.
+    An ``OSError`` says that it cannot be read, a ``ValueError`` that it has more than 8 bits per channel.
     """
+    faults = [] if faults is None else faults
+    opened = fsspec.open(path, "rb") if "://" in path else open(path, "rb")  # noqa: PTH123, SIM115
     try:
-        return _decoded(path, [] if faults is None else faults)
+        with opened as file, Image.open(file) as image:
+            with suppress(Exception):  # reading the pixels raises the same
+                faults.extend(_faults_of(image))
+            return pixels_of(image, path, faults)
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         msg = f"{path} has more than {most:,} pixels. Scale it down or cut it into several files."
         raise ValueError(msg) from error
 
 
-def _decoded(path: str, faults: list[str]) -> Tensor:
-    with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file, Image.open(file) as image:  # noqa: PTH123
-        with suppress(Exception):  # reading the pixels raises the same
-            faults.extend(_faults_of(image))
-        return pixels_of(image, path, faults)
-
-
 def as_pixels(image: AnyImage, faults: list[str]) -> tuple[Tensor, str]:
-    """Return an image as a tensor ``(3, H, W)``, uint8, or as given float in [0, 1]; and its path, ``""`` without one.
+    """Return an image as ``(3, H, W)``, uint8, or float in [0, 1] as given; and its path or URL, ``""`` without one.
 
-    Args:
-        image (AnyImage): A path or URL, an image of Pillow, an array ``(H, W, 3)`` or a tensor ``(3, H, W)``, both RGB.
-        faults (list[str]): As in :func:`read_image`.
-
-    Raises:
-        OSError: If a file cannot be read.
-        ValueError: If it is no RGB image.
+    It may be one of Pillow, an array ``(H, W, 3)`` or a tensor, both RGB; a ``ValueError`` says what it is instead.
+    Faults, and errors of files, are as in :func:`read_image`.
     """
     if isinstance(image, str | os.PathLike):
         path = os.fspath(image)
@@ -130,10 +117,8 @@ def check_mask(image: str, mask: str) -> None:
 def check_depth(mode: str, file: str) -> None:
     """Raise a ``ValueError`` that names the file if an image of this mode has more than 8 bits per channel."""
     if mode.startswith(("I", "F")):
-        msg = (
-            f"{file} has more than 8 bits per pixel (mode {mode}), and anomalib clips values above 255 when it "
-            "reads the file. Convert it to 8 bits, with a range of values that shows the product."
-        )
+        what = f"{file} has more than 8 bits per pixel (mode {mode}), and anomalib clips values above 255"
+        msg = f"{what}. Convert it to 8 bits, with a range of values that shows the product."
         raise ValueError(msg)
 
 
@@ -181,12 +166,8 @@ class FileFaults:
 
     def lines(self) -> dict[str, str]:
         """Return a line for each fault that was found since the last call."""
-        lines = {
-            fault: f"{counted(len(images), 'image')} with {fault}: {summarize(images)}."
-            for fault, images in self._new.items()
-        }
-        self._new.clear()
-        return lines
+        new, self._new = self._new, defaultdict(list)
+        return {fault: f"{counted(len(own), 'image')} with {fault}: {summarize(own)}." for fault, own in new.items()}
 
     def report(self, told: set[str] | None = None) -> None:
         """Log what was found since the last call, without the faults ``told``, to which the others are added."""
@@ -222,9 +203,6 @@ def _check_shape(image: str, header: _Header, mask: str, shape: _Header) -> None
     """Refuse a mask whose aspect ratio differs from that of its image; the resolution may differ."""
     ratio = (header.width * shape.height) / (header.height * shape.width)
     if not 1 / _DISTORTION < ratio < _DISTORTION:
-        msg = (
-            f"The mask {mask} ({shape.width} x {shape.height} pixels) does not have the shape of its image {image} "
-            f"({header.width} x {header.height}). Draw it on the image as it is stored: orientation tags of cameras "
-            "(EXIF) are not applied."
-        )
+        what = f"The mask {mask} ({shape.width} x {shape.height} pixels) does not have the shape of its image {image}"
+        msg = f"{what} ({header.width} x {header.height}). Draw it on the stored image, without its EXIF orientation."
         raise ValueError(msg)

@@ -4,7 +4,6 @@
 """What the scores of the good parts that a model was calibrated with say of later ones."""
 
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,22 +23,12 @@ _SMALLEST_SPREAD = 0.05  # of logits: many equal scores have none
 
 
 def p_value(score: float, good: Sequence[float]) -> float:
-    """Compute the share of good parts that look as anomalous as this one.
-
-    Returns:
-        float: ``(1 + number of scores at least as high) / (n + 1)``, the p-value of split conformal prediction.
-    """
+    """Compute the p-value of split conformal prediction: ``(1 + number of scores at least as high) / (n + 1)``."""
     return (1 + len(good) - bisect_left(good, score)) / (len(good) + 1)
 
 
 def drift_note(scores: Sequence[float], good: Sequence[float], level: float) -> str:
-    """Say that scores below the alarm level no longer come from where those of the calibration came from, else ``""``.
-
-    Args:
-        scores (Sequence[float]): Image scores of the last parts.
-        good (Sequence[float]): Those of the good parts of the calibration.
-        level (float): Alarm level.
-    """
+    """Say that scores below the alarm level no longer come from where those of good parts came from, else ``""``."""
     samples = [np.asarray(some)[np.asarray(some) <= level] for some in (scores, good)]
     p = ks_2samp(*samples).pvalue if all(map(len, samples)) else 1.0
     if p >= DRIFT_RATE:
@@ -49,13 +38,7 @@ def drift_note(scores: Sequence[float], good: Sequence[float], level: float) -> 
 
 
 def run_notes(scores: Sequence[float], given: float | None, calibration: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Say what to know about the alarm level of a run, one line each.
-
-    Args:
-        scores (Sequence[float]): Image scores of the run.
-        given (float | None): Image threshold that the user gave.
-        calibration (Mapping[str, Any] | None): What the weights were calibrated on.
-    """
+    """Say what to know about the alarm level of a run, from its image scores and the threshold that the user gave."""
     if calibration is None:
         guess = guess_alarm_level(scores)
         text = "" if guess is None else f" A guess from this run, if most parts are good: image_threshold {guess:.3f}."
@@ -67,22 +50,16 @@ def run_notes(scores: Sequence[float], given: float | None, calibration: Mapping
 
 
 class DriftMonitor:
-    """Watches the scores of parts, in windows that do not overlap, so that each test counts once.
+    """Watches image scores, in windows that do not overlap, so that each test counts once; ``level`` is for alarms."""
 
-    Args:
-        good (Sequence[float]): Image scores of the good parts of the calibration.
-        level (float): Alarm level.
-        window (int): Parts of a window. Defaults to ``WINDOW``.
-    """
-
-    def __init__(self, good: Sequence[float], level: float, window: int = WINDOW) -> None:
-        self.good, self.level, self.window = list(good), level, window
-        self._scores: deque[float] = deque(maxlen=window)
+    def __init__(self, good: Sequence[float], level: float) -> None:
+        self.good, self.level = list(good), level
+        self._scores: list[float] = []
 
     def add(self, score: float) -> str:
         """Add the score of a part; say so if a window has just ended that no longer fits, else ``""``."""
         self._scores.append(score)
-        if len(self._scores) < self.window:
+        if len(self._scores) < WINDOW:
             return ""
         note = drift_note(self._scores, self.good, self.level)
         self._scores.clear()

@@ -9,16 +9,15 @@ import math
 import os
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import false_discovery_control
 
 from anomalib_genclip.utils import messages
 
-from .output import COLUMNS, REGION_COLUMNS, WRITERS, Row
+from .output import COLUMNS, REGION_COLUMNS, WRITERS, Row, in_lists
 from .settings import RunSettings
 from .sources import Source, find_images
 from .storage import ResultFolder
@@ -26,16 +25,12 @@ from .storage import ResultFolder
 FOLDER = "chunks"
 REGIONS = "region_rows"  # key of an image's regions in its row
 FAULTS = "faults"  # key of what is not used of its file as it may be meant
-Value = TypeVar("Value")
 
 
 class Chunk(NamedTuple):
-    """Images that are scored together, in whole batches.
+    """Images that are scored together, in whole batches, and the file of their rows in the results folder, JSON lines.
 
-    Args:
-        images (list[Source]): The images.
-        file (str): File of their rows in the results folder, JSON lines. Its name has the position of the chunk among
-            those of all shards, and a hash of the run and of the images' paths.
+    The file's name has the position of the chunk among those of all shards, and a hash of the run and of the paths.
     """
 
     images: list[Source]
@@ -46,12 +41,7 @@ class Chunks:
     """The chunks of a run.
 
     A chunk is done if its file is there. Nobody changes or removes a file, so that any number of processes can work on
-    a run, and each can tell what is left.
-
-    Args:
-        folder (ResultFolder): The results folder.
-        settings (RunSettings): The settings.
-        run_id (bytes): What distinguishes this run from others.
+    a run, and each can tell what is left. ``run_id`` is what distinguishes this run from others.
     """
 
     def __init__(self, folder: ResultFolder, settings: RunSettings, run_id: bytes) -> None:
@@ -64,12 +54,7 @@ class Chunks:
         self._files: list[str] = []  # one per chunk, of all shards
 
     def pending(self) -> Iterator[Chunk]:
-        """Find the images, and yield the chunks of this shard that are not done.
-
-        Raises:
-            FileNotFoundError: If there is no such data.
-            ValueError: If there are no images, or a chunk that is done has other images.
-        """
+        """Find images, and yield the chunks of this shard to do; a ``ValueError`` if one that is done has others."""
         number, count = self.settings.shard_and_count
         present = {name.partition("-")[0]: f"{FOLDER}/{name}" for name in self.folder.names(FOLDER)}
         images = find_images(self.settings.data, self.settings.out, self.skipped)
@@ -86,13 +71,9 @@ class Chunks:
                     yield Chunk(found, file)
 
     def finish(self) -> bool:
-        """Count, and write the tables if all chunks are done. Processes that do so at once write the same bytes.
+        """Count, write the tables if all chunks are done, and return whether they are.
 
-        Returns:
-            bool: Whether all are done.
-
-        Raises:
-            ValueError: If there are chunks of other images.
+        Processes that do so at once write the same bytes. A ``ValueError`` names a chunk of other images.
         """
         present = {f"{FOLDER}/{name}" for name in self.folder.names(FOLDER)}
         self._refuse(present - {*self._files})
@@ -115,8 +96,10 @@ class Chunks:
 
     def _counted(self, files: list[str]) -> Iterator[Row]:
         """Count "images", "anomalous" ones, those with "errors", and "regions", and keep scores, while rows pass."""
-        relabel = self._relabel(files) if self.settings.false_discovery_rate else iter
-        for row in relabel(rows_of(self.folder, files)):
+        highest = self._highest_discovery(files) if self.settings.false_discovery_rate else None
+        for row in rows_of(self.folder, files):
+            if highest is not None and row["score"] is not None:
+                row["label"] = "anomalous" if row["p_value"] <= highest else "normal"
             anomalous, errors = int(row["label"] == "anomalous"), int(row["error"] is not None)
             self.counts.update(images=1, anomalous=anomalous, errors=errors, regions=row["regions"] or 0)
             if row["score"] is not None:
@@ -132,34 +115,20 @@ class Chunks:
             for fault, (first, number) in self._faults.items()
         ]
 
-    def _relabel(self, files: list[str]) -> Callable[[Iterator[Row]], Iterator[Row]]:
-        """Return what gives rows the labels of the false discovery rate, from the p-values of all chunks.
-
-        Raises:
-            ValueError: If the rows have no p-values.
-        """
+    def _highest_discovery(self, files: list[str]) -> float:
+        """Return the highest p-value that the false discovery rate lets be anomalous; a ``ValueError`` without any."""
         rows = rows_of(self.folder, files)
         values = array("d", (row["p_value"] or math.nan for row in rows if row["score"] is not None))
         if np.isnan(values).any():
             msg = f"false_discovery_rate needs weights that were calibrated, and {self.settings.weights} were not."
             raise ValueError(msg)
         found = np.asarray(values)[false_discovery_control(values) <= self.settings.false_discovery_rate]
-        highest = found.max(initial=0.0)
-
-        def relabel(rows: Iterator[Row]) -> Iterator[Row]:
-            for row in rows:
-                label = "anomalous" if row["score"] is not None and row["p_value"] <= highest else "normal"
-                yield row if row["score"] is None else {**row, "label": label}
-
-        return relabel
+        return float(found.max(initial=0.0))
 
     def _refuse(self, others: set[str]) -> None:
         if others:
-            msg = (
-                f"{self.folder.path}/{min(others)} has rows of other images than {self.settings.data} holds now: some "
-                "were added, removed or renamed. Restore them to resume, or start again with --overwrite or in another "
-                "folder."
-            )
+            what = f"{self.folder.path}/{min(others)} has rows of other images than {self.settings.data} holds now"
+            msg = f"{what}. Restore what was added, removed or renamed, or give --overwrite or another folder."
             raise ValueError(msg)
 
 
@@ -167,10 +136,3 @@ def rows_of(folder: ResultFolder, files: Iterable[str]) -> Iterator[Row]:
     """Yield the rows of chunks."""
     for file in files:
         yield from map(json.loads, (folder.read(file) or b"").splitlines())
-
-
-def in_lists(values: Iterable[Value], size: int) -> Iterator[list[Value]]:
-    """Split values into lists of a given size; the last one may be shorter."""
-    values = iter(values)
-    while found := list(islice(values, size)):
-        yield found

@@ -33,10 +33,10 @@ def result_files(record: Record, name: str, settings: RunSettings) -> Iterator[t
     if settings.pictures == "all" or (settings.pictures == "anomalous" and record.anomalous):
         size = {"field_size": record.size[::-1]} if settings.original_size else {}
         item = ImageItem(image=read_image(record.path).float() / 255, anomaly_map=anomaly_map, pred_mask=mask)
-        yield f"pictures/{file_name(name, '.png')}", _png(CategoryVisualizer(**size).visualize(item))  # type: ignore[arg-type]  # one item gives one picture
+        yield f"pictures/{file_name(name, '.png')}", encoded(CategoryVisualizer(**size).visualize(item))  # type: ignore[arg-type]  # one item gives one picture
     if settings.maps == "png16":
         deep = np.rint(anomaly_map.numpy() * 65535).astype(np.uint16)
-        yield f"maps/{file_name(name, '.png')}", _png(Image.fromarray(deep))
+        yield f"maps/{file_name(name, '.png')}", encoded(Image.fromarray(deep))
     elif settings.maps == "npy":
         content = io.BytesIO()
         np.save(content, anomaly_map.numpy())
@@ -55,7 +55,8 @@ def _resized(values: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Te
     return F.interpolate(values.float()[None, None], size, mode=mode)[0, 0]
 
 
-def _png(image: Image.Image) -> bytes:
+def encoded(image: Image.Image, kind: str = "png") -> bytes:
+    """Return an image as a file of a format of Pillow."""
     content = io.BytesIO()
-    image.save(content, format="png")
+    image.save(content, format=kind)
     return content.getvalue()

@@ -50,36 +50,25 @@ def hash_weights(weights: Path) -> str:
 
 
 def claim(folder: ResultFolder, manifest: bytes, *, overwrite: bool) -> None:
-    """Check that a folder is new or belongs to this run; remove the results of an earlier run if asked to.
-
-    Raises:
-        ValueError: If the folder belongs to another run (the message lists the differences), or holds other files.
-    """
+    """Remove an earlier run's results if asked to; a ``ValueError`` names the differences from it, or other files."""
     files = folder.names()  # before the manifest is read: another shard may write it now, and then its chunks
-    found = _parsed(folder.read(MANIFEST))
+    try:
+        found = json.loads(folder.read(MANIFEST) or b"null")
+    except ValueError:
+        found = {}  # of something else
+    found = found if found is None or isinstance(found, dict) else {}
     differences = list(_differences(found or {}, json.loads(manifest)))
     if found is None and files:
         msg = f"{folder.path} holds files, and no {MANIFEST} of an earlier prediction: give a new folder."
     elif found is not None and found.get("format") != FORMAT:
         msg = f"{folder.path}/{MANIFEST} was not written by a prediction: give another folder."
     elif found is not None and differences and not overwrite:
-        msg = (
-            f"{folder.path} belongs to a run with other settings: {'; '.join(differences)}. Give the same ones to go "
-            "on with it, another folder, or --overwrite to remove its results."
-        )
+        what = f"{folder.path} belongs to a run with other settings: {'; '.join(differences)}"
+        msg = f"{what}. Give the same ones to go on with it, another folder, or --overwrite to remove its results."
     else:
         folder.remove(*(_RESULTS if found is not None and overwrite else ()))
         return
     raise ValueError(msg)
-
-
-def _parsed(content: bytes | None) -> dict[str, Any] | None:
-    """Parse a manifest; ``None`` without a file, and empty if it is something else."""
-    try:
-        found = None if content is None else json.loads(content)
-    except ValueError:
-        return {}
-    return found if found is None or isinstance(found, dict) else {}
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]:

@@ -6,13 +6,14 @@
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, BinaryIO, Literal, get_type_hints
+from typing import Any, BinaryIO, Literal, TypeVar, get_type_hints
 
 from anomalib_genclip.records import Record, Region
 
 Row = dict[str, Any]
+Value = TypeVar("Value")
 TableFormat = Literal["csv", "parquet"]  # the keys of WRITERS
 COLUMNS: dict[str, type] = {
     "path": str,
@@ -36,27 +37,17 @@ _ROW_GROUP = 16_384  # rows of Parquet
 
 def score_row(record: Record) -> Row:
     """Return a record's values of :data:`COLUMNS` as plain data; scores have six decimals."""
-    return {
-        "path": printable(record.path),
-        "class_name": record.class_name,
-        "class_name_filter": record.class_name_filter,
-        "score": _rounded(record.score),
-        "label": record.label,
-        "p_value": _rounded(record.p_value),
-        "alarm_level": record.alarm_level,
-        "image_threshold": _rounded(record.image_threshold),
-        "pixel_threshold": _rounded(record.pixel_threshold),
-        "anomalous_share": None if record.mask is None else _rounded(float(record.mask.mean())),
-        "regions": None if record.mask is None else len(record.regions),
-        "error": printable(record.error) or None,
-    }
+    row = {name: _rounded(getattr(record, name, None)) for name in COLUMNS}
+    row |= {"path": printable(record.path), "error": printable(record.error) or None}
+    share = None if record.mask is None else _rounded(float(record.mask.mean()))
+    return row | {"anomalous_share": share, "regions": None if record.mask is None else len(record.regions)}
 
 
 def region_rows(record: Record) -> list[Row]:
     """Return the values of :data:`REGION_COLUMNS` for each region of a record."""
     return [
         {"path": printable(record.path), "region": number}
-        | {name: _rounded(value) if isinstance(value, float) else value for name, value in region._asdict().items()}
+        | {name: _rounded(value) for name, value in region._asdict().items()}
         for number, region in enumerate(record.regions, start=1)
     ]
 
@@ -76,13 +67,19 @@ def write_parquet(file: BinaryIO, columns: Mapping[str, type], rows: Iterable[Ro
     from pyarrow import parquet
 
     schema = pa.schema([(name, _PARQUET_TYPES[kind]) for name, kind in columns.items()])
-    rows = iter(rows)
     with parquet.ParquetWriter(file, schema) as writer:
-        while group := list(islice(rows, _ROW_GROUP)):
+        for group in in_lists(rows, _ROW_GROUP):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
 WRITERS = {"csv": write_csv, "parquet": write_parquet}
+
+
+def in_lists(values: Iterable[Value], size: int) -> Iterator[list[Value]]:
+    """Split values into lists of a given size; the last one may be shorter."""
+    values = iter(values)
+    while found := list(islice(values, size)):
+        yield found
 
 
 def printable(text: str) -> str:
@@ -90,5 +87,5 @@ def printable(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, _DECIMALS)
+def _rounded(value: Any) -> Any:  # noqa: ANN401  # of any column
+    return round(value, _DECIMALS) if isinstance(value, float) else value

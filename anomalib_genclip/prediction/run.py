@@ -28,14 +28,11 @@ from .storage import ResultFolder
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a run.
+    """Result of a run: ``counts`` of "images", "anomalous" ones, those with "errors", and "regions", so far.
 
-    Args:
-        counts (Counter[str]): Numbers of "images", "anomalous" ones, those with "errors", and "regions", so far.
-        table (str | None): Path of the table of scores, ``None`` if other shards are not complete.
-        was_complete (bool): Whether the run had been complete before.
-        skipped (Counter[str]): Suffixes of files that are no images, and their numbers.
-        notes (tuple[str, ...]): What to know about the files and the alarm level, one line each.
+    The path of the ``table`` of scores is ``None`` if other shards are not complete; ``was_complete`` is true if it was
+    there before. ``skipped`` counts the suffixes of files that are no images, and ``notes`` are lines on the files and
+    the alarm level.
     """
 
     counts: Counter[str]
@@ -68,9 +65,7 @@ def run(settings: RunSettings) -> Outcome:
         if (first := next(pending, None)) is not None:
             score = scheduler.load(resolved, weights)
             if (settings.precision, resolved.precision) == ("auto", "bf16"):
-                rank_zero_info(
-                    "Precision: bf16, which is fast here. --precision float32 gives the scores of `anomalib predict`."
-                )
+                rank_zero_info("bf16 is fast here; --precision float32 gives the scores of `anomalib predict`.")
             folder.write(MANIFEST, manifest)
             with _progress(settings, chunks.done) as bar:
                 for chunk in score(chain([first], pending)):

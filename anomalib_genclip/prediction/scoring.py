@@ -24,9 +24,9 @@ from anomalib_genclip.records import Record
 from anomalib_genclip.utils.devices import choose_device, choose_precision
 from anomalib_genclip.utils.files import why_unreadable
 
-from .chunks import FAULTS, REGIONS, Chunk, in_lists
+from .chunks import FAULTS, REGIONS, Chunk
 from .image_files import result_files
-from .output import Row, region_rows, score_row
+from .output import Row, in_lists, region_rows, score_row
 from .settings import RunSettings
 from .sources import Source
 from .storage import ResultFolder
@@ -38,37 +38,23 @@ Loaded = tuple[Tensor, tuple[int, int], list[str]] | str
 
 
 class Scorer:
-    """A model and the results folder.
+    """A model and the results folder, from settings with device and precision resolved, and the file of the weights.
 
-    Args:
-        settings (RunSettings): The settings, with device and precision resolved.
-        weights (Path): File of the weights.
-
-    Raises:
-        ValueError: If the weights do not fit the settings.
+    A ``ValueError`` says that the weights do not fit the settings.
     """
 
     def __init__(self, settings: RunSettings, weights: Path) -> None:
         self.settings = settings
         self.folder = ResultFolder(settings.out)
-        self.inferencer = Inferencer(
-            weights,
-            settings.class_name,
-            settings.accelerator,
-            settings.precision,
-            pretrained=settings.pretrained,
-            tiles=settings.tiles,
-            image_threshold=settings.image_threshold,
-            pixel_threshold=settings.pixel_threshold,
-            ignore_mask=settings.ignore_mask,
-        )
+        names = ("class_name", "precision", "pretrained", "tiles", "image_threshold", "pixel_threshold", "ignore_mask")
+        given: dict[str, Any] = {name: getattr(settings, name) for name in names}
+        self.inferencer = Inferencer(weights, device=settings.accelerator, **given)
 
     def score(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         """Score chunks that are not done, and write their files; images are read ahead, over the ends of chunks.
 
-        Raises:
-            OSError: If an image cannot be used and ``on_error`` is "stop", or a file cannot be written. The chunk has
-                no file then.
+        An ``OSError`` stops at an image that cannot be used if ``on_error`` is "stop", or at a file that cannot be
+        written. The chunk has no file then.
         """
         chunks, ahead = tee(chunk for chunk in chunks if not self.folder.exists(chunk.file))
         with closing(self._load(image for chunk in ahead for image in chunk.images)) as loaded:
@@ -121,11 +107,7 @@ class Scorer:
         return [records[place] for place in range(len(images))]
 
     def _finish(self, image: Source, record: Record, found: Loaded) -> Row:
-        """Write the files of an image, and return its row.
-
-        Raises:
-            OSError: If the image has an error and ``on_error`` is "stop", or a file cannot be written.
-        """
+        """Write the files of an image, and return its row; an ``OSError`` stops the run."""
         try:
             for name, content in result_files(record, image.name, self.settings):
                 self.folder.write(name, content, sync=False)
@@ -148,16 +130,11 @@ def load_image(image: Source, transform: Callable[[Tensor], Tensor]) -> Loaded:
         pixels = read_image(image.path, faults)
         return transform(pixels), (pixels.shape[1], pixels.shape[2]), faults
     except Exception as error:  # noqa: BLE001  # decoders raise many types for a broken file
-        reason = why_unreadable(error).removeprefix(f"{image.path} ")
-    return f"{image.path} cannot be read: {reason}"
+        return f"{image.path} cannot be read: {why_unreadable(error).removeprefix(f'{image.path} ')}"
 
 
 def resolve_device(settings: RunSettings) -> tuple[str, Any]:
-    """Return the type of the device, and the precision, with which this machine will compute.
-
-    Raises:
-        ValueError: If there is no such device.
-    """
+    """Return the type of the device and the precision of this machine; a ``ValueError`` if there is no such device."""
     device, suffix = choose_device(settings.accelerator), Path(settings.weights).suffix
     if suffix == ".xml" and settings.accelerator == "auto":  # a GPU of OpenVINO is Intel's, not torch's
         device = torch.device("cpu")

@@ -30,19 +30,15 @@ class RunSettings:
             file with a path per line, or - for such lines from standard input. May be a URL such as s3://bucket/folder,
             if its fsspec package is installed.
         out (str): Results folder: a new one, or that of the run to resume. May be a URL.
-        pretrained (str | None): CLIP weights instead of those named in the prompts file: a tag of open_clip, or a local
-            file.
-        class_name (str | None): Class name of all images, such as "metal nut". Default: that of the weights, or
-            "object".
+        pretrained (str | None): CLIP weights instead of those in the prompts file: a tag of open_clip, or a local file.
+        class_name (str | None): Class name of all images, such as "nut". Default: that of the weights, or "object".
         class_from (str | None): "parent" takes the name of each image's folder as its class name.
         tiles (TileSettings | None): Overlapping tiles that large images are cut into. Default: those of the weights.
         ignore_mask (str | None): A PNG of the shape of the images, in which white does not count, or a folder with one
             of the same stem for each image. Default: that of the weights.
         batch_size (int): Images per batch.
-        num_workers (int | None): Threads that read and resize images; 0 reads between two batches. Default: the number
-            of cores minus one, at most 4.
-        precision (str): float32, bf16, or auto: bf16 on devices with instructions for it. bf16 changes scores in the
-            third decimal.
+        num_workers (int | None): Threads that read images; 0: between batches. Default: cores minus one, at most 4.
+        precision (str): float32, bf16, or auto: bf16 where it is fast. It changes scores in the third decimal.
         accelerator (str): auto, cpu or gpu.
         image_threshold (float | None): Images with a higher score are anomalous. Default: the threshold in the weights.
         pixel_threshold (float | None): The same for the pixels of the anomaly map.
@@ -51,19 +47,14 @@ class RunSettings:
         on_error (str): Whether an image that cannot be used stops the run, or becomes a row with an error.
         table (str): Format of the tables.
         pictures (str): Images for which a result image with the heat map is written.
-        maps (str): Format of the anomaly maps: none, PNG with 16 bits (0 to 65535 for 0 to 1), or NumPy arrays of
-            float32.
+        maps (str): Format of the anomaly maps: none, PNG with 16 bits (0 to 65535 for 0 to 1), or NumPy's float32.
         original_size (bool): Write maps and pictures in the size of the image, not of the model.
         regions (bool): Write a table of regions, a row per connected anomalous region, in pixels of the image.
-        shard (str): "2/8" processes the second of eight shards. Give all shards the same folder; the last one to finish
-            writes the tables.
+        shard (str): "2/8" is the second of eight shards, all in the same folder; the last to finish writes the tables.
         overwrite (bool): Remove the results of an earlier run from the folder.
         engine (str): local, or ray: a pool of Ray actors, on this machine or a cluster.
         ray_address (str | None): Address of a Ray cluster. Default: Ray is started on this machine.
         ray_actors (int | None): Number of models that Ray runs at once. Default: one per GPU, else one per four cores.
-
-    Raises:
-        ValueError: If a setting is wrong; names it.
     """
 
     weights: str
@@ -94,12 +85,12 @@ class RunSettings:
     ray_actors: PositiveInt | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Check the settings; a ``ValueError`` names a wrong one."""
         check_fields(self)
         if self.tiles is not None:
             object.__setattr__(self, "tiles", as_settings(TileSettings, "tiles", self.tiles))
         number, count = self.shard_and_count
-        mask = self.ignore_mask
+        mask, ray = self.ignore_mask, self.ray_address or self.ray_actors
         for is_wrong, message in (
             (not self.data, "data is empty: give a path or a URL."),
             (not self.out, "out is empty: give a path or a URL."),
@@ -109,16 +100,10 @@ class RunSettings:
                 self.false_discovery_rate and self.image_threshold is not None,
                 "false_discovery_rate and image_threshold exclude each other: give one of them.",
             ),
-            (
-                mask is not None and not Path(mask).exists(),
-                f"There is no ignore_mask {mask!r}: give a PNG, or a folder of them.",
-            ),
+            (not Path(mask or ".").exists(), f"There is no ignore_mask {mask!r}: give a PNG, or a folder of them."),
             (not 1 <= number <= count, f"shard={self.shard!r} must be number/count, such as 2/8."),
             (self.overwrite and count > 1, "overwrite would remove results of other shards: empty the folder before."),
-            (
-                self.engine != "ray" and (self.ray_address or self.ray_actors),
-                "ray_address, ray_actors need engine=ray.",
-            ),
+            (ray and self.engine != "ray", "ray_address, ray_actors need engine=ray."),
         ):
             if is_wrong:
                 raise ValueError(message)

@@ -1,10 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Find images, one by one, in an order that does not depend on the file system.
-
-The list of images is never in memory, so that their number is not limited by it.
-"""
+"""Find images one by one, never all in memory, in an order that does not depend on the file system."""
 
 import codecs
 import glob
@@ -29,12 +26,7 @@ _MOST_SUFFIXES = 20  # that are told apart, because each file could have one of 
 
 
 class Source(NamedTuple):
-    """An image.
-
-    Args:
-        path (str): Path or URL, as a user would write it.
-        name (str): Name of its result files, relative to their folder: the path relative to the given folder.
-    """
+    """An image: path or URL, as a user would write it, and name of its result files, the path in the given folder."""
 
     path: str
     name: str
@@ -49,10 +41,7 @@ def find_images(data: str, leave_out: str = "", skipped: Counter | None = None) 
     """Find images.
 
     Files and folders whose names start with a dot are skipped, and links to folders are not followed.
-
-    Raises:
-        FileNotFoundError: If there is no such file or folder.
-        ValueError: If there is no image.
+    A ``FileNotFoundError`` names data that is not there, a ``ValueError`` data without an image.
     """
     found = False
     for source in _sources(data, leave_out, Counter() if skipped is None else skipped):

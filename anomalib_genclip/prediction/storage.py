@@ -22,11 +22,7 @@ def is_url(path: str) -> bool:
 
 
 def open_storage(path: str) -> tuple[AbstractFileSystem, str]:
-    """Return the file system of a path or a URL, and the path in it.
-
-    Raises:
-        ValueError: If the URL has an unknown protocol, or needs a package that is not installed; names it.
-    """
+    """Return the file system of a path or a URL, and the path in it; a ``ValueError`` names what a URL lacks."""
     if not is_url(path):  # fsspec would read "a::b" as a chain of file systems
         return LocalFileSystem(), os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
     try:
@@ -39,11 +35,7 @@ def open_storage(path: str) -> tuple[AbstractFileSystem, str]:
 class ResultFolder:
     """Files of a results folder, written atomically; their names are relative to it.
 
-    Args:
-        path (str): Path or URL of the folder. It is created when the first file is written.
-
-    Raises:
-        ValueError: If the URL cannot be opened, or the path is a file.
+    It is created when the first file is written. A ``ValueError`` names a URL that cannot be opened, or a file.
     """
 
     def __init__(self, path: str) -> None:
@@ -55,11 +47,7 @@ class ResultFolder:
 
     @contextmanager
     def open(self, name: str, *, sync: bool = True) -> Iterator[BinaryIO]:
-        """Open a file for writing; it appears under its name if nothing is raised.
-
-        Raises:
-            OSError: If the file cannot be written; names it.
-        """
+        """Open a file that appears under its name if nothing is raised; an ``OSError`` names it."""
         place = self._place(name)
         self.storage.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
         if isinstance(self.storage, LocalFileSystem):

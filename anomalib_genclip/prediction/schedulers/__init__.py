@@ -7,30 +7,22 @@ A scheduler is a module of this folder with a class ``Scheduler``, and its name 
 no scheduler: a shard is a run of every n-th chunk.
 """
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
-    from anomalib_genclip.prediction.chunks import Chunk
-    from anomalib_genclip.prediction.settings import RunSettings
+from anomalib_genclip.prediction.chunks import Chunk
+from anomalib_genclip.prediction.settings import RunSettings
 
 
 class Scheduler(Protocol):
-    """Scores the chunks of a run, in any order. It is made from the settings.
+    """Scores the chunks of a run, in any order. It is made from the settings."""
 
-    Attributes:
-        device (str): Type of the device that all models compute on.
-        precision (str): Precision that all of them compute in.
-        calibration (dict[str, Any] | None): What the weights were calibrated on, known after :meth:`load`.
-    """
+    device: str  # type of the device that all models compute on
+    precision: Literal["float32", "bf16"]  # that all of them compute in
+    calibration: dict[str, Any] | None  # what the weights were calibrated on, known after load()
 
-    device: str
-    precision: Literal["float32", "bf16"]
-    calibration: dict[str, Any] | None
-
-    def load(self, settings: "RunSettings", weights: "Path") -> "Callable[[Iterable[Chunk]], Iterator[Chunk]]":
+    def load(self, settings: RunSettings, weights: Path) -> Callable[[Iterable[Chunk]], Iterator[Chunk]]:
         """Load the models from a file of weights, with device and precision resolved in the settings."""
 
     def close(self) -> None:

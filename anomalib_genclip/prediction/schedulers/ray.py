@@ -31,9 +31,7 @@ _SECONDS_TO_ANSWER = 10
 class Scheduler:
     """See :class:`anomalib_genclip.prediction.schedulers.Scheduler`.
 
-    Raises:
-        ConnectionError: If there is no cluster at the address.
-        ValueError: If the settings ask for a GPU, and there is none.
+    A ``ConnectionError`` names an address without a cluster; a ``ValueError`` says that there is no GPU.
     """
 
     def __init__(self, settings: RunSettings) -> None:
@@ -54,8 +52,7 @@ class Scheduler:
             self.close()
             raise
         self.device = found[0][0]
-        precisions = {precision for _, precision in found}
-        self.precision = "bf16" if precisions == {"bf16"} else "float32"  # machines may differ
+        self.precision = "bf16" if all(one == "bf16" for _, one in found) else "float32"  # machines may differ
 
     def load(self, settings: RunSettings, weights: Path) -> Callable[[Iterable[Chunk]], Iterator[Chunk]]:
         """Load the models."""
@@ -102,17 +99,12 @@ class _Actor:
                 msg = f"{settings.weights} is another file on {socket.gethostname()} than where the run was started."
                 raise ValueError(msg)
             self.scorer = Scorer(settings, path)
-        for _ in self.scorer.score(chunks):
-            pass
+        list(self.scorer.score(chunks))
         return chunks[0] if chunks else None
 
 
 def actor_resources(settings: RunSettings, nodes: Sequence[Mapping[str, float]]) -> tuple[int, int, dict[str, float]]:
-    """Return the number of actors, the threads of each, and what Ray must reserve for each.
-
-    Raises:
-        ValueError: If the settings ask for a GPU, and there is none.
-    """
+    """Return the number of actors, and threads and resources of each; a ``ValueError`` if there is no GPU as asked."""
     cpus, gpus = [int(node.get("CPU", 0)) for node in nodes], [int(node.get("GPU", 0)) for node in nodes]
     if settings.accelerator == "gpu" and not any(gpus):
         msg = "accelerator=gpu: Ray knows of no GPU."
@@ -132,11 +124,7 @@ def _share(amounts: list[int], count: int, most: int) -> float:
 
 
 def _check_address(address: str | None) -> None:
-    """Connect to a cluster's address, because Ray itself waits for minutes if nothing answers.
-
-    Raises:
-        ConnectionError: If nothing answers; names the address.
-    """
+    """Connect to a cluster, because Ray waits for minutes; a ``ConnectionError`` names an address without an answer."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not port.isdigit():  # such as "auto"
         return
