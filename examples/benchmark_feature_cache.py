@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anomalib_genclip import CrossDataset, GenCLIP
+from anomalib_genclip.settings import TrainingSettings
 
 
 def parse() -> argparse.Namespace:
@@ -137,7 +138,8 @@ def measure(args: argparse.Namespace, folder: Path, cache: Path | None) -> Stopw
         eval_batch_size=args.batch_size,
         num_workers=args.workers,
     )
-    model = GenCLIP(args.backbone, None, args.image_size, visualizer=False, evaluator=False, feature_cache=cache)
+    training = TrainingSettings(feature_cache=cache)
+    model = GenCLIP(args.backbone, None, args.image_size, visualizer=False, evaluator=False, training=training)
     watch = Stopwatch()
     engine = Engine(
         callbacks=[watch],

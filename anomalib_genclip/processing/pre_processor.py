@@ -46,7 +46,8 @@ class AntialiasedPreProcessor(PreProcessor):
         """Transform the batch; images that have kept their size get the model's."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if self._model_size is not None and batch.image is not None and batch.gt_mask is not None:
-            masks = F.interpolate(batch.gt_mask[:, None].float(), self._model_size)[:, 0] > 0
+            masks = F.interpolate(batch.gt_mask[:, None].float(), self._model_size)[:, 0]
+            masks = masks.to(batch.gt_mask.dtype)  # 0, 1 or IGNORED
             batch.update(image=resize(batch.image, self._model_size), gt_mask=Mask(masks))
 
     def on_validation_batch_start(
