@@ -6,6 +6,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from anomalib.data import ImageBatch
@@ -13,7 +14,6 @@ from anomalib.metrics import AnomalibMetric, Evaluator
 from anomalib.models import AnomalibModule
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_genclip.utils.devices import Processes, processes
 from anomalib_genclip.utils.loaders import origin_of, running_loaders
@@ -32,14 +32,12 @@ _VALIDATION_SHARE = 10  # validation is repeated each epoch, and exact pixel met
 class CategoryEvaluator(Evaluator):
     """Test metrics per category and their mean, as zero-shot results are reported.
 
-    anomalib's own evaluator pools all test images, which compares scores across categories. This one logs the means of
-    image AUROC, AP and F1Max and pixel AUROC, AUPRO, AP and F1Max over the categories (``pixel_AUROC``) and, if there
-    are several, those of each (``bottle/pixel_AUROC``, or ``MVTecAD/bottle/pixel_AUROC`` if two datasets have a
-    category of that name). Undefined metrics, for example without anomalous images, are left out of the mean and named
-    in a warning and in the report. Image AUROC, pixel AUROC and AUPRO have 95 % intervals (bootstrap over images).
-
-    While a model is trained, the validation images give the same means after each epoch, for ``EarlyStopping`` and
-    ``ModelCheckpoint``.
+    It logs the means of image AUROC, AP and F1Max and pixel AUROC, AUPRO, AP and F1Max over the categories
+    (``pixel_AUROC``) and, if there are several, those of each (``bottle/pixel_AUROC``, or
+    ``MVTecAD/bottle/pixel_AUROC`` if two datasets have a category of that name). Undefined metrics, for example without
+    anomalous images, are left out of the mean and named in a warning and in the report. Image AUROC, pixel AUROC and
+    AUPRO have 95 % intervals (bootstrap over images). While a model is trained, the validation images give the same
+    means after each epoch, for ``EarlyStopping`` and ``ModelCheckpoint``.
 
     Maps are kept in CPU memory (5 bytes per pixel) for anomalib's metrics, which take up to 80 bytes per pixel of the
     largest category while they are computed. Beyond ``pixel_budget`` pixels, scores are counted in histograms instead
@@ -48,11 +46,10 @@ class CategoryEvaluator(Evaluator):
     once. Pixels under the model's ignore mask do not count; with one, pixel metrics are those of histograms.
 
     Args:
-        val_metrics (AnomalibMetric | Sequence[AnomalibMetric] | None): Metrics of the validation images, pooled as
-            in anomalib, in every validation. Defaults to ``None``: those means, in training alone.
-        pixel_budget (int): Number of pixels of the whole test set up to which pixel metrics are exact; for validation
-            images a tenth of it. The default takes at most 4 GB, if all pixels belong to one category.
-            Defaults to ``50_000_000``.
+        val_metrics (AnomalibMetric | Sequence[AnomalibMetric] | None): Pooled metrics of the validation images, in
+            every validation. Defaults to ``None``: those means, in training alone.
+        pixel_budget (int): Pixels of the whole test set up to which pixel metrics are exact; of validation images a
+            tenth. The default takes at most 4 GB. Defaults to ``50_000_000``.
         report (bool): Print a table after the test and write ``metrics.csv``, ``metrics.json``, ``metrics.md`` and
             ``metrics.png`` to the trainer's ``default_root_dir``. Defaults to ``True``.
         compute_on_cpu (bool): As in anomalib, for ``val_metrics``. Defaults to ``True``.
@@ -75,17 +72,16 @@ class CategoryEvaluator(Evaluator):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard the scores of an earlier validation."""
-        del trainer, pl_module
         self._categories, self._pixels = {}, 0
 
     def on_validation_batch_end(
         self,
-        trainer: Trainer | None,
-        pl_module: LightningModule | None,
-        outputs: STEP_OUTPUT | None,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
         batch: ImageBatch,
         batch_idx: int,
-        dataloader_idx: int = 0,
+        dataloader_idx: int = 0,  # noqa: ANN401
     ) -> None:
         """Add a batch's scores while a model is trained, else to ``val_metrics``."""
         if trainer is None or not self._follows(trainer):
@@ -108,19 +104,18 @@ class CategoryEvaluator(Evaluator):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard the scores of an earlier test; the report replaces Lightning's table of sixteen digits."""
-        del pl_module
         if self.report:
             trainer.test_loop.verbose = False  # until the next test, which sets it
         self.result, self._categories, self._pixels = None, {}, 0
 
     def on_test_batch_end(
         self,
-        trainer: Trainer | None,
-        pl_module: LightningModule | None,
-        outputs: STEP_OUTPUT | None,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
         batch: ImageBatch,
         batch_idx: int,
-        dataloader_idx: int = 0,
+        dataloader_idx: int = 0,  # noqa: ANN401
     ) -> None:
         """Add a batch's scores to the categories of its images; maps and masks must have one size."""
         if trainer is None:  # anomalib's tiled ensemble, which reads test_metrics
@@ -128,21 +123,13 @@ class CategoryEvaluator(Evaluator):
         else:
             self._add(batch, trainer, pl_module, batch_idx, dataloader_idx, self.pixel_budget)
 
-    def _add(
-        self,
-        batch: ImageBatch,
-        trainer: Trainer,
-        pl_module: LightningModule | None,
-        batch_idx: int,
-        dataloader_idx: int,
-        budget: int,
-    ) -> None:
+    def _add(self, batch: ImageBatch, trainer: Trainer, module: Any, number: int, loader: int, budget: int) -> None:  # noqa: ANN401
         """Add a batch's scores; all processes together keep at most ``budget`` pixels as maps."""
-        place = f"batch {batch_idx} of loader {dataloader_idx} of process {trainer.global_rank}"
-        own = getattr(getattr(pl_module, "model", None), "ignore_mask", None)
+        place = f"batch {number} of loader {loader} of process {trainer.global_rank}"
+        own = getattr(getattr(module, "model", None), "ignore_mask", None)
         ignored = None if own is None or batch.anomaly_map is None else own(batch.anomaly_map.shape[-2:])
         ignored = None if ignored is None else ignored[0, 0].cpu()
-        for key, scores in zip(_keys(batch, trainer, dataloader_idx), _scores(batch, place, ignored), strict=True):
+        for key, scores in zip(_keys(batch, trainer, loader), _scores(batch, place, ignored), strict=True):
             self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores)
         if self._pixels > budget // trainer.world_size:
             for category in self._categories.values():
@@ -152,7 +139,6 @@ class CategoryEvaluator(Evaluator):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log the metrics, in all processes."""
-        del pl_module
         with processes() as group:
             self.result = self._evaluate(group)
         for note in self.result.notes if trainer.is_global_zero else []:
@@ -186,7 +172,6 @@ class CategoryEvaluator(Evaluator):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and write the report, after the progress bar has ended."""
-        del pl_module
         if self.report and self.result and trainer.is_global_zero:
             self.result.print()
             if files := self.result.write(trainer.default_root_dir):
