@@ -63,14 +63,12 @@ class GenCLIP(AnomalibModule):
 
     Args:
         backbone (str | None): An open_clip ViT such as ``"ViT-L-14-336"`` or ``"ViT-B-16-quickgelu"``, or ``"tiny"``,
-            the bundled demonstration CLIP. Defaults to ``None``: the backbone of ``weights``, else
-            ``"ViT-L-14-336"``.
+            the bundled demonstration CLIP. Defaults to ``None``: that of ``weights``, else ``"ViT-L-14-336"``.
         pretrained (str | None): CLIP's weights: an open_clip tag, a local file (``.safetensors`` or ``.pt``), or
             ``"random"``. Defaults to ``None``: those that ``weights`` was trained with, else ``"openai"``, for
             ``"tiny"`` the bundled ones.
         image_size (int | Sequence[int] | None): Side, or height and width, that images are resized to, in pixels;
-            multiples of the patch size. Defaults to ``None``: that of ``weights``, else 518 rounded down to whole
-            patches.
+            multiples of the patch size. Defaults to ``None``: that of ``weights``, else 518 rounded down to patches.
         layers (list[int] | None): Feature layers: blocks of the vision tower, counted from 1. Defaults to ``None``:
             those of ``weights``, else the four quarters (6, 12, 18, 24 for ViT-L/14).
         patch_attention (str | None): Patch features: ``"clip"`` for the blocks' outputs, ``"value"`` for value-value
@@ -78,8 +76,8 @@ class GenCLIP(AnomalibModule):
         prompt_length (int | None): Tokens of the normal, the abnormal and the general query prompt and of the vision
             prompts, ``n = q``. Defaults to ``None``: that of ``weights``, else 4.
         class_name (str | dict[str, str] | None): Class name for all images, or names for categories without a
-            meaningful one, such as ``{"01": "cable"}``. Defaults to ``None``: the category in the batch, else the
-            datamodule's category (for ``Folder`` its name), else that of ``weights``, else ``"object"``.
+            meaningful one, such as ``{"01": "cable"}``. Defaults to ``None``: the category of batch or datamodule (for
+            ``Folder`` its name), else that of ``weights``, else ``"object"``.
         branches (str | None): Branches that compute map and score: ``"both"``, ``"vision"`` (vision-enhanced) or
             ``"query"`` (query-only). Defaults to ``None``: that of ``weights``, else ``"both"``.
         class_name_filter (bool | None): Class Name Filtering: replace the class name by "object" for images that it
@@ -94,14 +92,14 @@ class GenCLIP(AnomalibModule):
         fine_tune (bool): Train, starting from ``weights``. Defaults to ``False``.
         training (TrainingSettings | None): How it is trained. Defaults to ``None``: the defaults of that class.
         seed (int | None): Seed of the prompts' initialization, of all random numbers of training and of the drawn
-            references, for runs that are reproducible to the last digit on one machine; anomalib's command line reads
-            ``seed_everything`` but does not apply it. Defaults to ``None``: torch's current random state.
+            references, for runs that are reproducible to the last digit on one machine. Defaults to ``None``: torch's
+            current random state.
         k_shot (int): Reference images per category, drawn before testing and prediction from ``few_shot_source``; 0
             for none. Defaults to ``0``.
         few_shot_source (str | Path | None): Folder of normal images of the tested product. Defaults to ``None``: the
             datamodule's normal training images of each category, for ``CrossDataset`` the target's.
         max_reference_patches (int): Maximum number of patches that are kept of a category's reference images. A larger
-            number is reduced to a coreset of that size. Defaults to ``10000``.
+            number is reduced to a coreset. Defaults to ``10000``.
         tiles (TileSettings | None): Overlapping tiles that large images are cut into. Defaults to ``None``: those that
             ``weights`` was calibrated with, else images are seen whole.
         ignore_mask (str | Path | None): A PNG of the shape of the images, in which white does not count: see
@@ -266,9 +264,6 @@ class GenCLIP(AnomalibModule):
             categories (Sequence[str | None]): Each image's category, ``None`` if unknown.
             class_name (str | None): Replaces the model's own, if it is given. Defaults to ``None``.
 
-        Returns:
-            tuple[Tensor, Tensor | None]: Indices of class names and of references, as ``GenCLIPModel.forward`` takes.
-
         Raises:
             ValueError: If a name is blank or has too many tokens, or if there are references, but none for an image.
         """
@@ -341,11 +336,8 @@ class GenCLIP(AnomalibModule):
 
         Args:
             path (str | Path): A ``*.safetensors`` file.
-            references (bool): Include the features of the reference images. Without them the thresholds are left out,
-                because they do not apply to scores without references. Defaults to ``False``.
-
-        Returns:
-            Path: The file.
+            references (bool): Include the features of the reference images. Without them thresholds that were found
+                with references are left out. Defaults to ``False``.
 
         Raises:
             ValueError: If the name has another suffix, a tensor is not finite, or there are no references.

@@ -36,66 +36,37 @@ INFERENCE: dict[str, Any] = {  # defaults
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Complete settings of a :class:`~anomalib_genclip.torch_model.GenCLIPModel`; created by :meth:`resolve`.
+    """Complete settings of a :class:`~anomalib_genclip.torch_model.GenCLIPModel`; created by :meth:`resolve`."""
 
-    Args:
-        spec (BackboneSpec): Dimensions of the architecture.
-        backbone (str): Name of the architecture, with ``-quickgelu`` if the user gave it.
-        pretrained (str): An open_clip tag, a weights file, ``"bundled"`` or ``"random"``.
-        image_size (tuple[int, int]): Height and width in pixels.
-        layers (tuple[int, ...]): Feature layers: blocks of the vision tower, counted from 1, ascending.
-        patch_attention (str): Patch features of these layers: "clip" or "value".
-        prompt_length (int): ``n = q``, tokens of the state prompts, of the general query prompt and of the vision
-            prompts.
-        branches (str): Branches that compute map and score: "both", "vision" or "query".
-        class_name_filter (bool): Whether CNF may replace a class name by "object".
-        smoothing_sigma (float): Standard deviation of the Gaussian filter on the map, in input pixels; 0 for none.
-        score_weight (float): ``w``, share of the CLS token in the image score, in [0, 1].
-    """
-
-    spec: BackboneSpec
-    backbone: str
-    pretrained: str
-    image_size: tuple[int, int]
-    layers: tuple[int, ...]
-    patch_attention: PatchAttention
-    prompt_length: int
-    branches: Branches
-    class_name_filter: bool
-    smoothing_sigma: NonNegativeFloat
-    score_weight: UnitFloat
+    spec: BackboneSpec  # dimensions of the architecture
+    backbone: str  # name of the architecture, with "-quickgelu" if the user gave it
+    pretrained: str  # an open_clip tag, a weights file, "bundled" or "random"
+    image_size: tuple[int, int]  # height and width in pixels
+    layers: tuple[int, ...]  # feature layers: blocks of the vision tower, counted from 1, ascending
+    patch_attention: PatchAttention  # patch features of these layers
+    prompt_length: int  # n = q, tokens of state prompts, general query prompt and vision prompts
+    branches: Branches  # that compute map and score
+    class_name_filter: bool  # whether CNF may replace a class name by "object"
+    smoothing_sigma: NonNegativeFloat  # standard deviation of the filter on the map, in input pixels; 0 for none
+    score_weight: UnitFloat  # w, share of the CLS token in the image score, in [0, 1]
 
     @classmethod
     def resolve(
-        cls,
-        backbone: str | None = None,
-        *,
-        prompts: "LearnedWeights | None" = None,
-        **given: Any,  # noqa: ANN401
+        cls, backbone: str | None = None, *, prompts: "LearnedWeights | None" = None, **given: object
     ) -> "ModelSettings":
-        """Fill in missing settings, from the prompts file if there is one, and check all of them.
+        """Fill in missing settings (``None``), from the prompts file if there is one, and check all of them.
 
-        CLIP's weights are not read.
-
-        Args:
-            backbone (str | None): As for :class:`~anomalib_genclip.lightning_model.GenCLIP`, like the others.
-            prompts (LearnedWeights | None): Contents of the prompts file that the model will use.
-            **given (Any): The other fields; ``None`` for those of ``prompts`` or the defaults.
-
-        Returns:
-            ModelSettings: Complete settings.
-
-        Raises:
-            ValueError: If a setting is invalid, or does not fit the backbone or the prompts file; names it.
+        Arguments as for :class:`~anomalib_genclip.lightning_model.GenCLIP`. CLIP's weights are not read. A
+        ``ValueError`` names a setting that is invalid, or does not fit the backbone or the prompts file.
         """
         if prompts is not None:
             backbone = _backbone_of_prompts(backbone, prompts)
         backbone = DEFAULT_BACKBONE if backbone is None else backbone
         spec = backbone_spec(backbone)
-        defaults = {**INFERENCE, "patch_attention": "clip", "prompt_length": PROMPT_LENGTH}
-        defaults |= {"pretrained": default_pretrained(spec), "image_size": None, "layers": None}
-        defaults |= prompts.settings if prompts else {}
-        chosen = defaults | {name: value for name, value in given.items() if value is not None}
+        chosen = {**INFERENCE, "patch_attention": "clip", "prompt_length": PROMPT_LENGTH}
+        chosen |= {"pretrained": default_pretrained(spec), "image_size": None, "layers": None}
+        chosen |= prompts.settings if prompts else {}
+        chosen |= {name: value for name, value in given.items() if value is not None}
         try:
             check_pretrained(spec, chosen["pretrained"])
         except ValueError as error:
@@ -115,18 +86,16 @@ class ModelSettings:
         length = self.prompt_length
         if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= most:
             msg = (
-                f"prompt_length={self.prompt_length!r} does not fit: it must be a whole number from 1 to {most}, so "
-                f"that a class name fits into the text tower's {self.spec.context_length} tokens."
+                f"prompt_length={length!r} does not fit: it must be a whole number from 1 to {most}, so that a class "
+                f"name fits into the text tower's {self.spec.context_length} tokens."
             )
             raise ValueError(msg)
         object.__setattr__(self, "prompt_length", int(length))  # jsonargparse's are a subclass
         # The filter's kernel extends four sigma to each side, and padding is limited to the map.
         widest = (min(self.image_size) - 1) / 4
         if self.smoothing_sigma > widest:
-            msg = (
-                f"smoothing_sigma={self.smoothing_sigma!r} is out of range: images of {self.image_size} pixels allow "
-                f"at most {widest}."
-            )
+            limit = f"images of {self.image_size} pixels allow at most {widest}"
+            msg = f"smoothing_sigma={self.smoothing_sigma!r} is out of range: {limit}."
             raise ValueError(msg)
 
     @property
@@ -141,14 +110,10 @@ class ModelSettings:
 
 
 def _backbone_of_prompts(backbone: str | None, prompts: "LearnedWeights") -> str:
-    """Return the backbone that a prompts file was trained with.
-
-    Raises:
-        ValueError: If the user gave another architecture; names the file and both architectures.
-    """
+    """Return the backbone that a prompts file was trained with; ``ValueError`` if the user gave another."""
     theirs = prompts.signature.backbone
     if backbone is None or plain_name(backbone) == plain_name(theirs):
-        return theirs if backbone is None else backbone
+        return backbone or theirs
     msg = (
         f"{prompts.source} was trained with backbone {theirs!r} and does not fit backbone={backbone!r}. Leave backbone "
         f"out to use {theirs!r}, or give prompts that were trained with {backbone!r}."

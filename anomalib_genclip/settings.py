@@ -22,7 +22,7 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How GenCLIP is trained; ``--model.training.learning_rate`` and so on on the command line.
+    """How GenCLIP is trained; a ``ValueError`` names an invalid setting.
 
     Args:
         learning_rate (float): Adam's initial learning rate for prompts and ``φ``; it decays linearly to zero.
@@ -35,13 +35,9 @@ class TrainingSettings:
         anomaly_source (str): Source of anomalous training images: ``"labels"`` of the training set, ``"synthetic"``
             (anomalib's Perlin generator on normal images), or ``"auto"``: labels if the set has anomalous images.
         epochs (int): Epochs of a run whose trainer has no limit; Lightning's default of 1000 counts as none.
-            ``anomalib benchmark`` can pass no limit.
         feature_cache (str | None): Folder for the vision tower's outputs, so that training runs the tower once per
             image instead of once per epoch. It needs a datamodule without random augmentation, and disk space: 11 MB
             per image for ViT-L/14 at 518 px, 1.3 MB for ViT-B/16 at 224 px.
-
-    Raises:
-        ValueError: If one is invalid; names it.
     """
 
     learning_rate: NonNegativeFloat = 1e-3
@@ -61,7 +57,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class TileSettings:
-    """Overlapping tiles that large images are cut into; ``--model.tiles.size`` and so on on the command line.
+    """Overlapping tiles that large images are cut into; a ``ValueError`` names an invalid setting.
 
     Args:
         size (int | Sequence[int]): Side, or height and width, of a tile, in pixels.
@@ -70,9 +66,6 @@ class TileSettings:
         working_size (int | Sequence[int] | None): Longer side, or height and width, that images are scaled to before
             they are cut. Defaults to ``None``: their own size.
         batch_size (int): Tiles that the model sees at once, which bounds memory.
-
-    Raises:
-        ValueError: If one is invalid; names it.
     """
 
     size: int | list[int]
@@ -90,35 +83,21 @@ class TileSettings:
         self.tiler()
 
     def tiler(self) -> "Tiler":
-        """Return anomalib's tiler with size and stride."""
+        """Return anomalib's tiler with size and stride; ``ValueError`` for a stride that is larger than the tiles."""
         from anomalib.data.utils.tiler import Tiler  # late: the command line reads these settings and must be fast
 
-        return Tiler(_pair(self.size), self._stride())
-
-    def _stride(self) -> tuple[int, ...]:
-        """Return the stride downwards and to the right.
-
-        Raises:
-            ValueError: If it is larger than the tiles.
-        """
         size = _pair(self.size)
         stride = tuple(-(-3 * side // 4) for side in size) if self.stride is None else _pair(self.stride)
         if any(step > side for step, side in zip(stride, size, strict=True)):
             msg = f"tiles.stride={self.stride} leaves gaps between tiles: tiles.size is {self.size}."
             raise ValueError(msg)
-        return stride
+        return Tiler(size, stride)
 
 
 def as_settings(kind: type[Settings], name: str, value: Any) -> Settings:  # noqa: ANN401  # any user input
     """Return a group of settings that was given as such, or as a mapping (YAML, checkpoints).
 
-    Args:
-        kind (type[Settings]): A dataclass of this module.
-        name (str): Name of the group, for messages.
-        value (Any): The settings.
-
-    Raises:
-        ValueError: If there is an unknown one, or one is invalid; names it.
+    A ``ValueError`` starts with the ``name`` of the group and names one that is missing, unknown or invalid.
     """
     if isinstance(value, kind):
         return value
@@ -155,11 +134,7 @@ _RENAMED = {  # old name: new name
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
-    """Refuse arguments that GenCLIP does not have.
-
-    Raises:
-        TypeError: If there is one; says its new name if it has one.
-    """
+    """Refuse arguments that GenCLIP does not have with a ``TypeError``, which says the new name if there is one."""
     for name in names:
         hint = f": it is {_RENAMED[name]} now" if name in _RENAMED else ""
         msg = f"GenCLIP has no argument {name}{hint}."
@@ -167,11 +142,7 @@ def refuse_unknown(names: Iterable[str]) -> None:
 
 
 def _pixels(name: str, size: Any) -> int | list[int]:  # noqa: ANN401  # any user input
-    """Return a size as plain numbers: one, or height and width.
-
-    Raises:
-        ValueError: If it is neither; names the setting.
-    """
+    """Return a size as plain numbers: one, or height and width; a ``ValueError`` names the setting."""
     sides = list(size) if isinstance(size, Sequence) else [size]
     try:
         plain = [checked(name, side, PositiveInt) for side in sides]

@@ -27,43 +27,24 @@ from .utils.tensors import nearest, resize
 
 
 class BranchMaps(NamedTuple):
-    """Outputs of the two branches before they are averaged.
+    """Outputs of the active branches, "vision" (``M_V``) and "query" (``M_Q``), before they are averaged."""
 
-    Args:
-        maps (dict[str, Tensor]): Mean of the layer-wise maps on the patch grid for each active branch ("vision" is
-            ``M_V``, "query" is ``M_Q``), ``(B, 1, h, w)``, in [0, 1].
-        cls (Tensor): Abnormal probability of the last tapped layer's CLS token, mean of the branches, ``(B,)``.
-        class_index (Tensor): Indices of the class names after CNF, ``(B,)``.
-        layers (dict[str, Tensor]): The layer-wise maps of each branch on the patch grid, ``(M, B, 1, h, w)``.
-        text (Mapping[str, Sequence[Tensor]]): Text features of the same branches, for each layer ``(B, 2, d)`` or
-            ``(2, d)``.
-        embedding (Tensor): CLIP's image embeddings, ``(B, d)``, unit length.
-    """
-
-    maps: dict[str, Tensor]
-    cls: Tensor
-    class_index: Tensor
-    layers: dict[str, Tensor]
-    text: Mapping[str, Sequence[Tensor]]
-    embedding: Tensor
+    maps: dict[str, Tensor]  # of each branch, mean of the layers on the patch grid, (B, 1, h, w), in [0, 1]
+    cls: Tensor  # abnormal probability of the last tapped layer's CLS token, mean of the branches, (B,)
+    class_index: Tensor  # indices of the class names after CNF, (B,)
+    layers: dict[str, Tensor]  # of each branch, the layer-wise maps on the patch grid, (M, B, 1, h, w)
+    text: Mapping[str, Sequence[Tensor]]  # of each branch, text features for each layer, (B, 2, d) or (2, d)
+    embedding: Tensor  # CLIP's image embeddings, (B, d), unit length
 
 
 class ScoreParts(NamedTuple):
-    """Anomaly map and what the image score is made of.
+    """Anomaly map and what the image score is made of."""
 
-    Args:
-        anomaly_map (Tensor): ``(B, 1, H, W)``, in [0, 1], 0 where pixels do not count.
-        top (Tensor): Mean of the highest 1 % of the map, with tiles of as many pixels as 1 % of a tile, ``(B,)``.
-        branches (BranchMaps): What the branches found in the whole image.
-        distance (RelativeDistance | None): Distances to the references, ``None`` without references.
-        masked (bool): Whether there are pixels that do not count.
-    """
-
-    anomaly_map: Tensor
-    top: Tensor
-    branches: BranchMaps
-    distance: RelativeDistance | None = None
-    masked: bool = False
+    anomaly_map: Tensor  # (B, 1, H, W), in [0, 1], 0 where pixels do not count
+    top: Tensor  # mean of the highest 1 % of the map, with tiles of as many pixels as 1 % of a tile, (B,)
+    branches: BranchMaps  # what the branches found in the whole image
+    distance: RelativeDistance | None = None  # to the references, None without references
+    masked: bool = False  # whether there are pixels that do not count
 
 
 class GenCLIPModel(nn.Module):
@@ -122,17 +103,7 @@ class GenCLIPModel(nn.Module):
         return self
 
     def class_index(self, names: Sequence[str]) -> Tensor:
-        """Convert class names to the indices that :meth:`forward` takes.
-
-        Args:
-            names (Sequence[str]): One class name per image.
-
-        Returns:
-            Tensor: Indices, ``(len(names),)``.
-
-        Raises:
-            ValueError: If a name is empty or has too many tokens.
-        """
+        """Convert one class name per image to indices ``(B,)``; ``ValueError`` for an empty or a too long name."""
         cleaned = [clean_class_name(name) for name in names]
         self.class_names.add(cleaned, self.clip)
         return self.class_names.index(cleaned)
@@ -145,15 +116,12 @@ class GenCLIPModel(nn.Module):
     def forward(
         self, images: Tensor, class_index: Tensor | None = None, reference_index: Tensor | None = None
     ) -> InferenceBatch:
-        """Predict anomaly maps and image scores.
+        """Predict anomaly maps ``(B, 1, H, W)`` and image scores ``(B,)``, both in [0, 1].
 
         Args:
             images (Tensor): Normalized images, ``(B, 3, H, W)``, with tiles of any size.
             class_index (Tensor | None): From :meth:`class_index`, ``(B,)``; ``None`` uses the default class.
             reference_index (Tensor | None): From :meth:`References.index`, ``(B,)``; ``None`` uses the default.
-
-        Returns:
-            InferenceBatch: ``anomaly_map`` ``(B, 1, H, W)`` and ``pred_score`` ``(B,)``, both in [0, 1].
         """
         parts = self.score_parts(images, class_index, reference_index)
         return InferenceBatch(pred_score=self.image_score(parts), anomaly_map=parts.anomaly_map)
@@ -175,17 +143,10 @@ class GenCLIPModel(nn.Module):
         reference_index: Tensor | None = None,
         ignored: Tensor | None = None,
     ) -> ScoreParts:
-        """Compute the map and the parts of the image score.
+        """Compute the map and the parts of the image score; arguments as in :meth:`forward` and :meth:`branch_maps`.
 
-        Args:
-            images (Tensor | ImageTokens): As in :meth:`branch_maps`.
-            class_index (Tensor | None): As in :meth:`forward`.
-            reference_index (Tensor | None): As in :meth:`forward`.
-            ignored (Tensor | None): Pixels of each map that do not count, ``(B, 1, H, W)``, bool. Defaults to
-                ``None``: those of :attr:`ignore_mask`.
-
-        Returns:
-            ScoreParts: Map and parts.
+        ``ignored`` are the pixels of each map that do not count, ``(B, 1, H, W)``, bool, else those of
+        :attr:`ignore_mask`.
         """
         tiles = tile_grid(images, self.tiler)
         whole = images if tiles is None else resize(images, self.image_size)
@@ -206,12 +167,7 @@ class GenCLIPModel(nn.Module):
         return ScoreParts(anomaly_map, top, result, distance, masked=ignored is not None)
 
     def _tile_map(
-        self,
-        images: Tensor,
-        tiles: TileGrid,
-        whole: BranchMaps,
-        reference_index: Tensor | None,
-        ignored: Tensor | None,
+        self, images: Tensor, tiles: TileGrid, whole: BranchMaps, references: Tensor | None, ignored: Tensor | None
     ) -> Tensor:
         """Merge the maps of all tiles, which are compared with the prompts of their whole image: ``(B, 1, H, W)``."""
         maps = []
@@ -222,7 +178,7 @@ class GenCLIPModel(nn.Module):
                 for branch, layers in whole.text.items()
             }
             result = self.branch_maps(tokens, whole.class_index[image], text)
-            own = None if reference_index is None else reference_index.to(image.device)[image]
+            own = None if references is None else references.to(image.device)[image]
             maps.append(_joined(result, self.references(tokens, own)))
         if ignored is None:
             return tiles.merge(torch.cat(maps))
@@ -241,21 +197,15 @@ class GenCLIPModel(nn.Module):
         Args:
             images (Tensor | ImageTokens): Normalized images, ``(B, 3, H, W)``, or their vision-encoder outputs.
             class_index (Tensor | None): As in :meth:`forward`.
-            text (Mapping[str, Sequence[Tensor]] | None): Text features of the branches, if they are those of other
-                images; CNF does not run then. ``None`` computes them.
-
-        Returns:
-            BranchMaps: Maps of each branch, and the CLS score.
+            text (Mapping[str, Sequence[Tensor]] | None): Text features of other images to compare with, without CNF.
         """
         image = images if isinstance(images, ImageTokens) else self.clip.encode_image(images)
-        if class_index is None:
-            # Not len(), a Python integer that would fix the batch size of exported models.
-            class_index = self.default_class.expand(image.cls.shape[0])
+        # Not len(), a Python integer that would fix the batch size of exported models.
+        class_index = self.default_class.expand(image.cls.shape[0]) if class_index is None else class_index
         if self.class_name_filter and text is None:
             class_index = self.class_names.filter(image.embedding, class_index)
-        features = _project(image, self.projections)
-        layers = {}
         text = self._branch_text(image, class_index) if text is None else text
+        features, layers = _project(image, self.projections), {}
         for branch, features_of_states in text.items():
             own = [
                 abnormal_probability(similarity_logits(patches, features_of_states[i]))
@@ -278,7 +228,7 @@ class GenCLIPModel(nn.Module):
         query_only: Tensor | None = None,
         vision_dropout: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
-        """Compute the logits that the loss compares with mask and label, without CNF.
+        """Compute the loss's logits without CNF: of layers ``(M, B, 2, h, w)`` and of the CLS token ``(B, 2)``.
 
         Args:
             images (Tensor | ImageTokens): As in :meth:`branch_maps`.
@@ -286,13 +236,9 @@ class GenCLIPModel(nn.Module):
             query_only (Tensor | None): Images that are trained with the query-only prompt (no ``V``, class "object")
                 instead of the vision-enhanced one, ``(B,)``, bool (ours). ``None`` for no image.
             vision_dropout (float): Probability that an image's ``V^i`` is zero; others are scaled up (ours).
-
-        Returns:
-            tuple[Tensor, Tensor]: Layer-wise logits ``(M, B, 2, h, w)`` and the CLS token's logits ``(B, 2)``.
         """
         image = images if isinstance(images, ImageTokens) else self.clip.encode_image(images)
-        if class_index is None:
-            class_index = self.default_class.expand(image.cls.shape[0])
+        class_index = self.default_class.expand(image.cls.shape[0]) if class_index is None else class_index
         if query_only is not None:
             class_index = torch.where(query_only, torch.zeros_like(class_index), class_index)
         text = self._vision_text(image, class_index, self.encode_prefix(), query_only, vision_dropout)

@@ -60,10 +60,8 @@ class FrozenCLIP(nn.Module):
         visual = self.model.visual
         size, expected = tuple(images.shape[-2:]), tuple(visual.image_size)
         if size != expected:
-            msg = (
-                f"The images have {size[0]} x {size[1]} pixels, but the model was built for {expected[0]} x "
-                f"{expected[1]}: set image_size, or give the pre-processor that size."
-            )
+            what = f"{size[0]} x {size[1]} pixels, but the model was built for {expected[0]} x {expected[1]}"
+            msg = f"The images have {what}: set image_size, or give the pre-processor that size."
             raise ValueError(msg)
         # Autocast rounds the products, but the sum that runs through the blocks stays in the weights' precision.
         patches = visual.conv1(images).flatten(2).transpose(1, 2).to(visual.class_embedding.dtype)
@@ -87,8 +85,7 @@ class FrozenCLIP(nn.Module):
     def encode_prefix(self, embeddings: Tensor) -> Tensor:
         """Run the text tower on the prefixes of prompts, given as token embeddings from [SOS] on, ``(K, P, d_t)``.
 
-        The tower is causal: keys and values of the first tokens do not depend on the tokens that follow. They are
-        returned for each block, ``(blocks, 2, 1, heads, K * P, d_t / heads)``, with gradients.
+        Returns keys and values, ``(blocks, 2, 1, heads, K * P, d_t / heads)``, which do not depend on what follows.
         """
         places = self._places([embeddings.shape[1]] * embeddings.shape[0], 0)
         tokens = self._add_positions(embeddings.flatten(0, 1).unsqueeze(0), places)
@@ -104,8 +101,8 @@ class FrozenCLIP(nn.Module):
     ) -> Tensor:
         """Run the text tower on token embeddings of prompts; text features ``(S, K, d)``, unit length, with gradients.
 
-        A sequence may hold several prompts one after the other, which do not see each other: none needs padding to
-        the length of another. The tower is causal: shorter prompts may be padded with anything after [EOS].
+        A sequence may hold several prompts one after the other, which do not see each other. Shorter prompts may be
+        padded with anything after [EOS], because the tower is causal.
 
         Args:
             embeddings (Tensor): Token embeddings of K prompts from [SOS], or from their prefixes on, ``(S, L, d_t)``.
@@ -165,8 +162,7 @@ def run_block(
 ) -> tuple[Tensor, Tensor]:
     """Compute the same as open_clip's block, batch-first for every version of open_clip.
 
-    Its modules are called one by one, because the block does not accept keys and values of earlier tokens, and the fast
-    path of ``nn.MultiheadAttention`` inside it is slow for many patches.
+    Its modules are called one by one: it takes no earlier keys and values, and its own fast path is slow.
 
     Args:
         block (nn.Module): open_clip's ``ResidualAttentionBlock``.
@@ -176,8 +172,7 @@ def run_block(
         only (Tensor | None): Positions of the only K tokens of each sequence to compute, ``(S, K)``.
 
     Returns:
-        tuple[Tensor, Tensor]: Outputs ``(S, L, width)``, or ``(S, K, width)`` with ``only``; keys and values of
-            all L tokens ``(2, S, heads, L, width / heads)``.
+        tuple[Tensor, Tensor]: Outputs ``(S, L or K, width)``; keys and values ``(2, S, heads, L, width / heads)``.
     """
     attention = block.attn
     projected = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)

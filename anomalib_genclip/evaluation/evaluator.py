@@ -74,20 +74,12 @@ class CategoryEvaluator(Evaluator):
         """Discard the scores of an earlier validation."""
         self._categories, self._pixels = {}, 0
 
-    def on_validation_batch_end(
-        self,
-        trainer: Any,
-        pl_module: Any,
-        outputs: Any,
-        batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,  # noqa: ANN401
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer | None, pl_module: Any, *args, **kwargs) -> None:  # noqa: ANN401
         """Add a batch's scores while a model is trained, else to ``val_metrics``."""
         if trainer is None or not self._follows(trainer):
-            super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+            super().on_validation_batch_end(trainer, pl_module, *args, **kwargs)
         else:
-            self._add(batch, trainer, pl_module, batch_idx, dataloader_idx, self.pixel_budget // _VALIDATION_SHARE)
+            self._add(trainer, pl_module, self.pixel_budget // _VALIDATION_SHARE, *args, **kwargs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log the means while a model is trained, in all processes, else ``val_metrics``."""
@@ -108,22 +100,16 @@ class CategoryEvaluator(Evaluator):
             trainer.test_loop.verbose = False  # until the next test, which sets it
         self.result, self._categories, self._pixels = None, {}, 0
 
-    def on_test_batch_end(
-        self,
-        trainer: Any,
-        pl_module: Any,
-        outputs: Any,
-        batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,  # noqa: ANN401
-    ) -> None:
+    def on_test_batch_end(self, trainer: Trainer | None, pl_module: Any, *args, **kwargs) -> None:  # noqa: ANN401
         """Add a batch's scores to the categories of its images; maps and masks must have one size."""
         if trainer is None:  # anomalib's tiled ensemble, which reads test_metrics
-            super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+            super().on_test_batch_end(trainer, pl_module, *args, **kwargs)
         else:
-            self._add(batch, trainer, pl_module, batch_idx, dataloader_idx, self.pixel_budget)
+            self._add(trainer, pl_module, self.pixel_budget, *args, **kwargs)
 
-    def _add(self, batch: ImageBatch, trainer: Trainer, module: Any, number: int, loader: int, budget: int) -> None:  # noqa: ANN401
+    def _add(
+        self, trainer: Trainer, module: object, budget: int, _: object, batch: ImageBatch, number: int, loader: int = 0
+    ) -> None:
         """Add a batch's scores; all processes together keep at most ``budget`` pixels as maps."""
         place = f"batch {number} of loader {loader} of process {trainer.global_rank}"
         own = getattr(getattr(module, "model", None), "ignore_mask", None)

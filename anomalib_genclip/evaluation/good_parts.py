@@ -31,10 +31,9 @@ def drift_note(scores: Sequence[float], good: Sequence[float], level: float) -> 
     """Say that scores below the alarm level no longer come from where those of good parts came from, else ``""``."""
     samples = [np.asarray(some)[np.asarray(some) <= level] for some in (scores, good)]
     p = ks_2samp(*samples).pvalue if all(map(len, samples)) else 1.0
-    if p >= DRIFT_RATE:
-        return ""
     found = f"the last {len(scores)} parts, p = {p:.1g}"
-    return f"The scores of good parts have moved since calibration ({found}): calibrate again."
+    note = f"The scores of good parts have moved since calibration ({found}): calibrate again."
+    return note if p < DRIFT_RATE else ""
 
 
 def run_notes(scores: Sequence[float], given: float | None, calibration: Mapping[str, Any] | None) -> tuple[str, ...]:

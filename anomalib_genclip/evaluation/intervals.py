@@ -27,16 +27,10 @@ Array = NDArray[Any]
 
 
 class Points(NamedTuple):
-    """Equally weighted scores that stand for what an image adds to the curves: 3 kB for all of its pixels.
+    """Equally weighted scores that stand for what an image adds to the curves: 3 kB for all of its pixels."""
 
-    Args:
-        scores (Array): Of normal ones, of anomalous ones and, of pixels, of anomalous ones that count by region,
-            ``(2 or 3, P)``, float32.
-        weights (Array): Numbers of these, pixels, pixels and regions or images, ``(2 or 3,)``, float32.
-    """
-
-    scores: Array
-    weights: Array
+    scores: Array  # of normal ones, of anomalous ones and, of pixels, of those by region, (2 or 3, P), float32
+    weights: Array  # numbers of these: pixels, pixels and regions, or images, (2 or 3,), float32
 
     @classmethod
     def of_image(cls, score: float, label: bool) -> "Points":
@@ -45,12 +39,9 @@ class Points(NamedTuple):
 
     @classmethod
     def of_pixels(cls, normal: Array, anomalous: Array, region_weights: Array) -> "Points":
-        """Describe pixels by 256 evenly spaced quantiles of each kind.
+        """Describe pixels, normal ones ``(n,)`` and anomalous ones ``(a,)``, by 256 quantiles of each kind.
 
-        Args:
-            normal (Array): Scores of normal pixels, ``(n,)``.
-            anomalous (Array): Those of anomalous pixels, ``(a,)``.
-            region_weights (Array): 1 / size of its region of each of these, ``(a,)``.
+        ``region_weights`` are 1 / size of its region of each anomalous pixel, ``(a,)``.
         """
         normal, order = np.sort(normal), np.argsort(anomalous)
         share, anomalous = np.cumsum(region_weights[order]), anomalous[order]
@@ -67,7 +58,7 @@ class Points(NamedTuple):
 def bootstrap(
     values: Mapping[str, float], images: Sequence[Points], curves: Mapping[str, tuple[int, float]], seed: str
 ) -> dict[str, list[float]]:
-    """Compute metrics of resampled images.
+    """Compute ``DRAWS`` values of metrics of resampled images; none with fewer than 2 normal or anomalous images.
 
     Scores are counted in at most 513 bins, and those of a bin count as equal. What this changes in the metric of the
     images themselves is added to all draws, so that intervals belong to the exact value.
@@ -75,12 +66,8 @@ def bootstrap(
     Args:
         values (Mapping[str, float]): Exact metrics.
         images (Sequence[Points]): The images, in an order that does not depend on the model.
-        curves (Mapping[str, tuple[int, float]]): Kind of points on the vertical axis and limit of the false positive
-            rate, by metric.
+        curves (Mapping[str, tuple[int, float]]): By metric, kind of points and limit of the false positive rate.
         seed (str): Name of the category.
-
-    Returns:
-        dict[str, list[float]]: ``DRAWS`` values of each metric, empty with fewer than 2 normal or anomalous images.
     """
     anomalous = np.array([points.weights[1] > 0 for points in images], bool)
     if min(anomalous.sum(), (~anomalous).sum()) < _FEWEST:
@@ -90,10 +77,8 @@ def bootstrap(
     for kind in (~anomalous, anomalous):
         count = int(kind.sum())
         times[1:, kind] = random.multinomial(count, np.full(count, 1 / count), DRAWS)
-    found = {}
-    for name, areas in curve_areas(images, times, curves).items():
-        found[name] = np.clip(values[name] + areas[1:] - areas[0], 0, 1).round(6).tolist()
-    return found
+    found = curve_areas(images, times, curves)
+    return {name: np.clip(values[name] + own[1:] - own[0], 0, 1).round(6).tolist() for name, own in found.items()}
 
 
 def curve_areas(images: Sequence[Points], times: Array, curves: Mapping[str, tuple[int, float]]) -> dict[str, Array]:

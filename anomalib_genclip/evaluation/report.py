@@ -45,15 +45,14 @@ class ResultTable:
     @property
     def columns(self) -> list[str]:
         """All columns of the rows, in the order of their first appearance, with the notes last."""
-        names = dict.fromkeys(name for row in self.rows for name in row)
-        return sorted(names, key=NOTE.__eq__)
+        return sorted(dict.fromkeys(name for row in self.rows for name in row), key=NOTE.__eq__)
 
     def print(self, columns: Sequence[str], console: Console | None = None) -> None:
         """Print some columns with metrics in percent, followed by notes and remarks."""
         table = Table(box=SIMPLE_HEAD, title=self.title, title_justify="left", padding=0, show_edge=False)
         for index, name in enumerate(columns):
-            header = name.replace("_", "\n")
-            table.add_column(header, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
+            side = "right" if index else "left"
+            table.add_column(name.replace("_", "\n"), justify=side, no_wrap=index > 0, overflow="fold")
         for row in self.rows:
             table.add_row(*(escape(_shown(name, row)) for name in columns))
         console = console or Console()
@@ -154,9 +153,8 @@ class EvaluationResult:
         remarks, rates = [remark], [name for name in ERROR_RATES if name in mean]
         if rates:
             remarks.append(
-                "False alarms: normal images above the image threshold; misses: anomalous images below it. Misses at "
-                "1 % and 5 % false alarms: interpolated on the ROC curve, at thresholds that are known from the test "
-                "labels only."
+                "False alarms: normal images above the image threshold; misses: anomalous images below it. Misses at 1 "
+                "% and 5 % false alarms: interpolated on the ROC curve, at thresholds known from the test labels only."
             )
         parts = [(category, row, self.draws.get(category, {})) for category, row in self.categories.items()]
         rows = [
@@ -174,10 +172,7 @@ class EvaluationResult:
         table.print(["category", *METRIC_NAMES], console)
 
     def write(self, folder: str | Path) -> list[Path]:
-        """Write ``metrics.csv``, ``metrics.json``, ``metrics.md`` and ``metrics.png``, and return their paths.
-
-        A folder that cannot be written to is a warning, so that the result is not lost.
-        """
+        """Write ``metrics.{csv,json,md,png}``; a folder that cannot be written to is a warning: no result is lost."""
         try:
             files = self.table().write(folder, "metrics")
             return [*files, atomic_write(Path(folder, "metrics.png"), self.chart())]

@@ -57,10 +57,9 @@ def _bits(values: Tensor) -> Tensor:
 class ScoreHistogram:
     """Histogram of the scores of one category's pixels: three arrays, about 5 MB, whatever the number of pixels.
 
-    The metrics depend only on the order of the scores, so scores are counted in bins that preserve the order. A bin is
-    given by the leading bits of a float32: at least 16 bits everywhere, 6 more in the middle of [0, 1]. Bits of the
-    score itself would resolve values near 1 poorly, where a confident model puts defects. Scores above 0.5 are
-    therefore binned by their distance from 1 (an exact subtraction), so that both ends have the same resolution.
+    Scores are counted in bins that preserve their order, on which alone the metrics depend. A bin is given by the
+    leading bits of a float32: at least 16, 6 more in the middle of [0, 1]. Scores above 0.5 are binned by their
+    distance from 1 (an exact subtraction), so that both ends have the same resolution.
     """
 
     def __init__(self) -> None:
@@ -74,8 +73,8 @@ class ScoreHistogram:
         kept = slice(None) if ignored is None else ~ignored
         both = torch.bincount((bins + NUM_BINS * mask)[kept].flatten(), minlength=2 * NUM_BINS)
         mask = mask if ignored is None else mask & ~ignored
-        self.counts += both.view(2, NUM_BINS)
         weights = region_weights(mask)
+        self.counts += both.view(2, NUM_BINS)
         self.weights += torch.bincount(bins[mask], weights=weights, minlength=NUM_BINS)
         self.regions += round(float(weights.sum()))
 
@@ -101,10 +100,7 @@ class ScoreHistogram:
 
 
 def region_weights(mask: Tensor) -> Tensor:
-    """Compute 1 / size of its region of each anomalous pixel of a mask ``(H, W)``, in their order.
-
-    Regions are 8-connected, by the same function as in anomalib's AUPRO.
-    """
+    """Compute 1 / size of its region, 8-connected as in AUPRO, of each anomalous pixel of a mask ``(H, W)``."""
     regions = connected_components_cpu(mask[None, None].float())[0, 0][mask].long()
     return torch.bincount(regions)[regions].double().reciprocal()
 
@@ -212,9 +208,8 @@ class CategoryScores:
         """Compute metrics of resampled images for intervals; ``values`` are those of the images, ``seed`` any text."""
         images = [Points.of_image(*self.images[image][:2]) for image in sorted(self.images)]
         pixels = self.points | {image: _points(*planes) for image, planes in self.maps.items()}
-        found: dict[str, list[float]] = {}
-        if "image_AUROC" in values:
-            found |= bootstrap(values, images, {"image_AUROC": (1, 1.0)}, seed)
+        curves = {"image_AUROC": (1, 1.0)}
+        found = bootstrap(values, images, curves, seed) if "image_AUROC" in values else {}
         if "pixel_AUROC" in values:
             curves = {"pixel_AUROC": (1, 1.0), "pixel_AUPRO": (2, FPR_LIMIT)}
             found |= bootstrap(values, [pixels[image] for image in sorted(pixels)], curves, seed)
@@ -261,10 +256,7 @@ def pixel_metrics(maps: Tensor, masks: Tensor) -> dict[str, float]:
 
 
 def miss_rates(scores: Tensor, labels: Tensor, false_alarm_rates: Sequence[float]) -> list[float]:
-    """Compute the false negative rates at given false positive rates, interpolated linearly on the ROC curve.
-
-    Scores ``(n,)`` must be finite and boolean labels ``(n,)`` have both values.
-    """
+    """Compute false negative rates at false positive rates, linearly on the ROC curve; scores ``(n,)`` are finite."""
     false_positive, true_positive, _ = binary_roc(_into_unit_range(scores), labels.int())
     return (1 - np.interp(false_alarm_rates, false_positive, true_positive)).tolist()
 

@@ -46,13 +46,14 @@ def save_weights(module: Any, path: str | Path, references: bool) -> Path:  # no
         thresholds, calibration = post_processor.raw_thresholds(), post_processor.calibration
     # A file for one product says which, and how its images were seen.
     of_product = references or calibration is not None
+    product = (getattr(post_processor, "calibration", None) or {}).get("class_name") or module.names.given
     description = Description(
         signature=signature_of(model),
         pretrained=Path(module.hparams["pretrained"]).name,
         image_size=list(model.image_size),
         trained_on=module.trained_on,
         inference={name: module.hparams[name] for name in INFERENCE_SETTINGS},
-        class_name=_product(module) if of_product else None,
+        class_name=product or module.names.of_file if of_product else None,
         tiles=module.hparams["tiles"] if of_product else None,
         calibration=calibration,
         references=notes if references else [],
@@ -64,11 +65,7 @@ def save_weights(module: Any, path: str | Path, references: bool) -> Path:  # no
 
 
 def load_prompts(module: Any, learned: LearnedWeights) -> None:  # noqa: ANN401  # GenCLIP
-    """Load the tensors of a prompts file.
-
-    Raises:
-        ValueError: If they belong to another model, or a tensor is missing, unexpected or of another shape.
-    """
+    """Load the tensors of a prompts file; a ``ValueError`` says what does not fit: model, tensor or shape."""
     model, description = module.model, learned.description
     signature_of(model).check(learned.signature, learned.source)
     size = tuple(description.image_size)
@@ -128,32 +125,20 @@ def read_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: A
 def settings_for_checkpoint(path: str | Path | IO, safe_globals: Sequence) -> dict[str, Any]:
     """Check a checkpoint before Lightning builds a model with its settings, and return those it must not choose.
 
-    Raises:
-        ValueError: If it is damaged, could run code, or was not written by GenCLIP.
+    ``ValueError`` if it is damaged, could run code, or was not written by GenCLIP.
     """
     checkpoint = GenCLIPCheckpointIO(safe_globals).load_checkpoint(path, map_location="cpu")
     training = {**checkpoint["hyper_parameters"].get("training", {}), "feature_cache": None}
-    here = {"weights": None, "fine_tune": False, "training": training, "few_shot_source": None}
-    here["ignore_mask"] = None
+    here = {"fine_tune": False, "training": training, **dict.fromkeys(("weights", "few_shot_source", "ignore_mask"))}
     return here | ({"k_shot": 0} if checkpoint["genclip"].get("references") else {})  # it needs no other references
 
 
 def check_keys(result: Any) -> None:  # noqa: ANN401  # of torch's load_state_dict
-    """Refuse a state dict in which more than the frozen CLIP is missing.
-
-    Raises:
-        RuntimeError: If a learned tensor is missing, or there are unexpected ones.
-    """
+    """Refuse a state dict in which more than the frozen CLIP is missing, or with other tensors: ``RuntimeError``."""
     missing = [key for key in result.missing_keys if not key.startswith(FROZEN)]
     if missing or result.unexpected_keys:
         msg = f"The state dict does not fit GenCLIP: missing {missing}, unexpected {result.unexpected_keys}."
         raise RuntimeError(msg)
-
-
-def _product(module: Any) -> str | None:  # noqa: ANN401  # GenCLIP
-    """Return the product that a model was calibrated for, else its class name."""
-    calibration = getattr(module.post_processor, "calibration", None) or {}
-    return calibration.get("class_name") or module.names.given or module.names.of_file
 
 
 def reference_notes(model: Any) -> list[ReferenceNote]:  # noqa: ANN401  # GenCLIPModel
@@ -170,11 +155,7 @@ def set_references(
     prefix: str,
     source: str,
 ) -> None:
-    """Create the memories that a file describes.
-
-    Raises:
-        ValueError: If a tensor is missing or of another shape.
-    """
+    """Create the memories that a file describes; ``ValueError`` if a tensor is missing or of another shape."""
     layers, width = len(model.layers), model.spec.vision_width
     memories = {}
     for number, note in enumerate(notes):

@@ -4,7 +4,7 @@
 """Prompts files: GenCLIP's learned tensors, without CLIP, in one safetensors file."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -29,28 +29,16 @@ Described = TypeVar("Described")
 
 @checked_dataclass(frozen=True, config=_STRICT)
 class ModelSignature:
-    """Settings of the model that learned tensors belong to; compared when they are loaded.
+    """Settings of the model that learned tensors belong to; compared when they are loaded."""
 
-    Args:
-        backbone (str): Name of the architecture.
-        fingerprint (str): Hash of the CLIP weights.
-        layers (list[int]): Feature layers.
-        prompt_length (int): ``n = q``.
-        patch_attention (str): Patch features.
-    """
-
-    backbone: str
-    fingerprint: str
-    layers: list[int]
-    prompt_length: int
-    patch_attention: str
+    backbone: str  # name of the architecture
+    fingerprint: str  # hash of the CLIP weights
+    layers: list[int]  # feature layers
+    prompt_length: int  # n = q
+    patch_attention: str  # patch features
 
     def check(self, other: "ModelSignature", source: str) -> None:
-        """Refuse tensors that belong to another model.
-
-        Raises:
-            ValueError: If the signatures differ; names both sides.
-        """
+        """Refuse tensors that belong to another model: a ``ValueError`` names both sides of the signatures."""
         own, theirs = asdict(self), asdict(other)
         if own == theirs:
             return
@@ -65,69 +53,40 @@ class ModelSignature:
 
 @checked_dataclass(frozen=True, config=_STRICT)
 class ReferenceNote:
-    """What the references of one category are.
+    """What the references of one category are."""
 
-    Args:
-        category (str): Its name, ``""`` if none was known.
-        images (list[str]): Hash of each image's file.
-        drawn_with (str): The settings that their features depend on.
-    """
-
-    category: str
-    images: list[str]
-    drawn_with: str
+    category: str  # its name, "" if none was known
+    images: list[str]  # hash of each image's file
+    drawn_with: str  # the settings that their features depend on
 
 
 @checked_dataclass(frozen=True, config=_STRICT)
 class Description:
-    """What a prompts file says of its tensors.
+    """What a prompts file says of its tensors."""
 
-    Args:
-        signature (ModelSignature): Settings of the model that they belong to.
-        pretrained (str): The ``pretrained`` argument of the training run; for a file its name without folders.
-        image_size (list[int]): Height and width of the images.
-        trained_on (str): Name of the training data, for information.
-        inference (dict[str, Any]): Settings that the thresholds depend on, ``INFERENCE_SETTINGS``.
-        class_name (str | None): Product that the file was calibrated or given references for.
-        tiles (dict[str, Any] | None): Tiles that it was calibrated or given references with.
-        calibration (dict[str, Any] | None): What the thresholds were calibrated on, if they were.
-        references (list[ReferenceNote]): The references of each category.
-        ignore_mask (list[int]): Height and width of the file of the ignore mask, whose tensor is smaller; empty without
-            one.
-        format (str): "anomalib-genclip".
-        version (int): Version of the format.
-    """
-
-    signature: ModelSignature
-    # A file from elsewhere must not determine which files are read, so this is no path.
+    signature: ModelSignature  # settings of the model that they belong to
+    # The argument of the training run. A file must not determine which files are read, so this is no path.
     pretrained: Annotated[str, Field(pattern=r"^[^/\\]+$")]
-    image_size: Annotated[list[int], Field(min_length=2, max_length=2)]
-    trained_on: str
-    inference: dict[InferenceSetting, Any]
-    class_name: str | None = None
-    tiles: dict[str, Any] | None = None
-    calibration: dict[str, Any] | None = None
-    references: list[ReferenceNote] = Field(default_factory=list)
-    ignore_mask: list[int] = Field(default_factory=list)
+    image_size: Annotated[list[int], Field(min_length=2, max_length=2)]  # height and width
+    trained_on: str  # name of the training data, for information
+    inference: dict[InferenceSetting, Any]  # what the thresholds depend on
+    class_name: str | None = None  # product that the file was calibrated or given references for
+    tiles: dict[str, Any] | None = None  # that it was calibrated or given references with
+    calibration: dict[str, Any] | None = None  # what the thresholds were calibrated on, if they were
+    references: list[ReferenceNote] = Field(default_factory=list)  # of each category
+    ignore_mask: list[int] = Field(default_factory=list)  # height and width of its file, whose tensor is smaller
     format: Literal["anomalib-genclip"] = FORMAT  # type: ignore[assignment]
     version: Literal[3] = FORMAT_VERSION  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
 class LearnedWeights:
-    """Contents of a prompts file.
-
-    Args:
-        description (Description): What the tensors are.
-        tensors (dict[str, Tensor]): The learned tensors.
-        thresholds (dict[str, Tensor]): "image" and "pixel" threshold, NaN for none.
-        source (str): Where they come from, for messages.
-    """
+    """Contents of a prompts file."""
 
     description: Description
-    tensors: dict[str, Tensor]
-    thresholds: dict[str, Tensor]
-    source: str = field(default="")
+    tensors: dict[str, Tensor]  # the learned ones
+    thresholds: dict[str, Tensor]  # "image" and "pixel", NaN for none
+    source: str = ""  # where they come from, for messages
 
     @property
     def signature(self) -> ModelSignature:
@@ -148,18 +107,14 @@ class LearnedWeights:
         return self.description.class_name, self.description.tiles
 
     def save(self, path: str | Path) -> Path:
-        """Write the file atomically.
-
-        Raises:
-            ValueError: If the name has another suffix, or a tensor is not finite.
-        """
+        """Write the file atomically; ``ValueError`` if the name has another suffix, or a tensor is not finite."""
         path = Path(path)
         check_finite(self.tensors, f"{path} is not written")
         if path.suffix != ".safetensors":
             msg = f"A prompts file must be named *.safetensors, got {path}."
             raise ValueError(msg)
         metadata: dict[str, Any] = asdict(self.description)
-        tensors = {**self.tensors, **{f"{_THRESHOLD}{key}": value for key, value in self.thresholds.items()}}
+        tensors = self.tensors | {f"{_THRESHOLD}{key}": value for key, value in self.thresholds.items()}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         metadata["digest"] = digest(tensors, metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,15 +158,11 @@ def load_weights(path: str | Path) -> LearnedWeights:
 
 
 def described(kind: type[Described], content: Any, source: str) -> Described:  # noqa: ANN401  # whatever was in a file
-    """Read a description from plain data.
-
-    Raises:
-        ValueError: If an entry is missing or of the wrong type; names it.
-    """
+    """Read a description from plain data; a ``ValueError`` names an entry that is missing or of the wrong type."""
     try:
         return TypeAdapter(kind).validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        msg = f"{source} has no valid entry for {place or 'its description'}: {first['msg']}."
+        place = ".".join(map(str, first["loc"])) or "its description"
+        msg = f"{source} has no valid entry for {place}: {first['msg']}."
         raise ValueError(msg) from error

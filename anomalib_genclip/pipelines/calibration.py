@@ -57,17 +57,14 @@ def calibrate(
     References that the model asks for (``k_shot``) are drawn first.
 
     Args:
-        inferencer (Inferencer): The model, which then has the new thresholds, and saves them.
+        inferencer (Inferencer): The model, which then has the new thresholds, ``image`` and ``pixel``, and saves them.
         normal (LightningDataModule | str | Path): Folder of normal images that were neither trained on nor are
             references; or a datamodule of one category, whose normal training images are used without the references.
         false_alarm_rate (float): ``a``, between 0 and 1. Defaults to ``0.01``.
 
-    Returns:
-        dict[str, float]: ``image`` and ``pixel`` threshold.
-
     Raises:
-        ValueError: If there are too few images, references among them, several categories, or an image that cannot
-            be used; or if the model has another post-processor than the default.
+        ValueError: For too few images, references among them, several categories, an image that cannot be used, or
+            another post-processor than the default.
     """
     rate = checked("false_alarm_rate", false_alarm_rate, OpenUnitFloat)
     model: Any = inferencer.model
@@ -88,8 +85,8 @@ def calibrate(
             raise ValueError(record.error)
         scores.append(record.score or 0.0)
         highest.append(float(np.max(np.asarray(record.anomaly_map))))
-    lists = {"image": scores, "pixel": highest}
-    thresholds = {name: conformal_threshold(torch.tensor(values), rate) for name, values in lists.items()}
+    thresholds = {"image": conformal_threshold(torch.tensor(scores), rate)}
+    thresholds["pixel"] = conformal_threshold(torch.tensor(highest), rate)
     found = {f"{name}_threshold": float(threshold) for name, threshold in thresholds.items()}
     note: dict[str, Any] = {"false_alarm_rate": rate, "normal_images": len(rows), "source": source}
     note |= {"scores": sorted(scores), "image_threshold": found["image_threshold"]}
@@ -106,10 +103,7 @@ def calibrate(
 
 
 def _without_references(model: GenCLIP, category: str, images: NormalImages, of_datamodule: bool) -> Sequence[int]:
-    """Return the indices of the images that are no references, which are drawn from those of a datamodule first.
-
-    A ``ValueError`` says that there is nothing to draw from, or that a folder has references.
-    """
+    """Return the indices of the images that are no references, which are drawn from those of a datamodule first."""
     references = model.model.references
     if model.k_shot and model.hparams["few_shot_source"] is None:  # else the inferencer has drawn them
         if of_datamodule:
