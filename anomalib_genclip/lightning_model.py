@@ -116,9 +116,6 @@ class GenCLIP(AnomalibModule):
         ValueError: If an argument is invalid or does not fit the backbone; raised before weights are loaded.
         FileNotFoundError: If ``weights`` does not exist.
         ConnectionError: If CLIP's weights cannot be downloaded.
-
-    Example:
-        >>> model = GenCLIP(backbone="ViT-B-16", pretrained="laion2b_s34b_b88k")  # doctest: +SKIP
     """
 
     torch_model: Callable[[Any, ModelSettings], GenCLIPModel] = GenCLIPModel
@@ -156,19 +153,10 @@ class GenCLIP(AnomalibModule):
         if checked("fine_tune", fine_tune, bool) and prompts is None:
             msg = "fine_tune=True starts from trained prompts: give their file as weights."
             raise ValueError(msg)
-        settings = ModelSettings.resolve(
-            backbone,
-            prompts=prompts,
-            pretrained=pretrained,
-            image_size=image_size,
-            layers=layers,
-            patch_attention=patch_attention,
-            prompt_length=prompt_length,
-            branches=branches,
-            class_name_filter=class_name_filter,
-            smoothing_sigma=smoothing_sigma,
-            score_weight=score_weight,
-        )
+        given: dict[str, Any] = {"pretrained": pretrained, "image_size": image_size, "layers": layers}
+        given |= {"patch_attention": patch_attention, "prompt_length": prompt_length, "branches": branches}
+        given |= {"class_name_filter": class_name_filter, "smoothing_sigma": smoothing_sigma}
+        settings = ModelSettings.resolve(backbone, prompts=prompts, score_weight=score_weight, **given)
         training = as_settings(TrainingSettings, "training", {} if training is None else training)
         product = (None, None) if prompts is None or fine_tune else prompts.product
         self.names = NameRule.of(class_name, product[0], settings.max_suffix_tokens)
@@ -188,19 +176,10 @@ class GenCLIP(AnomalibModule):
         resize = self.configure_pre_processor(settings.image_size)
         super().__init__(resize if pre_processor is True else pre_processor, post_processor, evaluator, visualizer)
         # A checkpoint has the resolved settings as plain data, so that loading it needs no prompts file.
-        self.save_hyperparameters({
-            **settings.as_hparams(),
-            "seed": seed,
-            "k_shot": self.k_shot,
-            "few_shot_source": source,
-            "max_reference_patches": max_patches,
-            "class_name": self.names.given or dict(self.names.of_category) or None,
-            "training": asdict(training),
-            "tiles": tiles and asdict(tiles),
-            "ignore_mask": mask,
-            "weights": None,
-            "fine_tune": False,
-        })
+        plain = {"seed": seed, "k_shot": self.k_shot, "few_shot_source": source, "max_reference_patches": max_patches}
+        plain |= {"training": asdict(training), "tiles": tiles and asdict(tiles), "ignore_mask": mask}
+        plain |= {"class_name": self.names.given or dict(self.names.of_category) or None}
+        self.save_hyperparameters({**settings.as_hparams(), **plain, "weights": None, "fine_tune": False})
         self._build(settings, training, prompts)
         self._tile_setup = TileSetup(tiles)
         self._tile_setup.apply(self)
@@ -238,10 +217,8 @@ class GenCLIP(AnomalibModule):
         maps, cls = self.model.training_logits(images, classes, query_only, settings.vision_dropout)
         loss = self.loss(maps, cls, batch.gt_mask, batch.gt_label)
         if not torch.isfinite(loss):
-            msg = (
-                f"The loss is {loss.item()} at step {self.global_step}. Training has diverged: lower learning_rate and "
-                "projection_learning_rate, or train in another precision. The last checkpoint is unaffected."
-            )
+            what = f"The loss is {loss.item()} at step {self.global_step}. Training has diverged; checkpoints are fine"
+            msg = f"{what}: lower learning_rate and projection_learning_rate, or train in another precision."
             raise ValueError(msg)
         self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(batch))
         return {"loss": loss}
@@ -375,16 +352,12 @@ class GenCLIP(AnomalibModule):
         return export_atomically(self, export_root, partial(super().to_torch, model_file_name=model_file_name))
 
     def to_onnx(
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        **kwargs: Any,  # noqa: ANN401  # torch.onnx.export's
+        self, export_root: Path | str, model_file_name: str = "model", input_size: tuple[int, int] | None = None, **more
     ) -> Path:
         """Export to ONNX with the opset that torch's exporter writes; arguments as in anomalib."""
         if input_size is None:
             check_dynamic_size(self.model)
-        options = {"model_file_name": model_file_name, "input_size": input_size, "opset_version": ONNX_OPSET, **kwargs}
+        options = {"model_file_name": model_file_name, "input_size": input_size, "opset_version": ONNX_OPSET, **more}
         return export_atomically(self, export_root, partial(super().to_onnx, **options))
 
     def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401  # anomalib's

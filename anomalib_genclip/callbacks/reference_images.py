@@ -56,8 +56,7 @@ class ReferenceImages(Callback):
             return
         loaders = running_loaders(trainer)
         found = images_of_datamodule(datamodule_of(trainer, loaders[0]))
-        source = pl_module.hparams["few_shot_source"]
-        if source is not None:
+        if (source := pl_module.hparams["few_shot_source"]) is not None:
             if len(found) > 1:
                 what = f"few_shot_source={source} is one folder, and the test images are of {len(found)} categories"
                 msg = f"{what}: leave it out to draw from the training images of each, or test them one by one."
@@ -120,8 +119,8 @@ def _settings_of(module: Any, files: list[str]) -> str:  # noqa: ANN401  # GenCL
     tiles = tiler and [tiler.tile_size_h, tiler.tile_size_w, tiler.stride_h, tiler.stride_w]
     scaled = tiler and getattr(module.pre_processor, "working_size", None)
     parts = {"image_size": model.image_size, "tiles": tiles, "working_size": scaled}
-    if masks := model.ignore_mask.digest(files):
-        parts["ignore_mask"] = masks
+    masks = model.ignore_mask.digest(files)
+    parts |= {"ignore_mask": masks} if masks else {}
     return json.dumps(parts | {"max_reference_patches": module.hparams["max_reference_patches"]})
 
 
@@ -141,12 +140,13 @@ def _remember(
     """Compute a memory from preprocessed images, each ``(1, 3, H, W)``, and their masks, each ``(1, H, W)``."""
     patches, cls = _features(model, images)
     left_out = _cells(model, ignored)
+    flat = patches.flatten(1, 2)
     if left_out is None:
-        kept = _coreset(patches.flatten(1, 2), max_patches, seed)
+        kept = _coreset(flat, max_patches, seed)
     else:
         counting = (~left_out).flatten().nonzero()[:, 0]
-        kept = counting[_coreset(patches.flatten(1, 2)[:, counting], max_patches, seed)]
-    memory, origin = patches.flatten(1, 2)[:, kept], kept // patches.shape[2]
+        kept = counting[_coreset(flat[:, counting], max_patches, seed)]
+    memory, origin = flat[:, kept], kept // patches.shape[2]
     if len(images) == 1:  # there is no other image to compare with, so the image itself is, flipped
         views, views_cls = _features(model, [images[0].flip(axes) for axes in _FLIPS])
         flipped = [None if ignored[0] is None else ignored[0].flip(axes) for axes in _FLIPS]
@@ -183,9 +183,8 @@ def _coreset(features: Tensor, max_patches: int, seed: int) -> Tensor:
 
 def preprocessed(image: Tensor, file: str, module: Any) -> Tensor:  # noqa: ANN401  # GenCLIP
     """Check and preprocess an image ``(3, H, W)``: ``(1, 3, H, W)`` in the model's precision."""
-    image = image.unsqueeze(0)
-    check_images(ImageBatch(image=image, image_path=[file]), {file})
-    image = module.pre_processor.transform(image) if module.pre_processor else image
+    check_images(ImageBatch(image=image[None], image_path=[file]), {file})
+    image = module.pre_processor.transform(image[None]) if module.pre_processor else image[None]
     return image.to(module.device, module.model.projections[0].dtype)
 
 

@@ -34,9 +34,7 @@ FEWEST_STEPS = 100  # 12 images, 2 steps an epoch: 1 to 15 epochs were worse tha
 class RunSetup(Callback):
     """Prepare trainer and results folder for GenCLIP; the first of the model's callbacks.
 
-    Lightning's trainer keeps the callbacks of a model, and would call them for the next model of the same engine. When
-    a run ends, this one removes them. The trainer also remembers how metrics are logged, and refuses another way for
-    the same name; it forgets that before and after a run of GenCLIP.
+    Lightning's trainer keeps a model's callbacks and how metrics are logged for the next model; this one removes both.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -79,10 +77,7 @@ class RunSetup(Callback):
         pl_module.trained_on = " ".join(filter(None, names))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Return to the best checkpoint, if a callback monitors a metric, and write a prompts file.
-
-        anomalib tests the weights that a training leaves. Without checkpoints there is no file either.
-        """
+        """Return to the best checkpoint, if a callback monitors a metric, and write a prompts file beside them."""
         written = [own for own in trainer.checkpoint_callbacks if getattr(own, "best_model_path", "")]
         if best := next((own.best_model_path for own in written if own.monitor), None):
             pl_module.load_state_dict(trainer.strategy.checkpoint_io.load_checkpoint(best, "cpu")["state_dict"])

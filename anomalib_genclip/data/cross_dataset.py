@@ -34,8 +34,8 @@ Side = Literal["source", "target"]
 class CrossDataset(AnomalibDataModule):
     """Datamodule that trains on a source and tests on a target.
 
-    - Training: the source's whole labelled test split (normal and anomalous images, with masks), whatever anomalib's
-      ``val_split_mode`` is there, without the held-out share.
+    - Training: the source's whole labelled test split (normal and anomalous images, with masks), without the held-out
+      share.
     - Validation: the held-out share of the source, so that thresholds do not depend on the target. At least one image
       of each label of each category is held out, unless it is the only one.
     - Test and predict: the target's whole test split.
@@ -91,14 +91,15 @@ class CrossDataset(AnomalibDataModule):
         seed: int = 0,
     ) -> None:
         checked("seed", seed, NonNegativeInt | None)
+        own: dict[str, Any] = {
+            "train_augmentations": train_augmentations,
+            "val_augmentations": val_augmentations,
+        }
         super().__init__(
             train_batch_size=checked("train_batch_size", train_batch_size, PositiveInt),
             eval_batch_size=checked("eval_batch_size", eval_batch_size, PositiveInt),
             num_workers=checked("num_workers", num_workers, NonNegativeInt),
-            train_augmentations=train_augmentations,
-            val_augmentations=val_augmentations,
-            test_augmentations=test_augmentations,
-            augmentations=augmentations,
+            **{**own, "test_augmentations": test_augmentations, "augmentations": augmentations},
             val_split_ratio=checked("val_split_ratio", val_split_ratio, OpenUnitFloat),
             seed=seed,
         )

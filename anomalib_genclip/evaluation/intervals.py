@@ -92,12 +92,13 @@ def curve_areas(images: Sequence[Points], times: Array, curves: Mapping[str, tup
         bins = np.searchsorted(edges, own, side="right") + size * np.arange(len(own))[:, None]
         counts = np.bincount(bins.ravel(), np.repeat(weight, own.shape[1]), len(own) * size).reshape(-1, size)
         above = (times @ counts.astype(np.float32)).astype(float)[:, ::-1].cumsum(1)
-        rates.append(np.pad(above / above[:, -1:], ((0, 0), (1, 0))))
-    return {name: _area(rates[0], rates[kind], limit) for name, (kind, limit) in curves.items()}
+        rates.append(above / above[:, -1:])
+    return {name: area(rates[0], rates[kind], limit) for name, (kind, limit) in curves.items()}
 
 
-def _area(x: Array, y: Array, limit: float) -> Array:
-    """Integrate piecewise linear curves ``(D, n)`` up to ``limit``, divided by ``limit``: ``(D,)``."""
+def area(x: ArrayLike, y: ArrayLike, limit: float) -> Array:
+    """Integrate piecewise linear curves ``(D, n)`` from (0, 0) up to ``limit``, divided by ``limit``: ``(D,)``."""
+    x, y = (np.pad(np.atleast_2d(values), ((0, 0), (1, 0))) for values in (x, y))
     inside, step = np.diff(np.minimum(x, limit)), np.diff(x)
     share = np.divide(inside, step, out=np.zeros_like(step), where=step > 0)  # of each piece: 1, 0, or where it is cut
     return (inside * (y[:, :-1] + share * np.diff(y) / 2)).sum(1) / limit

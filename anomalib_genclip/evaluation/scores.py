@@ -20,7 +20,7 @@ from torchmetrics.functional.classification import binary_roc
 
 from anomalib_genclip.utils.messages import counted
 
-from .intervals import Points, bootstrap
+from .intervals import Points, area, bootstrap
 
 IMAGE_METRICS = ("image_AUROC", "image_AP", "image_F1Max")
 METRIC_NAMES = (*IMAGE_METRICS, "pixel_AUROC", "pixel_AUPRO", "pixel_AP", "pixel_F1Max")
@@ -92,8 +92,8 @@ class ScoreHistogram:
         fpr, tpr = false / false[-1], true / true[-1]
         overlap = self.weights[used].flip(0).cumsum(0) / self.regions
         return {
-            "AUROC": _area(fpr, tpr, limit=1.0),
-            "AUPRO": _area(fpr, overlap, limit=FPR_LIMIT),
+            "AUROC": float(area(fpr, tpr, 1.0)[0]),
+            "AUPRO": float(area(fpr, overlap, FPR_LIMIT)[0]),
             "AP": float((anomalous * true / (true + false)).sum() / true[-1]),
             "F1Max": float((2 * true / (true + false + true[-1])).max()),
         }
@@ -103,17 +103,6 @@ def region_weights(mask: Tensor) -> Tensor:
     """Compute 1 / size of its region, 8-connected as in AUPRO, of each anomalous pixel of a mask ``(H, W)``."""
     regions = connected_components_cpu(mask[None, None].float())[0, 0][mask].long()
     return torch.bincount(regions)[regions].double().reciprocal()
-
-
-def _area(x: Tensor, y: Tensor, limit: float) -> float:
-    """Integrate the piecewise linear curve through (0, 0) and the points up to ``limit``, divided by ``limit``."""
-    x, y = (torch.cat([values.new_zeros(1), values]) for values in (x, y))
-    inside = int((x <= limit).sum())
-    if inside < len(x):
-        part = (limit - x[inside - 1]) / (x[inside] - x[inside - 1])
-        y = torch.cat([y[:inside], torch.lerp(y[inside - 1], y[inside], part)[None]])
-        x = torch.cat([x[:inside], x.new_tensor([limit])])
-    return float(torch.trapezoid(y, x)) / limit
 
 
 @dataclass

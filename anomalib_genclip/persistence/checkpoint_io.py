@@ -21,17 +21,12 @@ _LEGACY_SETTINGS = {"hparams", "hparams_type", "module_arguments"}  # Lightning 
 class GenCLIPCheckpointIO(AnomalibCheckpointIO):
     """Write checkpoints atomically, and refuse damaged or foreign ones with an error that names the file.
 
-    Lightning writes to the system's temporary folder and then moves the file. If that folder is on another disk, the
-    move copies over the last good checkpoint, which a full disk or a killed process leaves incomplete; and Lightning
-    ignores missing write permission. torch does not verify checksums when it reads the file.
+    Lightning moves the file from the system's temporary folder: from another disk, that overwrites the last good one
+    bit by bit. torch does not verify checksums when it reads the file.
     """
 
     def load_checkpoint(self, path: str | Path | IO, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Read a checkpoint; other arguments as in anomalib.
-
-        An ``OSError`` names a file that cannot be opened, a ``ValueError`` one that is damaged, was not written by
-        GenCLIP, or could run code.
-        """
+        """Read a checkpoint; ``ValueError`` for one that is damaged, was not written by GenCLIP, or could run code."""
         if isinstance(path, str | Path) and is_file(path):
             check_archive(Path(path))  # the hash below is that of the model, not of the optimizer and the settings
         try:
@@ -67,8 +62,7 @@ def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any])
     learned = {key: value for key, value in state.items() if key.startswith("model.")}
     check_finite(learned, "The checkpoint is not written")
     checkpoint["state_dict"] = state
-    # Lightning's command line adds private entries.
-    settings = checkpoint.get("hyper_parameters", {})
+    settings = checkpoint.get("hyper_parameters", {})  # Lightning's command line adds private entries
     checkpoint["hyper_parameters"] = {name: value for name, value in settings.items() if not _is_hidden(name)}
     checkpoint["genclip"] = {**description, "digest": digest(state, description)}
 

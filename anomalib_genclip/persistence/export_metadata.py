@@ -1,11 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What an exported file says of itself: thresholds, class name, calibration, versions.
-
-ONNX files hold it in their ``metadata_props``, OpenVINO's in their ``rt_info``, and beside torch's lies
-``metadata.json``.
-"""
+"""What an exported file says of itself, in ONNX's ``metadata_props``, OpenVINO's ``rt_info``, torch's metadata.json."""
 
 import json
 import shutil
@@ -70,11 +66,7 @@ def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
 
 
 def copy_with_metadata(source: Path, target: Path, metadata: dict[str, Any]) -> Path:
-    """Copy an exported model, with another description.
-
-    Raises:
-        ValueError: If the suffixes differ.
-    """
+    """Copy an exported model, with another description; ``ValueError`` if the suffixes differ."""
     if source.suffix != target.suffix:
         msg = f"{target} must end in {source.suffix}, as {source} does."
         raise ValueError(msg)

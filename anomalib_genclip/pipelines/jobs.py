@@ -1,10 +1,9 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Jobs: training a model, or testing one with speed and memory, each in a process of its own.
+"""Jobs: training a model, or testing one with speed and memory, each in a process of its own, with stored results.
 
-Results are stored, so that an interrupted comparison resumes. anomalib's ``SerialRunner`` does not fit: it ends with an
-error if a job fails, and shows no number of jobs.
+anomalib's ``SerialRunner`` does not fit: it ends with an error if a job fails, and shows no number of jobs.
 """
 
 import contextlib
@@ -66,11 +65,7 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """Hash of everything that the result depends on.
-
-        That is the settings, the contents of the files that they name (a prompts file may be replaced) and of the
-        bundled weights, and the versions of this package and of anomalib.
-        """
+        """Hash of settings, contents of the files that they name and of the bundled weights, and versions."""
         names = _strings(self.settings)
         files = {path: file_hash(path) for path in names if is_file(path)}
         if {TINY, *BUNDLED_PROMPTS} & set(names):
@@ -166,8 +161,7 @@ def train_model(settings: Settings) -> Settings:
 
 def test_model(settings: Settings) -> Settings:
     """Test a model on one category; settings of :func:`.comparison.test_jobs`."""
-    # Before the model is built, because its weights may be random.
-    seed_everything(settings["seed"], workers=True)
+    seed_everything(settings["seed"], workers=True)  # first, because the model's weights may be random
     k_shot, one_class = settings["k_shot"], settings["protocol"] == "one_class"
     model = build_model(settings["model"], **({"k_shot": k_shot} if k_shot and not one_class else {}))
     target = build_target(settings["target"], settings["category"], settings["seed"])
@@ -197,10 +191,7 @@ def measure(
     checkpoint: str | None = None,
     train: bool = False,
 ) -> Settings:
-    """Test a model, and measure speed and memory.
-
-    anomalib's own benchmark job fails for zero-shot models: it passes datamodules by position, and always trains.
-    """
+    """Test a model, and measure speed and memory; anomalib's own benchmark job fails for zero-shot models."""
     evaluator, meter, fit_seconds = CategoryEvaluator(report=False), Meter(), {}
     model.evaluator, model.visualizer = evaluator, None
     seed_everything(seed, workers=True)
@@ -213,8 +204,7 @@ def measure(
         engine.test(model=model, datamodule=datamodule, ckpt_path=checkpoint)
     result = evaluator.result
     assert result is not None
-    own = {"notes": result.notes, "draws": result.mean_draws}
-    return {**result.mean, **meter.result(), **fit_seconds, **own}
+    return {**result.mean, **meter.result(), **fit_seconds, "notes": result.notes, "draws": result.mean_draws}
 
 
 def make_engine(folder: str | Path, accelerator: str, trainer: Settings) -> Engine:
@@ -243,15 +233,11 @@ def build_datamodule(settings: Settings) -> AnomalibDataModule:
 
 
 def build_target(settings: Settings, category: str | None, seed: int) -> AnomalibDataModule:
-    """Build a datamodule, of one category if it has some, whose whole test split is tested and validated on.
-
-    With the same seed, random splits, such as that of a Folder without normal test images, are the same.
-    """
+    """Build a datamodule, of one category if it has some, whose whole test split is tested and validated on."""
     init_args = {"seed": seed, **settings.get("init_args", {}), **({"category": category} if category else {})}
     datamodule = build_datamodule({"class_path": settings["class_path"], "init_args": init_args})
     datamodule.val_split_mode = ValSplitMode.SAME_AS_TEST  # anomalib's default
-    # Some datamodules default to a mode that drops the normal test images.
-    datamodule.test_split_mode = TestSplitMode.FROM_DIR
+    datamodule.test_split_mode = TestSplitMode.FROM_DIR  # some default to one that drops the normal test images
     return datamodule
 
 
@@ -268,11 +254,7 @@ def keep_normal_images(datamodule: AnomalibDataModule, k_shot: int, seed: int) -
 
 
 class Meter(Callback):
-    """Measures images per second and peak memory of one test.
-
-    The time includes pre-processing and model, synchronized with the device. It excludes reading of files, metrics and
-    visualizations, and the first of several batches, which is the warm-up.
-    """
+    """Measures peak memory of one test and images per second of pre-processing and model, without the first batch."""
 
     def __init__(self) -> None:
         self._batches: list[tuple[int, float]] = []  # images, seconds
@@ -306,11 +288,7 @@ def _synchronized_time(device: torch.device) -> float:
 
 
 def peak_memory_mib(device: torch.device) -> float | None:
-    """Return the peak memory of this process so far in MiB.
-
-    On a GPU this is the memory allocated by torch, else the resident memory with libraries and the maps kept for the
-    metrics; ``None`` where the operating system does not report it (only Linux does).
-    """
+    """Return the peak memory of this process so far in MiB: of the GPU by torch, else resident, where Linux says it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     # Not resource.getrusage(), whose peak is inherited from the parent process.

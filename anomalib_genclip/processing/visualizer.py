@@ -43,13 +43,10 @@ class CategoryVisualizer(ImageVisualizer):
     """Image visualizer that saves ``<output_dir>/<dataset>/<category>/<folder>/<file>``.
 
     Dataset and category are those of the batch, else those of the datamodule; unknown ones are left out. ``<folder>``
-    is the image's parent folder, with as many further parents as are needed to distinguish all images of a category:
-    with anomalib's own visualizer images of two categories overwrite each other, and captions may be wider than their
-    tiles. It also keeps the folder of the first run for all later runs; this one reads it from the trainer each time,
-    unless ``output_dir`` is given. In a distributed run all processes save to the folder of the first one, and images
-    that the sampler repeats are saved once. With tiles, the fields have the size of the map, unless ``field_size`` is
-    given. The first eight pictures of a test also go to TensorBoard, W&B and MLflow loggers of the trainer, normal ones
-    left out where labels are known.
+    is the image's parent folder, with as many further parents as are needed to distinguish all images of a category.
+    ``output_dir`` is read from the trainer in each run, unless it is given; in a distributed run it is that of the
+    first process. With tiles, the fields have the size of the map, unless ``field_size`` is given. The first eight
+    pictures of a test also go to TensorBoard, W&B and MLflow loggers, normal ones left out where labels are known.
 
     Args:
         **kwargs: Arguments of :class:`anomalib.visualization.ImageVisualizer`.
@@ -85,13 +82,7 @@ class CategoryVisualizer(ImageVisualizer):
             self._prefix = f"process{group.rank}_" if group.number > 1 else ""
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: AnomalibModule,
-        outputs: ImageBatch,
-        batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: object, _: object, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Save one visualization per image of the batch."""
         tiled = getattr(getattr(pl_module, "model", None), "tiler", None) is not None and not self._has_own_size
