@@ -91,15 +91,14 @@ class CrossDataset(AnomalibDataModule):
         seed: int = 0,
     ) -> None:
         checked("seed", seed, NonNegativeInt | None)
-        own: dict[str, Any] = {
-            "train_augmentations": train_augmentations,
-            "val_augmentations": val_augmentations,
-        }
         super().__init__(
             train_batch_size=checked("train_batch_size", train_batch_size, PositiveInt),
             eval_batch_size=checked("eval_batch_size", eval_batch_size, PositiveInt),
             num_workers=checked("num_workers", num_workers, NonNegativeInt),
-            **{**own, "test_augmentations": test_augmentations, "augmentations": augmentations},
+            train_augmentations=train_augmentations,
+            val_augmentations=val_augmentations,
+            test_augmentations=test_augmentations,
+            augmentations=augmentations,
             val_split_ratio=checked("val_split_ratio", val_split_ratio, OpenUnitFloat),
             seed=seed,
         )

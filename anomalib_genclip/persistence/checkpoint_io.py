@@ -21,8 +21,8 @@ _LEGACY_SETTINGS = {"hparams", "hparams_type", "module_arguments"}  # Lightning 
 class GenCLIPCheckpointIO(AnomalibCheckpointIO):
     """Write checkpoints atomically, and refuse damaged or foreign ones with an error that names the file.
 
-    Lightning moves the file from the system's temporary folder: from another disk, that overwrites the last good one
-    bit by bit. torch does not verify checksums when it reads the file.
+    Lightning moves the file from the system's temporary folder: from another disk, a killed process leaves the last
+    good one incomplete. torch does not verify checksums when it reads the file.
     """
 
     def load_checkpoint(self, path: str | Path | IO, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
