@@ -59,9 +59,12 @@ class ModelSettings:
         Arguments as for :class:`~anomalib_genclip.lightning_model.GenCLIP`. CLIP's weights are not read. A
         ``ValueError`` names a setting that is invalid, or does not fit the backbone or the prompts file.
         """
-        if prompts is not None:
-            backbone = _backbone_of_prompts(backbone, prompts)
-        backbone = DEFAULT_BACKBONE if backbone is None else backbone
+        theirs = DEFAULT_BACKBONE if prompts is None else prompts.signature.backbone
+        backbone = theirs if backbone is None else backbone
+        if prompts is not None and plain_name(backbone) != plain_name(theirs):
+            what = f"{prompts.source} was trained with backbone {theirs!r} and does not fit backbone={backbone!r}"
+            msg = f"{what}. Leave backbone out, or give prompts that were trained with {backbone!r}."
+            raise ValueError(msg)
         spec = backbone_spec(backbone)
         chosen = {**INFERENCE, "patch_attention": "clip", "prompt_length": PROMPT_LENGTH}
         chosen |= {"pretrained": default_pretrained(spec), "image_size": None, "layers": None}
@@ -107,15 +110,3 @@ class ModelSettings:
         """Return the settings under the names of the model's arguments, as plain data for checkpoints."""
         names = [field.name for field in fields(self) if field.name != "spec"]
         return {name: getattr(self, name) for name in names} | {"layers": list(self.layers)}
-
-
-def _backbone_of_prompts(backbone: str | None, prompts: "LearnedWeights") -> str:
-    """Return the backbone that a prompts file was trained with; ``ValueError`` if the user gave another."""
-    theirs = prompts.signature.backbone
-    if backbone is None or plain_name(backbone) == plain_name(theirs):
-        return backbone or theirs
-    msg = (
-        f"{prompts.source} was trained with backbone {theirs!r} and does not fit backbone={backbone!r}. Leave backbone "
-        f"out to use {theirs!r}, or give prompts that were trained with {backbone!r}."
-    )
-    raise ValueError(msg)

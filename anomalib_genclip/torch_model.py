@@ -50,14 +50,7 @@ class ScoreParts(NamedTuple):
 class GenCLIPModel(nn.Module):
     """GenCLIP (arXiv 2504.14919): learned general prompts on a frozen CLIP.
 
-    Args:
-        clip (CLIP): open_clip's model for the settings' image size, as returned by
-            :func:`~anomalib_genclip.clip.backbone.load_clip`. It is frozen.
-        settings (ModelSettings): Resolved settings.
-
     Example:
-        >>> from anomalib_genclip.clip.backbone import load_clip
-        >>> from anomalib_genclip.model_settings import ModelSettings
         >>> settings = ModelSettings.resolve("tiny")
         >>> model = GenCLIPModel(load_clip(settings.spec, settings.pretrained, settings.image_size), settings)
     """
@@ -230,12 +223,9 @@ class GenCLIPModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Compute the loss's logits without CNF: of layers ``(M, B, 2, h, w)`` and of the CLS token ``(B, 2)``.
 
-        Args:
-            images (Tensor | ImageTokens): As in :meth:`branch_maps`.
-            class_index (Tensor | None): As in :meth:`forward`.
-            query_only (Tensor | None): Images that are trained with the query-only prompt (no ``V``, class "object")
-                instead of the vision-enhanced one, ``(B,)``, bool (ours). ``None`` for no image.
-            vision_dropout (float): Probability that an image's ``V^i`` is zero; others are scaled up (ours).
+        Images with ``query_only`` ``(B,)`` are trained with the query-only prompt (no ``V``, class "object")
+        instead of the vision-enhanced one; an image's ``V^i`` is zero with the probability ``vision_dropout``, and
+        others are scaled up (both ours).
         """
         image = images if isinstance(images, ImageTokens) else self.clip.encode_image(images)
         class_index = self.default_class.expand(image.cls.shape[0]) if class_index is None else class_index

@@ -141,10 +141,7 @@ def _forget_metrics(trainer: Trainer) -> None:
 
 
 def _validates_nothing(trainer: Trainer, module: Any) -> bool:  # noqa: ANN401  # GenCLIP
-    """Return whether a run has no validation images, or does not need what validation finds.
-
-    anomalib validates a zero-shot model before each test, and its datamodules fail there without validation images.
-    """
+    """Return whether a run cannot or need not validate, as anomalib does with a zero-shot model before each test."""
     datamodule: Any = trainer.datamodule
     if hasattr(datamodule, "val_split_mode") and not hasattr(datamodule, "val_data"):
         return True

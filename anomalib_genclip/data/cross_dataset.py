@@ -61,16 +61,6 @@ class CrossDataset(AnomalibDataModule):
             ``"categories"``, so that thresholds are chosen on unseen categories. Defaults to ``"images"``.
         val_split_ratio (float): Share of images or categories that is held out, between 0 and 1. Defaults to ``0.1``.
         seed (int): Seed of the held-out share, and of splits of datamodules without one. Defaults to ``0``.
-
-    Example:
-        >>> from anomalib.data import MVTecAD, Visa
-        >>> from anomalib_genclip.data import CrossDataset
-        >>> datamodule = CrossDataset(
-        ...     source=Visa(), source_categories="all",
-        ...     target=MVTecAD(), target_categories=["bottle", "cable"],
-        ... )
-        >>> datamodule.name
-        'Visa_to_MVTecAD'
     """
 
     def __init__(
@@ -133,8 +123,7 @@ class CrossDataset(AnomalibDataModule):
         # Few-shot references are drawn from these, never from test images.
         self.normal_images = [(category_of(part), getattr(part, "train_data", None)) for part in targets]
         _check_source(source)
-        _warn_about_ignored_augmentations([*self.source, *self.target])
-        _warn_about_shared_images(source, target)
+        _warn([*self.source, *self.target], source, target)
         labelled = CategoryDataset(source, TaskType.SEGMENTATION, split="train")
         held_out = _draw_held_out(labelled.samples, self.held_out, self.val_split_ratio, seed)
         self.train_data = labelled.subsample([row for row in range(len(labelled)) if row not in held_out])
@@ -195,12 +184,9 @@ def _load(datamodules: list[AnomalibDataModule], seed: int, side: Side) -> list[
     """Set the datamodules up and return their whole test splits."""
     for datamodule in datamodules:
         datamodule.val_split_mode = ValSplitMode.NONE
-        # Some datamodules (RealIAD, MVTecAD2) default to a mode that drops the normal images.
-        datamodule.test_split_mode = TestSplitMode.FROM_DIR
-        # A Folder without normal test images samples them; the seed makes that reproducible.
-        datamodule.seed = seed if datamodule.seed is None else datamodule.seed
-        # A datamodule that has been set up before would keep its former category.
-        datamodule._is_setup = False  # noqa: SLF001
+        datamodule.test_split_mode = TestSplitMode.FROM_DIR  # some (RealIAD, MVTecAD2) would drop the normal images
+        datamodule.seed = seed if datamodule.seed is None else datamodule.seed  # a Folder may draw its test images
+        datamodule._is_setup = False  # noqa: SLF001  # else it keeps the category of an earlier setup
         _call(datamodule, "setup", side)
     rooted = [(part, getattr(part, "root", None) if side == "source" else None) for part in datamodules]
     return [CategoryPart(part.name, category_of(part), part.test_data, root and Path(root)) for part, root in rooted]
@@ -239,13 +225,11 @@ def _target_task(target: list[CategoryPart]) -> TaskType:
     return TaskType.SEGMENTATION
 
 
-def _warn_about_ignored_augmentations(datamodules: list[AnomalibDataModule]) -> None:
+def _warn(datamodules: list[AnomalibDataModule], *sides: list[CategoryPart]) -> None:
+    """Warn of augmentations that are not used, and of images in both the source and the target."""
     kinds = ("train_augmentations", "val_augmentations", "test_augmentations")
     if named := [part.name for part in datamodules if any(getattr(part, kind) is not None for kind in kinds)]:
         logger.warning("Augmentations of %s are not used: give them to CrossDataset.", ", ".join(named))
-
-
-def _warn_about_shared_images(*sides: list[CategoryPart]) -> None:
     files = [{Path(file).resolve() for part in side for file in part.data.samples.image_path} for side in sides]
     if shared := sorted(set.intersection(*files)):
         text = "In both the source and the target, so this is not a zero-shot test: %s: %s."

@@ -103,15 +103,7 @@ def _with_interval(name: str, row: Row) -> str:
 
 @dataclass
 class EvaluationResult:
-    """Metrics and error rates of a test run, in [0, 1], by category; undefined ones are absent.
-
-    Example:
-        >>> result = EvaluationResult({"bottle": {"image_AUROC": 0.9}, "cable": {"image_AUROC": 0.7}, "screw": {}})
-        >>> result.mean
-        {'image_AUROC': 0.8}
-        >>> sorted(result.logged())
-        ['bottle/image_AUROC', 'cable/image_AUROC', 'image_AUROC']
-    """
+    """Metrics and error rates of a test run, in [0, 1], by category; undefined ones are absent."""
 
     categories: dict[str, dict[str, float]]  # values by metric or error rate, by category
     streamed: list[str] = field(default_factory=list)  # categories whose pixel metrics are from histograms

@@ -23,13 +23,8 @@ IGNORE_MASK = "ignore_mask.mask"
 
 def signature_of(model: Any) -> ModelSignature:  # noqa: ANN401  # GenCLIPModel
     """Return the settings that learned tensors must have been trained with to fit a torch model."""
-    return ModelSignature(
-        backbone=model.backbone,
-        fingerprint=model.fingerprint,
-        layers=list(model.layers),
-        prompt_length=len(model.prompts.normal),
-        patch_attention=model.clip.patch_attention,
-    )
+    length, attention = len(model.prompts.normal), model.clip.patch_attention
+    return ModelSignature(model.backbone, model.fingerprint, list(model.layers), length, attention)
 
 
 def save_weights(module: Any, path: str | Path, references: bool) -> Path:  # noqa: ANN401  # GenCLIP

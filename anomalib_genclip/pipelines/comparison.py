@@ -183,9 +183,7 @@ def with_note(row: Row) -> Row:
 def resampled(rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
     """Average metrics and their draws over the categories of each seed, and then over the seeds.
 
-    Returns:
-        dict[str, NDArray[np.float64]]: Metric, followed by its draws, ``(1 + DRAWS,)``; only those of which no row has
-            a value without draws.
+    Returns each metric of which no row has a value without draws, followed by its draws: ``(1 + DRAWS,)``.
     """
     found = {}
     for name in INTERVAL_METRICS:
@@ -199,10 +197,8 @@ def resampled(rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
 def _summary(rows: pd.DataFrame) -> Row:
     """Summarize one model's rows: mean of metrics, sum of times, peak of memory."""
     done, count = rows[~rows.failed], rows.category.nunique()
-    summary = {
-        **rows.iloc[0][["model", "protocol"]],
-        "categories": f"{count - rows.category[rows.failed].nunique()} of {count}",
-    }
+    tested = f"{count - rows.category[rows.failed].nunique()} of {count}"
+    summary = {**rows.iloc[0][["model", "protocol"]], "categories": tested}
     of_seeds = done.groupby("seed")[list(METRIC_NAMES)].mean().agg(["mean", "std"])
     for name, (mean, std) in of_seeds.items():
         summary[name] = mean
@@ -244,10 +240,8 @@ def draw_accuracy_against_speed(rows: list[Row]) -> bytes:
 def compare(settings: Settings) -> ComparisonTables:
     """Compare models with different protocols on the same images, and print and write the tables.
 
-    Finished jobs are not repeated; failed jobs are rows with the reason, and are tried again next time.
-
-    Raises:
-        ValueError: If a setting is missing, unknown or invalid; raised before any job runs.
+    Finished jobs are not repeated; failed jobs are rows with the reason, and are tried again next time. A
+    ``ValueError`` names a setting that is missing, unknown or invalid before any job runs.
     """
     comparison = validated(Comparison, settings)
     parts = target_parts(comparison)
@@ -292,15 +286,9 @@ def test_jobs(comparison: Comparison, parts: list[tuple], trained: list[Row]) ->
     for entry in comparison.models:
         for k_shot, seed, (category, target, own) in product(entry.k_shot or [0], entry.seeds or [], parts):
             training = trainings.get((entry.name, seed), {})
-            settings = {
-                **entry.model_dump(include={"model", "protocol", "trainer"}),
-                "checkpoint": training.get("checkpoint"),
-                "target": target,
-                "category": own,
-                "k_shot": k_shot,
-                "seed": seed,
-                "accelerator": comparison.accelerator,
-            }
+            settings = entry.model_dump(include={"model", "protocol", "trainer"}) | {"target": target, "category": own}
+            settings |= {"k_shot": k_shot, "seed": seed, "accelerator": comparison.accelerator}
+            settings["checkpoint"] = training.get("checkpoint")
             name = entry.name if entry.k_shot is None else f"{entry.name}, k = {k_shot}"
             labels = {"model": name, "protocol": entry.protocol, "category": category, "seed": seed}
             failure = f"training failed: {training['error']}" if "error" in training else ""

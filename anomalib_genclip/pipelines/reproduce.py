@@ -26,26 +26,19 @@ REMARKS = [
     INTERVAL_REMARK,
 ]
 _FIGURES = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
-# Zero-shot results of others on MVTec AD and VisA, in percent; of some the first figure alone.
+# Zero-shot results of others on MVTec AD and VisA; of some the first figure alone.
 _OTHERS: list[tuple[str, str, tuple[float, ...], tuple[float, ...]]] = [
-    ("WinCLIP", "arXiv 2303.14814", (91.8, 85.1, 64.6), (78.1, 79.6, 56.8)),
-    ("APRIL-GAN", "arXiv 2305.17382", (86.1, 87.6, 44.0), (78.0, 94.2, 86.8)),
-    ("AnomalyCLIP", "logs in its repository, arXiv 2310.18961", (91.6, 91.1, 81.4), (82.0, 95.5, 86.7)),
-    ("AdaCLIP", "run again by the authors of VisualAD, arXiv 2407.15795", (92.0, 88.5, 47.6), (79.7, 95.1, 71.3)),
-    ("AF-CLIP", "its paper", (92.9, 92.3, 85.7), (88.5, 96.2, 88.7)),
-    ("VisualAD", "its paper", (92.2, 90.8, 87.5), (84.7, 95.8, 91.0)),
-    ("AnomalyVFM (RADIO)", "arXiv 2601.20524", (96.4, 92.0, 87.6), (92.9, 95.8, 90.5)),
-    ("AdaptCLIP", "arXiv 2505.09926", (93.5,), (84.8,)),
+    ("WinCLIP", "arXiv 2303.14814", (0.918, 0.851, 0.646), (0.781, 0.796, 0.568)),
+    ("APRIL-GAN", "arXiv 2305.17382", (0.861, 0.876, 0.440), (0.780, 0.942, 0.868)),
+    ("AnomalyCLIP", "logs in its repository, arXiv 2310.18961", (0.916, 0.911, 0.814), (0.820, 0.955, 0.867)),
+    ("AdaCLIP", "run again by the authors of VisualAD, arXiv 2407.15795", (0.920, 0.885, 0.476), (0.797, 0.951, 0.713)),
+    ("AF-CLIP", "its paper", (0.929, 0.923, 0.857), (0.885, 0.962, 0.887)),
+    ("VisualAD", "its paper", (0.922, 0.908, 0.875), (0.847, 0.958, 0.910)),
+    ("AnomalyVFM (RADIO)", "arXiv 2601.20524", (0.964, 0.920, 0.876), (0.929, 0.958, 0.905)),
+    ("AdaptCLIP", "arXiv 2505.09926", (0.935,), (0.848,)),
 ]
 PUBLISHED: dict[str, list[tuple[str, str, Row]]] = {  # by the target's datamodule
-    target: [
-        (
-            model,
-            f"published ({source})",
-            {name: round(value / 100, 3) for name, value in zip(_FIGURES, own[side], strict=False)},
-        )
-        for model, source, *own in _OTHERS
-    ]
+    target: [(name, f"published ({by})", dict(zip(_FIGURES, own[side], strict=False))) for name, by, *own in _OTHERS]
     for side, target in enumerate(("MVTecAD", "Visa"))
 }
 
@@ -66,10 +59,8 @@ class Reproduction(Strict):
 def reproduce(settings: Settings) -> ResultTable:
     """Run the protocols, and write and print one table; see ``configs/reproduce.yaml``.
 
-    Protocols with the same source share the training runs. A protocol that fails is a row with the reason.
-
-    Raises:
-        ValueError: If a setting is missing, unknown or invalid.
+    Protocols with the same source share the training runs. A protocol that fails is a row with the reason; a
+    ``ValueError`` names a setting that is missing, unknown or invalid.
     """
     checked = validated(Reproduction, settings)
     table, folder = ResultTable("The paper's protocols", [], REMARKS), checked.results_dir
@@ -107,13 +98,9 @@ def comparison_settings(data: Settings, settings: Reproduction, stem: str) -> Se
     """Convert the arguments of a CrossDataset to the settings of a comparison of the models."""
     loading = {key: data[key] for key in ("eval_batch_size", "num_workers") if key in data}
     sides = {"source", "source_categories", "target", "target_categories"}
-    common = {
-        "protocol": "cross_dataset",
-        "trainer": settings.trainer,
-        "source": data["source"],
-        "source_categories": data.get("source_categories"),
-        "data": {key: value for key, value in data.items() if key not in sides},
-    }
+    common = {"protocol": "cross_dataset", "trainer": settings.trainer, "source": data["source"]}
+    common["source_categories"] = data.get("source_categories")
+    common["data"] = {key: value for key, value in data.items() if key not in sides}
     return {
         **settings.model_dump(include={"accelerator", "isolate", "seed"}),
         "results_dir": settings.results_dir / stem,
