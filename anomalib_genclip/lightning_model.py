@@ -1,11 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""GenCLIP as a model of anomalib.
-
-Paper:
-    GenCLIP: Generalizing CLIP Prompts for Zero-shot Anomaly Detection, https://arxiv.org/abs/2504.14919
-"""
+"""GenCLIP (https://arxiv.org/abs/2504.14919) as a model of anomalib."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -64,9 +60,8 @@ class GenCLIP(AnomalibModule):
     Args:
         backbone (str | None): An open_clip ViT such as ``"ViT-L-14-336"`` or ``"ViT-B-16-quickgelu"``, or ``"tiny"``,
             the bundled demonstration CLIP. Defaults to ``None``: that of ``weights``, else ``"ViT-L-14-336"``.
-        pretrained (str | None): CLIP's weights: an open_clip tag, a local file (``.safetensors`` or ``.pt``), or
-            ``"random"``. Defaults to ``None``: those that ``weights`` was trained with, else ``"openai"``, for
-            ``"tiny"`` the bundled ones.
+        pretrained (str | None): CLIP's weights: an open_clip tag, a ``.safetensors`` or ``.pt`` file, or ``"random"``.
+            Defaults to ``None``: those of ``weights``, else ``"openai"``, for ``"tiny"`` the bundled ones.
         image_size (int | Sequence[int] | None): Side, or height and width, that images are resized to, in pixels;
             multiples of the patch size. Defaults to ``None``: that of ``weights``, else 518 rounded down to patches.
         layers (list[int] | None): Feature layers: blocks of the vision tower, counted from 1. Defaults to ``None``:
@@ -75,9 +70,8 @@ class GenCLIP(AnomalibModule):
             attention (ours). Defaults to ``None``: that of ``weights``, else ``"clip"``.
         prompt_length (int | None): Tokens of the normal, the abnormal and the general query prompt and of the vision
             prompts, ``n = q``. Defaults to ``None``: that of ``weights``, else 4.
-        class_name (str | dict[str, str] | None): Class name for all images, or names for categories without a
-            meaningful one, such as ``{"01": "cable"}``. Defaults to ``None``: the category of batch or datamodule (for
-            ``Folder`` its name), else that of ``weights``, else ``"object"``.
+        class_name (str | dict[str, str] | None): Name for all images, or names for categories without a meaningful one,
+            such as ``{"01": "cable"}``. Defaults to ``None``: the category, else that of ``weights``, else "object".
         branches (str | None): Branches that compute map and score: ``"both"``, ``"vision"`` (vision-enhanced) or
             ``"query"`` (query-only). Defaults to ``None``: that of ``weights``, else ``"both"``.
         class_name_filter (bool | None): Class Name Filtering: replace the class name by "object" for images that it
@@ -91,22 +85,19 @@ class GenCLIP(AnomalibModule):
             ``fine_tune`` is set. Defaults to ``None``.
         fine_tune (bool): Train, starting from ``weights``. Defaults to ``False``.
         training (TrainingSettings | None): How it is trained. Defaults to ``None``: the defaults of that class.
-        seed (int | None): Seed of the prompts' initialization, of all random numbers of training and of the drawn
-            references, for runs that are reproducible to the last digit on one machine. Defaults to ``None``: torch's
-            current random state.
+        seed (int | None): Seed of the prompts' initialization, of training and of the drawn references, for runs that
+            are reproducible to the last digit on one machine. Defaults to ``None``: torch's current random state.
         k_shot (int): Reference images per category, drawn before testing and prediction from ``few_shot_source``; 0
             for none. Defaults to ``0``.
         few_shot_source (str | Path | None): Folder of normal images of the tested product. Defaults to ``None``: the
             datamodule's normal training images of each category, for ``CrossDataset`` the target's.
-        max_reference_patches (int): Maximum number of patches that are kept of a category's reference images. A larger
-            number is reduced to a coreset. Defaults to ``10000``.
+        max_reference_patches (int): Most patches kept of a category's references, as a coreset. Defaults to ``10000``.
         tiles (TileSettings | None): Overlapping tiles that large images are cut into. Defaults to ``None``: those that
             ``weights`` was calibrated with, else images are seen whole.
         ignore_mask (str | Path | None): A PNG of the shape of the images, in which white does not count: see
             :class:`~anomalib_genclip.components.ignore_mask.IgnoreMask`. Defaults to ``None``: that of ``weights``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
-        post_processor (nn.Module | bool): Post-processor, or whether to use the default, which applies thresholds and
-            does not normalize. Defaults to ``True``.
+        post_processor (nn.Module | bool): Likewise; the default's thresholds are on raw scores. Defaults to ``True``.
         evaluator (Evaluator | bool): Evaluator, or whether to use the default, per category. Defaults to ``True``.
         visualizer (Visualizer | bool): Visualizer, or whether to use the default, per image. Defaults to ``True``.
         **unknown (Any): Arguments of earlier versions; the error says what they are called now.
@@ -170,7 +161,6 @@ class GenCLIP(AnomalibModule):
             read_ignore_mask(mask)  # raises if it cannot be used
         max_patches = checked("max_reference_patches", max_reference_patches, PositiveInt)
         seed = checked("seed", seed, NonNegativeInt | None)
-        # Before CLIP is loaded, because it raises if the folder is a file.
         self._feature_cache = FeatureCache(training.feature_cache) if training.feature_cache else None
         self.is_zero_shot = prompts is not None and not fine_tune
         resize = self.configure_pre_processor(settings.image_size)
@@ -197,8 +187,7 @@ class GenCLIP(AnomalibModule):
         self.loss = GenCLIPLoss(image_weight=training.image_loss_weight)
         self.training_settings = training
         self.trained_on = ""
-        # Each process of a distributed run adds class names in the order of its own batches, so DDP must not
-        # broadcast the table of rank 0. DistributedDataParallel reads this attribute.
+        # Each process adds class names in the order of its own batches, so DDP must not broadcast those of rank 0.
         self._ddp_params_and_buffers_to_ignore = [f"model.class_names.{name}" for name in ClassNames.__annotations__]
         if prompts is not None:
             load_prompts(self, prompts)
@@ -235,14 +224,10 @@ class GenCLIP(AnomalibModule):
     validation_step = predict_step = test_step  # type: ignore[assignment]
 
     def look_up(self, categories: Sequence[str | None], class_name: str | None = None) -> tuple[Tensor, Tensor | None]:
-        """Look up class names and references: the one way from a name to what the torch model takes.
+        """Look up class names and references, from each image's category, to what the torch model takes.
 
-        Args:
-            categories (Sequence[str | None]): Each image's category, ``None`` if unknown.
-            class_name (str | None): Replaces the model's own, if it is given. Defaults to ``None``.
-
-        Raises:
-            ValueError: If a name is blank or has too many tokens, or if there are references, but none for an image.
+        ``class_name`` replaces the model's own. A ``ValueError`` says if a name is blank or has too many tokens, or if
+        there are references, but none for an image.
         """
         names = self.names if class_name is None else replace(self.names, given=class_name)
         used = [names.name_of(category) for category in categories]
@@ -309,15 +294,10 @@ class GenCLIP(AnomalibModule):
         return CategoryVisualizer()
 
     def save_weights(self, path: str | Path, references: bool = False) -> Path:
-        """Write the learned tensors and thresholds, without CLIP, to a prompts file; in a distributed run once.
+        """Write the learned tensors and thresholds, without CLIP, to a ``*.safetensors`` file, and return its path.
 
-        Args:
-            path (str | Path): A ``*.safetensors`` file.
-            references (bool): Include the features of the reference images. Without them thresholds that were found
-                with references are left out. Defaults to ``False``.
-
-        Raises:
-            ValueError: If the name has another suffix, a tensor is not finite, or there are no references.
+        ``references`` includes the features of the reference images; without them, thresholds that were found with
+        references are left out. ``ValueError`` for another suffix, a tensor that is not finite, or no references.
         """
         return save_weights(self, path, references)
 

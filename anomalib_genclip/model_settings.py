@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 Branches = Literal["both", "vision", "query"]
 PROMPT_LENGTH = 4  # n and q (ours)
 SHORTEST_SUFFIX = 3  # "damaged", "object", [EOS]
-SCORE_WEIGHT = 0.25  # w: share of the CLS token in the image score (ours)
-INFERENCE: dict[str, Any] = {  # defaults
+# Of inference; w, share of the CLS token in the image score, is ours.
+DEFAULTS: dict[str, Any] = {
     "branches": "both",
     "class_name_filter": True,
     "smoothing_sigma": 0.0,
-    "score_weight": SCORE_WEIGHT,
+    "score_weight": 0.25,
 }
 
 
@@ -66,7 +66,7 @@ class ModelSettings:
             msg = f"{what}. Leave backbone out, or give prompts that were trained with {backbone!r}."
             raise ValueError(msg)
         spec = backbone_spec(backbone)
-        chosen = {**INFERENCE, "patch_attention": "clip", "prompt_length": PROMPT_LENGTH}
+        chosen = {**DEFAULTS, "patch_attention": "clip", "prompt_length": PROMPT_LENGTH}
         chosen |= {"pretrained": default_pretrained(spec), "image_size": None, "layers": None}
         chosen |= prompts.settings if prompts else {}
         chosen |= {name: value for name, value in given.items() if value is not None}
@@ -88,10 +88,8 @@ class ModelSettings:
         most = (self.spec.context_length - 1 - SHORTEST_SUFFIX) // 2
         length = self.prompt_length
         if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= most:
-            msg = (
-                f"prompt_length={length!r} does not fit: it must be a whole number from 1 to {most}, so that a class "
-                f"name fits into the text tower's {self.spec.context_length} tokens."
-            )
+            what = f"prompt_length={length!r} does not fit: it must be a whole number from 1 to {most}"
+            msg = f"{what}, so that a class name fits into the text tower's {self.spec.context_length} tokens."
             raise ValueError(msg)
         object.__setattr__(self, "prompt_length", int(length))  # jsonargparse's are a subclass
         # The filter's kernel extends four sigma to each side, and padding is limited to the map.

@@ -4,7 +4,7 @@
 """Groups of GenCLIP's arguments: training and tiles. Imports no heavy module."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -27,10 +27,8 @@ class TrainingSettings:
     Args:
         learning_rate (float): Adam's initial learning rate for prompts and ``φ``; it decays linearly to zero.
         projection_learning_rate (float): The same for ``ψ``.
-        query_only_prob (float): Probability that a training image is trained with the query-only prompt instead of
-            the vision-enhanced one (ours; 0 in the paper).
-        vision_dropout (float): Probability that the vision prompts of an image and a layer are dropped (ours; 0 in the
-            paper).
+        query_only_prob (float): Share of training images with the query-only prompt (ours; 0 in the paper).
+        vision_dropout (float): Share of vision prompts that are dropped, by image and layer (ours; 0 in the paper).
         image_loss_weight (float): Weight of the cross-entropy on the CLS token (ours; 0 in the paper).
         anomaly_source (str): Source of anomalous training images: ``"labels"`` of the training set, ``"synthetic"``
             (anomalib's Perlin generator on normal images), or ``"auto"``: labels if the set has anomalous images.
@@ -95,20 +93,12 @@ class TileSettings:
 
 
 def as_settings(kind: type[Settings], name: str, value: Any) -> Settings:  # noqa: ANN401  # any user input
-    """Return a group of settings that was given as such, or as a mapping (YAML, checkpoints).
-
-    A ``ValueError`` starts with the ``name`` of the group and names one that is missing, unknown or invalid.
-    """
-    if isinstance(value, kind):
-        return value
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    if not isinstance(value, Mapping) or not value.keys() <= {*known}:
-        msg = f"{name}={value!r} must be {kind.__name__} or a mapping of some of its settings: {', '.join(known)}."
-        raise ValueError(msg)
+    """Return settings that were given as such or as a mapping (YAML, checkpoints); a ``ValueError`` names the group."""
     try:
-        return kind(**value)
-    except TypeError as error:  # a required one is missing
-        msg = f"{name}={value!r}: {error}."
+        return value if isinstance(value, kind) else kind(**value)
+    except TypeError as error:  # no mapping, or one is missing or unknown
+        known = ", ".join(field.name for field in fields(kind))  # type: ignore[arg-type]
+        msg = f"{name}={value!r} must be {kind.__name__} or a mapping of some of its settings: {known}. {error}."
         raise ValueError(msg) from error
 
 

@@ -111,10 +111,8 @@ class GenCLIPModel(nn.Module):
     ) -> InferenceBatch:
         """Predict anomaly maps ``(B, 1, H, W)`` and image scores ``(B,)``, both in [0, 1].
 
-        Args:
-            images (Tensor): Normalized images, ``(B, 3, H, W)``, with tiles of any size.
-            class_index (Tensor | None): From :meth:`class_index`, ``(B,)``; ``None`` uses the default class.
-            reference_index (Tensor | None): From :meth:`References.index`, ``(B,)``; ``None`` uses the default.
+        Images ``(B, 3, H, W)`` are normalized, with tiles of any size. Indices ``(B,)`` are from :meth:`class_index`
+        and :meth:`References.index`, ``None`` for the defaults.
         """
         parts = self.score_parts(images, class_index, reference_index)
         return InferenceBatch(pred_score=self.image_score(parts), anomaly_map=parts.anomaly_map)
@@ -136,10 +134,9 @@ class GenCLIPModel(nn.Module):
         reference_index: Tensor | None = None,
         ignored: Tensor | None = None,
     ) -> ScoreParts:
-        """Compute the map and the parts of the image score; arguments as in :meth:`forward` and :meth:`branch_maps`.
+        """Compute the map and the parts of the image score; arguments as in :meth:`branch_maps` and :meth:`forward`.
 
-        ``ignored`` are the pixels of each map that do not count, ``(B, 1, H, W)``, bool, else those of
-        :attr:`ignore_mask`.
+        Pixels that do not count are ``ignored`` ``(B, 1, H, W)``, bool, else those of :attr:`ignore_mask`.
         """
         tiles = tile_grid(images, self.tiler)
         whole = images if tiles is None else resize(images, self.image_size)
@@ -185,12 +182,9 @@ class GenCLIPModel(nn.Module):
         class_index: Tensor | None = None,
         text: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> BranchMaps:
-        """Compute the maps of each branch, and the CLS score.
+        """Compute the maps of each branch, and the CLS score; ``text`` of other images is taken as it is, without CNF.
 
-        Args:
-            images (Tensor | ImageTokens): Normalized images, ``(B, 3, H, W)``, or their vision-encoder outputs.
-            class_index (Tensor | None): As in :meth:`forward`.
-            text (Mapping[str, Sequence[Tensor]] | None): Text features of other images to compare with, without CNF.
+        Images are normalized, ``(B, 3, H, W)``, or their vision-encoder outputs; ``class_index`` as in :meth:`forward`.
         """
         image = images if isinstance(images, ImageTokens) else self.clip.encode_image(images)
         # Not len(), a Python integer that would fix the batch size of exported models.

@@ -71,8 +71,7 @@ class ReferenceImages(Callback):
         if len(images) < len(found):
             msg = f"k_shot={pl_module.k_shot}: two target datasets share a category's name. Test them one by one."
             raise ValueError(msg)
-        # All processes of a run draw the same images.
-        seed = trainer.strategy.broadcast(torch.initial_seed())
+        seed = trainer.strategy.broadcast(torch.initial_seed())  # all processes draw the same images
         _warn_of_test_images(loaders, draw_references(pl_module, images, seed))
 
     on_predict_start = on_test_start
@@ -81,10 +80,7 @@ class ReferenceImages(Callback):
 @torch.inference_mode(mode=False)
 @torch.no_grad()
 def draw_references(module: Any, images: dict[str, NormalImages], seed: int | None = None) -> list[str]:  # noqa: ANN401
-    """Draw references and set those of the model, unless it has them already; the model's ignore mask holds for them.
-
-    A ``ValueError`` says if there are too few images, or names one that cannot be used.
-    """
+    """Draw references and set the model's, unless it has them; ``ValueError`` for too few or unusable images."""
     seed = next((value for value in (module.hparams["seed"], seed) if value is not None), torch.initial_seed())
     rows = {category: _choose(module, category, len(found.files), seed) for category, found in images.items()}
     files = {category: [found.files[row] for row in rows[category]] for category, found in images.items()}
@@ -93,8 +89,7 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
     model, drawn_with = module.model, _settings_of(module, drawn)
     wanted = [(own, drawn_with) for own in hashes.values()]
     if [(memory.images, memory.drawn_with) for memory in model.references.memories] == wanted:
-        # Calibration on a folder may not have known the name of the category.
-        model.references.set(dict(zip(hashes, model.references.memories, strict=True)))
+        model.references.set(dict(zip(hashes, model.references.memories, strict=True)))  # under the category's name
         return drawn
     memories = {}
     for category, found in images.items():
@@ -108,8 +103,7 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
         logger.info("%s: images: %d, patches: %d, %.1f MB.", tag, module.k_shot, patches.shape[1], patches.nbytes / 1e6)
     model.references.set(memories)
     if isinstance(module.post_processor, RawScorePostProcessor):
-        # Those of the prompts file or of a validation were found on scores without references.
-        module.post_processor.set_thresholds()
+        module.post_processor.set_thresholds()  # the earlier ones were found on scores without references
     return drawn
 
 
@@ -189,10 +183,7 @@ def preprocessed(image: Tensor, file: str, module: Any) -> Tensor:  # noqa: ANN4
 
 
 def _features(model: GenCLIPModel, images: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Compute the features of images ``(1, 3, H, W)``: patches ``(M, k, N, d_v)``, and CLS tokens ``(1, k, d_v)``.
-
-    Patches are those of tiles too. All have unit length, rounded to half precision, in which they are saved.
-    """
+    """Compute patches, those of tiles too, ``(M, k, N, d_v)``, and CLS tokens ``(1, k, d_v)``, rounded to half."""
     views = [[*map(model.clip.encode_image, _views(model, resize(image, images[0].shape[-2:])))] for image in images]
     per_image = [torch.cat([torch.stack(view.patches).flatten(1, 2) for view in image], dim=1) for image in views]
     patches = torch.stack(per_image, dim=1)

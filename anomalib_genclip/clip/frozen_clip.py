@@ -34,11 +34,8 @@ class ImageTokens(NamedTuple):
 class FrozenCLIP(nn.Module):
     """open_clip's unmodified model, which returns tokens of several layers and takes token embeddings as text.
 
-    Args:
-        model (CLIP): A model of :func:`anomalib_genclip.clip.backbone.load_clip`. It is frozen.
-        layers (Sequence[int]): Feature layers: blocks of the vision tower, counted from 1, ascending.
-        patch_attention (str): Patch tokens of the feature layers: "clip" for the blocks' outputs, "value" for
-            :func:`attend_by_value`. CLS tokens and image embedding are the same.
+    Feature layers are blocks of the vision tower, counted from 1, ascending. Their patch tokens are the blocks' outputs
+    ("clip") or those of :func:`attend_by_value` ("value"); CLS tokens and image embedding are the same.
     """
 
     def __init__(self, model: CLIP, layers: Sequence[int], patch_attention: str = "clip") -> None:
@@ -83,10 +80,7 @@ class FrozenCLIP(nn.Module):
         return ImageTokens(patches, torch.stack(cls_tokens, dim=1), visual.ln_post(cls_tokens[-1]), embedding)
 
     def encode_prefix(self, embeddings: Tensor) -> Tensor:
-        """Run the text tower on the prefixes of prompts, given as token embeddings from [SOS] on, ``(K, P, d_t)``.
-
-        Returns keys and values, ``(blocks, 2, 1, heads, K * P, d_t / heads)``, which do not depend on what follows.
-        """
+        """Compute keys and values of prefixes ``(K, P, d_t)``: ``(blocks, 2, 1, heads, K * P, d_t / heads)``."""
         places = self._places([embeddings.shape[1]] * embeddings.shape[0], 0)
         tokens = self._add_positions(embeddings.flatten(0, 1).unsqueeze(0), places)
         mask = _causal_mask(places, places)
@@ -118,7 +112,6 @@ class FrozenCLIP(nn.Module):
         blocks = model.transformer.resblocks
         for number, block in enumerate(blocks):
             past = None if prefix is None else prefix[number]
-            # Only the outputs at [EOS] are used.
             tokens, _ = run_block(block, tokens, mask, past, only=eos if number == len(blocks) - 1 else None)
         features, projection = model.ln_final(tokens), model.text_projection
         features = projection(features) if isinstance(projection, nn.Module) else features @ projection
@@ -191,10 +184,9 @@ def run_block(
 
 
 def attend_by_value(block: nn.Module, values: Tensor) -> Tensor:
-    """Compute patch tokens ``(B, N, width)`` that attend by the similarity of their values, not of queries and keys.
+    """Compute patch tokens ``(B, N, width)`` by AnomalyCLIP's value-value attention, without residual and MLP (ours).
 
-    After AnomalyCLIP's value-value attention; without residual and MLP (ours). ``values`` are those of
-    :func:`run_block`, CLS token first, ``(B, heads, 1 + N, width / heads)``.
+    ``values`` are those of :func:`run_block`, CLS token first, ``(B, heads, 1 + N, width / heads)``.
     """
     attended = F.scaled_dot_product_attention(values[:, :, 1:], values, values)
     return block.ls_1(block.attn.out_proj(attended.transpose(1, 2).flatten(2)))

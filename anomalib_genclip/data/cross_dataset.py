@@ -34,8 +34,7 @@ Side = Literal["source", "target"]
 class CrossDataset(AnomalibDataModule):
     """Datamodule that trains on a source and tests on a target.
 
-    - Training: the source's whole labelled test split (normal and anomalous images, with masks), without the held-out
-      share.
+    - Training: the source's whole labelled test split, with masks, without the held-out share.
     - Validation: the held-out share of the source, so that thresholds do not depend on the target. At least one image
       of each label of each category is held out, unless it is the only one.
     - Test and predict: the target's whole test split.
@@ -171,9 +170,8 @@ def _call(datamodule: AnomalibDataModule, method: Literal["prepare_data", "setup
     try:
         getattr(datamodule, method)()
     except Exception as error:
-        hint = "If the dataset could not be downloaded, put it there yourself."
-        if method == "setup":
-            hint = "Is it complete? Each anomalous image needs a mask file of its own, and each mask its image."
+        complete = "Is it complete? Each anomalous image needs a mask file of its own, and each mask its image."
+        hint = complete if method == "setup" else "If the dataset could not be downloaded, put it there yourself."
         reason = f"{type(error).__name__}: {why_unreadable(error)}"
         there = ", ".join(folders_on_disk(datamodule)) or "none"
         msg = f"{method}() of the {side} {full_name(datamodule)} failed: {reason}. Folders there: {there}. {hint}"

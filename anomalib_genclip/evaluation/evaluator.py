@@ -32,18 +32,16 @@ _VALIDATION_SHARE = 10  # validation is repeated each epoch, and exact pixel met
 class CategoryEvaluator(Evaluator):
     """Test metrics per category and their mean, as zero-shot results are reported.
 
-    It logs the means of image AUROC, AP and F1Max and pixel AUROC, AUPRO, AP and F1Max over the categories
-    (``pixel_AUROC``) and, if there are several, those of each (``bottle/pixel_AUROC``, or
-    ``MVTecAD/bottle/pixel_AUROC`` if two datasets have a category of that name). Undefined metrics, for example without
-    anomalous images, are left out of the mean and named in a warning and in the report. Image AUROC, pixel AUROC and
-    AUPRO have 95 % intervals (bootstrap over images). While a model is trained, the validation images give the same
-    means after each epoch, for ``EarlyStopping`` and ``ModelCheckpoint``.
+    It logs the means of ``METRIC_NAMES`` over the categories (``pixel_AUROC``) and, if there are several, those of each
+    (``bottle/pixel_AUROC``, or ``MVTecAD/bottle/pixel_AUROC`` if two datasets have a category of that name). Undefined
+    metrics, for example without anomalous images, are left out of the mean and named in a warning and in the report.
+    ``INTERVAL_METRICS`` have 95 % intervals (bootstrap over images). While a model is trained, the validation images
+    give the same means after each epoch, for ``EarlyStopping`` and ``ModelCheckpoint``.
 
-    Maps are kept in CPU memory (5 bytes per pixel) for anomalib's metrics, which take up to 80 bytes per pixel of the
-    largest category while they are computed. Beyond ``pixel_budget`` pixels, scores are counted in histograms instead
-    (about 5 MB per category and 3 kB per image), which give the pixel metrics to within 1e-3; image metrics stay exact.
-    Several processes share the budget. Images repeated by a distributed sampler are known by their paths and count
-    once. Pixels under the model's ignore mask do not count; with one, pixel metrics are those of histograms.
+    Maps are kept in CPU memory (5 bytes per pixel) for anomalib's metrics, which take up to 80 bytes per pixel of a
+    category. Beyond ``pixel_budget`` pixels, which processes share, and with an ignore mask, whose pixels do not count,
+    scores are counted in histograms instead (about 5 MB per category and 3 kB per image), which give the pixel metrics
+    to within 1e-3. Images repeated by a distributed sampler are known by their paths and count once.
 
     Args:
         val_metrics (AnomalibMetric | Sequence[AnomalibMetric] | None): Pooled metrics of the validation images, in
@@ -119,8 +117,7 @@ class CategoryEvaluator(Evaluator):
             self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores)
         if self._pixels > budget // trainer.world_size:
             for category in self._categories.values():
-                # A distributed sampler gives all processes equally many images by repeating some, each as the last one
-                # of its process. As a map, and not yet in the histogram, such an image can still be left out.
+                # A distributed sampler repeats some images, each as the last of its process: as maps they can go again.
                 category.to_histogram(kept=1)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -137,8 +134,8 @@ class CategoryEvaluator(Evaluator):
             if trainer.barebones:  # logging is disabled; anomalib's engine returns these two
                 trainer.callback_metrics[name] = trainer.logged_metrics[name] = torch.tensor(value)
             else:
-                # Equal in all processes; sync_dist only prevents Lightning's warning.
                 shown = trainer.validating and name in _ON_PROGRESS_BAR
+                # Equal in all processes; sync_dist only prevents Lightning's warning.
                 self.log(name, value, batch_size=1, sync_dist=trainer.world_size > 1, prog_bar=shown)
 
     def _evaluate(self, group: Processes) -> EvaluationResult:

@@ -3,9 +3,8 @@
 
 """Confidence intervals of metrics, by bootstrap over the images of a test.
 
-Normal and anomalous images are drawn separately, as often as there are. The draws depend on the category and on the
-numbers of its images alone, so that two models that are tested on the same images see the same draws, and the interval
-of their difference is a paired one.
+Normal and anomalous images are drawn separately, as often as there are. The draws depend on the category and the
+numbers of its images alone, so that the interval of the difference of two models is a paired one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,10 +38,7 @@ class Points(NamedTuple):
 
     @classmethod
     def of_pixels(cls, normal: Array, anomalous: Array, region_weights: Array) -> "Points":
-        """Describe pixels, normal ones ``(n,)`` and anomalous ones ``(a,)``, by 256 quantiles of each kind.
-
-        ``region_weights`` are 1 / size of its region of each anomalous pixel, ``(a,)``.
-        """
+        """Describe pixels, ``(n,)``, ``(a,)``, and 1 / size of their regions ``(a,)``, by 256 quantiles each."""
         normal, order = np.sort(normal), np.argsort(anomalous)
         share, anomalous = np.cumsum(region_weights[order]), anomalous[order]
         scores = np.zeros((3, _POINTS), np.float32)
@@ -60,14 +56,8 @@ def bootstrap(
 ) -> dict[str, list[float]]:
     """Compute ``DRAWS`` values of metrics of resampled images; none with fewer than 2 normal or anomalous images.
 
-    Scores are counted in at most 513 bins, and those of a bin count as equal. What this changes in the metric of the
-    images themselves is added to all draws, so that intervals belong to the exact value.
-
-    Args:
-        values (Mapping[str, float]): Exact metrics.
-        images (Sequence[Points]): The images, in an order that does not depend on the model.
-        curves (Mapping[str, tuple[int, float]]): By metric, kind of points and limit of the false positive rate.
-        seed (str): Name of the category.
+    Scores are counted in at most 513 bins. What this changes in the exact ``values`` is added to all draws. The order
+    of the images must not depend on the model; ``curves`` are kind of points and limit of the false positive rate.
     """
     anomalous = np.array([points.weights[1] > 0 for points in images], bool)
     if min(anomalous.sum(), (~anomalous).sum()) < _FEWEST:

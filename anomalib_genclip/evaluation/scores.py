@@ -24,8 +24,7 @@ from .intervals import Points, area, bootstrap
 
 IMAGE_METRICS = ("image_AUROC", "image_AP", "image_F1Max")
 METRIC_NAMES = (*IMAGE_METRICS, "pixel_AUROC", "pixel_AUPRO", "pixel_AP", "pixel_F1Max")
-# Of images: normal ones labelled as anomalous and anomalous ones that are not, by the threshold in use; and the latter
-# at thresholds with which 1 % and 5 % of the normal images are labelled as anomalous.
+# Of normal and of anomalous images, by the threshold in use, and of the latter at false alarm rates of 1 % and 5 %.
 ERROR_RATES = ("false_alarm_rate", "miss_rate", "miss_rate_at_1", "miss_rate_at_5")
 # One such value makes the metrics of its level undefined; images without a value are only left out.
 NOT_FINITE = {"image": "a score that is not finite", "pixel": "an anomaly map that is not finite"}
@@ -128,8 +127,7 @@ class CategoryScores:
     ) -> int:
         """Add one image, identified by its path, unless it was added before. What is unknown is ``None``.
 
-        Map and mask are ``(H, W)`` on the CPU, float32 and boolean, as are the ``ignored`` pixels, which do not count;
-        ``label`` is the true one, ``alarm`` the predicted.
+        Map, mask and ``ignored`` pixels are ``(H, W)`` on the CPU, float32 and bool; ``alarm`` is the predicted label.
         """
         if image in self.images or image in self.left_out["image"]:
             self.repeated += 1

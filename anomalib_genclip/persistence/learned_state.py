@@ -3,7 +3,7 @@
 
 """Saving and loading of what GenCLIP has learned, without the frozen CLIP."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
@@ -65,10 +65,8 @@ def load_prompts(module: Any, learned: LearnedWeights) -> None:  # noqa: ANN401 
     signature_of(model).check(learned.signature, learned.source)
     size = tuple(description.image_size)
     if description.references and size != model.image_size:
-        msg = (
-            f"{learned.source} has references at {size} pixels, and this model is built for {model.image_size}: "
-            "leave image_size out, or draw references again (k_shot)."
-        )
+        what = f"{learned.source} has references at {size} pixels, and this model is built for {model.image_size}"
+        msg = f"{what}: leave image_size out, or draw references again (k_shot)."
         raise ValueError(msg)
     set_references(model, description.references, learned.tensors, REFERENCES, learned.source)
     model.ignore_mask.restore(learned.tensors.get(IGNORE_MASK), description.ignore_mask, learned.source)
@@ -118,10 +116,7 @@ def read_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: A
 
 
 def settings_for_checkpoint(path: str | Path | IO, safe_globals: Sequence) -> dict[str, Any]:
-    """Check a checkpoint before Lightning builds a model with its settings, and return those it must not choose.
-
-    ``ValueError`` if it is damaged, could run code, or was not written by GenCLIP.
-    """
+    """Check a checkpoint before Lightning builds a model with its settings, and return those it must not choose."""
     checkpoint = GenCLIPCheckpointIO(safe_globals).load_checkpoint(path, map_location="cpu")
     training = {**checkpoint["hyper_parameters"].get("training", {}), "feature_cache": None}
     here = {"fine_tune": False, "training": training, **dict.fromkeys(("weights", "few_shot_source", "ignore_mask"))}
@@ -143,18 +138,12 @@ def reference_notes(model: Any) -> list[ReferenceNote]:  # noqa: ANN401  # GenCL
     return [ReferenceNote(category, memory.images, memory.drawn_with) for category, memory in memories]
 
 
-def set_references(
-    model: Any,  # noqa: ANN401  # GenCLIPModel
-    notes: list[ReferenceNote],
-    tensors: Mapping[str, Tensor],
-    prefix: str,
-    source: str,
-) -> None:
+def set_references(model: Any, notes: list[ReferenceNote], state: dict[str, Tensor], prefix: str, source: str) -> None:  # noqa: ANN401
     """Create the memories that a file describes; ``ValueError`` if a tensor is missing or of another shape."""
     layers, width = len(model.layers), model.spec.vision_width
     memories = {}
     for number, note in enumerate(notes):
-        parts = {name: tensors.get(f"{prefix}{number}.{name}") for name in ReferenceMemory.__annotations__}
+        parts = {name: state.get(f"{prefix}{number}.{name}") for name in ReferenceMemory.__annotations__}
         count = 0 if parts["patches"] is None else parts["patches"].shape[-2]
         shapes = {"patches": (layers, count, width), "cls": (1, len(note.images), width)}
         for name, part in parts.items():

@@ -96,8 +96,7 @@ class LearnedWeights:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of the model by the names of its arguments, without the backbone."""
-        signature = asdict(self.signature)
-        chosen = {name: signature[name] for name in ("layers", "prompt_length", "patch_attention")}
+        chosen = {name: getattr(self.signature, name) for name in ("layers", "prompt_length", "patch_attention")}
         own = {"pretrained": self.description.pretrained, "image_size": tuple(self.description.image_size)}
         return chosen | own | self.description.inference
 
@@ -124,10 +123,8 @@ class LearnedWeights:
 def load_weights(path: str | Path) -> LearnedWeights:
     """Read a prompts file. It contains only tensors and plain text, no code.
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ConnectionError: If it cannot be downloaded.
-        ValueError: If it is not a prompts file, is damaged, or has values that are not finite.
+    ``FileNotFoundError`` if there is none, ``ConnectionError`` if it cannot be downloaded, and ``ValueError`` if it is
+    not a prompts file, is damaged, or has values that are not finite.
     """
     source = str(path)
     path = resolve_weights(path)

@@ -33,16 +33,14 @@ def conformal_threshold(scores: Tensor, false_alarm_rate: float) -> Tensor:
     """Compute the threshold of split conformal prediction: the ``ceil((n + 1)(1 - a))``-th smallest score of ``(n,)``.
 
     If a new score is exchangeable with those of the ``n`` normal images, it is greater than the threshold with a
-    probability of at most the rate ``a``, in the mean over all sets of ``n`` scores. If there are too few scores, a
-    ``ValueError`` says how many are needed.
+    probability of at most the rate ``a``, in the mean over all sets. A ``ValueError`` says how many are needed.
     """
     rate, count = Fraction(str(false_alarm_rate)), len(scores)  # exact: 0.05 is no sum of powers of 2
     rank = ceil((count + 1) * (1 - rate))
     if rank > count:
-        msg = (
-            f"false_alarm_rate={false_alarm_rate} needs at least {ceil(1 / rate) - 1} normal images, and there are "
-            f"{count}: give more images, or a rate of at least {ceil(1e4 / (count + 1)) / 1e4}."
-        )
+        what = f"at least {ceil(1 / rate) - 1} normal images, and there are {count}"
+        way = f"give more images, or a rate of at least {ceil(1e4 / (count + 1)) / 1e4}"
+        msg = f"false_alarm_rate={false_alarm_rate} needs {what}: {way}."
         raise ValueError(msg)
     return scores.sort().values[rank - 1]
 
@@ -63,8 +61,7 @@ def calibrate(
         false_alarm_rate (float): ``a``, between 0 and 1. Defaults to ``0.01``.
 
     Raises:
-        ValueError: For too few images, references among them, several categories, an image that cannot be used, or
-            another post-processor than the default.
+        ValueError: For too few or unusable images, references among them, several categories, or own post-processing.
     """
     rate = checked("false_alarm_rate", false_alarm_rate, OpenUnitFloat)
     model: Any = inferencer.model

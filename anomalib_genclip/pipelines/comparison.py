@@ -76,8 +76,7 @@ class Entry(Strict):
     data: Settings = {}  # other arguments of CrossDataset
     trainer: Settings = {}  # arguments of Lightning's trainer, such as max_epochs
     seeds: Numbers | None = None  # the model is trained and tested once per seed; None for that of the comparison
-    # The model is tested once for each number of normal training images, which are drawn with the seed: as references
-    # or, by a one_class model, after training on them.
+    # Tested once for each number of normal training images: references or, of a one_class model, training images.
     k_shot: Numbers | None = None
 
     @model_validator(mode="after")
@@ -181,10 +180,7 @@ def with_note(row: Row) -> Row:
 
 
 def resampled(rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
-    """Average metrics and their draws over the categories of each seed, and then over the seeds.
-
-    Returns each metric of which no row has a value without draws, followed by its draws: ``(1 + DRAWS,)``.
-    """
+    """Average metrics and, behind them, draws over the categories of each seed, then the seeds: ``(1 + DRAWS,)``."""
     found = {}
     for name in INTERVAL_METRICS:
         own = [row for row in rows if row.get(name) is not None]
@@ -218,9 +214,8 @@ def _summary(rows: pd.DataFrame) -> Row:
 def draw_accuracy_against_speed(rows: list[Row]) -> bytes:
     """Draw one panel per metric with one point per model, as PNG; models without results are listed in the title."""
     figure = Figure(figsize=(13, 4.6), layout="constrained")
-    panels = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
     drawn = {}
-    for axes, metric in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axes, metric in zip(figure.subplots(1, len(INTERVAL_METRICS)), INTERVAL_METRICS, strict=True):
         for index, row in enumerate(rows):
             if row["images_per_second"] is not None and row[metric] is not None:
                 style = {"marker": "osD^vP*X"[index % 8], "color": f"C{index % 10}", "linestyle": "", "markersize": 9}

@@ -37,10 +37,6 @@ class _FreeTextModel(GenCLIPModel):
 
 
 class FreeText(GenCLIP):
-    """GenCLIP without text: two free vectors of length 1, normal and abnormal, and ``ψ`` are learned.
-
-    Training, map and image score are GenCLIP's, so that the difference is what prompts bring. Arguments as for GenCLIP;
-    those of prompts, class names and branches have no effect.
-    """
+    """GenCLIP that learns two free vectors instead of text; arguments of prompts, names, branches have no effect."""
 
     torch_model = _FreeTextModel

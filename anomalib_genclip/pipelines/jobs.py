@@ -1,10 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Jobs: training a model, or testing one with speed and memory, each in a process of its own, with stored results.
-
-anomalib's ``SerialRunner`` does not fit: it ends with an error if a job fails, and shows no number of jobs.
-"""
+"""Jobs: training a model, or testing one with speed and memory, each in a process of its own, with stored results."""
 
 import contextlib
 import json
@@ -144,10 +141,9 @@ def train_model(settings: Settings) -> Settings:
     seed_everything(settings["seed"], workers=True)
     model = build_model(settings["model"])
     model.evaluator, model.visualizer = None, None
-    # Training does not use the target, so the source replaces it.
     source, categories = settings["source"], settings["source_categories"]
     options = {"seed": settings["seed"], **settings["data"], "target_categories": categories}
-    datamodule = CrossDataset(source=source, source_categories=categories, target=source, **options)
+    datamodule = CrossDataset(source=source, source_categories=categories, target=source, **options)  # no target
     checkpoint = Path(settings["checkpoint"])
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=checkpoint.parent) as folder:
@@ -273,8 +269,7 @@ class Meter(Callback):
 
     def on_test_batch_end(self, _: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ANN401
         """Stop the timer, before post-processor, evaluator and visualizer are called."""
-        batch = args[1]  # after the outputs
-        self._batches.append((len(batch), _synchronized_time(pl_module.device) - self._start))
+        self._batches.append((len(args[1]), _synchronized_time(pl_module.device) - self._start))
 
     def on_test_epoch_end(self, _: Trainer, pl_module: LightningModule) -> None:
         """Record the memory, before the evaluator computes its metrics."""
@@ -291,8 +286,7 @@ def peak_memory_mib(device: torch.device) -> float | None:
     """Return the peak memory of this process so far in MiB: of the GPU by torch, else resident, where Linux says it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    # Not resource.getrusage(), whose peak is inherited from the parent process.
-    status = Path("/proc/self/status")
+    status = Path("/proc/self/status")  # not resource.getrusage(), whose peak is inherited from the parent process
     peak = re.search(r"VmHWM:\s*(\d+)", status.read_text(encoding="utf-8")) if status.is_file() else None
     return int(peak[1]) / 2**10 if peak else None
 

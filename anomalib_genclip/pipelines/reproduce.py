@@ -1,10 +1,7 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The paper's protocols: GenCLIP trained on one dataset and tested on others, beside published results.
-
-Each runs with every group of settings, such as ours and the paper's.
-"""
+"""The paper's protocols, with groups of settings such as ours and the paper's, beside published results."""
 
 from pathlib import Path
 from typing import Annotated

@@ -24,8 +24,7 @@ class WrittenPrompts(GenCLIP):
     """GenCLIP with hand-written prompts, which has nothing to learn; the image score is that of the CLS token alone.
 
     Args:
-        prompts (str): ``"pair"`` is "a photo of a perfect {class}" and "a photo of a damaged {class}"; ``"ensemble"``
-            is WinCLIP's prompt ensemble, averaged. Defaults to ``"pair"``.
+        prompts (str): ``"pair"``: "a photo of a perfect {class}" and "damaged"; ``"ensemble"``: WinCLIP's, averaged.
         **settings (Any): Arguments of :class:`~anomalib_genclip.lightning_model.GenCLIP`, without ``weights``.
     """
 

@@ -40,16 +40,13 @@ _LONGEST_NAME = 60  # of a folder, in characters of up to four bytes: file syste
 
 
 class CategoryVisualizer(ImageVisualizer):
-    """Image visualizer that saves ``<output_dir>/<dataset>/<category>/<folder>/<file>``.
+    """anomalib's visualizer, with the same arguments, that saves ``<output_dir>/<dataset>/<category>/<folder>/<file>``.
 
     Dataset and category are those of the batch, else those of the datamodule; unknown ones are left out. ``<folder>``
     is the image's parent folder, with as many further parents as are needed to distinguish all images of a category.
     ``output_dir`` is read from the trainer in each run, unless it is given; in a distributed run it is that of the
     first process. With tiles, the fields have the size of the map, unless ``field_size`` is given. The first eight
     pictures of a test also go to TensorBoard, W&B and MLflow loggers, normal ones left out where labels are known.
-
-    Args:
-        **kwargs: Arguments of :class:`anomalib.visualization.ImageVisualizer`.
     """
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
@@ -77,8 +74,7 @@ class CategoryVisualizer(ImageVisualizer):
         self._tail_lengths = _tail_lengths(loaders, self._groups)
         with processes() as group:
             root = self.output_dir if self.output_dir is not None else Path(trainer.default_root_dir) / "images"
-            # anomalib creates a results folder for each process.
-            self._root = Path(group.broadcast(str(root)))
+            self._root = Path(group.broadcast(str(root)))  # anomalib creates one for each process
             self._prefix = f"process{group.rank}_" if group.number > 1 else ""
 
     def on_test_batch_end(
@@ -93,7 +89,6 @@ class CategoryVisualizer(ImageVisualizer):
                 continue
             own = _group_of(item, "dataset")
             group = own if any(own) else self._groups[dataloader_idx]
-            # Images without a path are named by their position.
             tail: tuple[str, ...] = (f"{self._prefix}{dataloader_idx}_{batch_idx}_{index}.png",)
             if item.image_path:
                 tail = _parts(item.image_path)[-self._tail_lengths.get(group, _SHORTEST_TAIL) :]
@@ -162,10 +157,7 @@ def _tail_lengths(loaders: list, fallbacks: list[_Group]) -> dict[_Group, int]:
 
 
 def log_picture(loggers: Iterable[Logger], name: str, picture: Image.Image, step: int) -> None:
-    """Give a picture to every TensorBoard, W&B and MLflow logger; others are left alone (ours).
-
-    anomalib's ``add_image`` has another meaning in each and, for W&B, shows nothing before a call that is never made.
-    """
+    """Give a picture to every TensorBoard, W&B and MLflow logger (ours): anomalib's ``add_image`` differs in each."""
     pixels = np.asarray(picture)
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -1,10 +1,9 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Canvas that scenes are painted on: image, object coordinates, and regions that may be damaged.
+"""Canvas that scenes are painted on: image ``(S, S, 3)`` and masks ``(S, S)``, float32 in ``[0, 1]``.
 
-Everything is float32 in ``[0, 1]``; an image is ``(S, S, 3)``, a mask ``(S, S)``. Object coordinates are rotated,
-shifted and scaled relative to the image: an object fills about ``[-1, 1]``.
+Object coordinates are rotated, shifted and scaled relative to the image: an object fills about ``[-1, 1]``.
 """
 
 import colorsys
@@ -97,10 +96,9 @@ class Canvas:
         centre = rng.uniform(-shift, shift, 2)
         rows, cols = np.mgrid[0:size, 0:size].astype(np.float32)
         u, v = (2 * cols + 1) / size - 1 - centre[0], (2 * rows + 1) / size - 1 - centre[1]
-        # Object coordinates of every pixel, (S, S), and the side of a pixel in them.
-        self.x = ((np.cos(angle) * u + np.sin(angle) * v) / scale).astype(np.float32)
+        self.x = ((np.cos(angle) * u + np.sin(angle) * v) / scale).astype(np.float32)  # object coordinates, (S, S)
         self.y = ((-np.sin(angle) * u + np.cos(angle) * v) / scale).astype(np.float32)
-        self.px = 2 / size / scale
+        self.px = 2 / size / scale  # side of a pixel in them
         self.light = rng.uniform(-np.pi, np.pi)  # its direction, the same for all reliefs
         self.image = self.background = np.full((size, size, 3), 0.5, np.float32)
         self.region = np.ones((size, size), np.float32)  # where a defect may lie
@@ -191,13 +189,10 @@ class Canvas:
 Painter = Callable[[Canvas, Generator], None]
 
 
-def voronoi(c: Canvas, cell: float, jitter: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Split the sheet into cells of a mean side, from square ones (``jitter`` 0) to those of random centres (1).
-
-    Returns distance to the nearest border in object coordinates and number of the nearest centre, each ``(S, S)``.
-    """
+def voronoi(c: Canvas, cell: float) -> tuple[np.ndarray, np.ndarray]:
+    """Split the sheet into cells of a mean side: distance to the nearest border and number, each ``(S, S)``."""
     gx, gy = np.floor(c.x / cell), np.floor(c.y / cell)
-    offset = c.rng.uniform(0.5 - jitter / 2, 0.5 + jitter / 2, (64, 64, 2)).astype(np.float32)
+    offset = c.rng.uniform(0, 1, (64, 64, 2)).astype(np.float32)
     i, j = np.mgrid[-1:2, -1:2].reshape(2, 9, 1, 1)  # the cell of a pixel and its neighbours
     col, row = (gx + i).astype(np.int32), (gy + j).astype(np.int32)
     dx, dy = np.moveaxis(offset[row % 64, col % 64], -1, 0)

@@ -24,8 +24,7 @@ from .textures import TEXTURES
 CATEGORIES = (*TEXTURES, *OBJECTS)
 DEFECTS_OF = {name: kinds for name, (_, kinds) in (TEXTURES | OBJECTS).items()}
 
-# Prompts are trained on the first group and tested on the second. The third is for choosing settings and is not part of
-# reported results.
+# Prompts are trained on the first group and tested on the second; settings are chosen on the third.
 SOURCE = (
     "weave", "wood", "brushed_metal", "tile", "paper", "cork", "knit",
     "bolt", "washer", "pill", "circuit_board", "button", "battery", "label", "switch",
@@ -44,10 +43,7 @@ _RECIPE = "recipe.json"
 
 
 def light_and_camera(image: np.ndarray, rng: Generator, sharp_at: int | None = None) -> np.ndarray:
-    """Apply uneven light, tint, gamma, blur and noise to an image ``(S, S, 3)`` in ``[0, 1]``; return it in uint8.
-
-    ``sharp_at`` is the side of an image that would be blurred by as many pixels; ``None`` for ``S``.
-    """
+    """Apply light, tint, gamma, noise and, as to an image of side ``sharp_at``, blur to ``(S, S, 3)``: uint8."""
     size = image.shape[0]
     line = np.linspace(-1, 1, size, dtype=np.float32)
     angle = rng.uniform(0, 2 * np.pi)
@@ -98,8 +94,7 @@ class SyntheticDefects(MVTecAD):
     """Rendered textures and objects with defects and pixel masks.
 
     The first call of :meth:`prepare_data` renders the category in MVTec AD's layout; the images depend only on the
-    arguments. They are for tests, first steps and training without a data set. Metrics on them say little about
-    photographs.
+    arguments. Metrics on them say little about photographs.
 
     Args:
         root (Path | str | None): Folder of the dataset. Defaults to ``"./datasets/SyntheticDefects"``.
@@ -192,9 +187,7 @@ class SyntheticDefects(MVTecAD):
     def _setup(self, _stage: str | None = None) -> None:
         """Read the folders; raise a ``ValueError`` if the images were rendered from another recipe."""
         if self._found != self.recipe:
-            msg = (
-                f"{self.root / self.category} has no images with these settings: {self.recipe}. Another "
-                "SyntheticDefects has replaced them, or prepare_data() has not run. Give each its own root."
-            )
+            why = "Another SyntheticDefects has replaced them, or prepare_data() has not run. Give each its own root."
+            msg = f"{self.root / self.category} has no images with these settings: {self.recipe}. {why}"
             raise ValueError(msg)
         super()._setup(_stage)

@@ -1,10 +1,9 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Defects: each function damages a finished scene, before light and camera are applied.
+"""Defects: each function returns a scene's damaged image ``(S, S, 3)`` and the opacity of the defect ``(S, S)``.
 
-It returns the damaged image ``(S, S, 3)`` and the opacity of the defect ``(S, S)``. Lengths are shares of the image
-side, so that a defect looks the same at every render size.
+Lengths are shares of the image side, so that a defect looks the same at every render size.
 """
 
 from collections.abc import Callable

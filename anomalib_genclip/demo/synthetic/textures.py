@@ -33,8 +33,7 @@ def _wood(c: Canvas, rng: Generator) -> None:
 def _brushed_metal(c: Canvas, rng: Generator) -> None:
     c.fill(grey(rng, 0.4, 0.75) * hsv(rng, rng.random(), 0.06, 0.97))
     lines = np.convolve(rng.normal(0, 1, 512), np.ones(2) / 2, "same")
-    at = np.clip((c.y * 0.25 + 0.5) * 511, 0, 510)
-    c.shade(rng.uniform(0.05, 0.1) * np.interp(at, np.arange(512), lines))
+    c.shade(rng.uniform(0.05, 0.1) * np.interp(np.clip((c.y * 0.25 + 0.5) * 511, 0, 510), np.arange(512), lines))
     c.shade(0.15 * np.exp(-(((c.y - rng.uniform(-1, 1)) / rng.uniform(0.4, 1.2)) ** 2)) - 0.05)
     c.grain(0.03, 32)
 
