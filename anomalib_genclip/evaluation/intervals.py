@@ -86,7 +86,7 @@ def curve_areas(images: Sequence[Points], times: Array, curves: Mapping[str, tup
     return {name: area(rates[0], rates[kind], limit) for name, (kind, limit) in curves.items()}
 
 
-def area(x: ArrayLike, y: ArrayLike, limit: float) -> Array:
+def area(x: Array, y: Array, limit: float) -> Array:
     """Integrate piecewise linear curves ``(D, n)`` from (0, 0) up to ``limit``, divided by ``limit``: ``(D,)``."""
     x, y = (np.pad(np.atleast_2d(values), ((0, 0), (1, 0))) for values in (x, y))
     inside, step = np.diff(np.minimum(x, limit)), np.diff(x)
