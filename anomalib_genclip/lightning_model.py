@@ -161,13 +161,14 @@ class GenCLIP(AnomalibModule):
             read_ignore_mask(mask)  # raises if it cannot be used
         max_patches = checked("max_reference_patches", max_reference_patches, PositiveInt)
         seed = checked("seed", seed, NonNegativeInt | None)
+        # Before CLIP is loaded, because it raises if the folder is a file.
         self._feature_cache = FeatureCache(training.feature_cache) if training.feature_cache else None
         self.is_zero_shot = prompts is not None and not fine_tune
         resize = self.configure_pre_processor(settings.image_size)
         super().__init__(resize if pre_processor is True else pre_processor, post_processor, evaluator, visualizer)
         # A checkpoint has the resolved settings as plain data, so that loading it needs no prompts file.
-        plain = {"seed": seed, "k_shot": self.k_shot, "few_shot_source": source, "max_reference_patches": max_patches}
-        plain |= {"training": asdict(training), "tiles": tiles and asdict(tiles), "ignore_mask": mask}
+        plain: dict[str, Any] = {"seed": seed, "k_shot": self.k_shot, "few_shot_source": source, "ignore_mask": mask}
+        plain |= {"training": asdict(training), "tiles": tiles and asdict(tiles), "max_reference_patches": max_patches}
         plain |= {"class_name": self.names.given or dict(self.names.of_category) or None}
         self.save_hyperparameters({**settings.as_hparams(), **plain, "weights": None, "fine_tune": False})
         self._build(settings, training, prompts)

@@ -72,7 +72,11 @@ class ReferenceImages(Callback):
             msg = f"k_shot={pl_module.k_shot}: two target datasets share a category's name. Test them one by one."
             raise ValueError(msg)
         seed = trainer.strategy.broadcast(torch.initial_seed())  # all processes draw the same images
-        _warn_of_test_images(loaders, draw_references(pl_module, images, seed))
+        drawn = {Path(file).resolve(): file for file in draw_references(pl_module, images, seed)}
+        tested = {Path(file).resolve() for loader in loaders for file in image_paths(loader)}
+        if shared := sorted(drawn[path] for path in drawn.keys() & tested):
+            text = "Reference images that are also test images: %d. No defect will be found in them: %s."
+            logger.warning(text, len(shared), summarize(shared))
 
     on_predict_start = on_test_start
 
@@ -204,12 +208,3 @@ def _views(model: GenCLIPModel, image: Tensor) -> list[Tensor]:
 def _among_images(features: Tensor, memory: Tensor, origin: Tensor, images: Iterable[int]) -> Tensor:
     """Compute the distances ``(k, N)`` of some images' features ``(M, _, N, d_v)`` to the memory of the others."""
     return torch.cat([nearest_distance(features[:, [image]], memory[:, origin != image]) for image in images])
-
-
-def _warn_of_test_images(loaders: list, drawn: list[str]) -> None:
-    """Warn if references are among the images of the run."""
-    references = {Path(file).resolve(): file for file in drawn}
-    tested = {Path(file).resolve() for loader in loaders for file in image_paths(loader)}
-    if shared := sorted(references[path] for path in references.keys() & tested):
-        text = "Reference images that are also test images: %d. No defect will be found in them: %s."
-        logger.warning(text, len(shared), summarize(shared))

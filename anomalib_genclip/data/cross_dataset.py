@@ -134,10 +134,9 @@ class CrossDataset(AnomalibDataModule):
             logger.info("%s: %s, number of categories: %d.", what, counted(len(data), "image"), groups.ngroups)
 
     def _create_test_split(self) -> None:
-        """Keep the subsets; the base class would drop the normal test images."""
+        """Keep the subsets; the base class would drop the normal test images and split again."""
 
-    def _create_val_split(self) -> None:
-        """Keep the subsets; the validation set is the source's held-out share."""
+    _create_val_split = _create_test_split
 
     def _parts(self, side: Side) -> list[AnomalibDataModule]:
         """Return one datamodule per category of the source or target."""

@@ -58,7 +58,7 @@ class GenCLIPCheckpointIO(AnomalibCheckpointIO):
 def describe_checkpoint(checkpoint: dict[str, Any], description: dict[str, Any]) -> None:
     """Replace CLIP in a checkpoint by description and hash; ``ValueError`` for a learned tensor that is not finite."""
     state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(FROZEN)}
-    learned = {key: value for key, value in state.items() if key.startswith("model.")}  # NaN thresholds are not
+    learned = {key: value for key, value in state.items() if key.startswith("model.")}  # others may be NaN
     check_finite(learned, "The checkpoint is not written")
     checkpoint["state_dict"] = state
     settings = checkpoint.get("hyper_parameters", {})  # Lightning's command line adds private entries

@@ -1,7 +1,10 @@
 # Copyright (C) 2026 The anomalib-genclip authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Jobs: training a model, or testing one with speed and memory, each in a process of its own, with stored results."""
+"""Jobs: training a model, or testing one with speed and memory, each in a process of its own, with stored results.
+
+anomalib's ``SerialRunner`` does not fit: it ends with an error if a job fails.
+"""
 
 import contextlib
 import json

@@ -95,7 +95,7 @@ def comparison_settings(data: Settings, settings: Reproduction, stem: str) -> Se
     """Convert the arguments of a CrossDataset to the settings of a comparison of the models."""
     loading = {key: data[key] for key in ("eval_batch_size", "num_workers") if key in data}
     sides = {"source", "source_categories", "target", "target_categories"}
-    common = {"protocol": "cross_dataset", "trainer": settings.trainer, "source": data["source"]}
+    common: Settings = {"protocol": "cross_dataset", "trainer": settings.trainer, "source": data["source"]}
     common["source_categories"] = data.get("source_categories")
     common["data"] = {key: value for key, value in data.items() if key not in sides}
     return {
