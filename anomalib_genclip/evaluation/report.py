@@ -51,8 +51,8 @@ class ResultTable:
         """Print some columns with metrics in percent, followed by notes and remarks."""
         table = Table(box=SIMPLE_HEAD, title=self.title, title_justify="left", padding=0, show_edge=False)
         for index, name in enumerate(columns):
-            side = "right" if index else "left"
-            table.add_column(name.replace("_", "\n"), justify=side, no_wrap=index > 0, overflow="fold")
+            justify: Any = "right" if index else "left"
+            table.add_column(name.replace("_", "\n"), justify=justify, no_wrap=index > 0, overflow="fold")
         for row in self.rows:
             table.add_row(*(escape(_shown(name, row)) for name in columns))
         console = console or Console()

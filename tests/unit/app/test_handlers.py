@@ -23,7 +23,7 @@ PARTS = Parts(
     layers={"vision": {2: GRID, 4: GRID}},
     top=0.4,
     cls=0.6,
-    score_weight=0.25,
+    score_weight=0.75,
     class_name="bolt",
     used_name="object",
     filtering=True,
@@ -142,7 +142,7 @@ def test_explanation_has_parts_and_maps():
     class_name, parts, maps = handlers.explain([scored()])
     assert class_name == 'Class Name Filtering replaced "bolt" by "object" (cosine 0.200, object 0.300)'
     assert parts.value.tolist() == [0.4, 0.6, 0.6]
-    assert [float(weight) for weight in parts.weight[:2]] == [0.75, 0.25]
+    assert [float(weight) for weight in parts.weight[:2]] == [0.25, 0.75]
     assert [caption for _, caption in maps] == [
         "vision-enhanced branch, 0.20 to 0.20",
         "anomaly map, 0.00 to 0.75",
