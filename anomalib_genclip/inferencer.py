@@ -325,7 +325,7 @@ def _parts(model: GenCLIPModel, result: ScoreParts, row: int, given: int) -> Par
         layers={branch: dict(zip(model.map_layers, own, strict=True)) for branch, own in layers.items()},
         top=float(result.top[row]),
         cls=float(branches.cls[row]),
-        score_weight=0.0 if result.masked else model.score_weight,
+        score_weight=result.cls_weight(model.score_weight),
         class_name=names.names[given],
         used_name=names.names[int(branches.class_index[row])],
         filtering=model.class_name_filter,

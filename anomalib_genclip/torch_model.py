@@ -20,7 +20,7 @@ from .components.anomaly_map import abnormal_probability, similarity_logits, spr
 from .components.class_names import GENERIC, ClassNames, clean_class_name
 from .components.ignore_mask import AnyMask, IgnoreMask, counting_cells
 from .components.prompt_learner import PromptLearner
-from .components.references import References, RelativeDistance, join_map, join_score
+from .components.references import CLS_SHARE, References, RelativeDistance, join_map, join_score
 from .components.tiles import TileGrid, join_tiles
 from .model_settings import ModelSettings
 from .utils.tensors import nearest, resize
@@ -45,6 +45,13 @@ class ScoreParts(NamedTuple):
     branches: BranchMaps  # what the branches found in the whole image
     distance: RelativeDistance | None = None  # to the references, None without references
     masked: bool = False  # whether there are pixels that do not count
+
+    def cls_weight(self, score_weight: float) -> float:
+        """Return the CLS token's share in the image score, from ``w``.
+
+        It has none with an ignore mask, because it sees what does not count, and less with references.
+        """
+        return 0.0 if self.masked else score_weight if self.distance is None else score_weight * CLS_SHARE
 
 
 class GenCLIPModel(nn.Module):
@@ -118,14 +125,9 @@ class GenCLIPModel(nn.Module):
         return InferenceBatch(pred_score=self.image_score(parts), anomaly_map=parts.anomaly_map)
 
     def image_score(self, parts: ScoreParts) -> Tensor:
-        """Combine the parts of the image score: ``(1 - w) top + w cls``, joined with the references, ``(B,)``.
-
-        With an ignore mask it is the top of the map alone, because the CLS token sees what does not count.
-        """
-        if parts.masked:
-            return parts.top
-        score = torch.lerp(parts.top, parts.branches.cls, self.score_weight)
-        return score if parts.distance is None else join_score(score, parts.distance)
+        """Combine the parts of the image score: ``(1 - w) top + w cls``, joined with the references, ``(B,)``."""
+        score = torch.lerp(parts.top, parts.branches.cls, parts.cls_weight(self.score_weight))
+        return score if parts.distance is None or parts.masked else join_score(score, parts.distance)
 
     def score_parts(
         self,

@@ -7,7 +7,7 @@
 
 Each row: shares of good parts that raise an alarm and of anomalous ones that do not, in percent. The guess is made from
 runs in which a third of the parts is anomalous, at most; the calibrated level from half of the good parts at a rate of
-5 %, tested on the other half. Both are means of twenty random draws.
+5 % (or the lowest that they allow), tested on the other half. Both are means of twenty random draws.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def measure(inferencer: Inferencer, folder: Path) -> dict[str, object]:
         run = np.concatenate([good, rng.permutation(anomalous)[: len(good) // 2]])
         guessed.append(shares(good, anomalous, guess_alarm_level(run)))
         half, rest = np.array_split(rng.permutation(good), 2)
-        level = float(conformal_threshold(torch.from_numpy(half), RATE))
+        level = float(conformal_threshold(torch.from_numpy(half), max(RATE, 1 / (len(half) + 1))))
         calibrated.append(shares(rest, anomalous, level))
     return {
         "set": folder.name,

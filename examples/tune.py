@@ -209,7 +209,8 @@ def reference_rows(model: GenCLIPModel, parts: ScoreParts) -> Rows:
             maps = upsample(join_map(grid, distance), model.image_size)
         rows[f"zero-shot weight {weight}"] = model.image_score(parts._replace(top=top_mean(maps))), maps
     for weight, w in product((0.25, 0.5, 1), (0, 0.25, 0.5, 0.75)):
-        score = join_score(torch.lerp(parts.top, result.cls, w), distance._replace(image=weight * distance.image))
+        with patch.object(references, "CLS_WEIGHT", weight):
+            score = join_score(torch.lerp(parts.top, result.cls, w), distance)
         rows[f"CLS weight {weight}, w {w}"] = score, None
     return rows
 

@@ -141,7 +141,7 @@ def explain(images: list[ScoredImage]) -> tuple[Any, ...]:
     rows = [
         (f"mean of the highest {TOP_SHARE:.0%} of the anomaly map", parts.top, f"{1 - parts.score_weight:.2f}"),
         ("whole image: CLS token with the learned prompts", parts.cls, f"{parts.score_weight:.2f}"),
-        ("distance to the references, in multiples of the usual one", parts.cls_distance, "factor of the odds"),
+        ("distance to the references, in multiples of the usual one", parts.cls_distance, "its root times the odds"),
         ("image score", record.score, ""),
     ]
     maps: dict[str, Any] = {BRANCH_TITLES[name]: grid for name, grid in parts.maps.items()}

@@ -15,6 +15,8 @@ from anomalib_genclip.clip.frozen_clip import ImageTokens
 from .class_names import clean_class_name
 
 ZERO_SHOT_WEIGHT = 0.25  # of the zero-shot map's log-odds in the joined map (ours)
+CLS_WEIGHT = 0.5  # of the CLS token's log r in the joined image score (ours)
+CLS_SHARE = 1 / 3  # of w that the CLS token's probability keeps, because the joined map knows the product (ours)
 MOST_SIMILARITIES = 1 << 24  # at once: 64 MB in float32
 SMALLEST_DISTANCE = 1e-4  # smaller ones are float32's rounding
 UNNAMED = ""  # category of references that were drawn without knowing one
@@ -63,8 +65,8 @@ class References(nn.Module):
     """The memories of all categories that have references.
 
     In the map, the odds of an anomaly become ``zero-shot odds ** 0.25 * r``, with the distance ``r`` to the nearest
-    reference patch in multiples of the usual one. The image score, computed from that map as without references, has
-    its odds multiplied by the ``r`` of the CLS token. Neither needs the other's scale: where the prompts say nothing,
+    reference patch in multiples of the usual one. The image score, computed from that map with a third of ``w``, has
+    its odds multiplied by ``sqrt(r)`` of the CLS token. Neither needs the other's scale: where the prompts say nothing,
     the zero-shot odds are the same everywhere and the references decide.
     """
 
@@ -129,7 +131,7 @@ def join_map(grid: Tensor, distance: RelativeDistance) -> Tensor:
 
 def join_score(score: Tensor, distance: RelativeDistance) -> Tensor:
     """Join image scores, computed from the joined map, with the distance of the CLS token: ``(B,)``, in [0, 1]."""
-    return torch.sigmoid(torch.logit(score.float(), eps=1e-6) + distance.image)
+    return torch.sigmoid(torch.logit(score.float(), eps=1e-6) + CLS_WEIGHT * distance.image)
 
 
 def nearest_distance(layers: Sequence[Tensor], memory: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ def test_a_defect_under_the_mask_is_not_found():
     record = open_in("tiny-demo", class_name="leather", ignore_mask=mask).predict(pixels, parts=True)
     assert not record.anomaly_map[mask > 0].any()
     assert not any(mask[round(region.centre_y), round(region.centre_x)] for region in record.regions)
-    assert max((region.score for region in record.regions), default=0) < found.regions[0].score - 0.2
+    assert max((region.score for region in record.regions), default=0) < found.regions[0].score - 0.1
     assert record.score == pytest.approx(record.parts.top)  # the CLS token sees what does not count
     assert record.score < found.parts.top - 0.2
     far = np.roll(mask, (56, 56), axis=(0, 1))

@@ -53,7 +53,7 @@ def test_odds_are_multiplied_by_the_relative_distance():
     odds = (grid / (1 - grid)) ** 0.25 * (nearest_distance(images.patches, known.patches) / 0.5).view_as(grid)
     torch.testing.assert_close(join_map(grid, distance), odds / (1 + odds))
     cosine = (F.normalize(images.pooled, dim=-1) @ known.cls[0].T).amax(dim=-1)
-    odds = score / (1 - score) * (1 - cosine) / 0.25
+    odds = score / (1 - score) * ((1 - cosine) / 0.25).sqrt()
     torch.testing.assert_close(join_score(score, distance), odds / (1 + odds))
 
 
