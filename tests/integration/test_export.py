@@ -27,6 +27,7 @@ from torchvision.utils import save_image
 from anomalib_genclip import GenCLIP, Inferencer, cli
 from anomalib_genclip.components.references import ReferenceMemory
 from anomalib_genclip.data.images import read_image
+from anomalib_genclip.demo.synthetic import render
 from anomalib_genclip.torch_model import set_ignore_mask
 
 FORMATS = {"torch": [], "onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
@@ -379,3 +380,61 @@ def test_torch_file_has_its_description_beside_it(exported):
     assert (metadata["image_threshold"], metadata["class_name"], metadata["image_size"]) == (0.5, "screw", [112, 112])
     assert metadata["score_weight"] == exported.model.model.score_weight
     assert {"torch", "anomalib"} <= metadata["versions"].keys()
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A calibrated model with references, its judgement of 500 images, and its file in each format.
+
+    The image threshold is the middle score and the pixel threshold a common value, so that many are near.
+    """
+    folder = tmp_path_factory.mktemp("judged")
+    rng = np.random.default_rng(0)
+    for kind, count in {"good": 8, "images": 500}.items():
+        (folder / kind).mkdir()
+        for number in range(count):
+            pixels, _ = render("leather", "scratch" if kind == "images" and number % 3 == 0 else None, 112, rng)
+            Image.fromarray(pixels).save(folder / kind / f"{number:03}.png")
+    paths = sorted((folder / "images").iterdir())
+    inferencer = Inferencer("tiny-demo", "leather", "cpu", "float32", k_shot=4, few_shot_source=str(folder / "good"))
+    records = inferencer.predict(paths)
+    image = float(np.median([record.score for record in records]))
+    pixel = float(np.quantile([record.anomaly_map for record in records[:20]], 0.95))
+    inferencer.model.post_processor.set_thresholds(image, pixel)
+    inferencer.save(folder / "leather.safetensors")
+    records = Inferencer(folder / "leather.safetensors", device="cpu", precision="float32").predict(paths)
+    assert sum(abs(record.score - image) < 0.02 for record in records) >= 25
+    exporting = GenCLIP(weights=folder / "leather.safetensors", visualizer=False).eval()
+    file = functools.cache(lambda kind: getattr(exporting, f"to_{kind}")(folder))
+    return SimpleNamespace(paths=paths, records=records, thresholds=(image, pixel), file=file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnx", "openvino", "anomalib's torch", "anomalib's openvino"])
+def test_labels_and_masks_near_the_threshold_are_those_of_the_model(judged, monkeypatch, tmp_path, runtime):
+    kind = runtime.split()[-1]
+    need(kind)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    path, (image_threshold, pixel_threshold) = judged.file(kind), judged.thresholds
+    if runtime == kind:
+        found = [
+            (record.score, record.anomalous, record.mask)
+            for record in Inferencer(path, device="cpu", precision="float32").predict(judged.paths)
+        ]
+    else:
+        own = TorchInferencer(path, "cpu") if kind == "torch" else OpenVINOInferencer(path, "CPU", FLOAT32)
+        results = map(own.predict, judged.paths)
+        found = [
+            (float(result.pred_score), bool(result.pred_label), np.squeeze(np.asarray(result.pred_mask)))
+            for result in results
+        ]
+    decided = 0
+    for (score, anomalous, mask), record in zip(found, judged.records, strict=True):
+        assert score == pytest.approx(record.score, abs=1e-5)
+        if abs(record.score - image_threshold) > 1e-5:
+            assert anomalous == record.anomalous, record.path
+            decided += 1
+        clear = np.abs(record.anomaly_map - pixel_threshold) > 1e-5
+        np.testing.assert_array_equal(mask[clear], record.mask[clear])
+    assert decided >= 498
