@@ -426,14 +426,14 @@ def test_labels_and_masks_near_the_threshold_are_those_of_the_model(judged, monk
         own = TorchInferencer(path, "cpu") if kind == "torch" else OpenVINOInferencer(path, "CPU", FLOAT32)
         results = map(own.predict, judged.paths)
         found = [
-            (float(result.pred_score), bool(result.pred_label), np.squeeze(np.asarray(result.pred_mask)))
+            tuple(np.squeeze(np.asarray(part)) for part in (result.pred_score, result.pred_label, result.pred_mask))
             for result in results
         ]
     decided = 0
     for (score, anomalous, mask), record in zip(found, judged.records, strict=True):
-        assert score == pytest.approx(record.score, abs=1e-5)
+        assert float(score) == pytest.approx(record.score, abs=1e-5)
         if abs(record.score - image_threshold) > 1e-5:
-            assert anomalous == record.anomalous, record.path
+            assert bool(anomalous) == record.anomalous, record.path
             decided += 1
         clear = np.abs(record.anomaly_map - pixel_threshold) > 1e-5
         np.testing.assert_array_equal(mask[clear], record.mask[clear])
