@@ -85,7 +85,7 @@ class CategoryEvaluator(Evaluator):
             super().on_validation_epoch_end(trainer, pl_module)
             return
         with processes() as group:
-            means = self._evaluate(group).mean
+            means = self._evaluate(group, intervals=False).mean
         self._log(trainer, {name: value for name, value in means.items() if name in METRIC_NAMES})
 
     def _follows(self, trainer: Trainer) -> bool:
@@ -123,7 +123,7 @@ class CategoryEvaluator(Evaluator):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log the metrics, in all processes."""
         with processes() as group:
-            self.result = self._evaluate(group)
+            self.result = self._evaluate(group, intervals=True)
         for note in self.result.notes if trainer.is_global_zero else []:
             logger.warning(note)
         self._log(trainer, self.result.logged())
@@ -138,7 +138,7 @@ class CategoryEvaluator(Evaluator):
                 # Equal in all processes; sync_dist only prevents Lightning's warning.
                 self.log(name, value, batch_size=1, sync_dist=trainer.world_size > 1, prog_bar=shown)
 
-    def _evaluate(self, group: Processes) -> EvaluationResult:
+    def _evaluate(self, group: Processes, *, intervals: bool) -> EvaluationResult:
         """Evaluate the images of all processes; the first process computes the metrics, category by category."""
         keys = sorted(set().union(*group.all_gather(list(self._categories))))
         shared = Counter(category for _, category in keys)
@@ -148,7 +148,8 @@ class CategoryEvaluator(Evaluator):
                 scores = CategoryScores.union(parts)
                 name = f"{dataset}/{category}" if shared[category] > 1 else category
                 result.categories[name], notes = scores.compute_metrics()
-                result.draws[name] = scores.draws(result.categories[name], f"{dataset}/{category}")
+                if intervals:
+                    result.draws[name] = scores.draws(result.categories[name], f"{dataset}/{category}")
                 result.streamed += [name] * (scores.histogram is not None)
                 result.notes += [f"{name}: {note}" for note in notes]
         return group.broadcast(result)
