@@ -54,7 +54,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "image_loss_weight 0": {"image_loss_weight": 0.0},
     "query_only_prob 0": {"query_only_prob": 0.0},
     "15 epochs": {"epochs": 15},
-    "value-value attention": {"patch_attention": "value"},  # last: the tower runs anew
+    # Last: the tower runs anew.
+    "value-value attention": {"patch_attention": "value"},
+    "last three layers": {"layers": 3},
+    "last two layers": {"layers": 2},
+    "last layer": {"layers": 1},
 }
 METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 PHOTOGRAPHS, RENDERED = "photographs", "rendered"
@@ -284,16 +288,19 @@ def main() -> None:
     args = parser.parse_args()
     backbone = {"backbone": args.backbone, "pretrained": args.pretrained}
     draws = args.draws if args.k_shot else 0
-    written: dict[str, GenCLIPModel] = {}
-    for name in ("ensemble", "pair"):
-        written[f"frozen CLS, {name}"] = WrittenPrompts(name, class_name_filter=False, **backbone).model
-    source, targets, read_with = [], [], ""
+    source, targets, read_with = [], [], {}
+    default_layers = ModelSettings.resolve(args.backbone, pretrained=args.pretrained).layers
     lines: list[dict[str, Any]] = []
     for variant in VARIANTS if "all" in args.variants else args.variants:
-        chosen = {"patch_attention": "clip", "epochs": args.epochs, **VARIANTS[variant]}
-        epochs, backbone["patch_attention"] = chosen.pop("epochs"), chosen.pop("patch_attention")
-        if backbone["patch_attention"] != read_with:
-            read_with, reader = backbone["patch_attention"], GenCLIP(k_shot=args.k_shot, **backbone)
+        chosen = {"patch_attention": "clip", "layers": 0, "epochs": args.epochs, **VARIANTS[variant]}
+        epochs, layers = chosen.pop("epochs"), default_layers[-chosen.pop("layers") :]
+        tower = backbone | {"patch_attention": chosen.pop("patch_attention"), "layers": list(layers)}
+        if tower != read_with:
+            read_with, reader = tower, GenCLIP(k_shot=args.k_shot, **tower)
+            written = {
+                f"frozen CLS, {name}": WrittenPrompts(name, class_name_filter=False, **tower).model
+                for name in ("ensemble", "pair")
+            }
             source = read_rendered(reader, SOURCE, args.root, draws if args.folds else 0)
             if not args.folds:
                 targets = [read(reader, data, PHOTOGRAPHS, draws) for data in photographs(args.photographs)]
@@ -301,7 +308,7 @@ def main() -> None:
         for (learned, tested), seed in product(rounds_of(source, targets, args.folds), range(args.seeds)):
             start = time.monotonic()
             torch.manual_seed(seed)
-            model = GenCLIPModel(reader.model.clip.model, ModelSettings.resolve(**backbone))
+            model = GenCLIPModel(reader.model.clip.model, ModelSettings.resolve(**tower))
             train(model, learned, TrainingSettings(**chosen), epochs)
             for found in tested:
                 own = measure(model, found, written, args.only)
