@@ -104,6 +104,9 @@ class Inferencer:
             known = self._use(model, precision, ignore_mask)
         self.set_thresholds(known | {name: value for name, value in given.items() if value is not None})
         self._is_given = image_threshold is not None
+        # What the transform makes of black and white, per channel: gray values are the same for torch and exports.
+        plain = (torch.full((3, 9, 9), value, dtype=torch.uint8) for value in (0, 255))
+        self._black, self._white = (self.transform(image).float().mean((1, 2)) for image in plain)
 
     def _open_export(self, path: Path, device: str, precision: Precision, given: dict[str, Any]) -> dict[str, Any]:
         """Open an exported model; return its thresholds."""
@@ -143,8 +146,7 @@ class Inferencer:
         self.image_threshold: float | None = known.get("image_threshold")
         self.pixel_threshold: float | None = known.get("pixel_threshold")
         self.calibration: dict[str, Any] | None = known.get("calibration")
-        good = (self.calibration or {}).get("scores")
-        self.drift = DriftMonitor(good, self.image_threshold) if good and self.image_threshold is not None else None
+        self.drift = DriftMonitor(self.calibration or {})
 
     def save(self, path: str | Path) -> Path:
         """Save with thresholds and references to ``*.safetensors``, an exported model to a file of its suffix.
@@ -222,7 +224,8 @@ class Inferencer:
         Their sizes are height and width before the transform, their categories each image's own class name, ``None``
         without one. An image whose class name or ignore mask cannot be used has an ``error`` and no score.
         """
-        records = [Record(path, (size[0], size[1])) for path, size in zip(paths, sizes, strict=True)]
+        gray = ((images.float().mean((2, 3)).cpu() - self._black) / (self._white - self._black)).mean(1).tolist()
+        records = [Record(path, (h, w), gray_value=g) for path, (h, w), g in zip(paths, sizes, gray, strict=True)]
         if self.model is None:
             outputs = self._exported(images)
             scored = ({key: value[i] for key, value in outputs.items()} for i in range(len(records)))
@@ -274,8 +277,8 @@ class Inferencer:
     def _compared(self, record: Record, found: dict[str, Any]) -> Record:
         """Compare an image's score and map with the thresholds; an exported model without any has judged them."""
         score, anomaly_map = float(found["pred_score"]), found["anomaly_map"]
-        good = self.drift and self.drift.good
-        if self.drift is not None and (note := self.drift.add(score)):
+        good = (self.calibration or {}).get("scores")
+        if note := self.drift.add(score, record.gray_value or 0.0):
             logger.warning(note)
         return replace(
             record,
@@ -299,8 +302,7 @@ def load_trained(weights: str, pretrained: str | None = None, **settings: Any) -
     ``pretrained`` are CLIP weights instead of those that the model was trained with; needed if these were a file that
     is not here. Other settings are further arguments of :class:`~anomalib_genclip.GenCLIP`.
     """
-    if pretrained is not None:
-        settings["pretrained"] = pretrained
+    settings |= {} if pretrained is None else {"pretrained": pretrained}
     if weights.endswith(".ckpt"):
         return GenCLIP.load_from_checkpoint(weights, map_location="cpu", **settings)
     return GenCLIP(weights=weights, **settings)
@@ -316,8 +318,7 @@ def _above(values: Any, threshold: float | None, own: Any) -> Any:  # noqa: ANN4
 def _parts(model: GenCLIPModel, result: ScoreParts, row: int, given: int) -> Parts:
     """Collect what one image's score is made of."""
     branches, distance, names = result.branches, result.distance, model.class_names
-    features = names.features[[given, 0]].float()
-    similarity = (features @ branches.embedding[row].float()).tolist()
+    similarity = (names.features[[given, 0]].float() @ branches.embedding[row].float()).tolist()
     grids = {branch: grid[row, 0].float().cpu().numpy() for branch, grid in branches.maps.items()}
     layers = {branch: grids[:, row, 0].float().cpu().numpy() for branch, grids in branches.layers.items()}
     return Parts(

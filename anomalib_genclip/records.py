@@ -61,6 +61,7 @@ class Record:
     alarm_level: str | None = None  # origin of the image threshold: "calibrated", "given", or "source" (training data)
     image_threshold: float | None = None  # None for an exported model that says none
     pixel_threshold: float | None = None  # of the anomaly map, likewise
+    gray_value: float | None = field(default=None, compare=False)  # mean of the image, 0 is black and 1 is white
     anomaly_map: np.ndarray | None = field(default=None, repr=False, compare=False)  # float32, in [0, 1]
     mask: np.ndarray | None = field(default=None, repr=False, compare=False)  # bool, pixels above the threshold
     parts: Parts | None = field(default=None, repr=False, compare=False)  # what the score is made of, if asked for
@@ -95,6 +96,5 @@ def find_regions(mask: np.ndarray, anomaly_map: np.ndarray, size: tuple[int, int
         area = round(area * size[0] * size[1] / (rows * columns))
         centre_x = (float(centres[label][0]) + 0.5) * size[1] / columns - 0.5
         centre_y = (float(centres[label][1]) + 0.5) * size[0] / rows - 0.5
-        box = (left, upper, right - left, lower - upper)
-        regions.append(Region(*box, area, float(top[label]), centre_x, centre_y))
+        regions.append(Region(left, upper, right - left, lower - upper, area, float(top[label]), centre_x, centre_y))
     return regions

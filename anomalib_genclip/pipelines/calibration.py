@@ -72,7 +72,7 @@ def calibrate(
     category, images, source = _normal_images(normal)
     rows = range(len(images.files)) if model is None else _without_references(model, category, images, of_datamodule)
     conformal_threshold(torch.zeros(len(rows)), rate)  # raises before anything is computed
-    scores, highest = [], []
+    values = []
     for row in rows:
         pixels, file = images.read(row), images.files[row]
         check_images(ImageBatch(image=pixels[None], image_path=[file]), {file})
@@ -80,13 +80,13 @@ def calibrate(
         (record,) = inferencer.predict_batch(batch, [file], [size], [category or None])
         if record.error:
             raise ValueError(record.error)
-        scores.append(record.score or 0.0)
-        highest.append(float(np.max(np.asarray(record.anomaly_map))))
+        values.append((record.score or 0.0, float(np.max(np.asarray(record.anomaly_map))), record.gray_value))
+    scores, highest, gray_values = zip(*values, strict=True)
     thresholds = {"image": conformal_threshold(torch.tensor(scores), rate)}
     thresholds["pixel"] = conformal_threshold(torch.tensor(highest), rate)
     found = {f"{name}_threshold": float(threshold) for name, threshold in thresholds.items()}
     note: dict[str, Any] = {"false_alarm_rate": rate, "normal_images": len(rows), "source": source}
-    note |= {"scores": sorted(scores), "image_threshold": found["image_threshold"]}
+    note |= {"scores": sorted(scores), "gray_values": gray_values, "image_threshold": found["image_threshold"]}
     if model is None:
         note["class_name"] = inferencer.class_name
     else:

@@ -369,6 +369,8 @@ def test_exported_file_is_calibrated_and_saved_with_what_it_was_calibrated_on(ex
     image = tmp_path / "good" / "0.png"
     record, before = (own.predict(image) for own in (calibrated, Inferencer(path, device="cpu", precision="float32")))
     assert record.score == pytest.approx(before.score, abs=1e-6)
+    of_torch = Inferencer(exported.model, device="cpu", precision="float32").predict(image)
+    assert record.gray_value == pytest.approx(of_torch.gray_value, abs=1e-4)  # although torch's image is normalized
     assert record.score < calibrated.image_threshold + 1e-6
     assert record.p_value >= 0.1
     with pytest.raises(ValueError, match=r"must end in \.(onnx|xml)"):

@@ -6,6 +6,7 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from helpers import data_trees
@@ -59,6 +60,8 @@ def test_thresholds_are_quantiles_of_scores_and_of_the_maps_highest_values(norma
     assert sum(record.anomalous for record in records) <= 2
     assert inferencer.image_threshold == thresholds["image"]
     assert inferencer.calibration["scores"] == pytest.approx(scores, abs=1e-6)
+    assert inferencer.calibration["gray_values"] == pytest.approx([record.gray_value for record in records], abs=1e-6)
+    assert inferencer.predict(np.full((9, 9, 3), 51, np.uint8)).gray_value == pytest.approx(0.2, abs=1e-6)
     assert inferencer.model.post_processor.keep_thresholds
 
 
