@@ -54,11 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "image_loss_weight 0": {"image_loss_weight": 0.0},
     "query_only_prob 0": {"query_only_prob": 0.0},
     "15 epochs": {"epochs": 15},
-    # Last: the tower runs anew.
-    "value-value attention": {"patch_attention": "value"},
-    "last three layers": {"layers": 3},
-    "last two layers": {"layers": 2},
-    "last layer": {"layers": 1},
+    "value-value attention": {"patch_attention": "value"},  # last: the tower runs anew
 }
 METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 PHOTOGRAPHS, RENDERED = "photographs", "rendered"
@@ -182,6 +178,17 @@ def pooled_score(model: GenCLIPModel, tokens: ImageTokens, result: BranchMaps) -
     return torch.stack(scores).mean(0)
 
 
+def name_rows(model: GenCLIPModel, tokens: ImageTokens, given: Tensor) -> Rows:
+    """Compute the rows in which every image has its ``given`` class name, or none has."""
+    rows: Rows = {}
+    with patch.object(model, "class_name_filter", new=False):
+        for name, index in {"given names, no CNF": given, "no names": torch.zeros_like(given)}.items():
+            result = model.branch_maps(tokens, index)
+            maps = upsample(torch.stack([*result.maps.values()]).mean(0), model.image_size)
+            rows[name] = torch.lerp(top_mean(maps), result.cls, model.score_weight), maps
+    return rows
+
+
 def zero_shot_rows(model: GenCLIPModel, tokens: ImageTokens, parts: ScoreParts, frozen: dict[str, Tensor]) -> Rows:
     """Compute the rows without references; ``frozen`` are the scores of the CLS token by written prompts."""
     result, top = parts.branches, parts.top
@@ -194,7 +201,7 @@ def zero_shot_rows(model: GenCLIPModel, tokens: ImageTokens, parts: ScoreParts, 
     rows["pooled patches"] = pooled_score(model, tokens, result), None
     layers = torch.stack([*result.layers.values()])  # of the branches, (2, M, B, 1, h, w)
     grids = {f"{branch} branch": grid for branch, grid in result.maps.items()}
-    grids |= {"last layer": layers[:, -1].mean(0), "two last layers": layers[:, -2:].mean((0, 1))}
+    grids |= {f"last {number} layers": layers[:, -number:].mean((0, 1)) for number in (1, 2, 3)}
     for name, grid in grids.items():
         maps = upsample(grid, model.image_size)
         rows[name] = top_mean(maps), maps
@@ -227,7 +234,8 @@ def measure(
     scores: dict[tuple[int | str, str], CategoryScores] = defaultdict(CategoryScores)
     for index in torch.arange(len(found.labels)).split(TEST_BATCH):
         tokens, names = take(found.tokens, index), [found.name] * len(index)
-        result = model.branch_maps(tokens, model.class_index(names))
+        given = model.class_index(names)
+        result, of_names = model.branch_maps(tokens, given), name_rows(model, tokens, given)
         frozen = {name: one.branch_maps(tokens, one.class_index(names)).cls for name, one in written.items()}
         # The package computes map and score; the branches' maps, the same for all draws, are looked up.
         with patch.object(model, "branch_maps", return_value=result):
@@ -235,7 +243,8 @@ def measure(
                 model.references.set({} if memory is None else {"": memory})
                 parts = model.score_parts(tokens)
                 without = memory is None
-                rows = zero_shot_rows(model, tokens, parts, frozen) if without else reference_rows(model, parts)
+                zero_shot = zero_shot_rows(model, tokens, parts, frozen) | of_names if without else {}
+                rows = zero_shot or reference_rows(model, parts)
                 for name in [name for name in rows if not only or name in only]:
                     add(scores[draw, name], found, index, *rows[name])
     for (draw, name), row in scores.items():
@@ -288,19 +297,16 @@ def main() -> None:
     args = parser.parse_args()
     backbone = {"backbone": args.backbone, "pretrained": args.pretrained}
     draws = args.draws if args.k_shot else 0
-    source, targets, read_with = [], [], {}
-    default_layers = ModelSettings.resolve(args.backbone, pretrained=args.pretrained).layers
+    written: dict[str, GenCLIPModel] = {}
+    for name in ("ensemble", "pair"):
+        written[f"frozen CLS, {name}"] = WrittenPrompts(name, class_name_filter=False, **backbone).model
+    source, targets, read_with = [], [], ""
     lines: list[dict[str, Any]] = []
     for variant in VARIANTS if "all" in args.variants else args.variants:
-        chosen = {"patch_attention": "clip", "layers": 0, "epochs": args.epochs, **VARIANTS[variant]}
-        epochs, layers = chosen.pop("epochs"), default_layers[-chosen.pop("layers") :]
-        tower = backbone | {"patch_attention": chosen.pop("patch_attention"), "layers": list(layers)}
-        if tower != read_with:
-            read_with, reader = tower, GenCLIP(k_shot=args.k_shot, **tower)
-            written = {
-                f"frozen CLS, {name}": WrittenPrompts(name, class_name_filter=False, **tower).model
-                for name in ("ensemble", "pair")
-            }
+        chosen = {"patch_attention": "clip", "epochs": args.epochs, **VARIANTS[variant]}
+        epochs, backbone["patch_attention"] = chosen.pop("epochs"), chosen.pop("patch_attention")
+        if backbone["patch_attention"] != read_with:
+            read_with, reader = backbone["patch_attention"], GenCLIP(k_shot=args.k_shot, **backbone)
             source = read_rendered(reader, SOURCE, args.root, draws if args.folds else 0)
             if not args.folds:
                 targets = [read(reader, data, PHOTOGRAPHS, draws) for data in photographs(args.photographs)]
@@ -308,7 +314,7 @@ def main() -> None:
         for (learned, tested), seed in product(rounds_of(source, targets, args.folds), range(args.seeds)):
             start = time.monotonic()
             torch.manual_seed(seed)
-            model = GenCLIPModel(reader.model.clip.model, ModelSettings.resolve(**tower))
+            model = GenCLIPModel(reader.model.clip.model, ModelSettings.resolve(**backbone))
             train(model, learned, TrainingSettings(**chosen), epochs)
             for found in tested:
                 own = measure(model, found, written, args.only)
