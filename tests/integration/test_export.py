@@ -179,9 +179,16 @@ def test_file_has_the_ignore_mask(exported, masked, tmp_path, kind):
     results = assert_parity(path, exported.inputs, masked.model, tmp_path, exported.batches)
     assert not any(results[f"{name}/anomaly_map"][..., :37].any() for name in exported.batches)
     assert all(results[f"{name}/anomaly_map"][..., 38:].all() for name in exported.batches)
-    if kind == "onnx":
-        with pytest.raises(ValueError, match=r"ignore_mask is fixed in an exported model.*prompts file"):
-            Inferencer(path, ignore_mask=np.zeros((3, 3), bool))
+    if kind == "torch":
+        return
+    with pytest.raises(ValueError, match=r"ignore_mask is fixed in an exported model.*prompts file"):
+        Inferencer(path, ignore_mask=np.zeros((3, 3), bool))
+    inferencer, image = Inferencer(path, device="cpu", precision="float32"), np.zeros((120, 180, 3), np.uint8)
+    assert not inferencer.predict(image).anomaly_map[:, :37].any()
+    with pytest.raises(
+        ValueError, match=r"\(150 x 120 pixels\) does not have the shape of ignore_mask of .*\(90 x 60\)"
+    ):
+        inferencer.predict([image, image[:, :150]])
 
 
 @pytest.mark.slow
