@@ -412,23 +412,20 @@ def weights_of(source, folder, rng):
 
 def near_the_threshold(inferencer, count, rng):
     """Blend pictures of lower with pictures of higher scores, each pair until its score is within 0.01."""
-    threshold, defects = inferencer.image_threshold, [None, "scratch", "hole"]
-    pictures = [Image.fromarray(render("leather", defects[number % 3], 112, rng)[0]) for number in range(150)]
-    scored = list(zip(pictures, [record.score for record in inferencer.predict(pictures)], strict=True))
-    low = [picture for picture, score in scored if score <= threshold]
-    high = [picture for picture, score in scored if score > threshold]
-    pairs = list(itertools.product(low, high))
-    pairs = [pairs[number] for number in rng.permutation(len(pairs))[: count * 5 // 4]]
-    least, most, found = np.zeros(len(pairs)), np.ones(len(pairs)), {}
-    for _ in range(8):
-        left = [number for number in range(len(pairs)) if number not in found]
-        share = (least + most) / 2
-        blends = [Image.blend(*pairs[number], share[number]) for number in left]
+    threshold, defects, found = inferencer.image_threshold, [None, "scratch", "hole"], {}
+    pictures = [Image.fromarray(render("leather", defects[number % 3], 112, rng)[0]) for number in range(120)]
+    scores = np.array([record.score for record in inferencer.predict(pictures)])
+    pairs = [*itertools.product(np.flatnonzero(scores <= threshold), np.flatnonzero(scores > threshold))]
+    pairs = rng.permutation(pairs)[: count + 40]
+    shares = np.zeros(pairs.shape) + np.array([0, 1])  # of the higher picture, at both ends of the search
+    while len(found) < count:
+        left, middles = [number for number in range(len(pairs)) if number not in found], shares.mean(axis=1)
+        blends = [Image.blend(*(pictures[one] for one in pairs[number]), middles[number]) for number in left]
         for number, blend, record in zip(left, blends, inferencer.predict(blends), strict=True):
             if abs(record.score - threshold) < 0.01:
                 found[number] = blend
-            else:
-                (least if record.score < threshold else most)[number] = share[number]
+            shares[number, int(record.score > threshold)] = middles[number]
+        assert np.ptp(shares, axis=1).min() > 1e-3, "some scores jump over the threshold: take more pairs"
     return list(found.values())[:count]
 
 
