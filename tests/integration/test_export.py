@@ -390,49 +390,55 @@ def test_torch_file_has_its_description_beside_it(exported):
     assert {"torch", "anomalib"} <= metadata["versions"].keys()
 
 
-SOURCES = {"calibrated file with references": 500, "prompts file": 60, "checkpoint": 60}  # images near the threshold
+CALIBRATED = "calibrated file with references"
+NEAR = {CALIBRATED: 500, "prompts file": 60, "checkpoint": 60}  # images near the threshold
+RUNTIMES = ["onnx", "anomalib's torch", "anomalib's openvino", "openvino"]  # the last one for one source alone
 
 
 def weights_of(source, folder, rng):
-    """A file of each kind, for leather."""
-    if source == "checkpoint":
-        save_checkpoint(GenCLIP(weights="tiny-demo", class_name="leather"), folder / "model.ckpt")
-        return folder / "model.ckpt"
-    if source == "prompts file":
-        return GenCLIP(weights="tiny-demo", class_name="leather").save_weights(folder / "prompts.safetensors")
+    """A file of each kind, for leather, with a pixel threshold that many pixels are near."""
     for kind, count in {"references": 4, "normal": 30}.items():
         (folder / kind).mkdir()
         for number in range(count):
             Image.fromarray(render("leather", None, 112, rng)[0]).save(folder / kind / f"{number}.png")
-    few = {"k_shot": 4, "few_shot_source": str(folder / "references")}
+    few = {"k_shot": 4, "few_shot_source": str(folder / "references")} if source == CALIBRATED else {}
     inferencer = Inferencer("tiny-demo", "leather", "cpu", "float32", **few)
-    calibrate(inferencer, folder / "normal", false_alarm_rate=0.1)
+    if few:
+        calibrate(inferencer, folder / "normal", false_alarm_rate=0.1)
+    maps = [record.anomaly_map for record in inferencer.predict(list((folder / "normal").iterdir()))]
+    model, known = inferencer.model, {"image": inferencer.image_threshold, "calibration": inferencer.calibration}
+    model.post_processor.set_thresholds(pixel=float(np.quantile(maps, 0.95)), **known)
+    if source == "checkpoint":
+        save_checkpoint(model, folder / "model.ckpt")
+        return folder / "model.ckpt"
     return inferencer.save(folder / "leather.safetensors")
 
 
 def near_the_threshold(inferencer, count, rng):
-    """Blend pictures of lower with pictures of higher scores, each pair until its score is within 0.01."""
+    """Blend pictures of lower with pictures of higher scores; each pair gives two whose score is within 0.01."""
     threshold, defects, found = inferencer.image_threshold, [None, "scratch", "hole"], {}
     pictures = [Image.fromarray(render("leather", defects[number % 3], 112, rng)[0]) for number in range(120)]
     scores = np.array([record.score for record in inferencer.predict(pictures)])
     pairs = [*itertools.product(np.flatnonzero(scores <= threshold), np.flatnonzero(scores > threshold))]
-    pairs = rng.permutation(pairs)[: count + 40]
+    pairs = rng.permutation(pairs)[: count // 2 + 40]
     shares = np.zeros(pairs.shape) + np.array([0, 1])  # of the higher picture, at both ends of the search
+    times = np.zeros(len(pairs))
     while len(found) < count:
-        left, middles = [number for number in range(len(pairs)) if number not in found], shares.mean(axis=1)
+        left, middles = np.flatnonzero(times < 2), shares.mean(axis=1)
         blends = [Image.blend(*(pictures[one] for one in pairs[number]), middles[number]) for number in left]
         for number, blend, record in zip(left, blends, inferencer.predict(blends), strict=True):
             if abs(record.score - threshold) < 0.01:
-                found[number] = blend
+                found[blend.tobytes()] = blend
+                times[number] += 1
             shares[number, int(record.score > threshold)] = middles[number]
         assert np.ptp(shares, axis=1).min() > 1e-3, "some scores jump over the threshold: take more pairs"
     return list(found.values())[:count]
 
 
-@pytest.fixture(scope="module", params=SOURCES)
+@pytest.fixture(scope="module")
 def judged(request, tmp_path_factory):
     """A model from a file of each kind, its judgement of images near its threshold, and its file in each format."""
-    folder, rng, count = tmp_path_factory.mktemp("judged"), np.random.default_rng(0), SOURCES[request.param]
+    folder, rng, count = tmp_path_factory.mktemp("judged"), np.random.default_rng(0), NEAR[request.param]
     weights = weights_of(request.param, folder, rng)
     inferencer = Inferencer(weights, device="cpu", precision="float32")
     paths = [folder / f"{number:03}.png" for number in range(count)]
@@ -444,7 +450,12 @@ def judged(request, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["onnx", "openvino", "anomalib's torch", "anomalib's openvino"])
+@pytest.mark.parametrize(
+    ("judged", "runtime"),
+    [(source, runtime) for source in NEAR for runtime in RUNTIMES[: 4 if source == CALIBRATED else 3]],
+    indirect=["judged"],
+    scope="module",
+)
 def test_labels_and_masks_near_the_threshold_are_those_of_the_model(
     judged, monkeypatch, record_property, tmp_path, runtime
 ):
@@ -452,7 +463,8 @@ def test_labels_and_masks_near_the_threshold_are_those_of_the_model(
     need(kind)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
-    path, own = judged.file(kind), judged.inferencer
+    few = len(judged.paths) < NEAR[CALIBRATED]
+    path, own = judged.file("onnx" if few and kind == "openvino" else kind), judged.inferencer  # OpenVINO reads both
     if runtime == kind:
         results = Inferencer(path, device="cpu", precision="float32").predict(judged.paths)
         found = [(record.score, record.anomalous, record.mask) for record in results]
@@ -471,6 +483,6 @@ def test_labels_and_masks_near_the_threshold_are_those_of_the_model(
         np.testing.assert_array_equal(mask[distance > 1e-5], record.mask[distance > 1e-5])
         pixels += int((distance < 0.01).sum())
     record_property("labels, anomalous ones, pixels within 0.01", (len(labels), sum(labels), pixels))
-    assert len(labels) >= len(judged.paths) * 0.99
+    assert len(labels) >= 0.98 * len(judged.paths)
     assert 0.25 < np.mean(labels) < 0.75
-    assert pixels > 100
+    assert pixels > 100 * len(judged.paths)
