@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import Compose
 
 from .callbacks.reference_images import draw_references
 from .components.class_names import GENERIC
-from .components.ignore_mask import AnyMask
+from .components.ignore_mask import AnyMask, IgnoreMask
 from .components.references import UNNAMED
 from .data.images import AnyImage, FileFaults, as_pixels
 from .data.normal_images import images_of_folder
@@ -224,19 +224,15 @@ class Inferencer:
         Their sizes are height and width before the transform, their categories each image's own class name, ``None``
         without one. An image whose class name or ignore mask cannot be used has an ``error`` and no score.
         """
-        gray = ((images.float().mean((2, 3)).cpu() - self._black) / (self._white - self._black)).mean(1).tolist()
-        records = [Record(path, (h, w), gray_value=g) for path, (h, w), g in zip(paths, sizes, gray, strict=True)]
-        if self.model is None:
-            outputs = self._exported(images)
-            scored = ({key: value[i] for key, value in outputs.items()} for i in range(len(records)))
-            return list(map(self._compared, records, scored))
+        records = [Record(path, (size[0], size[1])) for path, size in zip(paths, sizes, strict=True)]
         given, model = class_name or self.given_name, self.model
-        look_up = cache(lambda category: model.look_up([category], given))
-        known: dict[int, tuple[Tensor, Tensor | None, Tensor | None]] = {}
+        own: IgnoreMask = self._exported.ignore_mask if model is None else model.model.ignore_mask
+        look_up = cache(lambda category: (None, None) if model is None else model.look_up([category], given))
+        mask_of, known = cache(own.of), dict[int, tuple[Any, ...]]()
         for row, category in enumerate(categories):
             try:
                 found = look_up(category)
-                mask = model.model.ignore_mask.of(paths[row], sizes[row], images.shape[-2:])
+                mask = mask_of(paths[row] if own.folder else "", sizes[row], images.shape[-2:])
             except ValueError as error:  # noqa: PERF203  # one image's
                 where = "" if paths[row] in str(error) else f"{paths[row]}: "
                 records[row] = replace(records[row], error=f"{where}{error}")
@@ -244,17 +240,30 @@ class Inferencer:
                 known[row] = (*found, mask)
         if rows := list(known):
             classes, references, masks = zip(*known.values(), strict=True)
-            # Either all images have references or a mask, or none has.
-            indices = None if references[0] is None else torch.cat(references)
-            tensors = torch.cat(classes), indices, None if masks[0] is None else torch.stack(masks)
+            # Either all images have references or a mask, or none has. One mask for all is the same for each.
+            indices = (None if each[0] is None else torch.cat(each) for each in (classes, references))
+            ignored = None if masks[0] is None else torch.stack(masks if own.folder else masks[:1])
             used = images if len(rows) == len(images) else images[rows]
-            for row, scores in zip(rows, self._score(used, tensors, parts), strict=True):
-                records[row] = self._compared(records[row], scores)
+            found = zip(
+                rows, self._score(used, (*indices, ignored), parts), self._gray_values(used, ignored), strict=True
+            )
+            for row, scores, gray_value in found:
+                records[row] = self._compared(replace(records[row], gray_value=gray_value), scores)
         return records
+
+    def _gray_values(self, images: Tensor, ignored: Tensor | None) -> list[float]:
+        """Average the pixels that count, of a torch model's images; of an exported one's all count."""
+        shape = 1, 1, *images.shape[-2:]
+        counting = images.new_ones(shape) if ignored is None else (~ignored).to(images)
+        means = (images * counting).sum((2, 3)) / counting.sum((2, 3))
+        return ((means.cpu() - self._black) / (self._white - self._black)).mean(1).tolist()
 
     def _score(self, images: Tensor, given: tuple[Any, ...], parts: bool) -> list[dict[str, Any]]:
         """Score a batch, given what torch's model takes: the fields of each image's record, before thresholds."""
-        model: Any = self.model.model  # type: ignore[union-attr]
+        if self.model is None:
+            outputs = self._exported(images)
+            return [{key: value[row] for key, value in outputs.items()} for row in range(len(images))]
+        model: Any = self.model.model
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             result = model.score_parts(images.to(self.device, non_blocking=True), *given)
             score = model.image_score(result).float().cpu().numpy()

@@ -138,7 +138,7 @@ class GenCLIPModel(nn.Module):
     ) -> ScoreParts:
         """Compute the map and the parts of the image score; arguments as in :meth:`branch_maps` and :meth:`forward`.
 
-        Pixels that do not count are ``ignored`` ``(B, 1, H, W)``, bool, else those of :attr:`ignore_mask`.
+        Pixels that do not count are ``ignored`` ``(B or 1, 1, H, W)``, bool, else those of :attr:`ignore_mask`.
         """
         tiles = tile_grid(images, self.tiler)
         whole = images if tiles is None else resize(images, self.image_size)

@@ -48,7 +48,7 @@ class Handlers:
         images: list[str] | None,
         class_name: str | None,
         references: list[str] | None,
-        ignore_mask: str | None,
+        ignore_mask: list[str] | None,
         image_threshold: float,
         pixel_threshold: float,
         opacity: float,
@@ -166,13 +166,13 @@ def canvas(images: list[ScoredImage], selected: int) -> tuple[dict[str, Any] | N
     return {"background": picture, "layers": layers, "composite": None}, (record.size[1], record.size[0])
 
 
-def paint(painted: dict[str, Any] | None, size: tuple[int, int]) -> str | None:
+def paint(painted: dict[str, Any] | None, size: tuple[int, int]) -> list[str] | None:
     """Save what is painted as a mask of the image's size; nothing if nothing is."""
     layers = painted and [layer.getchannel("A") for layer in painted["layers"]]
     if not layers or not all(size) or not layers[0].getbbox():
         return None
     mask = layers[0].resize(size).point(lambda alpha: 255 * (alpha > 127)).convert("1")
-    return _saved(encoded(mask), "ignore_mask.png")
+    return [_saved(encoded(mask), "ignore_mask.png")]
 
 
 def _saved(content: bytes, name: str) -> str:

@@ -13,7 +13,7 @@ from . import drawing, handlers
 from .handlers import Handlers
 
 _FILES: dict[str, Any] = {"file_count": "multiple", "file_types": sorted(IMG_EXTENSIONS)}
-_MASK: dict[str, Any] = {"file_types": [".png"], "interactive": True}
+_MASKS: dict[str, Any] = {"file_count": "multiple", "file_types": [".png"], "interactive": True}
 _MAPS: dict[str, Any] = {"interactive": False, "format": "jpeg", "buttons": [], "elem_classes": "genclip-gallery"}
 _CHOICE: dict[str, Any] = {**_MAPS, "allow_preview": False}
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -80,7 +80,7 @@ class Page:
             scores = gr.Dataframe(interactive=False, elem_id="scores")
             saved_scores = gr.DownloadButton("Save scores.csv", size="sm")
         with gr.Tab("Leave out") as self.painting:
-            gr.Markdown("Paint over what does not count, such as a clamp. It holds for all images until removed.")
+            gr.Markdown("Paint what does not count, or drop masks: one for all images, or one of each image's name.")
             self.editor = gr.ImageEditor(
                 show_label=False,
                 elem_id="editor",
@@ -93,7 +93,7 @@ class Page:
                 buttons=["fullscreen"],
             )
             self.paint = gr.Button("Leave out what is painted", size="sm")
-            self.ignore_mask = gr.File(label="Mask: white does not count", height=120, elem_id="ignore-mask", **_MASK)
+            self.ignore_mask = gr.File(label="Masks: white does not count", height=120, elem_id="ignore-mask", **_MASKS)
         self.view = [label, summary, picture, scores, regions, saved_scores, saved_regions]
         self.explanation = [filtering, parts, maps]
 

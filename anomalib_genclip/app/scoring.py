@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -67,21 +69,22 @@ class Scorer:
         paths: Sequence[str],
         class_name: str | None = None,
         references: Sequence[str] = (),
-        ignore_mask: str | None = None,
+        ignore_masks: Sequence[str] | None = None,
     ) -> tuple[list[ScoredImage], list[str]]:
         """Score image files, with what a visitor gives instead of what the weights have.
 
-        ``references`` are files of good parts to compare with, and ``ignore_mask`` is a file, white where pixels do not
-        count. Returns images with scores; and what to know about these, about others, and about the files, each once.
+        ``references`` are good parts to compare with. ``ignore_masks`` are white where pixels do not count: one for all
+        images, or one of each image's name. Returns images with scores; and what to know of all files, each once.
         """
         scored, problems, faults = [], [], FileFaults()
-        files = [*paths, *references, *filter(None, [ignore_mask])]
+        files = [*paths, *references, *(ignore_masks or ())]
         with self._lock, ExitStack() as stack:
             try:
-                if ignore_mask is not None:
-                    self._leave_out(ignore_mask, stack)
+                if ignore_masks:
+                    files.append(self._leave_out(ignore_masks, [*paths, *references], stack))
                 if references:
                     stack.enter_context(self._compared_with(list(references)))
+                self.model.look_up([None], class_name)  # raises once for all images
             except ValueError as error:
                 return [], [_without_folders(error, files)]
             product = (self.inferencer.calibration or {}).get("class_name")
@@ -89,7 +92,9 @@ class Scorer:
                 found: list[str] = []
                 try:
                     pixels = read_upload(path, found)
-                    record = self.inferencer.predict(pixels, class_name, parts=True)
+                    ignored = self.model.model.ignore_mask.of(path, pixels.shape[1:], self.model.model.image_size)
+                    given: Any = self.inferencer.transform(pixels)[None], [path], [pixels.shape[1:]], [None]
+                    (record,) = self.inferencer.predict_batch(*given, class_name=class_name, parts=True)
                 except ValueError as error:
                     problems.append(_without_folders(error, files))
                     continue
@@ -98,19 +103,22 @@ class Scorer:
                 faults.add(Path(path).name, found)
                 picture = to_pil_image(pixels)
                 scale = _PICTURE_SIDE / max(picture.size)
-                size = [max(1, round(side * scale)) for side in picture.size]
+                shown = picture.resize([max(1, round(side * scale)) for side in picture.size])
                 record = replace(record, path=Path(path).name)
-                mask = self.model.model.ignore_mask.mask
-                scored.append(ScoredImage(record, picture.resize(size), None if mask is None else mask.cpu().numpy()))
+                scored.append(ScoredImage(record, shown, None if ignored is None else ignored[0].cpu().numpy()))
         return scored, list(dict.fromkeys([*problems, *faults.lines().values()]))
 
-    def _leave_out(self, file: str, stack: ExitStack) -> None:
-        """Leave out what a visitor's mask says instead of what that of the weights says, until the stack is closed."""
-        read_upload(file)  # checks format and size
-        model = self.model.model
+    def _leave_out(self, masks: Sequence[str], images: Sequence[str], stack: ExitStack) -> str:
+        """Use a visitor's masks instead of that of the weights until the stack is closed; return their folder."""
+        model, folder = self.model.model, stack.enter_context(TemporaryDirectory(prefix="masks-"))
+        named, wanted = {Path(mask).stem: mask for mask in masks}, {Path(image).stem for image in images}
+        for name in named.keys() & wanted if len(masks) > 1 else named:
+            read_upload(named[name])  # checks format and size
+            copyfile(named[name], Path(folder, f"{name}.png"))
         stack.callback(setattr, model, "ignore_mask", model.ignore_mask)
         model.ignore_mask = IgnoreMask()
-        set_ignore_mask(model, file)
+        set_ignore_mask(model, folder if len(masks) > 1 else masks[0])
+        return folder
 
     @contextmanager
     def _compared_with(self, files: list[str]) -> Iterator[None]:

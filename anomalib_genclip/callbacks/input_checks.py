@@ -14,7 +14,6 @@ import torch
 from anomalib.data import ImageBatch
 from anomalib.data.utils.image import is_image_file, read_image
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torch import Tensor
 
@@ -55,7 +54,12 @@ class InputChecks(Callback):
         """Check headers, and warn about files of the folder that are left out."""
         self.on_train_start(trainer, pl_module)
         for loader in running_loaders(trainer):
-            _warn_of_files_left_out(getattr(getattr(loader, "dataset", None), "image_filenames", []))
+            images = getattr(getattr(loader, "dataset", None), "image_filenames", [])
+            folders = sorted({Path(image).parent for image in images}) if len(images) > 1 else []
+            files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
+            if others := [file for file in files if file.name[0] != "." and not is_image_file(file)]:
+                text = "Left out, because anomalib does not read images with these suffixes: %s: %s."
+                logger.warning(text, counted(len(others), "file"), summarize(others))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, *args: Any) -> None:  # noqa: ANN401
         """Check the files. The pixels are checked if the loss is not finite: each check waits for the device."""
@@ -63,11 +67,11 @@ class InputChecks(Callback):
         self._check_files(batch)
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: Any, batch: ImageBatch, *args: Any) -> None:  # noqa: ANN401
-        """Check files, pixels, and the shape of the ignore mask, except in training, which sees other products."""
+        """Check files, pixels, and the shape of the ignore mask."""
         check_images(batch, ())
         self._check_files(batch)
         own = pl_module.model.ignore_mask
-        for path in [] if own.mask is None or trainer.state.fn == TrainerFn.FITTING else batch.image_path or []:
+        for path in [] if own.mask is None or not own.applies else batch.image_path or []:
             with suppress(OSError), Image.open(path) as image:
                 own.of(str(path), image.size[::-1], own.mask.shape)
 
@@ -141,11 +145,3 @@ def _files(dataset: Any, index: int) -> list[str]:  # noqa: ANN401
     row = {} if samples is None else samples.iloc[index]
     values = [row.get("image_path"), *as_list(row.get("mask_path"))]
     return [str(value) for value in values if isinstance(value, str | Path) and str(value)]
-
-
-def _warn_of_files_left_out(images: list[Path]) -> None:
-    folders = sorted({Path(image).parent for image in images}) if len(images) > 1 else []
-    files = [file for folder in folders for file in sorted(folder.iterdir())]
-    if others := [file for file in files if file.is_file() and file.name[0] != "." and not is_image_file(file)]:
-        text = "Left out, because anomalib does not read images with these suffixes: %s: %s."
-        logger.warning(text, counted(len(others), "file"), summarize(others))

@@ -41,7 +41,7 @@ class RunSetup(Callback):
         self.epochs = epochs
         self._undo = ExitStack()
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:  # noqa: ANN401  # GenCLIP
         """Prepare a run; refuse training in pure float16."""
         hide_notes_on_runs()
         _forget_metrics(trainer)
@@ -61,6 +61,7 @@ class RunSetup(Callback):
         if trainer.precision == "16-true":
             msg = "precision='16-true' cannot train: Adam underflows. Give '16-mixed', 'bf16-mixed' or 'bf16-true'."
             raise ValueError(msg)
+        self._set(pl_module.model.ignore_mask, "applies", value=False)
         # Lightning's default means that the user gave no limit. anomalib's trainer_arguments would override one.
         if trainer.max_epochs == _LIGHTNING_DEFAULT_EPOCHS and trainer.max_steps == -1:
             trainer.fit_loop.max_epochs = self.epochs

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_genclip.utils.files import file_hash, why_unreadable
-from anomalib_genclip.utils.tensors import digest, nearest
+from anomalib_genclip.utils.tensors import check_shape, digest, nearest
 
 AnyMask: TypeAlias = str | os.PathLike | np.ndarray | Tensor
 _WHITE = 127  # of 255; brighter pixels do not count
@@ -58,18 +58,18 @@ class IgnoreMask(nn.Module):
 
     mask: Tensor | None
 
-    def __init__(self) -> None:
+    def __init__(self, size: Sequence[int] = (), name: str = "") -> None:
         super().__init__()
         self.register_buffer("mask", None)
-        self.size: list[int] = []
+        self.size = list(size)  # without a mask if it is part of an exported graph
         self.folder: Path | None = None
-        self._name = ""  # of the file, for messages
+        self.applies = True  # not while a model is trained, on other products
+        self._name = name  # of the file, for messages
 
     def set(self, given: AnyMask | None, size: Sequence[int] | None, device: torch.device) -> None:
-        """Replace the mask; a ``ValueError`` names one that cannot be used.
+        """Replace the mask, given as to :func:`read_ignore_mask`, or as a folder; ``None`` if all pixels count.
 
-        It is given as to :func:`read_ignore_mask`, or as a folder, ``None`` if all pixels count, and scaled to height
-        and width ``size``; ``None`` keeps its own.
+        It is scaled to height and width ``size``; ``None`` keeps its own. A ``ValueError`` names one without use.
         """
         is_path = isinstance(given, str | os.PathLike)
         self._name = f" {os.fspath(given)}" if is_path else ""  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ class IgnoreMask(nn.Module):
 
     def forward(self, size: Sequence[int]) -> Tensor | None:
         """Return the mask for all images at the size of a map, ``(1, 1, H, W)``; ``None`` if there is none."""
-        return None if self.mask is None else nearest(self.mask, size)[None, None]
+        return None if self.mask is None or not self.applies else nearest(self.mask, size)[None, None]
 
     def of(self, path: str, image_size: Sequence[int], size: Sequence[int]) -> Tensor | None:
         """Return the mask of one image at the size of its map, ``(1, *size)``, bool; ``None`` if there is none.
@@ -98,21 +98,13 @@ class IgnoreMask(nn.Module):
         ``path`` is a path or URL, ``""`` without one, and ``image_size`` the image's height and width. A ``ValueError``
         names the image if the folder has no mask for it, and also the mask if it has another aspect ratio.
         """
-        if self.folder is None and self.mask is None:
-            return None
         mask, own, name = self.mask, self.size, f"ignore_mask{self._name}"
         if self.folder is not None:
-            file = self._find(self.folder, path)
-            mask, name = read_ignore_mask(file), f"ignore_mask {file}"
-            own = list(mask.shape)
-        (height, width), (rows, columns) = image_size, own
-        # A side may have been rounded to whole pixels, in the mask or in the image.
-        if abs(columns * height - width * rows) > max(height, width, rows, columns):
-            what = f"{path or 'The image'} ({width} x {height} pixels) does not have the shape of {name}"
-            msg = f"{what} ({columns} x {rows}): draw the mask on an image of this camera."
-            raise ValueError(msg)
-        assert mask is not None
-        return _leaves_something(nearest(mask, size), name)[None]
+            mask = read_ignore_mask(file := self._find(self.folder, path))
+            own, name = list(mask.shape), f"ignore_mask {file}"
+        if own:
+            check_shape(path or "The image", image_size, name, own)
+        return None if mask is None else _leaves_something(nearest(mask, size), name)[None]
 
     def digest(self, images: Sequence[str]) -> str:
         """Hash the masks of images; ``""`` if there are none."""

@@ -23,12 +23,12 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_image
 
 from anomalib_genclip.utils.messages import counted, summarize
+from anomalib_genclip.utils.tensors import check_shape
 
 logger = logging.getLogger(__name__)
 
 AnyImage: TypeAlias = str | os.PathLike | Image.Image | np.ndarray | Tensor
 _ORIENTATION = 0x0112  # tag of EXIF; 1 is upright
-_DISTORTION = 1.1  # tolerance of the aspect ratio, for rounding in small masks
 _MOST = 0.95  # of an image that a plausible mask covers
 _PAGES = "several pages or frames: only the first is used"
 _TURNED = "an EXIF orientation tag, which is not applied: maps and masks lie on the pixels as they are stored"
@@ -111,7 +111,7 @@ def check_mask(image: str, mask: str) -> None:
     """Raise a ``ValueError`` that names both if a mask has another aspect ratio than its image."""
     header, shape = _read(image), _read(mask)
     if header is not None and shape is not None:
-        _check_shape(image, header, mask, shape)
+        check_shape(f"The mask {mask}", shape.size, f"its image {image}", header.size)
 
 
 def check_depth(mode: str, file: str) -> None:
@@ -125,8 +125,7 @@ def check_depth(mode: str, file: str) -> None:
 class _Header(NamedTuple):
     mode: str
     format: str | None
-    width: int
-    height: int
+    size: tuple[int, int]  # height, width
     faults: tuple[str, ...]
 
 
@@ -150,7 +149,7 @@ class FileFaults:
             self.add(image, header.faults)
             if isinstance(mask, str) and (shape := _read(mask)) is not None:  # not several masks for one image
                 self.add(image, [_JPEG] * (shape.format == "JPEG"))
-                _check_shape(image, header, mask, shape)
+                check_shape(f"The mask {mask}", shape.size, f"its image {image}", header.size)
 
     def check_masks(self, images: Iterable[str], shares: Iterable[float]) -> None:
         """Check the masks of anomalous images by the shares of the images that they cover, from 0 to 1."""
@@ -194,15 +193,6 @@ def _read(file: str) -> _Header | None:
     try:
         with Image.open(file) as image:
             faults = (*_faults_of(image), *[_DROPPED] * image.has_transparency_data)
-            return _Header(image.mode, image.format, *image.size, faults)
+            return _Header(image.mode, image.format, image.size[::-1], faults)
     except Exception:  # noqa: BLE001  # reading the pixels raises the same, with the name of the file
         return None
-
-
-def _check_shape(image: str, header: _Header, mask: str, shape: _Header) -> None:
-    """Refuse a mask whose aspect ratio differs from that of its image; the resolution may differ."""
-    ratio = (header.width * shape.height) / (header.height * shape.width)
-    if not 1 / _DISTORTION < ratio < _DISTORTION:
-        what = f"The mask {mask} ({shape.width} x {shape.height} pixels) does not have the shape of its image {image}"
-        msg = f"{what} ({header.width} x {header.height}). Draw it on the stored image, without its EXIF orientation."
-        raise ValueError(msg)

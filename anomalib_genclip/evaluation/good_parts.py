@@ -4,6 +4,7 @@
 """What the scores of the good parts that a model was calibrated with say of later ones."""
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ def p_value(score: float, good: Sequence[float]) -> float:
     return (1 + len(good) - bisect_left(good, score)) / (len(good) + 1)
 
 
-def drift_note(run: Mapping[str, Sequence[float]], calibration: Mapping[str, Any]) -> str:
+def drift_note(run: Mapping[str, Sequence[float]], calibration: Mapping[str, Any], tests: int = 1) -> str:
     """Say that ``scores`` or ``gray_values`` of good parts have moved since calibration, else ``""`` (ours).
 
     Up to a third of a run may be anomalous. Whichever it is, the run without its highest third is no higher than good
@@ -38,7 +39,7 @@ def drift_note(run: Mapping[str, Sequence[float]], calibration: Mapping[str, Any
         values, good, third = sorted(run[name]), calibration[name], len(run[name]) // 3
         moves = (-1, values[: len(values) - third]), (1, values[0 if name == "scores" else third :])
         found = [ks.pvalue / 2 for sign, own in moves if (ks := ks_2samp(own, good)).statistic_sign == sign]
-        if (p := min(found, default=1.0)) < DRIFT_RATE / len(known):  # the two exclude each other
+        if (p := min(found, default=1.0)) < DRIFT_RATE / len(known) / tests:  # the two exclude each other
             what, where = name.replace("_", " "), f"the last {len(values)} parts, p = {p:.1g}"
             return f"The {what} of good parts have moved since calibration ({where}): calibrate again."
     return ""
@@ -54,20 +55,26 @@ def run_notes(scores: Sequence[float], given: float | None, calibration: Mapping
 
 
 class DriftMonitor:
-    """Watches scores and gray values, in windows that do not overlap, so that each test counts once."""
+    """Watches scores and gray values of the last parts, and says once that they no longer fit.
+
+    It looks four times per window of parts, so that a quarter of the rate is left for each.
+    """
 
     def __init__(self, calibration: Mapping[str, Any]) -> None:
         self.calibration = calibration
-        self._parts: list[tuple[float, float]] = []
+        self._parts: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self._added, self._told = 0, ""
 
     def add(self, score: float, gray_value: float) -> str:
-        """Add a part; say so if a window has just ended that no longer fits, else ``""``."""
+        """Add a part; say so if the last ones have just stopped to fit, else ``""``."""
         self._parts.append((score, gray_value))
-        if len(self._parts) < WINDOW:
+        self._added += 1
+        if self._added < WINDOW or self._added % (WINDOW // 4):
             return ""
         scores, gray_values = zip(*self._parts, strict=True)
-        self._parts.clear()
-        return drift_note({"scores": scores, "gray_values": gray_values}, self.calibration)
+        before, found = self._told, drift_note({"scores": scores, "gray_values": gray_values}, self.calibration, 4)
+        self._told = found
+        return "" if before else found
 
 
 def guess_alarm_level(scores: Sequence[float]) -> float | None:

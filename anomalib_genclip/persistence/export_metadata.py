@@ -31,12 +31,16 @@ def metadata_of(module: Any) -> dict[str, Any]:  # noqa: ANN401  # GenCLIP
     """Describe a model that is about to be exported, as plain data."""
     model = module.model
     learned = {key: value for key, value in model.state_dict().items() if not key.startswith("clip.")}
+    known = thresholds_of(module)
+    if model.ignore_mask.size and known["calibration"]:  # its gray values are of the pixels that count
+        known["calibration"] = {key: value for key, value in known["calibration"].items() if key != "gray_values"}
     return {
-        **thresholds_of(module),
+        **known,
         "class_name": model.class_names.names[int(model.default_class)],
         "class_name_filter": model.class_name_filter,
         "score_weight": model.score_weight,
         "image_size": list(model.image_size),
+        "ignore_mask": model.ignore_mask.size,
         "prompts_sha256": digest(learned, {}),
         "versions": {name: version(name) for name in _PACKAGES},
     }
@@ -53,8 +57,7 @@ def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
         onnx.helper.set_model_props(model, {**others, KEY: text})
         atomic_write(path, model.SerializeToString())
     elif path.suffix == ".xml":
-        tree = ET.parse(path)  # noqa: S314  # as above
-        root = tree.getroot()
+        root = ET.parse(path).getroot()  # noqa: S314  # as above
         info = root.find("rt_info")
         info = ET.SubElement(root, "rt_info") if info is None else info
         for old in info.findall(KEY):

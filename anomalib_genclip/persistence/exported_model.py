@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, ToDtype
 
+from anomalib_genclip.components.ignore_mask import IgnoreMask
+
 from .export_metadata import KEY
 
 SUFFIXES = (".onnx", ".xml")
 TO_FLOAT = ToDtype(torch.float32, scale=True)
-_OUTPUTS = ("anomaly_map", "pred_score")
 
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
@@ -33,6 +34,7 @@ class ExportedModel:
     Attributes:
         transform (Callable): Applied to each image, ``(3, H, W)``, uint8, before images are stacked to a batch.
         metadata (dict[str, Any]): That of :func:`~anomalib_genclip.persistence.export_metadata.metadata_of`, or empty.
+        ignore_mask (IgnoreMask): Checks the shape of images if a mask is in the graph.
 
     A ``ValueError`` names a file that cannot be opened, or is no exported anomaly model.
     """
@@ -51,13 +53,14 @@ class ExportedModel:
         except Exception as error:  # each runtime has types of its own, without a common base
             msg = f"{path} cannot be opened as a model: {str(error).strip().splitlines()[-1]}"
             raise ValueError(msg) from error
-        missing = [name for name in _OUTPUTS if name not in self._outputs]
+        missing = [name for name in ("anomaly_map", "pred_score") if name not in self._outputs]
         if missing or len(shape) != 4 or shape[1] != 3:
             what = f"has no output {' and '.join(missing)}" if missing else f"takes {shape} instead of (N, 3, H, W)"
             msg = f"{path} is not an exported model for anomaly detection: it {what}."
             raise ValueError(msg)
         self._batch_size = shape[0] if isinstance(shape[0], int) else None
         self.path = path
+        self.ignore_mask = IgnoreMask(self.metadata.get("ignore_mask", ()), f" of {path}")
         fixed = [side for side in shape[2:] if isinstance(side, int)]
         self.transform: Callable[[Tensor], Tensor] = torch.nn.Identity()
         if len(fixed) == 2:

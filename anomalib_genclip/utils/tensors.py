@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize as torchvision_resize
 
+_ROUNDED = 1  # pixel by which a side may differ between an image and its mask
 IGNORED = 2  # value of a mask where the loss ignores the pixels; 0 is normal, 1 anomalous
 
 
@@ -49,6 +50,15 @@ def nearest(mask: Tensor, size: Sequence[int]) -> Tensor:
         if (old := mask.shape[dim]) != new:
             mask = mask.index_select(dim, (2 * torch.arange(new, device=mask.device) + 1) * old // (2 * new))
     return mask
+
+
+def check_shape(name: str, size: Sequence[int], other: str, other_size: Sequence[int]) -> None:
+    """Raise a ``ValueError`` that names both if an image and its mask differ in shape; sizes are height and width."""
+    (height, width), (rows, columns) = size, other_size
+    if abs(columns * height - width * rows) > _ROUNDED * max(height, width, rows, columns):
+        what = f"{name} ({width} x {height} pixels) does not have the shape of {other} ({columns} x {rows})"
+        msg = f"{what}. Draw the mask on such an image as it is stored, without its EXIF orientation."
+        raise ValueError(msg)
 
 
 class MatrixResize(nn.Module):

@@ -111,7 +111,7 @@ def test_what_is_painted_is_a_mask_of_the_images_size(saved, tmp_path):
     layer = Image.new("RGBA", (60, 40))
     assert handlers.paint(None, size) is handlers.paint({**value, "layers": [layer]}, size) is None
     layer.paste("white", (30, 0, 60, 40))
-    name = handlers.paint({**value, "layers": [layer]}, size)
+    (name,) = handlers.paint({**value, "layers": [layer]}, size)
     (tmp_path / name).write_bytes(saved[name])
     with Image.open(tmp_path / name) as mask:
         ignored = np.asarray(mask)

@@ -4,6 +4,7 @@
 """Scores of uploaded images."""
 
 from pathlib import Path
+from shutil import copyfile
 
 import numpy as np
 import pytest
@@ -81,6 +82,7 @@ def test_good_parts_of_a_visitor_replace_references_for_one_call(scorer, crack, 
 def mask_file(path, left, size=(320, 320)):
     mask = Image.new("L", size)
     mask.paste(255, (left, 0, *size))
+    Path(path).parent.mkdir(exist_ok=True)
     mask.save(path)
     return str(path)
 
@@ -88,19 +90,36 @@ def mask_file(path, left, size=(320, 320)):
 def test_mask_of_a_visitor_holds_for_one_call(scorer, crack, tmp_path):
     before = record_of(scorer, [crack])
     half = mask_file(tmp_path / "half.png", 160)
-    (image,), problems = scorer.score([crack], None, (), half)
+    (image,), problems = scorer.score([crack], None, (), [half])
     assert not problems
     assert not image.record.anomaly_map[:, image.record.anomaly_map.shape[1] // 2 + 1 :].any()
     assert np.asarray(image.ignored).mean() == 0.5
     for left, size, words in ((0, (320, 320), "all.png"), (10, (320, 200), "320 x 200"), (0, (0, 0), "broken.png")):
         path = tmp_path / f"{'broken' if not size[0] else 'all' if not left else 'wide'}.png"
         path.write_bytes(b"no image") if not size[0] else mask_file(path, left, size)
-        images, (problem,) = scorer.score([crack], None, (), str(path))
+        images, (problem,) = scorer.score([crack], None, (), [str(path)])
         assert not images
         assert words in problem
         assert str(tmp_path) not in problem
     assert record_of(scorer, [crack]) == before
     assert scorer.score([crack])[0][0].ignored is None
+
+
+def test_masks_of_a_visitor_are_for_the_images_of_their_names(scorer, crack, tmp_path):
+    other = str(copyfile(crack, tmp_path / "other.png"))
+    masks = [mask_file(tmp_path / name / Path(file).name, left, (32, 32)) for name, file, left in
+             (("masks", crack, 16), ("masks", other, 8), ("more", "unused.png", 0))]  # fmt: skip
+    images, problems = scorer.score([crack, other], None, [other], masks)
+    assert not problems
+    for image, kept in zip(images, (1 / 2, 1 / 4), strict=True):
+        counts = image.record.anomaly_map > 0
+        assert counts.mean() == kept
+        np.testing.assert_array_equal(image.ignored, ~counts)
+    images, (problem,) = scorer.score([crack, other], None, (), masks[1:])
+    assert [image.record.path for image in images] == ["other.png"]
+    assert "has no mask for corrugated_cardboard_crack.png: it must have corrugated_cardboard_crack.png" in problem
+    assert "/" not in problem
+    assert not scorer.score([crack])[1]
 
 
 def test_another_product_than_that_of_the_calibration_is_told(crack, tmp_path):

@@ -52,9 +52,9 @@ def visitor(page, tmp_path):
 
 
 def score(visitor, *paths, class_name="object", references=(), ignore_mask=None):
-    files, good = ([handle_file(str(path)) for path in group] for group in (paths, references))
-    mask = ignore_mask and handle_file(str(ignore_mask))
-    given = {"images": files, "class_name": class_name, "references": good, "ignore_mask": mask, **SLIDERS}
+    masks = [] if ignore_mask is None else [ignore_mask]
+    files, good, masks = ([handle_file(str(path)) for path in group] for group in (paths, references, masks))
+    given = {"images": files, "class_name": class_name, "references": good, "ignore_mask": masks, **SLIDERS}
     return dict(zip(NAMES, visitor.predict(**given, api_name="/score"), strict=True))
 
 
@@ -132,7 +132,7 @@ def test_files_of_the_server_and_large_files_are_refused(page, tmp_path):
     Image.new("RGB", (8, 8)).save(secret)
     api = f"{page.local_url}gradio_api"
     file = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    for given in ([[file], "object", [], None], [[], "object", [], file]):
+    for given in ([[file], "object", [], None], [[], "object", [], [file]]):
         event = httpx.post(f"{api}/call/score", json={"data": [*given, *SLIDERS.values()]}).json()["event_id"]
         assert "event: error" in httpx.get(f"{api}/call/score/{event}").text
     assert httpx.get(f"{api}/file={secret}").status_code == 403

@@ -12,6 +12,7 @@ from anomalib.data.utils.tiler import Tiler
 from helpers import data_trees
 from helpers.models import SIZE
 from helpers.runs import build, engine, save_checkpoint
+from lightning.pytorch import Callback
 from PIL import Image
 
 from anomalib_genclip import GenCLIP, Inferencer, cli, torch_model
@@ -172,7 +173,7 @@ def test_mask_travels_in_prompts_file_and_checkpoint_and_a_given_one_replaces_it
 
 def test_a_mask_of_another_shape_is_an_error_that_names_both(left, tmp_path):
     Image.fromarray(IMAGE[:, :100]).save(tmp_path / "part.png")
-    message = r"part\.png \(100 x 96 pixels\) does not have the shape of ignore_mask .*{} \(64 x 48\)"
+    message = r"part\.png.* \(100 x 96 pixels\) does not have the shape of ignore_mask .*{} \(64 x 48\)\. Draw the mask"
     inferencer = open_in(build(), ignore_mask=left)
     with pytest.raises(ValueError, match=message.format(r"clamp\.png")):
         inferencer.predict(tmp_path / "part.png")
@@ -258,6 +259,35 @@ def test_calibration_leaves_it_out_and_saves_it(tmp_path, capsys):
     assert cli.main(command) == 0
     found = np.load(tmp_path / "out" / "maps" / "3.png.npy")
     np.testing.assert_allclose(found, records[3].anomaly_map, atol=1e-5)
+
+
+def test_one_mask_is_scaled_once_for_a_batch(left, monkeypatch):
+    inferencer, scaled = open_in(build(seed=0), ignore_mask=left), []
+    own, images = inferencer.model.model.ignore_mask, [IMAGE] * 3
+    expected = [inferencer.predict(image).score for image in images]
+    monkeypatch.setattr(own, "of", lambda *given: scaled.append(given) or type(own).of(own, *given))
+    assert [record.score for record in inferencer.predict(images)] == pytest.approx(expected, abs=1e-6)
+    assert len(scaled) == 1
+
+
+def test_training_is_validated_without_it_and_keeps_it(cross, left, tmp_path):
+    class Figures(Callback):
+        def on_validation_end(self, trainer, *_):
+            logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    logged, thresholds = [], []
+    models = [build(seed=0, ignore_mask=mask) for mask in (None, left)]
+    for number, model in enumerate(models):
+        engine(tmp_path / str(number), max_epochs=1, callbacks=[Figures()]).fit(model, datamodule=cross)
+        thresholds.append(model.post_processor.raw_thresholds())
+    assert logged[0].keys() > {"image_AUROC", "pixel_AUROC"}
+    assert logged[0] == logged[1]
+    assert thresholds[0] == thresholds[1]
+    plain, masked = (open_in(model).predict(IMAGE) for model in models)
+    assert plain.anomaly_map.all()
+    assert not masked.anomaly_map[:, :32].any()
+    (prompts,) = (tmp_path / "1").rglob("prompts.safetensors")
+    assert load_weights(prompts).description.ignore_mask == [48, 64]
 
 
 def test_engine_leaves_it_out_of_maps_and_metrics(tmp_path):

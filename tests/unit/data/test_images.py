@@ -46,13 +46,17 @@ def test_transparent_pixels_are_white_and_what_is_not_used_is_said(tmp_path):
 
 
 def test_a_mask_of_another_shape_is_refused_where_there_are_headers(tmp_path):
-    for name, size in (("image", (40, 30)), ("mask", (80, 60)), ("other", (30, 40))):
+    sizes = {"image": (40, 30), "mask": (80, 60), "small": (7, 5), "other": (30, 40), "cut": (40, 28)}
+    for name, size in sizes.items():
         Image.new("L", size).save(tmp_path / f"{name}.png")
     image = str(tmp_path / "image.png")
     check_mask(image, str(tmp_path / "mask.png"))
+    check_mask(image, str(tmp_path / "small.png"))  # up to a pixel
     check_mask(image, "absent.png")
     with pytest.raises(ValueError, match=r"other\.png \(30 x 40 pixels\) does not have the shape of its image .*image"):
         check_mask(image, str(tmp_path / "other.png"))
+    with pytest.raises(ValueError, match=r"\(40 x 28 pixels\) .*image\.png \(40 x 30\)\. Draw the mask on such"):
+        check_mask(image, str(tmp_path / "cut.png"))
 
 
 @pytest.mark.parametrize(("paths", "named"), [(["a.png", "b.png"], r"b\.png\."), (None, r"image 1 of the batch\.")])
