@@ -57,7 +57,7 @@ def run_notes(scores: Sequence[float], given: float | None, calibration: Mapping
 class DriftMonitor:
     """Watches scores and gray values of the last parts, and says once that they no longer fit.
 
-    It looks four times per window of parts, so that a quarter of the rate is left for each.
+    It looks twice per window of parts, so that half of the rate is left for each.
     """
 
     def __init__(self, calibration: Mapping[str, Any]) -> None:
@@ -69,10 +69,10 @@ class DriftMonitor:
         """Add a part; say so if the last ones have just stopped to fit, else ``""``."""
         self._parts.append((score, gray_value))
         self._added += 1
-        if self._added < WINDOW or self._added % (WINDOW // 4):
+        if self._added < WINDOW or self._added % (WINDOW // 2):
             return ""
         scores, gray_values = zip(*self._parts, strict=True)
-        before, found = self._told, drift_note({"scores": scores, "gray_values": gray_values}, self.calibration, 4)
+        before, found = self._told, drift_note({"scores": scores, "gray_values": gray_values}, self.calibration, 2)
         self._told = found
         return "" if before else found
 
