@@ -127,7 +127,7 @@ class Scorer:
         k_shot, post_processor = model.k_shot, model.post_processor
         try:
             model.k_shot, model.post_processor = len(files), RawScorePostProcessor()  # all are drawn
-            images = NormalImages(files, lambda row: read_upload(files[row]).float() / 255)
+            images = NormalImages(files, lambda row, _: read_upload(files[row]).float() / 255)
             draw_references(model, {UNNAMED: images}, seed=0)
             self.inferencer.set_thresholds({})
             yield

@@ -12,6 +12,7 @@ from helpers import data_trees
 from PIL import Image
 
 from anomalib_genclip import cli
+from anomalib_genclip.evaluation.good_parts import SOURCE_NOTE
 from anomalib_genclip.pipelines.explain import describe, draw_explanation, explain
 from anomalib_genclip.records import Parts, Record
 
@@ -56,13 +57,25 @@ def test_figure_has_a_panel_more_with_a_mask_and_two_less_with_one_branch():
     assert [Image.open(io.BytesIO(drawing)).width for drawing in drawings] == [1240, 1550, 620]
 
 
-def test_command(tmp_path, capsys, monkeypatch):
+def test_command(tmp_path, capsys, caplog, monkeypatch):
     image, mask, out = tmp_path / "image.png", tmp_path / "mask.png", tmp_path / "new" / "why.png"
     data_trees.write_anomalous(image, mask)
     command = ["--weights", "tiny-demo", "--image", str(image), "--mask", str(mask), "--out", str(out)]
     assert cli.main(["explain", *command, "--class_name", "metal_nut"]) == 0
     assert Image.open(out).width == 1550
-    assert '"metal nut"' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert '"metal nut"' in said
+    assert said.endswith(f"\n{SOURCE_NOTE}\n{out}\n")
+    for value, faults in ((0, ["an empty mask"]), (255, ["a mask of more than 95%"]), (None, ["a JPEG mask"])):
+        caplog.clear()
+        with Image.open(mask) as drawn:
+            given = drawn.copy() if value is None else Image.new("L", drawn.size, value)
+        given.paste(255, (0, 0, 5, 5)) if value is None else None
+        given.save(mask, format="JPEG" if value is None else "PNG")
+        assert cli.main(["explain", *command]) == 0
+        assert [
+            text.partition(" with ")[2][: len(fault)] for text, fault in zip(caplog.messages, faults, strict=True)
+        ] == faults
     Image.new("L", (30, 20)).save(mask)
     assert cli.main(["explain", *command]) == 2
     assert "mask.png (30 x 20 pixels) does not have the shape of its image" in capsys.readouterr().err
