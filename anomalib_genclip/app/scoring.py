@@ -89,9 +89,8 @@ class Scorer:
                 return [], [_without_folders(error, files)]
             product = (self.inferencer.calibration or {}).get("class_name")
             for path in paths:
-                found: list[str] = []
                 try:
-                    pixels = read_upload(path, found)
+                    pixels = read_upload(path, found := list[str]())
                     ignored = self.model.model.ignore_mask.of(path, pixels.shape[1:], self.model.model.image_size)
                     given: Any = self.inferencer.transform(pixels)[None], [path], [pixels.shape[1:]], [None]
                     (record,) = self.inferencer.predict_batch(*given, class_name=class_name, parts=True)

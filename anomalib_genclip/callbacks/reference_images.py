@@ -97,9 +97,8 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
     memories, faults = {}, FileFaults()
     for category, found in images.items():
         own = [(found.files[row], found.read(row, faults)) for row in rows[category]]
-        pixels = [preprocessed(image, module) for _, image in own]
-        size = pixels[0].shape[-2:]  # all are resized to it
-        ignored = [model.ignore_mask.of(file, image.shape[-2:], size) for file, image in own]
+        pixels = [preprocessed(image, module) for _, image in own]  # all are resized to the first one
+        ignored = [model.ignore_mask.of(file, image.shape[-2:], pixels[0].shape[-2:]) for file, image in own]
         parts = _remember(model, pixels, ignored, module.hparams["max_reference_patches"], seed)
         memories[category], patches = ReferenceMemory(*parts, hashes[category], drawn_with), parts[0]
         tag = f"References of {category}" if category else "References"
@@ -117,8 +116,7 @@ def _settings_of(module: Any, files: list[str]) -> str:  # noqa: ANN401  # GenCL
     tiles = tiler and [tiler.tile_size_h, tiler.tile_size_w, tiler.stride_h, tiler.stride_w]
     scaled = tiler and getattr(module.pre_processor, "working_size", None)
     parts = {"image_size": model.image_size, "tiles": tiles, "working_size": scaled}
-    masks = model.ignore_mask.digest(files)
-    parts |= {"ignore_mask": masks} if masks else {}
+    parts |= {"ignore_mask": masks} if (masks := model.ignore_mask.digest(files)) else {}
     return json.dumps(parts | {"max_reference_patches": module.hparams["max_reference_patches"]})
 
 

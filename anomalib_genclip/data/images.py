@@ -87,8 +87,7 @@ def pixels_of(image: Image.Image, name: str, faults: list[str]) -> Tensor:
     check_depth(image.mode, name)
     if _is_transparent(image):
         faults.append(_ON_WHITE)
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return to_image(image.convert("RGB")).as_subclass(Tensor)
 
 

@@ -118,8 +118,7 @@ class Chunks:
         """Return the highest p-value that the false discovery rate lets be anomalous."""
         rows = rows_of(self.folder, files)
         values = np.fromiter((row["p_value"] for row in rows if row["score"] is not None), float)
-        found = values[false_discovery_control(values) <= self.settings.false_discovery_rate]
-        return float(found.max(initial=0.0))
+        return float(values[false_discovery_control(values) <= self.settings.false_discovery_rate].max(initial=0.0))
 
     def _refuse(self, others: set[str]) -> None:
         if others:

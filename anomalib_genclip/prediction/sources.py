@@ -38,9 +38,8 @@ class Source(NamedTuple):
 
 
 def find_images(data: str, leave_out: Iterable[str | None] = (), skipped: Counter | None = None) -> Iterator[Source]:
-    """Find images.
+    """Find images outside of folders to leave out, of links to folders, and of names that start with a dot.
 
-    Files and folders whose names start with a dot are skipped, as folders to leave out; links to folders too.
     A ``FileNotFoundError`` names data that is not there, a ``ValueError`` data without an image.
     """
     left_out = {folder if is_url(folder) else os.path.realpath(folder) for folder in leave_out if folder}
