@@ -89,7 +89,7 @@ def explain(
     if mask is not None:
         faults.add(image, check_mask(image, mask))
         truth = read_mask(mask, as_tensor=False)
-        faults.check_masks([image], [np.mean(truth > 0)])
+        faults.check_masks([image], [float(np.mean(truth > 0))])
     pixels = faults.read(image)
     faults.report()
     caption = describe(record := inferencer.predict(pixels, parts=True))
