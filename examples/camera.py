@@ -18,29 +18,30 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from anomalib.data.utils.image import is_image_file
 
 from anomalib_genclip import Inferencer
+from anomalib_genclip.data.images import read_image
 
 FOLDER_RATE = 5.0  # frames per second of the overlays of a folder
 HEAT_SHARE = 0.4  # of the colours in an overlay; the rest is the frame
 
 
-def open_source(source: str) -> tuple[Iterator[np.ndarray], float]:
+def open_source(source: str) -> tuple[Iterator[np.ndarray | str], float]:
     """Open a source.
 
     Args:
         source (str): Number of a device, a folder, or whatever else OpenCV opens: a video file, an address of a stream.
 
     Returns:
-        tuple[Iterator[np.ndarray], float]: Frames ``(H, W, 3)``, BGR, uint8, and how many there are in a second.
+        tuple[Iterator[np.ndarray | str], float]: Frames ``(H, W, 3)``, RGB, uint8, or their files, and how many there
+        are in a second.
 
     Raises:
         SystemExit: If it cannot be opened.
     """
     if Path(source).is_dir():
-        stored = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as all commands read images
-        frames = (cv2.imread(str(path), stored) for path in sorted(Path(source).iterdir()))
-        return (frame for frame in frames if frame is not None), FOLDER_RATE  # None: a file that is no image
+        return (str(path) for path in sorted(Path(source).iterdir()) if is_image_file(path)), FOLDER_RATE
     capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
     if not capture.isOpened():
         sys.exit(f"OpenCV cannot open {source}: give the number of a device, a video file, or a folder of frames.")
@@ -49,11 +50,12 @@ def open_source(source: str) -> tuple[Iterator[np.ndarray], float]:
 
 def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
     while (frame := capture.read()[1]) is not None:
-        yield frame
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
 def overlay(frame: np.ndarray, anomaly_map: np.ndarray, text: str) -> np.ndarray:
-    """Lay an anomaly map and a text over a frame."""
+    """Lay an anomaly map and a text over a frame, RGB; the result is BGR, as OpenCV writes it."""
+    frame = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     values = cv2.resize(anomaly_map, frame.shape[1::-1])
     heat = cv2.applyColorMap((255 * values).astype(np.uint8), cv2.COLORMAP_JET)
     mixed = cv2.addWeighted(heat, HEAT_SHARE, frame, 1 - HEAT_SHARE, 0)
@@ -78,8 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table = csv.writer(file)
         table.writerow(["frame", "seconds", "score", "anomalous"])
         try:
-            for number, frame in islice(enumerate(frames), 0, None, args.every):
-                record = inferencer.predict(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            for number, given in islice(enumerate(frames), 0, None, args.every):
+                record = inferencer.predict(given)
+                frame = read_image(given).permute(1, 2, 0).numpy() if isinstance(given, str) else given
                 text = f"{record.score:.3f} {record.label}"
                 print(f"{number:6}  {text}")
                 table.writerow([number, f"{number / rate:.3f}", f"{record.score:.6f}", int(record.anomalous)])

@@ -89,9 +89,8 @@ class Scorer:
                 return [], [_without_folders(error, files)]
             product = (self.inferencer.calibration or {}).get("class_name")
             for path in paths:
-                found: list[str] = []
                 try:
-                    pixels = read_upload(path, found)
+                    pixels = read_upload(path, found := list[str]())
                     ignored = self.model.model.ignore_mask.of(path, pixels.shape[1:], self.model.model.image_size)
                     given: Any = self.inferencer.transform(pixels)[None], [path], [pixels.shape[1:]], [None]
                     (record,) = self.inferencer.predict_batch(*given, class_name=class_name, parts=True)
@@ -127,7 +126,7 @@ class Scorer:
         k_shot, post_processor = model.k_shot, model.post_processor
         try:
             model.k_shot, model.post_processor = len(files), RawScorePostProcessor()  # all are drawn
-            images = NormalImages(files, lambda row: read_upload(files[row]).float() / 255)
+            images = NormalImages(files, lambda row, _: read_upload(files[row]).float() / 255)
             draw_references(model, {UNNAMED: images}, seed=0)
             self.inferencer.set_thresholds({})
             yield

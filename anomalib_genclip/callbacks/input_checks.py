@@ -4,7 +4,6 @@
 """Input checks: messages that name the files of images and masks that cannot be used, or are not as they were meant."""
 
 import errno
-import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -12,17 +11,14 @@ from typing import Any
 
 import torch
 from anomalib.data import ImageBatch
-from anomalib.data.utils.image import is_image_file, read_image
+from anomalib.data.utils.image import read_image
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from anomalib_genclip.data.images import FileFaults, check_images
+from anomalib_genclip.data.images import FileFaults, check_images, warn_of_others
 from anomalib_genclip.utils.files import why_unreadable
 from anomalib_genclip.utils.loaders import as_list, image_paths, running_loaders
-from anomalib_genclip.utils.messages import counted, summarize
-
-logger = logging.getLogger(__name__)
 
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _READ_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)  # raised by Pillow for a damaged file
@@ -55,11 +51,7 @@ class InputChecks(Callback):
         self.on_train_start(trainer, pl_module)
         for loader in running_loaders(trainer):
             images = getattr(getattr(loader, "dataset", None), "image_filenames", [])
-            folders = sorted({Path(image).parent for image in images}) if len(images) > 1 else []
-            files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
-            if others := [file for file in files if file.name[0] != "." and not is_image_file(file)]:
-                text = "Left out, because anomalib does not read images with these suffixes: %s: %s."
-                logger.warning(text, counted(len(others), "file"), summarize(others))
+            warn_of_others(images if len(images) > 1 else [])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: ImageBatch, *args: Any) -> None:  # noqa: ANN401
         """Check the files. The pixels are checked if the loss is not finite: each check waits for the device."""
@@ -68,7 +60,7 @@ class InputChecks(Callback):
 
     def on_test_batch_start(self, trainer: Trainer, pl_module: Any, batch: ImageBatch, *args: Any) -> None:  # noqa: ANN401
         """Check files, pixels, and the shape of the ignore mask."""
-        check_images(batch, ())
+        check_images(batch)
         self._check_files(batch)
         own = pl_module.model.ignore_mask
         for path in [] if own.mask is None or not own.applies else batch.image_path or []:
@@ -90,7 +82,7 @@ class InputChecks(Callback):
         """Name the file if reading it has failed, or if its pixels are the reason why the loss is not finite."""
         if isinstance(exception, ValueError) and self._batch is not None:
             try:
-                check_images(self._batch, ())
+                check_images(self._batch)
             except ValueError as error:
                 _rewrite(exception, str(error))
         is_reading = isinstance(exception, _READ_ERRORS) and getattr(exception, "errno", None) not in _WRITE_ERRORS

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib.data import ImageBatch
 from anomalib.models.components import KCenterGreedy
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -20,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_genclip.components.anomaly_map import top_mean
 from anomalib_genclip.components.ignore_mask import counting_cells
 from anomalib_genclip.components.references import UNNAMED, ReferenceMemory, nearest_distance
-from anomalib_genclip.data.images import check_images
+from anomalib_genclip.data.images import FileFaults
 from anomalib_genclip.data.normal_images import NormalImages, images_of_datamodule, images_of_folder
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
 from anomalib_genclip.torch_model import GenCLIPModel, set_ignore_mask, tile_grid
@@ -95,16 +94,16 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
     if [(memory.images, memory.drawn_with) for memory in model.references.memories] == wanted:
         model.references.set(dict(zip(hashes, model.references.memories, strict=True)))  # under the category's name
         return drawn
-    memories = {}
+    memories, faults = {}, FileFaults()
     for category, found in images.items():
-        own = [(found.files[row], found.read(row)) for row in rows[category]]
-        pixels = [preprocessed(image, file, module) for file, image in own]
-        size = pixels[0].shape[-2:]  # all are resized to it
-        ignored = [model.ignore_mask.of(file, image.shape[-2:], size) for file, image in own]
+        own = [(found.files[row], found.read(row, faults)) for row in rows[category]]
+        pixels = [preprocessed(image, module) for _, image in own]  # all are resized to the first one
+        ignored = [model.ignore_mask.of(file, image.shape[-2:], pixels[0].shape[-2:]) for file, image in own]
         parts = _remember(model, pixels, ignored, module.hparams["max_reference_patches"], seed)
         memories[category], patches = ReferenceMemory(*parts, hashes[category], drawn_with), parts[0]
         tag = f"References of {category}" if category else "References"
         logger.info("%s: images: %d, patches: %d, %.1f MB.", tag, module.k_shot, patches.shape[1], patches.nbytes / 1e6)
+    faults.report()
     model.references.set(memories)
     if isinstance(module.post_processor, RawScorePostProcessor):
         module.post_processor.set_thresholds()  # the earlier ones were found on scores without references
@@ -117,8 +116,7 @@ def _settings_of(module: Any, files: list[str]) -> str:  # noqa: ANN401  # GenCL
     tiles = tiler and [tiler.tile_size_h, tiler.tile_size_w, tiler.stride_h, tiler.stride_w]
     scaled = tiler and getattr(module.pre_processor, "working_size", None)
     parts = {"image_size": model.image_size, "tiles": tiles, "working_size": scaled}
-    masks = model.ignore_mask.digest(files)
-    parts |= {"ignore_mask": masks} if masks else {}
+    parts |= {"ignore_mask": masks} if (masks := model.ignore_mask.digest(files)) else {}
     return json.dumps(parts | {"max_reference_patches": module.hparams["max_reference_patches"]})
 
 
@@ -179,9 +177,8 @@ def _coreset(features: Tensor, max_patches: int, seed: int) -> Tensor:
         return torch.tensor(sorted(sampler.select_coreset_idxs()), device=features.device)
 
 
-def preprocessed(image: Tensor, file: str, module: Any) -> Tensor:  # noqa: ANN401  # GenCLIP
-    """Check and preprocess an image ``(3, H, W)``: ``(1, 3, H, W)`` in the model's precision."""
-    check_images(ImageBatch(image=image[None], image_path=[file]), {file})
+def preprocessed(image: Tensor, module: Any) -> Tensor:  # noqa: ANN401  # GenCLIP
+    """Preprocess an image ``(3, H, W)``: ``(1, 3, H, W)`` in the model's precision."""
     image = module.pre_processor.transform(image[None]) if module.pre_processor else image[None]
     return image.to(module.device, module.model.projections[0].dtype)
 

@@ -25,10 +25,8 @@ def read_ignore_mask(mask: AnyMask) -> Tensor:
     """Read a mask ``(H, W)``, bool, ``True`` where pixels do not count because they are white.
 
     It may be an image file, best a PNG; or an array or tensor ``(H, W)``, bool or uint8, the latter also with channels
-    ``(H, W, 3 or 4)``. White is brighter than 127 of 255 in gray, and transparent pixels are black.
-
-    Raises:
-        ValueError: If it cannot be read, is gray and nowhere white, or leaves nothing that counts; names the file.
+    ``(H, W, 3 or 4)``. White is brighter than 127 of 255 in gray, and transparent pixels are black. A ``ValueError``
+    names a mask that cannot be read, is gray and nowhere white, or leaves nothing that counts.
     """
     is_file = isinstance(mask, str | os.PathLike)
     name = f"ignore_mask={os.fspath(mask)!r}" if is_file else "ignore_mask"  # type: ignore[arg-type]
@@ -116,7 +114,7 @@ class IgnoreMask(nn.Module):
     def _find(folder: Path, path: str) -> Path:
         """Find the mask of an image: the longest end of its path that is there."""
         parts = PurePath(os.path.abspath(path)).with_suffix(".png").parts if path else ()  # noqa: PTH100  # keeps links
-        files = (folder.joinpath(*parts[start:]) for start in range(1, len(parts)))
+        files = (folder.joinpath(*parts[n:]).with_suffix(end) for n in range(1, len(parts)) for end in (".png", ".PNG"))
         if file := next(filter(Path.is_file, files), None):
             return file
         wanted = f"{parts[-1]}, of the size of the image; all black if everything counts" if parts else "the image"

@@ -12,12 +12,14 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import fsspec
 import numpy as np
 import torch
 from anomalib.data import ImageBatch
+from anomalib.data.utils.image import is_image_file
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_image
@@ -35,7 +37,7 @@ _TURNED = "an EXIF orientation tag, which is not applied: maps and masks lie on 
 _ON_WHITE = "transparent pixels, which are put on white"
 _DROPPED = "transparency, which is dropped: hidden colors are scored. Save them on a background, or use genclip predict"
 _JPEG = "a JPEG mask, in which the noise of the compression counts as anomalous too: draw it again and save it as PNG"
-_EMPTY = "the label anomalous and an empty mask"
+_EMPTY = "an empty mask, as if the image were normal"
 _FULL = f"a mask of more than {_MOST:.0%} of the image: is it inverted?"
 
 
@@ -83,35 +85,32 @@ def as_pixels(image: AnyImage, faults: list[str]) -> tuple[Tensor, str]:
 def pixels_of(image: Image.Image, name: str, faults: list[str]) -> Tensor:
     """Convert an image of Pillow to ``(3, H, W)``, uint8, RGB; a ``ValueError`` says ``name``."""
     check_depth(image.mode, name)
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
+    if _is_transparent(image):
         faults.append(_ON_WHITE)
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return to_image(image.convert("RGB")).as_subclass(Tensor)
 
 
-def check_images(batch: ImageBatch, files: Iterable[str]) -> None:
+def check_images(batch: ImageBatch, files: Iterable[str] = ()) -> None:
     """Refuse by name images ``(B, 3, H, W)`` that are not finite, and ``files`` whose pixels anomalib clips."""
     if batch.image is None:  # features instead of images, checked when they were computed
         return
     finite = torch.isfinite(batch.image).flatten(1).all(dim=1).tolist()
-    if not all(finite):
-        names = batch.image_path or [f"image {i} of the batch" for i in range(len(batch))]
-        bad = [str(name) for name, good in zip(names, finite, strict=True) if not good]
+    names = batch.image_path or [f"image {i} of the batch" for i in range(len(batch))]
+    if bad := [str(name) for name, good in zip(names, finite, strict=True) if not good]:
         msg = f"NaN or infinite pixels in {', '.join(bad)}. Repair the file or remove it from the data."
         raise ValueError(msg)
     for file in files:
         if (header := _read(file)) is not None:
             check_depth(header.mode, file)
-            for fault in {_PAGES}.intersection(header.faults):
-                logger.warning("%s has %s.", file, fault)
 
 
-def check_mask(image: str, mask: str) -> None:
-    """Raise a ``ValueError`` that names both if a mask has another aspect ratio than its image."""
-    header, shape = _read(image), _read(mask)
-    if header is not None and shape is not None:
-        check_shape(f"The mask {mask}", shape.size, f"its image {image}", header.size)
+def check_mask(image: str, mask: str, header: "_Header | None" = None) -> list[str]:
+    """Return a mask's faults; a ``ValueError`` names it and its image if it has another aspect ratio."""
+    header, own = header or _read(image), _read(mask)
+    if header is not None and own is not None:
+        check_shape(f"The mask {mask}", own.size, f"its image {image}", header.size)
+    return [_JPEG] * (own is not None and own.format == "JPEG")
 
 
 def check_depth(mode: str, file: str) -> None:
@@ -140,21 +139,22 @@ class FileFaults:
     def check_headers(self, images: Iterable[str], masks: Iterable[object]) -> None:
         """Check images and masks; a ``ValueError`` names those with more than 8 bits or another aspect ratio."""
         for image, mask in zip(images, masks, strict=True):
-            if image in self._checked:
-                continue
+            if image not in self._checked and (header := _read(image)) is not None:
+                check_depth(header.mode, image)
+                of_mask = check_mask(image, mask, header) if isinstance(mask, str) else ()  # not several for one image
+                self.add(image, [*header.faults, *of_mask])
             self._checked.add(image)
-            if (header := _read(image)) is None:
-                continue
-            check_depth(header.mode, image)
-            self.add(image, header.faults)
-            if isinstance(mask, str) and (shape := _read(mask)) is not None:  # not several masks for one image
-                self.add(image, [_JPEG] * (shape.format == "JPEG"))
-                check_shape(f"The mask {mask}", shape.size, f"its image {image}", header.size)
 
     def check_masks(self, images: Iterable[str], shares: Iterable[float]) -> None:
         """Check the masks of anomalous images by the shares of the images that they cover, from 0 to 1."""
         for image, share in zip(images, shares, strict=True):
             self.add(image, [_EMPTY] * (share == 0) + [_FULL] * (share > _MOST))
+
+    def read(self, image: str) -> Tensor:
+        """Read an image with :func:`read_image`, and add its faults."""
+        pixels = read_image(image, found := list[str]())
+        self.add(image, found)
+        return pixels
 
     def add(self, image: str, faults: Iterable[str]) -> None:
         """Add faults of an image."""
@@ -177,6 +177,19 @@ class FileFaults:
                 told.add(fault)
 
 
+def warn_of_others(images: Iterable[str]) -> None:
+    """Warn of files in the folders of images that are left out."""
+    files = [file for folder in sorted({Path(image).parent for image in images}) for file in sorted(folder.iterdir())]
+    if others := [file for file in files if file.name[0] != "." and file.is_file() and not is_image_file(file)]:
+        text = "Left out, because anomalib does not read images with these suffixes: %s: %s."
+        logger.warning(text, counted(len(others), "file"), summarize(others))
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Say whether pixels are transparent; only files that may have such are decoded for it."""
+    return image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255
+
+
 def _faults_of(image: Image.Image) -> Iterator[str]:
     """Yield what the header says that is not used as it may be meant."""
     # MPO files of phones have previews as further frames.
@@ -192,7 +205,7 @@ def _read(file: str) -> _Header | None:
     """Read a header, ``None`` if there is none: the dataset may override reading."""
     try:
         with Image.open(file) as image:
-            faults = (*_faults_of(image), *[_DROPPED] * image.has_transparency_data)
+            faults = (*_faults_of(image), *[_DROPPED] * _is_transparent(image))
             return _Header(image.mode, image.format, image.size[::-1], faults)
     except Exception:  # noqa: BLE001  # reading the pixels raises the same, with the name of the file
         return None

@@ -7,29 +7,31 @@ import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from anomalib.data import AnomalibDataset, PredictDataset
+from anomalib.data import AnomalibDataset, ImageBatch, PredictDataset
 from anomalib.data.utils import LabelName
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from anomalib_genclip.data.images import read_image
+from anomalib_genclip.data.images import FileFaults, check_images, warn_of_others
 from anomalib_genclip.utils.files import why_unreadable
 from anomalib_genclip.utils.loaders import category_of
 
 
 class NormalImages(NamedTuple):
-    """Normal images of one category: their paths, and a function that reads one by its index, ``(3, H, W)``."""
+    """Normal images of one category: their paths, and a function that reads one by its index, and checks it."""
 
     files: list[str]
-    read_row: Callable[[int], Tensor]
+    read_row: Callable[[int, FileFaults], Tensor]
 
-    def read(self, row: int) -> Tensor:
-        """Read an image: ``(3, H, W)``, float32, in [0, 1]; a ``ValueError`` names one that cannot be read."""
+    def read(self, row: int, faults: FileFaults) -> Tensor:
+        """Read an image: ``(3, H, W)``, float32, in [0, 1]; a ``ValueError`` names one that cannot be used."""
         try:
-            return self.read_row(row)
+            image = self.read_row(row, faults)
         except Exception as error:
             msg = f"{self.files[row]} cannot be read: {why_unreadable(error)}. Repair or remove the file."
             raise ValueError(msg) from error
+        check_images(ImageBatch(image=image[None], image_path=[self.files[row]]))
+        return image
 
 
 def images_of_folder(folder: str, setting: str) -> NormalImages:
@@ -40,7 +42,8 @@ def images_of_folder(folder: str, setting: str) -> NormalImages:
         msg = f"{setting}={folder} has no images: {why_unreadable(error)}."
         raise ValueError(msg) from error
     files = [str(file) for file in dataset.image_filenames]
-    return NormalImages(files, lambda row: read_image(files[row]).float() / 255)
+    warn_of_others(files)
+    return NormalImages(files, lambda row, faults: faults.read(files[row]).float() / 255)
 
 
 def images_of_datamodule(datamodule: LightningDataModule | None) -> list[tuple[str, NormalImages]]:
@@ -54,9 +57,15 @@ def images_of_datamodule(datamodule: LightningDataModule | None) -> list[tuple[s
 def _images_of_dataset(dataset: AnomalibDataset | None) -> NormalImages:
     """Return the normal images of a training set; they are read without its augmentations."""
     if dataset is None:
-        return NormalImages([], str)
+        return NormalImages([], lambda *_: Tensor())
     plain = copy.copy(dataset)
     plain.augmentations = None
     samples = dataset.samples.reset_index(drop=True)
     rows = samples.index[samples.label_index == LabelName.NORMAL].tolist()
-    return NormalImages([str(samples.image_path[row]) for row in rows], lambda row: plain[rows[row]].image)
+    files = [str(samples.image_path[row]) for row in rows]
+
+    def read_row(row: int, faults: FileFaults) -> Tensor:
+        faults.check_headers([files[row]], [None])
+        return plain[rows[row]].image
+
+    return NormalImages(files, read_row)

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from anomalib.data import ImageBatch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from anomalib_genclip.callbacks.reference_images import draw_references
 from anomalib_genclip.components.references import UNNAMED
-from anomalib_genclip.data.images import check_images
+from anomalib_genclip.data.images import FileFaults
 from anomalib_genclip.data.normal_images import NormalImages, images_of_datamodule, images_of_folder
 from anomalib_genclip.evaluation.good_parts import DriftMonitor
 from anomalib_genclip.inferencer import Inferencer
@@ -73,16 +72,16 @@ def calibrate(
     category, images, source = _normal_images(normal)
     rows = range(len(images.files)) if model is None else _without_references(model, category, images, of_datamodule)
     conformal_threshold(torch.zeros(len(rows)), rate)  # raises before anything is computed
-    values = []
+    values, faults = [], FileFaults()
     inferencer.drift = DriftMonitor({})  # an earlier calibration does not watch these parts
     for row in rows:
-        pixels, file = images.read(row), images.files[row]
-        check_images(ImageBatch(image=pixels[None], image_path=[file]), {file})
+        pixels, file = images.read(row, faults), images.files[row]
         batch, size = inferencer.transform(pixels)[None], (pixels.shape[1], pixels.shape[2])
         (record,) = inferencer.predict_batch(batch, [file], [size], [category or None])
         if record.error:
             raise ValueError(record.error)
         values.append((record.score or 0.0, float(np.max(np.asarray(record.anomaly_map))), record.gray_value))
+    faults.report()
     scores, highest, gray_values = zip(*values, strict=True)
     thresholds = {"image": conformal_threshold(torch.tensor(scores), rate)}
     thresholds["pixel"] = conformal_threshold(torch.tensor(highest), rate)

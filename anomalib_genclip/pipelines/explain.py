@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_genclip.components.class_names import GENERIC
-from anomalib_genclip.data.images import FileFaults, check_mask, read_image
+from anomalib_genclip.data.images import FileFaults, check_mask
+from anomalib_genclip.evaluation.good_parts import SOURCE_NOTE
 from anomalib_genclip.evaluation.report import png
 from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.records import Record
@@ -84,15 +85,14 @@ def explain(
     if inferencer.model is None:
         msg = f"{weights} is an exported model, which does not tell what its score is made of: give its prompts file."
         raise ValueError(msg)
+    faults, truth = FileFaults(), None
     if mask is not None:
-        check_mask(image, mask)
-    found: list[str] = []
-    pixels, faults = read_image(image, found), FileFaults()
-    faults.add(image, found)
+        faults.add(image, check_mask(image, mask))
+        truth = read_mask(mask, as_tensor=False)
+        faults.check_masks([image], [float(np.mean(truth > 0))])
+    pixels = faults.read(image)
     faults.report()
-    record = inferencer.predict(pixels, parts=True)
-    caption = describe(record)
-    truth = None if mask is None else read_mask(mask, as_tensor=False)
+    caption = describe(record := inferencer.predict(pixels, parts=True))
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     atomic_write(Path(out), draw_explanation(record, pixels.permute(1, 2, 0).numpy(), caption, truth))
-    return caption
+    return f"{caption}\n{SOURCE_NOTE}" if inferencer.alarm_level == "source" else caption

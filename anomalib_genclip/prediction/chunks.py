@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import math
 import os
 from array import array
 from collections import Counter, deque
@@ -57,7 +56,7 @@ class Chunks:
         """Find images, and yield the chunks of this shard to do; a ``ValueError`` if one that is done has others."""
         number, count = self.settings.shard_and_count
         present = {name.partition("-")[0]: f"{FOLDER}/{name}" for name in self.folder.names(FOLDER)}
-        images = find_images(self.settings.data, self.settings.out, self.skipped)
+        images = find_images(self.settings.data, (self.settings.out, self.settings.ignore_mask), self.skipped)
         for position, found in enumerate(in_lists(images, self.settings.chunk_size)):
             digest = hashlib.sha256(b"\0".join([self.run_id, *(os.fsencode(image.path) for image in found)]))
             place = f"{position:08}"
@@ -116,14 +115,10 @@ class Chunks:
         ]
 
     def _highest_discovery(self, files: list[str]) -> float:
-        """Return the highest p-value that the false discovery rate lets be anomalous; a ``ValueError`` without any."""
+        """Return the highest p-value that the false discovery rate lets be anomalous."""
         rows = rows_of(self.folder, files)
-        values = array("d", (row["p_value"] or math.nan for row in rows if row["score"] is not None))
-        if np.isnan(values).any():
-            msg = f"false_discovery_rate needs weights that were calibrated, and {self.settings.weights} were not."
-            raise ValueError(msg)
-        found = np.asarray(values)[false_discovery_control(values) <= self.settings.false_discovery_rate]
-        return float(found.max(initial=0.0))
+        values = np.fromiter((row["p_value"] for row in rows if row["score"] is not None), float)
+        return float(values[false_discovery_control(values) <= self.settings.false_discovery_rate].max(initial=0.0))
 
     def _refuse(self, others: set[str]) -> None:
         if others:

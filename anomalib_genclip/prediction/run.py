@@ -64,6 +64,9 @@ def run(settings: RunSettings) -> Outcome:
         pending = chunks.pending()
         if (first := next(pending, None)) is not None:
             score = scheduler.load(resolved, weights)
+            if settings.false_discovery_rate and not (scheduler.calibration or {}).get("scores"):
+                msg = f"false_discovery_rate needs weights that were calibrated, and {settings.weights} were not."
+                raise ValueError(msg)
             if (settings.precision, resolved.precision) == ("auto", "bf16"):
                 rank_zero_info("bf16 is fast here; --precision float32 gives the scores of `anomalib predict`.")
             folder.write(MANIFEST, manifest)
@@ -93,7 +96,8 @@ def _progress(settings: RunSettings, done: int) -> Iterator[tqdm]:
 
         def count() -> None:
             with suppress(OSError, ValueError):  # the run reports these itself
-                bar.total = sum(1 for _ in find_images(settings.data, settings.out)) // settings.shard_and_count[1]
+                images = find_images(settings.data, (settings.out, settings.ignore_mask))
+                bar.total = sum(1 for _ in images) // settings.shard_and_count[1]
 
         if not (bar.disable or settings.data == "-" or Path(settings.data).is_fifo()):
             Thread(target=count, daemon=True).start()

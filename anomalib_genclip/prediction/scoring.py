@@ -126,8 +126,7 @@ class Scorer:
 def load_image(image: Source, transform: Callable[[Tensor], Tensor]) -> Loaded:
     """Read an image and transform it; an error is returned, not raised."""
     try:
-        faults: list[str] = []
-        pixels = read_image(image.path, faults)
+        pixels = read_image(image.path, faults := list[str]())
         return transform(pixels), (pixels.shape[1], pixels.shape[2]), faults
     except Exception as error:  # noqa: BLE001  # decoders raise many types for a broken file
         return f"{image.path} cannot be read: {why_unreadable(error).removeprefix(f'{image.path} ')}"

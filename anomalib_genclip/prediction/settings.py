@@ -27,8 +27,7 @@ class RunSettings:
         weights (str): A prompts file (.safetensors), a checkpoint (.ckpt), tiny-demo, hf://owner/name/file, or an
             exported model (.onnx, .xml).
         data (str): A folder with its subfolders, an image, a pattern in quotes such as "images/*/test/*.png", a text
-            file with a path per line, or - for such lines from standard input. May be a URL such as s3://bucket/folder,
-            if its fsspec package is installed.
+            file with a path per line, or - for such lines from standard input. Also a URL such as s3://bucket/folder.
         out (str): Results folder: a new one, or that of the run to resume. May be a URL.
         pretrained (str | None): CLIP weights instead of those in the prompts file: a tag of open_clip, or a local file.
         class_name (str | None): Class name of all images, such as "nut". Default: that of the weights, or "object".
@@ -90,16 +89,14 @@ class RunSettings:
         if self.tiles is not None:
             object.__setattr__(self, "tiles", as_settings(TileSettings, "tiles", self.tiles))
         number, count = self.shard_and_count
-        mask, ray = self.ignore_mask, self.ray_address or self.ray_actors
+        mask, ray, rate = self.ignore_mask, self.ray_address or self.ray_actors, self.false_discovery_rate
         for is_wrong, message in (
             (not self.data, "data is empty: give a path or a URL."),
             (not self.out, "out is empty: give a path or a URL."),
             (self.class_name and self.class_from, "class_name and class_from exclude each other: give one of them."),
             (self.class_from and self.weights.endswith((".onnx", ".xml")), "class_from is fixed in an exported model."),
-            (
-                self.false_discovery_rate and self.image_threshold is not None,
-                "false_discovery_rate and image_threshold exclude each other: give one of them.",
-            ),
+            (rate and self.image_threshold is not None, "false_discovery_rate and image_threshold exclude each other."),
+            (rate and self.pictures == "anomalous", "false_discovery_rate labels last: give pictures=all or none."),
             (not Path(mask or ".").exists(), f"There is no ignore_mask {mask!r}: give a PNG, or a folder of them."),
             (not 1 <= number <= count, f"shard={self.shard!r} must be number/count, such as 2/8."),
             (self.overwrite and count > 1, "overwrite would remove results of other shards: empty the folder before."),

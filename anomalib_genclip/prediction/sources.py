@@ -10,7 +10,7 @@ import re
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import PurePath, PurePosixPath
 from typing import NamedTuple
@@ -37,39 +37,38 @@ class Source(NamedTuple):
         return (PurePosixPath(self.path) if is_url(self.path) else _absolute(self.path)).parent.name
 
 
-def find_images(data: str, leave_out: str = "", skipped: Counter | None = None) -> Iterator[Source]:
-    """Find images.
+def find_images(data: str, leave_out: Iterable[str | None] = (), skipped: Counter | None = None) -> Iterator[Source]:
+    """Find images outside of folders to leave out, of links to folders, and of names that start with a dot.
 
-    Files and folders whose names start with a dot are skipped, and links to folders are not followed.
     A ``FileNotFoundError`` names data that is not there, a ``ValueError`` data without an image.
     """
-    found = False
-    for source in _sources(data, leave_out, Counter() if skipped is None else skipped):
-        found = True
-        yield source
-    if not found:
+    left_out = {folder if is_url(folder) else os.path.realpath(folder) for folder in leave_out if folder}
+    sources = _sources(data, left_out, Counter() if skipped is None else skipped)
+    if (first := next(sources, None)) is None:
         msg = f"There are no images in {data}. Images end in {', '.join(sorted(IMG_EXTENSIONS))}."
         raise ValueError(msg)
+    yield first
+    yield from sources
 
 
-def _sources(data: str, leave_out: str, skipped: Counter) -> Iterator[Source]:
+def _sources(data: str, left_out: set[str], skipped: Counter) -> Iterator[Source]:
     if data == "-":
         return _read_list(data, nullcontext(sys.stdin.buffer))
     data = os.path.expanduser(data)  # noqa: PTH111  # the shell does not expand ~ in quotes; Path would drop "./"
     storage, place = open_storage(data)
     if storage.isdir(place):
-        return _walk(data, storage, leave_out, skipped)
+        return _walk(data, storage, left_out, skipped)
     if storage.isfile(place) and is_image_file(data):
         return iter([Source(data, PurePath(data).name)])
     if storage.exists(place):  # a file, or a pipe such as /dev/stdin, which fsspec cannot open
         return _read_list(data, storage.open(place, "rb") if is_url(data) else open(place, "rb"))  # noqa: PTH123
     if glob.has_magic(data):
-        return _match(data, storage, leave_out, skipped)
+        return _match(data, storage, left_out, skipped)
     msg = f"There is no image, folder or list {data}."
     raise FileNotFoundError(msg)
 
 
-def _match(pattern: str, storage: AbstractFileSystem, leave_out: str, skipped: Counter) -> Iterator[Source]:
+def _match(pattern: str, storage: AbstractFileSystem, left_out: set[str], skipped: Counter) -> Iterator[Source]:
     """Yield the images that match a pattern, from the folder before its first wildcard on."""
     parts = pattern.split("/")
     first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
@@ -78,7 +77,7 @@ def _match(pattern: str, storage: AbstractFileSystem, leave_out: str, skipped: C
         msg = f"There is no folder {root} for the pattern {pattern}."
         raise FileNotFoundError(msg)
     matches = re.compile(glob_translate("/".join(parts[first:]))).match
-    for source in _walk(root, storage, leave_out, skipped, matches):
+    for source in _walk(root, storage, left_out, skipped, matches):
         yield source if first else Source(source.name, source.name)
 
 
@@ -110,11 +109,10 @@ def _absolute(path: str) -> PurePath:
 
 
 def _walk(
-    root: str, storage: AbstractFileSystem, leave_out: str, skipped: Counter, matches: Callable | None = None
+    root: str, storage: AbstractFileSystem, left_out: set[str], skipped: Counter, matches: Callable | None = None
 ) -> Iterator[Source]:
     """Yield the images of a folder and its subfolders, sorted by name, folder by folder."""
     prefix = root.rstrip("/") + "/"
-    leave_out = leave_out if is_url(leave_out) else os.path.realpath(leave_out)
 
     def images(folder: str, entries: Iterator[tuple[str, bool]]) -> Iterator[Source]:
         for name, is_folder in entries:
@@ -122,7 +120,7 @@ def _walk(
             source = Source(path, path.removeprefix(prefix))
             if name.startswith("."):
                 continue
-            if is_folder and (path if is_url(path) else os.path.realpath(path)) != leave_out:
+            if is_folder and (path if is_url(path) else os.path.realpath(path)) not in left_out:
                 try:
                     below = _list_folder(path, storage)
                 except PermissionError:

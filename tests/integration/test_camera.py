@@ -56,7 +56,10 @@ def test_frames_of_a_folder_have_the_scores_of_their_images(main, tmp_path):
     for number, frame in enumerate(frames(2)):
         exif = Image.Exif()
         exif[0x0112] = 6  # a quarter turn, which nobody applies
-        Image.fromarray(frame[..., ::-1]).save(tmp_path / "frames" / f"{number}.png", exif=exif)
+        picture = Image.fromarray(frame[..., ::-1])
+        if number:  # colours that transparency hides
+            picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+        picture.save(tmp_path / "frames" / f"{number}.png", exif=exif)
     (tmp_path / "frames" / "notes.txt").touch()
     main([str(tmp_path / "frames"), "--weights", "tiny-demo", "--class_name", "leather", "--out", str(tmp_path)])
     records = Inferencer("tiny-demo", "leather").predict(sorted((tmp_path / "frames").glob("*.png")))

@@ -118,6 +118,14 @@ for name, message in zip({sorted(CLASSES)}, told):
 assert type(anomalib.models.get_model("padim", pre_trained=False)).__name__ == "Padim"
 """
 
+MISTYPED = """
+import sys
+from anomalib.cli.cli import main
+
+sys.argv[1:] = ["test", "--model", "GenCLIP", "--model.weights", "typo.safetensors", "--data", "SyntheticDefects"]
+main()
+"""
+
 NO_ENTRY_POINTS = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
 OUR_WARNINGS_ARE_ERRORS = ("-W", "error::RuntimeWarning")
 
@@ -128,6 +136,7 @@ CASES: dict[str, tuple[str, Sequence[str], dict[str, str]]] = {
         for first, then in FIRST_IMPORTS.items()
     },
     "command line": (COMMAND_LINE, (), {}),
+    "mistyped": (MISTYPED, (), {}),
     "known in a spawned process": (SPAWNED, (), {}),
     "a start without torch pays nothing": (WITHOUT_TORCH, (), {}),
     "torch alone pays for two small modules": (WITH_TORCH_ALONE, (), NO_ENTRY_POINTS),
@@ -184,4 +193,6 @@ def started(request) -> Iterator[dict[str, "Future[Done[str]]"]]:
 @pytest.mark.parametrize("case", CASES)
 def test_registration(case, started):
     done = started[case].result()
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert (done.returncode == 0) == (case != "mistyped"), done.stderr[-4000:]
+    if case == "mistyped":
+        assert done.stderr.splitlines()[-1].startswith("error: There are no weights typo.safetensors. Give a file, ")

@@ -158,9 +158,10 @@ def test_doubtful_masks_and_turned_or_transparent_images_are_named_once(model, f
     turned[0x0112] = 6
     with Image.open(folder / "bad" / "000.png") as image:
         image.save(folder / "bad" / "000.png", exif=turned)
-    for number in ("000", "001"):
-        with Image.open(folder / "good_test" / f"{number}.png") as image:
-            image.convert("RGBA").save(folder / "good_test" / f"{number}.png")
+    for name in ("good_test/000", "good_test/001", "bad/002"):  # the last one is opaque
+        with Image.open(folder / f"{name}.png") as image:
+            image.putalpha(255 if name == "bad/002" else Image.linear_gradient("L").resize(image.size))
+            image.save(folder / f"{name}.png")
     Image.new("L", (32, 32), 0).save(folder / "mask" / "001.png")
     Image.new("L", (32, 32), 255).save(folder / "mask" / "002.png")
     with Image.open(folder / "mask" / "003.png") as mask:

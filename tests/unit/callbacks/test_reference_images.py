@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.callbacks.reference_images import draw_references, preprocessed
-from anomalib_genclip.data.images import read_image
+from anomalib_genclip.data.images import FileFaults, read_image
 from anomalib_genclip.data.normal_images import NormalImages, images_of_datamodule, images_of_folder
 from anomalib_genclip.demo.synthetic import render
 from anomalib_genclip.persistence.learned_state import reference_notes
@@ -195,7 +195,7 @@ def test_references_are_cut_into_tiles_too(good, normal):
     same = [str(known.pop(image)) for image in drawn(model)["bottle"]]
     distances = []
     for file in (same[0], str(known.popitem()[1])):
-        image = preprocessed(read_image(file) / 255, file, model)
+        image = preprocessed(read_image(file) / 255, model)
         tiles, _ = next(tile_grid(image, model.model.tiler).cut(image, model.model.image_size, 16))
         distances.append(model.model.references(model.model.clip.encode_image(tiles)).patches)
     assert distances[0].max() < distances[1].min()
@@ -210,4 +210,4 @@ def test_a_datamodule_gives_its_normal_training_images_as_they_are_on_disk(tmp_p
     assert category == "bottle"
     assert [Path(file).name for file in images.files] == ["000.png", "002.png"]
     data.train_data.augmentations = None
-    assert torch.equal(images.read(1), data.train_data[2].image)
+    assert torch.equal(images.read(1, FileFaults()), data.train_data[2].image)

@@ -194,7 +194,7 @@ def test_a_folder_has_a_mask_for_each_image(left, tmp_path):
     masks = tmp_path / "masks"
     for name, mask in (("a/1", LEFT), ("b/1", 255 - LEFT), ("2", 0 * LEFT)):
         (masks / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask).save(masks / f"{name}.png")
+        Image.fromarray(mask).save(masks / f"{name}.{'PNG' if name == '2' else 'png'}")
     inferencer = open_in(build(ignore_mask=left), ignore_mask=masks)
     records = inferencer.predict([tmp_path / "images" / name for name in ("a/1.png", "b/1.jpg", "2.png")])
     halves = [(bool(r.anomaly_map[:, :32].any()), bool(r.anomaly_map[:, 32:].any())) for r in records]
@@ -254,10 +254,11 @@ def test_calibration_leaves_it_out_and_saves_it(tmp_path, capsys):
     records = open_in(files["one"]).predict(sorted((tmp_path / "good").glob("*")))
     assert max(record.anomaly_map.max() for record in records) == pytest.approx(thresholds["one"], abs=1e-3)
     assert not any(record.mask.any() or record.anomaly_map[:56].any() for record in records)
-    command = ["predict", "--weights", "tiny-demo", "--data", str(tmp_path / "good"), "--out", str(tmp_path / "out")]
+    command = ["predict", "--weights", "tiny-demo", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
     command += ["--accelerator", "cpu", "--precision", "float32", "--maps", "npy", *given["folder"]]
     assert cli.main(command) == 0
-    found = np.load(tmp_path / "out" / "maps" / "3.png.npy")
+    found = np.load(tmp_path / "out" / "maps" / "good" / "3.png.npy")
+    assert capsys.readouterr().out.startswith("9 images, ")  # the masks are none
     np.testing.assert_allclose(found, records[3].anomaly_map, atol=1e-5)
 
 

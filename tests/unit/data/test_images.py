@@ -3,8 +3,6 @@
 
 """Images that cannot be used are named; through the engine in ``callbacks/test_input_checks.py``."""
 
-import logging
-
 import cv2
 import numpy as np
 import pytest
@@ -76,16 +74,3 @@ def test_more_than_8_bits_of_colour_are_read_and_of_grey_refused(tmp_path):
         Image.fromarray(grey.astype(dtype)).save(tmp_path / name, format="TIFF")
         with pytest.raises(ValueError, match=rf"{name} has more than 8 bits.*Convert it to 8 bits"):
             check_images(batch, [str(tmp_path / name)])
-
-
-def test_only_pages_that_are_left_out_are_told_of_and_other_files_are_passed_over(tmp_path, caplog):
-    pages = [Image.new("L", (32, 32), shade) for shade in (0, 255)]
-    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
-    pages[0].save(tmp_path / "one.tif")
-    (tmp_path / "array.npy").write_bytes(b"no picture")  # of a data set that overrides reading
-    files = [str(tmp_path / name) for name in ("pages.tif", "one.tif", "array.npy", "absent.png")]
-    with caplog.at_level(logging.WARNING):
-        check_images(ImageBatch(image=torch.rand(2, 3, 8, 8)), files)
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{files[0]} has several pages or frames: only the first is used."
-    ]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import data_trees
 from helpers.runs import build, engine
+from PIL import Image
 
 from anomalib_genclip import GenCLIP, Inferencer, cli
 from anomalib_genclip.persistence.prompts_file import load_weights
@@ -119,11 +120,28 @@ def test_what_cannot_be_calibrated_is_refused(normal, settings, rate, message):
         calibrate(Inferencer(build(**settings)), normal, rate)
 
 
-def test_command_writes_what_the_thresholds_were_made_from(normal, few, tmp_path, capsys):
+def test_command_writes_what_the_thresholds_were_made_from(normal, few, tmp_path, capsys, caplog):
+    normal, turned = shutil.copytree(normal, tmp_path / "normal"), Image.Exif()
+    turned[0x0112] = 3
+    for name in ("00", "01"):
+        Image.open(normal / f"{name}.png").save(normal / f"{name}.png", exif=turned)
+    few = shutil.copytree(few, tmp_path / "few")
+    for file in (normal / "02.png", *few.iterdir()):
+        image = Image.open(file)
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+        image.save(file)
+    (normal / "film.gif").touch()
     out = tmp_path / "line3.safetensors"
     arguments = ["--weights", "tiny-demo", "--normal", str(normal), "--out", str(out), "--false_alarm_rate", "0.05"]
     arguments += ["--class_name", "leather", "--k_shot", "2", "--few_shot_source", str(few), "--tiles.size", "24"]
     assert cli.main(["calibrate", *arguments]) == 0
+    hidden, left_out, first, second = caplog.messages
+    assert hidden.startswith("2 images with transparent pixels, which are put on white: ")
+    assert (
+        left_out == f"Left out, because anomalib does not read images with these suffixes: 1 file: {normal}/film.gif."
+    )
+    assert first.startswith("2 images with an EXIF orientation tag")
+    assert second.startswith("1 image with transparent pixels")
     printed = [float(number) for number in re.findall(r"_threshold (0\.\d+)", capsys.readouterr().out)]
     saved = load_weights(out)
     made_from = {"false_alarm_rate": 0.05, "normal_images": 19, "source": "normal", "class_name": "leather"}

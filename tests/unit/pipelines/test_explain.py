@@ -12,6 +12,7 @@ from helpers import data_trees
 from PIL import Image
 
 from anomalib_genclip import cli
+from anomalib_genclip.evaluation.good_parts import SOURCE_NOTE
 from anomalib_genclip.pipelines.explain import describe, draw_explanation, explain
 from anomalib_genclip.records import Parts, Record
 
@@ -27,6 +28,11 @@ PARTS = Parts(
     filtering=True,
     similarity=0.25,
     generic_similarity=0.2,
+)
+DOUBTFUL = (
+    (0, 0, "PNG", "an empty mask"),
+    (255, 255, "PNG", "a mask of more than 95%"),
+    (0, 255, "JPEG", "a JPEG mask"),
 )
 RECORD = Record(score=0.52, anomalous=True, image_threshold=0.5, anomaly_map=np.full((9, 9), 0.5), parts=PARTS)
 
@@ -56,13 +62,23 @@ def test_figure_has_a_panel_more_with_a_mask_and_two_less_with_one_branch():
     assert [Image.open(io.BytesIO(drawing)).width for drawing in drawings] == [1240, 1550, 620]
 
 
-def test_command(tmp_path, capsys, monkeypatch):
+def test_command(tmp_path, capsys, caplog, monkeypatch):
     image, mask, out = tmp_path / "image.png", tmp_path / "mask.png", tmp_path / "new" / "why.png"
     data_trees.write_anomalous(image, mask)
     command = ["--weights", "tiny-demo", "--image", str(image), "--mask", str(mask), "--out", str(out)]
     assert cli.main(["explain", *command, "--class_name", "metal_nut"]) == 0
     assert Image.open(out).width == 1550
-    assert '"metal nut"' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert '"metal nut"' in said
+    assert said.endswith(f"\n{SOURCE_NOTE}\n{out}\n")
+    for shade, edge, kind, fault in DOUBTFUL:
+        caplog.clear()
+        drawn = Image.new("L", (data_trees.SIZE, data_trees.SIZE), shade)
+        drawn.paste(edge, (0, 0, data_trees.SIZE, 8))
+        drawn.save(mask, format=kind)
+        assert cli.main(["explain", *command]) == 0
+        (message,) = caplog.messages
+        assert message.startswith(f"1 image with {fault}")
     Image.new("L", (30, 20)).save(mask)
     assert cli.main(["explain", *command]) == 2
     assert "mask.png (30 x 20 pixels) does not have the shape of its image" in capsys.readouterr().err

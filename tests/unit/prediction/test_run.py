@@ -429,8 +429,13 @@ def test_false_discovery_rate_needs_calibrated_weights(tmp_path):
     write_images(tmp_path / "images", 3)
     with pytest.raises(ValueError, match="false_discovery_rate needs weights that were calibrated, and tiny-demo"):
         run(settings_for(tmp_path, false_discovery_rate=0.05))
-    with pytest.raises(ValueError, match="exclude each other"):
-        settings_for(tmp_path, false_discovery_rate=0.05, image_threshold=0.5)
+    assert not results(tmp_path / "out")  # nothing was scored
+    for others, message in (
+        ({"image_threshold": 0.5}, "exclude each other"),
+        ({"pictures": "anomalous"}, "labels last"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            settings_for(tmp_path, false_discovery_rate=0.05, **others)
 
 
 def test_a_run_says_that_its_alarm_level_is_the_sources_or_that_scores_have_moved(tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ def test_hidden_files_own_results_and_linked_folders_are_passed_over(tmp_path):
     touch(tmp_path, "a.png", ".hidden.png", ".cache/b.png", "out/pictures/a.png", "elsewhere/c.png")
     (tmp_path / "linked").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
-    assert names(tmp_path, leave_out=str(tmp_path / "out")) == ["a.png", "elsewhere/c.png", "link.png"]
+    assert names(tmp_path, leave_out=(str(tmp_path / "out"), None)) == ["a.png", "elsewhere/c.png", "link.png"]
 
 
 def test_patterns_match_whole_parts_of_a_path(tmp_path, monkeypatch):
@@ -100,11 +100,11 @@ def test_paths_of_windows_give_class_and_file_names(tmp_path, monkeypatch):
 def test_what_is_no_image_is_counted_by_suffix(tmp_path):
     touch(tmp_path, "a.png", "b.GIF", "c/d.gif", "c/README", ".hidden.txt", "out/scores.csv", "list.txt")
     skipped = Counter()
-    assert len(list(find_images(str(tmp_path), f"{tmp_path}/out", skipped))) == 1
+    assert len(list(find_images(str(tmp_path), [f"{tmp_path}/out"], skipped))) == 1
     assert skipped == {".gif": 2, "none": 1, ".txt": 1}
     for number in range(100):
         (tmp_path / f"x.{number}").touch()
-    list(find_images(str(tmp_path), "", skipped := Counter()))
+    list(find_images(str(tmp_path), (), skipped := Counter()))
     assert len(skipped) <= 21
 
 
