@@ -147,6 +147,8 @@ class Inferencer:
         self.pixel_threshold: float | None = known.get("pixel_threshold")
         self.calibration: dict[str, Any] | None = known.get("calibration")
         self.drift = DriftMonitor(self.calibration or {})
+        mask = None if self.model is None else self.model.model.ignore_mask
+        self._mask_note = "" if mask is None else mask.calibration_note(self.calibration)
 
     def save(self, path: str | Path) -> Path:
         """Save with thresholds and references to ``*.safetensors``, an exported model to a file of its suffix.
@@ -227,6 +229,9 @@ class Inferencer:
         records = [Record(path, (size[0], size[1])) for path, size in zip(paths, sizes, strict=True)]
         given, model = class_name or self.given_name, self.model
         own: IgnoreMask = self._exported.ignore_mask if model is None else model.model.ignore_mask
+        if self._mask_note and self.drift.calibration:  # not while parts are scored to calibrate again
+            logger.warning(self._mask_note)
+            self._mask_note = ""
         look_up = cache(lambda category: (None, None) if model is None else model.look_up([category], given))
         mask_of, known = cache(own.of), dict[int, tuple[Any, ...]]()
         for row, category in enumerate(categories):

@@ -114,14 +114,18 @@ class GenCLIPModel(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, images: Tensor, class_index: Tensor | None = None, reference_index: Tensor | None = None
+        self,
+        images: Tensor,
+        class_index: Tensor | None = None,
+        reference_index: Tensor | None = None,
+        ignored: Tensor | None = None,
     ) -> InferenceBatch:
         """Predict anomaly maps ``(B, 1, H, W)`` and image scores ``(B,)``, both in [0, 1].
 
         Images ``(B, 3, H, W)`` are normalized, with tiles of any size. Indices ``(B,)`` are from :meth:`class_index`
-        and :meth:`References.index`, ``None`` for the defaults.
+        and :meth:`References.index`, ``None`` for the defaults; ``ignored`` as in :meth:`score_parts`.
         """
-        parts = self.score_parts(images, class_index, reference_index)
+        parts = self.score_parts(images, class_index, reference_index, ignored)
         return InferenceBatch(pred_score=self.image_score(parts), anomaly_map=parts.anomaly_map)
 
     def image_score(self, parts: ScoreParts) -> Tensor:

@@ -107,8 +107,9 @@ def read_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: A
     key, own = f"model.{IGNORE_MASK}", module.model.ignore_mask
     if module.hparams["ignore_mask"] is None:
         own.restore(state.get(key), mask_size, source)
-    else:  # a given one replaces the checkpoint's
-        state[key] = own.mask
+    else:  # a given one replaces the checkpoint's, and so does a folder
+        state.pop(key, None)
+        state |= {} if own.mask is None else {key: own.mask}
     module.trained_on = trained_on
     module.names = replace(module.names, of_file=product)
     if calibration is not None and isinstance(module.post_processor, RawScorePostProcessor):

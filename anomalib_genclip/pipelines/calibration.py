@@ -92,6 +92,7 @@ def calibrate(
     if model is None:
         note["class_name"] = inferencer.class_name
     else:
+        note["ignore_mask"] = model.model.ignore_mask.digest(())
         given = inferencer.given_name or model.names.given
         name = note["class_name"] = replace(model.names, given=given).name_of(category or None)
         model.post_processor.set_thresholds(**thresholds, calibration=note)
