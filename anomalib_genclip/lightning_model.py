@@ -220,8 +220,9 @@ class GenCLIP(AnomalibModule):
         del batch_idx
         indices = self.look_up(categories_of(batch, self._trainer, dataloader_idx))
         ignored = None if batch.image is None else self.model.ignore_mask(batch.image.shape[-2:], batch.image_path)
-        predictions = self.model(images_of(batch, self.model.projections[0].dtype), *indices, ignored)
-        return batch.update(**predictions._asdict())
+        return batch.update(
+            **self.model(images_of(batch, self.model.projections[0].dtype), *indices, ignored)._asdict()
+        )
 
     validation_step = predict_step = test_step  # type: ignore[assignment]
 

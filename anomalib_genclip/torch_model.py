@@ -68,8 +68,7 @@ class GenCLIPModel(nn.Module):
 
     def __init__(self, clip: CLIP, settings: ModelSettings) -> None:
         super().__init__()
-        spec = settings.spec
-        self.spec = spec
+        self.spec = spec = settings.spec
         self.image_size = settings.image_size
         self.layers = list(settings.layers)
         self.map_layers = self.layers  # used for the map at inference; the ablation takes a subset
@@ -233,27 +232,21 @@ class GenCLIPModel(nn.Module):
             class_index = torch.where(query_only, torch.zeros_like(class_index), class_index)
         text = self._vision_text(image, class_index, self.encode_prefix(), query_only, vision_dropout)
         maps = [similarity_logits(patches, text[i]) for i, patches in enumerate(_project(image, self.projections))]
-        cls = self.cls_logits(image, text[-1])
-        return torch.stack(maps).transpose(-1, -2).unflatten(-1, self.clip.grid_size), cls
+        return torch.stack(maps).transpose(-1, -2).unflatten(-1, self.clip.grid_size), self.cls_logits(image, text[-1])
 
     def _branch_text(self, image: ImageTokens, class_index: Tensor) -> dict[str, Sequence[Tensor]]:
         """Compute the text features of the active branches: for each layer ``(B, 2, d)`` or ``(2, d)``."""
         text: dict[str, Sequence[Tensor]] = {}
         prefix = self.encode_prefix() if self.training else self.text_prefix
         if self.branches != "query":
-            text["vision"] = self._vision_text(image, class_index, prefix)
+            text["vision"] = self._vision_text(image, class_index, prefix, None, 0.0)
         if self.branches != "vision":
             features = self.compute_query_features(prefix) if self.training else self.query_features
             text["query"] = [features] * len(self.layers)
         return text
 
     def _vision_text(
-        self,
-        image: ImageTokens,
-        class_index: Tensor,
-        prefix: Tensor,
-        query_only: Tensor | None = None,
-        vision_dropout: float = 0.0,
+        self, image: ImageTokens, class_index: Tensor, prefix: Tensor, query_only: Tensor | None, vision_dropout: float
     ) -> Tensor:
         """Compute ``F_T``, the text features of the vision-enhanced prompts: ``(M, B, 2, d)``."""
         vision = self.prompts.vision_prompts(image.cls)
@@ -278,8 +271,7 @@ class GenCLIPModel(nn.Module):
 
     def compute_query_features(self, prefix: Tensor) -> Tensor:
         """Compute ``F_Q``, the text features of the query-only prompt, the same for all images: ``(2, d)``."""
-        embeddings = self.prompts(self.class_names.suffix[:1])
-        return self._encode(embeddings, self.class_names.eos[:1], prefix)[0]
+        return self._encode(self.prompts(self.class_names.suffix[:1]), self.class_names.eos[:1], prefix)[0]
 
 
 @torch.inference_mode(mode=False)

@@ -56,8 +56,7 @@ class RunSetup(Callback):
             self._set(trainer, "limit_val_batches", 0)
         if stage in {"test", "predict"}:
             _hint_at_bf16(trainer, pl_module)
-            known = getattr(pl_module.post_processor, "calibration", None)
-            if note := pl_module.model.ignore_mask.calibration_note(known):
+            if note := pl_module.model.ignore_mask.note_on(getattr(pl_module.post_processor, "calibration", None)):
                 logger.warning(note)
         if stage != "fit":
             return

@@ -89,10 +89,7 @@ class IgnoreMask(nn.Module):
         self.mask, self.size, self.folder, self._name = mask, list(size), None, f" of {source}"
 
     def forward(self, size: Sequence[int], paths: Sequence[str] | None = None) -> Tensor | None:
-        """Return the masks of images at the size of their maps, ``(B or 1, 1, H, W)``; ``None`` if there are none.
-
-        ``paths`` are those of the images, which a folder needs; errors as in :meth:`of`.
-        """
+        """Return masks at the size of maps, ``(B or 1, 1, H, W)``, or ``None``; a folder needs the image ``paths``."""
         if self.folder is not None and self.applies:
             return torch.stack([self.of(str(path), None, size) for path in paths or [""]])
         return None if self.mask is None or not self.applies else nearest(self.mask, size)[None, None]
@@ -101,7 +98,7 @@ class IgnoreMask(nn.Module):
         """Return the mask of one image at the size of its map, ``(1, *size)``, bool; ``None`` if there is none.
 
         ``path`` is a path or URL, ``""`` without one, and ``image_size`` height and width, ``None`` for the file's. A
-        ``ValueError`` names the image if the folder has no mask for it, and also the mask if it has another aspect ratio.
+        ``ValueError`` names the image if the folder has no mask for it, and the mask if its aspect ratio is another.
         """
         mask, own, name = self.mask, self.size, f"ignore_mask{self._name}"
         if self.folder is not None:
@@ -120,7 +117,7 @@ class IgnoreMask(nn.Module):
             return digest({}, [file_hash(self._find(self.folder, image)) for image in images])
         return "" if self.mask is None else digest({"mask": self.mask}, self.size)
 
-    def calibration_note(self, calibration: Mapping[str, Any] | None) -> str:
+    def note_on(self, calibration: Mapping[str, Any] | None) -> str:
         """Say that thresholds were calibrated with another mask, else ``""``; folders are not told apart."""
         is_same = calibration is None or calibration.get("ignore_mask", "") == self.digest(())
         return "" if is_same else "The thresholds were calibrated with another ignore mask, or none: calibrate again."

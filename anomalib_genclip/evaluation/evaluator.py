@@ -110,10 +110,9 @@ class CategoryEvaluator(Evaluator):
     ) -> None:
         """Add a batch's scores; all processes together keep at most ``budget`` pixels as maps."""
         place = f"batch {number} of loader {loader} of process {trainer.global_rank}"
-        own = getattr(getattr(module, "model", None), "ignore_mask", None)
-        size = None if batch.anomaly_map is None else batch.anomaly_map.shape[-2:]
-        found = None if own is None or size is None else own(size, batch.image_path)  # of all images, or of each
-        masks = [None] if found is None else [mask.clone() for mask in found[:, 0].cpu()]
+        own, maps = getattr(getattr(module, "model", None), "ignore_mask", None), batch.anomaly_map
+        found = None if own is None or maps is None else own(maps.shape[-2:], batch.image_path)
+        masks: list[Any] = [None] if found is None else [mask.clone() for mask in found[:, 0].cpu()]  # for all or each
         masks *= len(batch) // len(masks)
         for key, scores, ignored in zip(_keys(batch, trainer, loader), _scores(batch, place), masks, strict=True):
             self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores, ignored)

@@ -21,8 +21,7 @@ ONNX_OPSET = 18  # the oldest that torch's exporter writes; anomalib's 14 makes 
 def export_atomically(module: Any, export_root: Path | str, write: Callable[[Path], Path]) -> Path:  # noqa: ANN401
     """Export a model; a failed or interrupted export leaves the folder unchanged.
 
-    A ``ValueError`` says that it has no references yet, or those of several categories and no class name, or a folder
-    of ignore masks.
+    A ``ValueError`` says that it has no references yet, those of several categories and no class name, or many masks.
     """
     model, names = module.model, module.names
     if module.k_shot and not model.references.memories:

@@ -102,8 +102,7 @@ def read_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: A
     product, calibration = description.pop("class_name", None), description.pop("calibration", None)
     mask_size, state = described(list[int], description.pop("ignore_mask", []), source), checkpoint["state_dict"]
     signature_of(module.model).check(described(ModelSignature, description, source), source)
-    notes = described(list[ReferenceNote], notes, source)
-    set_references(module.model, notes, state, f"model.{REFERENCES}", source)
+    set_references(module.model, described(list[ReferenceNote], notes, source), state, f"model.{REFERENCES}", source)
     key, own = f"model.{IGNORE_MASK}", module.model.ignore_mask
     if module.hparams["ignore_mask"] is None:
         own.restore(state.get(key), mask_size, source)
