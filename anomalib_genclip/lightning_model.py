@@ -213,16 +213,12 @@ class GenCLIP(AnomalibModule):
         self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(batch))
         return {"loss": loss}
 
-    def test_step(  # type: ignore[override]
-        self, batch: ImageBatch, batch_idx: int = 0, dataloader_idx: int = 0
-    ) -> STEP_OUTPUT:
+    def test_step(self, batch: ImageBatch, batch_idx: int = 0, dataloader_idx: int = 0) -> STEP_OUTPUT:  # type: ignore[override]
         """Predict with the class names and ignore masks that belong to the images."""
         del batch_idx
-        indices = self.look_up(categories_of(batch, self._trainer, dataloader_idx))
-        ignored = None if batch.image is None else self.model.ignore_mask(batch.image.shape[-2:], batch.image_path)
-        return batch.update(
-            **self.model(images_of(batch, self.model.projections[0].dtype), *indices, ignored)._asdict()
-        )
+        indices, model = self.look_up(categories_of(batch, self._trainer, dataloader_idx)), self.model
+        ignored = None if batch.image is None else model.ignore_mask(batch.image.shape[-2:], batch.image_path)
+        return batch.update(**model(images_of(batch, model.projections[0].dtype), *indices, ignored)._asdict())
 
     validation_step = predict_step = test_step  # type: ignore[assignment]
 

@@ -153,8 +153,7 @@ class GenCLIPModel(nn.Module):
         cells = None if ignored is None else counting_cells(nearest(ignored, self.image_size), self.clip.grid_size)
         anomaly_map = spread(grid, cells, lambda maps: upsample(maps, size))
         if tiles is not None:
-            of_tiles = self._tile_map(images, tiles, result, reference_index, ignored)
-            anomaly_map = join_tiles(anomaly_map, of_tiles)
+            anomaly_map = join_tiles(anomaly_map, self._tile_map(images, tiles, result, reference_index, ignored))
         pixels = None if ignored is None else (~ignored).float()
         anomaly_map = spread(anomaly_map, pixels, self.smoothing).clamp(0, 1)
         top = top_mean(anomaly_map, None if tiles is None else tiles.tile_area, ignored)
@@ -299,8 +298,7 @@ def tile_grid(images: Tensor | ImageTokens, tiler: Tiler | None) -> TileGrid | N
     """Lay out the tiles of images; ``None`` without a tiler, and for images that are features already."""
     if tiler is None or isinstance(images, ImageTokens):
         return None
-    tile, stride = (tiler.tile_size_h, tiler.tile_size_w), (tiler.stride_h, tiler.stride_w)
-    return TileGrid.of(images.shape[-2:], tile, stride)
+    return TileGrid.of(images.shape[-2:], (tiler.tile_size_h, tiler.tile_size_w), (tiler.stride_h, tiler.stride_w))
 
 
 def set_ignore_mask(model: GenCLIPModel, mask: AnyMask | None) -> None:
