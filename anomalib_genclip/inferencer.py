@@ -146,7 +146,8 @@ class Inferencer:
         self.image_threshold: float | None = known.get("image_threshold")
         self.pixel_threshold: float | None = known.get("pixel_threshold")
         self.calibration: dict[str, Any] | None = known.get("calibration")
-        self.drift = DriftMonitor(self.calibration or {})
+        note = "" if self.model is None else self.model.model.ignore_mask.note_on(self.calibration)
+        self.drift = DriftMonitor(self.calibration or {}, note)
 
     def save(self, path: str | Path) -> Path:
         """Save with thresholds and references to ``*.safetensors``, an exported model to a file of its suffix.
@@ -191,8 +192,7 @@ class Inferencer:
             faults.add(path or f"image {number}", own)
         faults.report(self._told)
         groups: dict[torch.Size, list[tuple[int, Tensor]]] = {}
-        for number, (pixels, _) in enumerate(images):
-            transformed = self.transform(pixels)
+        for number, transformed in enumerate([self.transform(pixels) for pixels, _ in images]):
             groups.setdefault(transformed.shape, []).append((number, transformed))
         records: dict[int, Record] = {}
         options: dict[str, Any] = {"class_name": class_name, "parts": parts}
@@ -244,17 +244,14 @@ class Inferencer:
             indices = (None if each[0] is None else torch.cat(each) for each in (classes, references))
             ignored = None if masks[0] is None else torch.stack(masks if own.folder else masks[:1])
             used = images if len(rows) == len(images) else images[rows]
-            found = zip(
-                rows, self._score(used, (*indices, ignored), parts), self._gray_values(used, ignored), strict=True
-            )
-            for row, scores, gray_value in found:
+            scored = self._score(used, (*indices, ignored), parts)
+            for row, scores, gray_value in zip(rows, scored, self._gray_values(used, ignored), strict=True):
                 records[row] = self._compared(replace(records[row], gray_value=gray_value), scores)
         return records
 
     def _gray_values(self, images: Tensor, ignored: Tensor | None) -> list[float]:
         """Average the pixels that count, of a torch model's images; of an exported one's all count."""
-        shape = 1, 1, *images.shape[-2:]
-        counting = images.new_ones(shape) if ignored is None else (~ignored).to(images)
+        counting = images.new_ones(1, 1, *images.shape[-2:]) if ignored is None else (~ignored).to(images)
         means = (images * counting).sum((2, 3)) / counting.sum((2, 3))
         return ((means.cpu() - self._black) / (self._white - self._black)).mean(1).tolist()
 

@@ -94,8 +94,8 @@ class GenCLIP(AnomalibModule):
         max_reference_patches (int): Most patches kept of a category's references, as a coreset. Defaults to ``10000``.
         tiles (TileSettings | None): Overlapping tiles that large images are cut into. Defaults to ``None``: those that
             ``weights`` was calibrated with, else images are seen whole.
-        ignore_mask (str | Path | None): A PNG of the shape of the images, in which white does not count: see
-            :class:`~anomalib_genclip.components.ignore_mask.IgnoreMask`. Defaults to ``None``: that of ``weights``.
+        ignore_mask (str | Path | None): A PNG of the shape of the images, in which white does not count, or a folder of
+            them: see :class:`~.components.ignore_mask.IgnoreMask`. Defaults to ``None``: that of ``weights``.
         pre_processor (nn.Module | bool): Pre-processor, or whether to use the default. Defaults to ``True``.
         post_processor (nn.Module | bool): Likewise; the default's thresholds are on raw scores. Defaults to ``True``.
         evaluator (Evaluator | bool): Evaluator, or whether to use the default, per category. Defaults to ``True``.
@@ -157,7 +157,7 @@ class GenCLIP(AnomalibModule):
         if source is not None and not self.k_shot:
             msg = "few_shot_source needs k_shot, the number of reference images that are drawn from it."
             raise ValueError(msg)
-        if (mask := checked_path("ignore_mask", ignore_mask)) is not None:
+        if (mask := checked_path("ignore_mask", ignore_mask)) is not None and not Path(mask).is_dir():
             read_ignore_mask(mask)  # raises if it cannot be used
         max_patches = checked("max_reference_patches", max_reference_patches, PositiveInt)
         seed = checked("seed", seed, NonNegativeInt | None)
@@ -213,14 +213,12 @@ class GenCLIP(AnomalibModule):
         self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(batch))
         return {"loss": loss}
 
-    def test_step(  # type: ignore[override]
-        self, batch: ImageBatch, batch_idx: int = 0, dataloader_idx: int = 0
-    ) -> STEP_OUTPUT:
-        """Predict with the class names that belong to the images."""
+    def test_step(self, batch: ImageBatch, batch_idx: int = 0, dataloader_idx: int = 0) -> STEP_OUTPUT:  # type: ignore[override]
+        """Predict with the class names and ignore masks that belong to the images."""
         del batch_idx
-        indices = self.look_up(categories_of(batch, self._trainer, dataloader_idx))
-        predictions = self.model(images_of(batch, self.model.projections[0].dtype), *indices)
-        return batch.update(**predictions._asdict())
+        indices, model = self.look_up(categories_of(batch, self._trainer, dataloader_idx)), self.model
+        ignored = None if batch.image is None else model.ignore_mask(batch.image.shape[-2:], batch.image_path)
+        return batch.update(**model(images_of(batch, model.projections[0].dtype), *indices, ignored)._asdict())
 
     validation_step = predict_step = test_step  # type: ignore[assignment]
 

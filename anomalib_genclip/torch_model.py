@@ -68,8 +68,7 @@ class GenCLIPModel(nn.Module):
 
     def __init__(self, clip: CLIP, settings: ModelSettings) -> None:
         super().__init__()
-        spec = settings.spec
-        self.spec = spec
+        self.spec = spec = settings.spec
         self.image_size = settings.image_size
         self.layers = list(settings.layers)
         self.map_layers = self.layers  # used for the map at inference; the ablation takes a subset
@@ -114,14 +113,18 @@ class GenCLIPModel(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, images: Tensor, class_index: Tensor | None = None, reference_index: Tensor | None = None
+        self,
+        images: Tensor,
+        class_index: Tensor | None = None,
+        reference_index: Tensor | None = None,
+        ignored: Tensor | None = None,
     ) -> InferenceBatch:
         """Predict anomaly maps ``(B, 1, H, W)`` and image scores ``(B,)``, both in [0, 1].
 
         Images ``(B, 3, H, W)`` are normalized, with tiles of any size. Indices ``(B,)`` are from :meth:`class_index`
-        and :meth:`References.index`, ``None`` for the defaults.
+        and :meth:`References.index`, ``None`` for the defaults; ``ignored`` as in :meth:`score_parts`.
         """
-        parts = self.score_parts(images, class_index, reference_index)
+        parts = self.score_parts(images, class_index, reference_index, ignored)
         return InferenceBatch(pred_score=self.image_score(parts), anomaly_map=parts.anomaly_map)
 
     def image_score(self, parts: ScoreParts) -> Tensor:
@@ -150,8 +153,7 @@ class GenCLIPModel(nn.Module):
         cells = None if ignored is None else counting_cells(nearest(ignored, self.image_size), self.clip.grid_size)
         anomaly_map = spread(grid, cells, lambda maps: upsample(maps, size))
         if tiles is not None:
-            of_tiles = self._tile_map(images, tiles, result, reference_index, ignored)
-            anomaly_map = join_tiles(anomaly_map, of_tiles)
+            anomaly_map = join_tiles(anomaly_map, self._tile_map(images, tiles, result, reference_index, ignored))
         pixels = None if ignored is None else (~ignored).float()
         anomaly_map = spread(anomaly_map, pixels, self.smoothing).clamp(0, 1)
         top = top_mean(anomaly_map, None if tiles is None else tiles.tile_area, ignored)
@@ -229,27 +231,21 @@ class GenCLIPModel(nn.Module):
             class_index = torch.where(query_only, torch.zeros_like(class_index), class_index)
         text = self._vision_text(image, class_index, self.encode_prefix(), query_only, vision_dropout)
         maps = [similarity_logits(patches, text[i]) for i, patches in enumerate(_project(image, self.projections))]
-        cls = self.cls_logits(image, text[-1])
-        return torch.stack(maps).transpose(-1, -2).unflatten(-1, self.clip.grid_size), cls
+        return torch.stack(maps).transpose(-1, -2).unflatten(-1, self.clip.grid_size), self.cls_logits(image, text[-1])
 
     def _branch_text(self, image: ImageTokens, class_index: Tensor) -> dict[str, Sequence[Tensor]]:
         """Compute the text features of the active branches: for each layer ``(B, 2, d)`` or ``(2, d)``."""
         text: dict[str, Sequence[Tensor]] = {}
         prefix = self.encode_prefix() if self.training else self.text_prefix
         if self.branches != "query":
-            text["vision"] = self._vision_text(image, class_index, prefix)
+            text["vision"] = self._vision_text(image, class_index, prefix, None, 0.0)
         if self.branches != "vision":
             features = self.compute_query_features(prefix) if self.training else self.query_features
             text["query"] = [features] * len(self.layers)
         return text
 
     def _vision_text(
-        self,
-        image: ImageTokens,
-        class_index: Tensor,
-        prefix: Tensor,
-        query_only: Tensor | None = None,
-        vision_dropout: float = 0.0,
+        self, image: ImageTokens, class_index: Tensor, prefix: Tensor, query_only: Tensor | None, vision_dropout: float
     ) -> Tensor:
         """Compute ``F_T``, the text features of the vision-enhanced prompts: ``(M, B, 2, d)``."""
         vision = self.prompts.vision_prompts(image.cls)
@@ -274,8 +270,7 @@ class GenCLIPModel(nn.Module):
 
     def compute_query_features(self, prefix: Tensor) -> Tensor:
         """Compute ``F_Q``, the text features of the query-only prompt, the same for all images: ``(2, d)``."""
-        embeddings = self.prompts(self.class_names.suffix[:1])
-        return self._encode(embeddings, self.class_names.eos[:1], prefix)[0]
+        return self._encode(self.prompts(self.class_names.suffix[:1]), self.class_names.eos[:1], prefix)[0]
 
 
 @torch.inference_mode(mode=False)
@@ -303,8 +298,7 @@ def tile_grid(images: Tensor | ImageTokens, tiler: Tiler | None) -> TileGrid | N
     """Lay out the tiles of images; ``None`` without a tiler, and for images that are features already."""
     if tiler is None or isinstance(images, ImageTokens):
         return None
-    tile, stride = (tiler.tile_size_h, tiler.tile_size_w), (tiler.stride_h, tiler.stride_w)
-    return TileGrid.of(images.shape[-2:], tile, stride)
+    return TileGrid.of(images.shape[-2:], (tiler.tile_size_h, tiler.tile_size_w), (tiler.stride_h, tiler.stride_w))
 
 
 def set_ignore_mask(model: GenCLIPModel, mask: AnyMask | None) -> None:

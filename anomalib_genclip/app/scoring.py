@@ -88,6 +88,7 @@ class Scorer:
             except ValueError as error:
                 return [], [_without_folders(error, files)]
             product = (self.inferencer.calibration or {}).get("class_name")
+            problems += filter(None, [self.model.model.ignore_mask.note_on(self.inferencer.calibration)])
             for path in paths:
                 try:
                     pixels = read_upload(path, found := list[str]())

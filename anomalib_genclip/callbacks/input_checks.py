@@ -64,8 +64,8 @@ class InputChecks(Callback):
         self._check_files(batch)
         own = pl_module.model.ignore_mask
         for path in [] if own.mask is None or not own.applies else batch.image_path or []:
-            with suppress(OSError), Image.open(path) as image:
-                own.of(str(path), image.size[::-1], own.mask.shape)
+            with suppress(OSError):
+                own.of(str(path), None, own.mask.shape)
 
     on_validation_batch_start = on_predict_batch_start = on_test_batch_start
 

@@ -56,6 +56,8 @@ class RunSetup(Callback):
             self._set(trainer, "limit_val_batches", 0)
         if stage in {"test", "predict"}:
             _hint_at_bf16(trainer, pl_module)
+            if note := pl_module.model.ignore_mask.note_on(getattr(pl_module.post_processor, "calibration", None)):
+                logger.warning(note)
         if stage != "fit":
             return
         if trainer.precision == "16-true":

@@ -4,9 +4,9 @@
 """Regions that do not count, such as a fixture or a background: white in a mask (ours)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -86,29 +86,39 @@ class IgnoreMask(nn.Module):
             raise ValueError(msg)
         self.mask, self.size, self.folder, self._name = mask, list(size), None, f" of {source}"
 
-    def forward(self, size: Sequence[int]) -> Tensor | None:
-        """Return the mask for all images at the size of a map, ``(1, 1, H, W)``; ``None`` if there is none."""
+    def forward(self, size: Sequence[int], paths: Sequence[str] | None = None) -> Tensor | None:
+        """Return masks at the size of maps, ``(B or 1, 1, H, W)``, or ``None``; a folder needs the image ``paths``."""
+        if self.folder is not None and self.applies:
+            return torch.stack([self.of(str(path), None, size) for path in paths or [""]])
         return None if self.mask is None or not self.applies else nearest(self.mask, size)[None, None]
 
-    def of(self, path: str, image_size: Sequence[int], size: Sequence[int]) -> Tensor | None:
+    def of(self, path: str, image_size: Sequence[int] | None, size: Sequence[int]) -> Tensor | None:
         """Return the mask of one image at the size of its map, ``(1, *size)``, bool; ``None`` if there is none.
 
-        ``path`` is a path or URL, ``""`` without one, and ``image_size`` the image's height and width. A ``ValueError``
-        names the image if the folder has no mask for it, and also the mask if it has another aspect ratio.
+        ``path`` is a path or URL, ``""`` without one, and ``image_size`` height and width, ``None`` for the file's. A
+        ``ValueError`` names the image if the folder has no mask for it, and the mask if its aspect ratio is another.
         """
         mask, own, name = self.mask, self.size, f"ignore_mask{self._name}"
         if self.folder is not None:
             mask = read_ignore_mask(file := self._find(self.folder, path))
             own, name = list(mask.shape), f"ignore_mask {file}"
-        if own:
+        if own and image_size is None:
+            with Image.open(path) as image:
+                image_size = image.size[::-1]
+        if own and image_size is not None:
             check_shape(path or "The image", image_size, name, own)
         return None if mask is None else _leaves_something(nearest(mask, size), name)[None]
 
     def digest(self, images: Sequence[str]) -> str:
-        """Hash the masks of images; ``""`` if there are none."""
+        """Hash the masks of images, or whether there is one or a folder of them; ``""`` if there are none."""
         if self.folder is not None:
             return digest({}, [file_hash(self._find(self.folder, image)) for image in images])
         return "" if self.mask is None else digest({"mask": self.mask}, self.size)
+
+    def note_on(self, calibration: Mapping[str, Any] | None) -> str:
+        """Say that thresholds were calibrated with another mask, else ``""``; folders are not told apart."""
+        is_same = calibration is None or calibration.get("ignore_mask", "") == self.digest(())
+        return "" if is_same else "The thresholds were calibrated with another ignore mask, or none: calibrate again."
 
     @staticmethod
     def _find(folder: Path, path: str) -> Path:

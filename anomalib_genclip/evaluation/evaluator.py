@@ -110,11 +110,12 @@ class CategoryEvaluator(Evaluator):
     ) -> None:
         """Add a batch's scores; all processes together keep at most ``budget`` pixels as maps."""
         place = f"batch {number} of loader {loader} of process {trainer.global_rank}"
-        own = getattr(getattr(module, "model", None), "ignore_mask", None)
-        ignored = None if own is None or batch.anomaly_map is None else own(batch.anomaly_map.shape[-2:])
-        ignored = None if ignored is None else ignored[0, 0].cpu()
-        for key, scores in zip(_keys(batch, trainer, loader), _scores(batch, place, ignored), strict=True):
-            self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores)
+        own, maps = getattr(getattr(module, "model", None), "ignore_mask", None), batch.anomaly_map
+        found = None if own is None or maps is None else own(maps.shape[-2:], batch.image_path)
+        masks: list[Any] = [None] if found is None else [mask.clone() for mask in found[:, 0].cpu()]  # for all or each
+        masks *= len(batch) // len(masks)
+        for key, scores, ignored in zip(_keys(batch, trainer, loader), _scores(batch, place), masks, strict=True):
+            self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores, ignored)
         if self._pixels > budget // trainer.world_size:
             for category in self._categories.values():
                 # A distributed sampler repeats some images, each as the last of its process: as maps they can go again.
@@ -170,8 +171,8 @@ def _keys(batch: ImageBatch, trainer: Trainer, dataloader_idx: int) -> list[Key]
     return [(name or dataset, category or origin.category or dataset) for name, category in zip(*own, strict=True)]
 
 
-def _scores(batch: ImageBatch, place: str, ignored: torch.Tensor | None) -> Iterator[tuple]:
-    """Yield the arguments of :meth:`.CategoryScores.add` for each image; ``place`` names images without a path."""
+def _scores(batch: ImageBatch, place: str) -> Iterator[tuple]:
+    """Yield the first arguments of ``CategoryScores.add`` for each image; ``place`` names images without a path."""
     fields = ("pred_score", "gt_label", "anomaly_map", "gt_mask", "pred_label")
     scores, labels, maps, masks, alarms = (
         None if (values := getattr(batch, name)) is None else values.detach().cpu() for name in fields
@@ -188,5 +189,4 @@ def _scores(batch: ImageBatch, place: str, ignored: torch.Tensor | None) -> Iter
             None if maps is None else maps[i].reshape(maps.shape[-2:]).float().clone(),
             None if masks is None else masks[i].reshape(masks.shape[-2:]).bool().clone(),
             None if alarms is None else bool(alarms[i]),
-            ignored,
         )

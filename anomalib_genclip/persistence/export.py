@@ -21,11 +21,14 @@ ONNX_OPSET = 18  # the oldest that torch's exporter writes; anomalib's 14 makes 
 def export_atomically(module: Any, export_root: Path | str, write: Callable[[Path], Path]) -> Path:  # noqa: ANN401
     """Export a model; a failed or interrupted export leaves the folder unchanged.
 
-    A ``ValueError`` says that it has no references yet, or those of several categories and no class name.
+    A ``ValueError`` says that it has no references yet, those of several categories and no class name, or many masks.
     """
     model, names = module.model, module.names
     if module.k_shot and not model.references.memories:
         msg = f"k_shot={module.k_shot}, and no references have been drawn: test first, or give weights that have some."
+        raise ValueError(msg)
+    if model.ignore_mask.folder is not None:
+        msg = f"ignore_mask {model.ignore_mask.folder} is a folder, and an exported model has one mask: give one PNG."
         raise ValueError(msg)
     if (index := model.references.index([names.products_of(None)])) is not None:
         model.references.default = int(index)

@@ -102,13 +102,13 @@ def read_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: A
     product, calibration = description.pop("class_name", None), description.pop("calibration", None)
     mask_size, state = described(list[int], description.pop("ignore_mask", []), source), checkpoint["state_dict"]
     signature_of(module.model).check(described(ModelSignature, description, source), source)
-    notes = described(list[ReferenceNote], notes, source)
-    set_references(module.model, notes, state, f"model.{REFERENCES}", source)
+    set_references(module.model, described(list[ReferenceNote], notes, source), state, f"model.{REFERENCES}", source)
     key, own = f"model.{IGNORE_MASK}", module.model.ignore_mask
     if module.hparams["ignore_mask"] is None:
         own.restore(state.get(key), mask_size, source)
-    else:  # a given one replaces the checkpoint's
-        state[key] = own.mask
+    else:  # a given one replaces the checkpoint's, and so does a folder
+        state.pop(key, None)
+        state |= {} if own.mask is None else {key: own.mask}
     module.trained_on = trained_on
     module.names = replace(module.names, of_file=product)
     if calibration is not None and isinstance(module.post_processor, RawScorePostProcessor):

@@ -83,14 +83,15 @@ def calibrate(
         values.append((record.score or 0.0, float(np.max(np.asarray(record.anomaly_map))), record.gray_value))
     faults.report()
     scores, highest, gray_values = zip(*values, strict=True)
-    thresholds = {"image": conformal_threshold(torch.tensor(scores), rate)}
-    thresholds["pixel"] = conformal_threshold(torch.tensor(highest), rate)
+    both = {"image": torch.tensor(scores), "pixel": torch.tensor(highest)}
+    thresholds = {name: conformal_threshold(own, rate) for name, own in both.items()}
     found = {f"{name}_threshold": float(threshold) for name, threshold in thresholds.items()}
     note: dict[str, Any] = {"false_alarm_rate": rate, "normal_images": len(rows), "source": source}
     note |= {"scores": sorted(scores), "gray_values": gray_values, "image_threshold": found["image_threshold"]}
     if model is None:
         note["class_name"] = inferencer.class_name
     else:
+        note["ignore_mask"] = model.model.ignore_mask.digest(())
         given = inferencer.given_name or model.names.given
         name = note["class_name"] = replace(model.names, given=given).name_of(category or None)
         model.post_processor.set_thresholds(**thresholds, calibration=note)

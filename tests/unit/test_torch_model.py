@@ -45,10 +45,10 @@ def test_text_features_and_gradients_are_those_of_open_clips_own_blocks(noisy, i
     """The beginning of the prompts runs once, the rest goes on from its keys and values: nothing changes by that."""
     image = noisy.clip.encode_image(images)
     index = noisy.class_index(["cap", "printed circuit board", "object"])
-    result, expected = noisy._vision_text(image, index, noisy.text_prefix), _whole_prompts(noisy, image, index)
+    result, expected = noisy._vision_text(image, index, noisy.text_prefix, None, 0), _whole_prompts(noisy, image, index)
     torch.testing.assert_close(result, expected, atol=1e-6, rtol=1e-5)
     direction, parameters = torch.randn(256), list(noisy.train().prompts.parameters())
-    result = noisy._vision_text(image, index, noisy.encode_prefix())
+    result = noisy._vision_text(image, index, noisy.encode_prefix(), None, 0)
     gradients, wanted = (torch.autograd.grad((text @ direction).sum(), parameters) for text in (result, expected))
     torch.testing.assert_close(gradients, wanted, atol=1e-5, rtol=1e-4)
 

@@ -16,12 +16,15 @@ from lightning.pytorch import Callback
 from PIL import Image
 
 from anomalib_genclip import GenCLIP, Inferencer, cli, torch_model
+from anomalib_genclip.app.scoring import Scorer
 from anomalib_genclip.callbacks.reference_images import draw_references
 from anomalib_genclip.components.anomaly_map import top_mean
 from anomalib_genclip.components.ignore_mask import read_ignore_mask
 from anomalib_genclip.data.normal_images import images_of_folder
 from anomalib_genclip.demo.synthetic import render
+from anomalib_genclip.evaluation.scores import CategoryScores
 from anomalib_genclip.persistence.prompts_file import load_weights
+from anomalib_genclip.pipelines.calibration import calibrate
 from anomalib_genclip.torch_model import gaussian_blur, set_ignore_mask
 
 LEFT = np.zeros((48, 64), np.uint8)
@@ -302,3 +305,77 @@ def test_engine_leaves_it_out_of_maps_and_metrics(tmp_path):
     engine(tmp_path / "results").test(model, datamodule=data)
     assert not torch.cat(maps)[..., :32].any()
     assert model.evaluator.result.streamed == ["bottle"]
+
+
+def test_engine_leaves_out_each_images_own_from_a_folder(tmp_path):
+    data, square, masks = (
+        data_trees.mvtec_ad(tmp_path / "data", normal=2, anomalous=3),
+        np.zeros((32, 32)),
+        tmp_path / "m",
+    )
+    square[:, :16] = 255
+    for number, path in enumerate(sorted((data.root / "bottle" / "test").rglob("*.png"))):
+        mask = masks / path.relative_to(data.root)
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((255 - square if number % 2 else square).astype(np.uint8)).save(mask)
+    model = build(ignore_mask=masks, seed=0)
+    found, add = {}, CategoryScores.add
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CategoryScores, "add", lambda own, *given: found.setdefault(given[0], given) and add(own, *given))
+        engine(tmp_path / "results").test(model, datamodule=data)
+    assert model.evaluator.result.streamed == ["bottle"]
+    for number, path in enumerate(sorted(found)):
+        _, _, _, anomaly_map, _, _, ignored = found[path]
+        left, right = (half.any() for half in anomaly_map.split(32, dim=1))
+        assert (left, right) == ((True, False) if number % 2 else (False, True))
+        assert torch.equal(ignored, torch.arange(64).expand(64, 64) // 32 == number % 2)
+    with pytest.raises(ValueError, match=r"ignore_mask .*m is a folder, and an exported model has one mask"):
+        model.to_torch(tmp_path / "export")
+    save_checkpoint(build(ignore_mask=mask), tmp_path / "one.ckpt")
+    model = GenCLIP.load_from_checkpoint(tmp_path / "one.ckpt", ignore_mask=masks)  # replaces that of the checkpoint
+    assert (model.model.ignore_mask.mask, model.model.ignore_mask.folder) == (None, masks)
+    Image.fromarray(IMAGE).save(mask)
+    part = tmp_path / "data" / mask.relative_to(masks)
+    for message in (
+        r"\(32 x 32 pixels\) does not have the shape of ignore_mask .*\(128 x 96\)",
+        "has no mask for .*png",
+    ):
+        with pytest.raises(ValueError, match=message):
+            engine(tmp_path).predict(GenCLIP(weights="tiny-demo", ignore_mask=masks, visualizer=False), data_path=part)
+        mask.unlink(missing_ok=True)
+
+
+def test_calibration_with_another_mask_is_told_once(left, tmp_path, caplog):
+    def warnings():
+        found = [record.message for record in caplog.records if "another ignore mask" in record.message]
+        caplog.clear()
+        return found
+
+    Image.fromarray(255 - LEFT).save(tmp_path / "right.png")
+    for number in range(9):
+        Image.fromarray(IMAGE).save(tmp_path / f"{number}.jpg")
+    (tmp_path / "good").mkdir()
+    for file in tmp_path.glob("*.jpg"):
+        file.rename(tmp_path / "good" / file.name)
+    for mask, others in ((left, [tmp_path / "right.png", tmp_path]), (None, [left])):
+        inferencer = open_in("tiny-demo", ignore_mask=mask)
+        calibrate(inferencer, tmp_path / "good", 0.1)
+        path = inferencer.save(tmp_path / "line.safetensors")
+        open_in(path, ignore_mask=mask).predict(IMAGE)
+        engine(tmp_path).predict(GenCLIP(weights=path, visualizer=False), data_path=tmp_path / "good")
+        assert not warnings()
+        for other in others:
+            inferencer = open_in(path, ignore_mask=other)
+            inferencer.predict_batch(torch.rand(1, 3, 112, 112), [str(tmp_path / "right.jpg")], [(96, 128)], [None])
+            inferencer.predict_batch(torch.rand(1, 3, 112, 112), [str(tmp_path / "right.jpg")], [(96, 128)], [None])
+            assert len(warnings()) == 1
+        inferencer = open_in(path, ignore_mask=others[0])
+        calibrate(inferencer, tmp_path / "good", 0.1)
+        inferencer.predict(IMAGE)
+        assert not warnings()
+    other = GenCLIP(weights=path, ignore_mask=left, visualizer=False)
+    engine(tmp_path).predict(other, data_path=tmp_path / "good")
+    assert len(warnings()) == 1
+    found, problems = Scorer(str(path)).score([str(tmp_path / "good" / "1.jpg")], ignore_masks=[str(left)])
+    assert found
+    assert "another ignore mask" in "".join(problems)
