@@ -76,7 +76,7 @@ class Scorer:
         ``references`` are good parts to compare with. ``ignore_masks`` are white where pixels do not count: one for all
         images, or one of each image's name. Returns images with scores; and what to know of all files, each once.
         """
-        scored, problems, faults = [], [], FileFaults()
+        scored, problems, faults = list[ScoredImage](), list[str](), FileFaults()
         files = [*paths, *references, *(ignore_masks or ())]
         with self._lock, ExitStack() as stack:
             try:
@@ -98,8 +98,9 @@ class Scorer:
                 except ValueError as error:
                     problems.append(_without_folders(error, files))
                     continue
-                if product and record.parts.class_name != product:
-                    problems.append(OTHER_PRODUCT % (product, record.parts.class_name))
+                used = record.parts and record.parts.class_name
+                if product and used != product:
+                    problems.append(OTHER_PRODUCT % (product, used))
                 faults.add(Path(path).name, found)
                 picture = to_pil_image(pixels)
                 scale = _PICTURE_SIDE / max(picture.size)

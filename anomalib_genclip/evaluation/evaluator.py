@@ -115,7 +115,7 @@ class CategoryEvaluator(Evaluator):
         masks: list[Any] = [None] if found is None else [mask.clone() for mask in found[:, 0].cpu()]  # for all or each
         masks *= len(batch) // len(masks)
         for key, scores, ignored in zip(_keys(batch, trainer, loader), _scores(batch, place), masks, strict=True):
-            self._pixels += self._categories.setdefault(key, CategoryScores()).add(*scores, ignored)
+            self._pixels += self._categories.setdefault(key, CategoryScores()).add(*[*scores, ignored])
         if self._pixels > budget // trainer.world_size:
             for category in self._categories.values():
                 # A distributed sampler repeats some images, each as the last of its process: as maps they can go again.
