@@ -33,13 +33,11 @@ def benchmark(config: str) -> int:
     An interrupted run resumes when it is started again; finished jobs are not repeated. Status 1: no model was tested.
 
     Args:
-        config: Settings file with models, training data and test data: a path, or a name of `genclip config`, such as
-            demonstration.
+        config: Settings with models, training and test data: a path, or a name of `genclip config`, as demonstration.
     """
     from .pipelines.comparison import compare, read_settings
 
-    tables = compare(read_settings(find_config(config)))
-    return 0 if any("error" not in row for row in tables.rows) else 1
+    return 0 if any("error" not in row for row in compare(read_settings(find_config(config))).rows) else 1
 
 
 def ablation(
@@ -104,8 +102,7 @@ def reproduce(config: str = "reproduce") -> int:
     from .pipelines.comparison import read_settings
     from .pipelines.reproduce import reproduce as run
 
-    table = run(read_settings(find_config(config)))
-    measured = [row for row in table.rows if row["source"] == "measured"]
+    measured = [row for row in run(read_settings(find_config(config))).rows if row["source"] == "measured"]
     return 0 if any(row["image_AUROC"] is not None for row in measured) else 1
 
 

@@ -48,8 +48,7 @@ class Inferencer:
         device (str | torch.device): "auto", "cpu", "gpu", or a device of torch. Defaults to ``"auto"``; a model that is
             given stays where it is.
         precision (str): "float32", "bf16", or "auto": bf16 on devices with instructions for it. Defaults to ``"auto"``.
-        image_threshold (float | None): Images with a higher score are anomalous. Defaults to ``None``: that of the
-            weights.
+        image_threshold (float | None): Images with a higher score are anomalous. Defaults to ``None``: the weights'.
         pixel_threshold (float | None): The same for the pixels of the map. Defaults to ``None``.
         ignore_mask (AnyMask | None): White in it does not count: a PNG or an array for all images, or a folder with a
             PNG of the same stem for each image; one without is an error. Defaults to ``None``: that of the weights.

@@ -28,8 +28,7 @@ CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 # After one of these has been executed, anomalib has everything that the classes above depend on. `anomalib.data` itself
 # cannot be used here: if it is imported first, it is already partly executed when it imports torch. Its last import is
-# the first of these, so the modules above must not import at their top what `anomalib.data` defines after its imports
-# (`get_datamodule`).
+# the first of these: the modules above must not import at their top what it defines after that (`get_datamodule`).
 _READY = ("anomalib.data.predict", "anomalib.models.image")
 
 
@@ -43,8 +42,7 @@ def watch_imports() -> None:
 class _AnomalibWatcher(MetaPathFinder):
     """Finder that uses the other finders, and registers classes after the watched modules have been executed.
 
-    This package's own modules are watched too: when one of them imports anomalib, the classes cannot be imported yet
-    when anomalib is ready.
+    This package's own modules are watched too: if one imports anomalib, anomalib is ready before the classes are.
     """
 
     def __init__(self) -> None:

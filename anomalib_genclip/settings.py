@@ -59,8 +59,7 @@ class TileSettings:
 
     Args:
         size (int | Sequence[int]): Side, or height and width, of a tile, in pixels.
-        stride (int | Sequence[int] | None): Maximum distance from one tile to the next. Defaults to ``None``: ¾ of
-            ``size``.
+        stride (int | Sequence[int] | None): Maximum step from tile to tile. Defaults to ``None``: ¾ of ``size``.
         working_size (int | Sequence[int] | None): Longer side, or height and width, that images are scaled to before
             they are cut. Defaults to ``None``: their own size.
         batch_size (int): Tiles that the model sees at once, which bounds memory.

@@ -154,8 +154,7 @@ class GenCLIPModel(nn.Module):
         anomaly_map = spread(grid, cells, lambda maps: upsample(maps, size))
         if tiles is not None:
             anomaly_map = join_tiles(anomaly_map, self._tile_map(images, tiles, result, reference_index, ignored))
-        pixels = None if ignored is None else (~ignored).float()
-        anomaly_map = spread(anomaly_map, pixels, self.smoothing).clamp(0, 1)
+        anomaly_map = spread(anomaly_map, None if ignored is None else (~ignored).float(), self.smoothing).clamp(0, 1)
         top = top_mean(anomaly_map, None if tiles is None else tiles.tile_area, ignored)
         anomaly_map = anomaly_map if ignored is None else anomaly_map.masked_fill(ignored, 0)
         return ScoreParts(anomaly_map, top, result, distance, masked=ignored is not None)
@@ -221,9 +220,8 @@ class GenCLIPModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Compute the loss's logits without CNF: of layers ``(M, B, 2, h, w)`` and of the CLS token ``(B, 2)``.
 
-        Images with ``query_only`` ``(B,)`` are trained with the query-only prompt (no ``V``, class "object")
-        instead of the vision-enhanced one; an image's ``V^i`` is zero with the probability ``vision_dropout``, and
-        others are scaled up (both ours).
+        Images with ``query_only`` ``(B,)`` are trained with the query-only prompt (no ``V``, class "object"), not the
+        vision-enhanced one; ``V^i`` is zero with the probability ``vision_dropout``, others are scaled up (both ours).
         """
         image = images if isinstance(images, ImageTokens) else self.clip.encode_image(images)
         class_index = self.default_class.expand(image.cls.shape[0]) if class_index is None else class_index

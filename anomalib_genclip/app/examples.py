@@ -10,8 +10,7 @@ from PIL import Image
 
 from anomalib_genclip.demo.synthetic import render
 
-# Category, defect, seed. With tiny-demo three defects are found, one is found in part, the missing tooth is not found,
-# and the last image is normal.
+# Category, defect, seed. With tiny-demo three defects are found, one in part, the missing tooth not. The last: normal.
 _SCENES = (
     ("corrugated_cardboard", "crack", 7),
     ("leather", "hole", 9),

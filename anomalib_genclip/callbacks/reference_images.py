@@ -153,8 +153,7 @@ def _remember(
     distances = _among_images(patches, memory, origin, compared)
     usual = top_mean(distances, ignored=None if left_out is None else left_out[compared])
     number = torch.arange(len(images), device=origin.device)
-    usual_cls = top_mean(_among_images(cls.unsqueeze(2), cls, number, range(len(images))))
-    return memory, cls, usual.mean(), usual_cls.mean()
+    return memory, cls, usual.mean(), top_mean(_among_images(cls.unsqueeze(2), cls, number, range(len(images)))).mean()
 
 
 def _cells(model: GenCLIPModel, ignored: list[Tensor | None]) -> Tensor | None:

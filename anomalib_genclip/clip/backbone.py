@@ -274,8 +274,7 @@ def load_clip(spec: BackboneSpec, pretrained: str, image_size: tuple[int, int]) 
         state = read_weights(download_weights(spec.name, pretrained, entry))
     config = _read_config(spec.name)
     config["vision_cfg"]["image_size"] = image_size
-    # The global random state does not change. Weights that are loaded replace uninitialized memory, because drawing
-    # random numbers takes seconds for a large model.
+    # Keeps the global random state. Loaded weights replace uninitialized memory: drawing large models takes seconds.
     with torch.random.fork_rng(devices=[]), torch.device("cpu" if state is None else "meta"):
         torch.manual_seed(0)
         model = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=quick_gelu)

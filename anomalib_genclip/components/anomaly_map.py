@@ -17,8 +17,7 @@ TOP_SHARE = 0.01  # share of the map that is averaged for the image score (ours)
 def similarity_logits(features: Tensor, text: Tensor) -> Tensor:
     """Compare patch or CLS features ``(B, N, d)``, of any norm, with the normal and the abnormal text feature.
 
-    The text features are ``(B, 2, d)``, or ``(2, d)`` for all images, of unit length. The result is ``cos / τ``,
-    ``(B, N, 2)``; index 0 is normal.
+    Text is ``(B, 2, d)``, or ``(2, d)`` for all, of unit length. Returns ``cos / τ``, ``(B, N, 2)``; index 0 is normal.
     """
     # In float32, because a norm may overflow half precision.
     unit = F.normalize(features.float(), dim=-1).to(features.dtype)
@@ -49,9 +48,8 @@ def spread(maps: Tensor, counting: Tensor | None, filtered: Callable[[Tensor], T
 def top_mean(maps: Tensor, area: int | None = None, ignored: Tensor | None = None) -> Tensor:
     """Average the highest values of each map ``(B, 1, H, W)``, at least 0: ``(B,)``.
 
-    These are as many as 1 % of ``area``, that of a tile, or of all pixels. ``ignored`` pixels do not count, bool, of
-    the shape of the maps or ``(1, 1, H, W)``. The number stays the same, so that a defect elsewhere keeps its value,
-    unless fewer pixels count.
+    These are as many as 1 % of ``area``, that of a tile, or of all pixels. ``ignored`` pixels, bool, of the maps' shape
+    or ``(1, 1, H, W)``, do not count. Unless fewer count, the number stays: a defect elsewhere keeps its value.
     """
     flat = maps.flatten(1)
     count = math.ceil((flat.shape[1] if area is None else area) * TOP_SHARE)

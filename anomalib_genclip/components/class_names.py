@@ -93,8 +93,7 @@ class ClassNames(nn.Module):
     """A growing table of class names and everything that depends on a name only.
 
     Index 0 is always ``"object"``, to which CNF falls back. The buffers are not saved: nothing in them is learned.
-    ``clip`` embeds tokens and encodes texts; it belongs to the model. A suffix (``damaged {class} [EOS]``) has at most
-    ``max_tokens`` tokens.
+    The model's ``clip`` embeds tokens and encodes texts. A suffix (``damaged {class} [EOS]``) has ≤ ``max_tokens``.
     """
 
     suffix: Tensor
@@ -144,10 +143,8 @@ class ClassNames(nn.Module):
         """Class Name Filtering: replace names that do not fit the image by "object" (rule: ours).
 
         A name is kept if the image is at least as close to "a photo of a {class}" as to "a photo of an object".
-        It takes CLIP's image embeddings ``(B, d)``, of unit length, and the indices of the images' names ``(B,)``, and
-        returns these with 0 where a name is replaced.
+        Takes CLIP's image embeddings ``(B, d)``, of unit length, and names' indices ``(B,)``: returned, 0 if replaced.
         """
         features = self.features.to(embedding.dtype)
         named = (embedding * features[index]).sum(dim=-1)
-        generic = (embedding * features[0]).sum(dim=-1)
-        return torch.where(named >= generic, index, torch.zeros_like(index))
+        return torch.where(named >= (embedding * features[0]).sum(dim=-1), index, torch.zeros_like(index))

@@ -27,15 +27,13 @@ def dice_loss(probability: Tensor, target: Tensor) -> Tensor:
     dims = (0, 2, 3)
     probability = probability * target.sum(dim=1, keepdim=True)
     overlap = (probability * target).sum(dims)
-    total = probability.sum(dims) + target.sum(dims)
-    return (1 - (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)).mean()
+    return (1 - (2 * overlap + DICE_SMOOTHING) / (probability.sum(dims) + target.sum(dims) + DICE_SMOOTHING)).mean()
 
 
 class GenCLIPLoss(nn.Module):
     """Focal and Dice loss summed over the layers, plus a weighted image-level term (ours).
 
-    ``image_weight`` is that of the cross-entropy on the CLS token. 0 is the paper's loss; with masks only, training
-    degrades the CLS token's image-level scores.
+    ``image_weight`` is for cross-entropy on the CLS token; with 0, the paper's loss, its image-level scores degrade.
     """
 
     def __init__(self, image_weight: float) -> None:

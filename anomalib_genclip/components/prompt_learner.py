@@ -14,8 +14,7 @@ class VisionPrompt(nn.Module):
     """``φ_i``: maps one layer's CLS token into the space of token embeddings (ours).
 
     The last matrix is initialized to zero, and with it ``V``: CLS tokens are tens of times larger than CLIP's token
-    embeddings and would dominate the prompt. There are no biases, because a constant part of ``V`` would be missing
-    from the query-only prompt.
+    embeddings and would dominate the prompt. No biases: the query-only prompt would lack a constant part of ``V``.
 
     The widths are ``d_v`` and ``d_t``, and ``length`` is ``q``, the number of prompt tokens.
     """
@@ -30,8 +29,7 @@ class VisionPrompt(nn.Module):
 
     def forward(self, cls: Tensor) -> Tensor:
         """Map CLS tokens ``(B, d_v)`` to vision prompts ``(B, q, d_t)``."""
-        hidden = nn.functional.gelu(self.down(self.norm(cls)))
-        return self.up(hidden).unflatten(-1, (self.length, -1))
+        return self.up(nn.functional.gelu(self.down(self.norm(cls)))).unflatten(-1, (self.length, -1))
 
 
 class PromptLearner(nn.Module):

@@ -3,8 +3,7 @@
 
 """Categories of a datamodule, and one datamodule per category.
 
-- The known categories are the ``CATEGORIES`` constant in the module of the dataset or of the datamodule, as in
-  anomalib.
+- The known categories are the constant ``CATEGORIES`` in the dataset's or datamodule's module, as in anomalib.
 - A category is on disk if ``<root>/<category>`` or ``<root>/*/<category>`` is a folder with a file in it (the second
   form is VisA's split tree and Real-IAD's resolutions).
 """
@@ -142,8 +141,7 @@ def _own_categories(datamodule: AnomalibDataModule, names: list[str]) -> list[st
     names = list(dict.fromkeys(names))
     known = known_categories(datamodule)
     on_disk = categories_on_disk(datamodule, names)
-    # prepare_data() downloads a known category that is not on disk. If others are there, it would download the whole
-    # dataset again.
+    # prepare_data() downloads a known category that is not on disk; if others are there, the whole dataset again.
     is_there = on_disk or categories_on_disk(datamodule, known)
     return [name for name in names if name in on_disk or (name in known and not is_there)]
 

@@ -31,8 +31,7 @@ def tiny_config() -> dict[str, Any]:
 def expand_vocabulary(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rebuild the token embedding ``(vocabulary, d_t)`` from trained rows ``(T, d_t)`` and token IDs ``(T,)``, if any.
 
-    Tokens that do not occur in training get the mean of the trained rows. Training used that row for invented names,
-    so that an unknown word means "some object".
+    Tokens not in training get the trained rows' mean, used there for invented names: an unknown word is "some object".
     """
     if TRAINED_ROWS not in state:
         return state

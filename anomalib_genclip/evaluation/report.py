@@ -57,8 +57,7 @@ class ResultTable:
             table.add_row(*(escape(_shown(name, row)) for name in columns))
         console = console or Console()
         console.print(table)
-        notes = [f"{row[columns[0]]}: {row[NOTE]}" for row in self.rows if row.get(NOTE)]
-        for remark in [*notes, *self.remarks]:
+        for remark in [*(f"{row[columns[0]]}: {row[NOTE]}" for row in self.rows if row.get(NOTE)), *self.remarks]:
             console.print(remark, markup=False, highlight=False, soft_wrap=True)
 
     def as_csv(self) -> str:
@@ -166,8 +165,7 @@ class EvaluationResult:
     def write(self, folder: str | Path) -> list[Path]:
         """Write ``metrics.{csv,json,md,png}``; a folder that cannot be written to is a warning: no result is lost."""
         try:
-            files = self.table().write(folder, "metrics")
-            return [*files, atomic_write(Path(folder, "metrics.png"), self.chart())]
+            return [*self.table().write(folder, "metrics"), atomic_write(Path(folder, "metrics.png"), self.chart())]
         except OSError as error:
             logger.warning("The report could not be written to %s: %s", folder, error)
             return []

@@ -251,8 +251,7 @@ def miss_rates(scores: Tensor, labels: Tensor, false_alarm_rates: Sequence[float
 def _ranking(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """Compute AUROC, AP and F1Max of scores and labels of any shape."""
     scores = _into_unit_range(scores)
-    kinds = {"AUROC": AUROC, "AP": AUPR, "F1Max": F1Max}
-    return {name: _compute(kind, scores, labels) for name, kind in kinds.items()}
+    return {name: _compute(kind, scores, labels) for name, kind in (("AUROC", AUROC), ("AP", AUPR), ("F1Max", F1Max))}
 
 
 def _compute(kind: type[AnomalibMetric], scores: Tensor, targets: Tensor) -> float:

@@ -53,8 +53,7 @@ def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
         import onnx
 
         model = onnx.load(path, load_external_data=False)
-        others = {entry.key: entry.value for entry in model.metadata_props}
-        onnx.helper.set_model_props(model, {**others, KEY: text})
+        onnx.helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | {KEY: text})
         atomic_write(path, model.SerializeToString())
     elif path.suffix == ".xml":
         root = ET.parse(path).getroot()  # noqa: S314  # as above

@@ -64,8 +64,7 @@ class ExportedModel:
         fixed = [side for side in shape[2:] if isinstance(side, int)]
         self.transform: Callable[[Tensor], Tensor] = torch.nn.Identity()
         if len(fixed) == 2:
-            resize = Resize(fixed, interpolation=InterpolationMode.BICUBIC, antialias=True)
-            self.transform = Compose([TO_FLOAT, resize])
+            self.transform = Compose([TO_FLOAT, Resize(fixed, InterpolationMode.BICUBIC, antialias=True)])
 
     def __call__(self, images: Tensor) -> dict[str, np.ndarray]:
         """Run transformed images of one size, ``(B, 3, H, W)``, uint8 or float32 in [0, 1].
@@ -114,5 +113,4 @@ def _open_openvino(path: str, device: str, precision: str) -> tuple[list[Any], l
     model = core.compile_model(source, "GPU" if device == "gpu" else "CPU", options)
     (entry,) = model.inputs
     shape = [side.get_length() if side.is_static else str(side) for side in entry.get_partial_shape()]
-    outputs = [output.any_name for output in model.outputs]
-    return shape, outputs, lambda images: model(images).to_tuple(), text
+    return shape, [output.any_name for output in model.outputs], lambda images: model(images).to_tuple(), text

@@ -32,8 +32,7 @@ def publish(
 ) -> str:
     """Write a folder with a prompts file and its model card, and upload it.
 
-    A ``ValueError`` or ``FileNotFoundError`` says what of the input is not valid. If the upload fails, with a
-    ``ConnectionError``, the folder is complete.
+    ``ValueError`` or ``FileNotFoundError``: invalid input. ``ConnectionError``: no upload, but the folder is complete.
     """
     validate_repo_id(repo)
     if "/" not in repo:

@@ -116,8 +116,7 @@ class Chunks:
 
     def _highest_discovery(self, files: list[str]) -> float:
         """Return the highest p-value that the false discovery rate lets be anomalous."""
-        rows = rows_of(self.folder, files)
-        values = np.fromiter((row["p_value"] for row in rows if row["score"] is not None), float)
+        values = np.fromiter((row["p_value"] for row in rows_of(self.folder, files) if row["score"] is not None), float)
         return float(values[false_discovery_control(values) <= self.settings.false_discovery_rate].max(initial=0.0))
 
     def _refuse(self, others: set[str]) -> None:

@@ -30,9 +30,8 @@ from .storage import ResultFolder
 class Outcome:
     """Result of a run: ``counts`` of "images", "anomalous" ones, those with "errors", and "regions", so far.
 
-    The path of the ``table`` of scores is ``None`` if other shards are not complete; ``was_complete`` is true if it was
-    there before. ``skipped`` counts the suffixes of files that are no images, and ``notes`` are lines on the files and
-    the alarm level.
+    The path of the ``table`` of scores is ``None`` if other shards are not complete; ``was_complete``: it was there
+    before. ``skipped`` counts suffixes of files that are no images; ``notes`` are lines on files and the alarm level.
     """
 
     counts: Counter[str]

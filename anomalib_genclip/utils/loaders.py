@@ -55,8 +55,7 @@ def datamodule_of(trainer: Trainer, loader: object) -> LightningDataModule | Non
         data = data.dataset
     own = any(data is getattr(datamodule, key, None) for key in _SUBSETS)
     another = isinstance(data, AnomalibDataset) and isinstance(datamodule, AnomalibDataModule) and not own
-    is_folder = hasattr(data, "image_filenames")  # anomalib's PredictDataset
-    return None if another or is_folder else datamodule
+    return None if another or hasattr(data, "image_filenames") else datamodule  # which anomalib's PredictDataset has
 
 
 def category_of(datamodule: LightningDataModule) -> str:

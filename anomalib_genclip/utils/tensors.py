@@ -62,10 +62,9 @@ def check_shape(name: str, size: Sequence[int], other: str, other_size: Sequence
 
 
 class MatrixResize(nn.Module):
-    """Antialiased bicubic resize as two matrix products, equal to torch's up to float32 rounding.
+    """Antialiased bicubic resize, which is separable, as two matrix products, equal to torch's up to float32 rounding.
 
-    ONNX has an operator for it, but OpenVINO silently ignores its antialiasing. The interpolation is separable, and all
-    runtimes compute matrix products alike.
+    OpenVINO silently ignores the antialiasing of ONNX's operator; all runtimes compute matrix products alike.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -88,8 +87,7 @@ def _weights(old: int, new: int, device: torch.device) -> Tensor:
     centres_old = (2 * torch.arange(old, device=device) + 1) * new
     centres_new = (2 * torch.arange(new, device=device) + 1) * old
     unit = 2 * torch.sym_max(old, new)  # antialiasing: the kernel widens when the image shrinks
-    distance = (centres_old - centres_new[:, None]).abs().clamp(max=2 * unit)
-    x = distance.float() / unit
+    x = (centres_old - centres_new[:, None]).abs().clamp(max=2 * unit).float() / unit
     # Keys' cubic with a = -1/2, as torch and Pillow antialias with it.
     weights = torch.where(x < 1, (1 - x) * (1 + x - 1.5 * x * x), (1 - x) * (2 - x) * (2 - x) / 2)
     return weights / weights.sum(dim=1, keepdim=True)

@@ -53,8 +53,7 @@ def hsv(rng: Generator, hue: float, saturation: float, value: float, spread: flo
     """Draw an RGB colour near the given hue, saturation and value (all in ``[0, 1]``)."""
     h = (hue + rng.uniform(-spread, spread)) % 1
     s = np.clip(saturation + rng.uniform(-2, 2) * spread, 0, 1)
-    v = np.clip(value + rng.uniform(-2, 2) * spread, 0.04, 1)
-    return np.array(colorsys.hsv_to_rgb(h, s, v), np.float32)
+    return np.array(colorsys.hsv_to_rgb(h, s, np.clip(value + rng.uniform(-2, 2) * spread, 0.04, 1)), np.float32)
 
 
 def grey(rng: Generator, low: float, high: float) -> np.ndarray:
@@ -69,8 +68,7 @@ def blend(image: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> np.ndarra
 
 def shift(image: np.ndarray, dx: float, dy: float, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
     """Move an image or mask by so many pixels; ``border`` is OpenCV's border mode."""
-    move = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
-    return cv2.warpAffine(image, move, image.shape[1::-1], borderMode=border)
+    return cv2.warpAffine(image, np.array([[1, 0, dx], [0, 1, dy]], np.float32), image.shape[1::-1], borderMode=border)
 
 
 def relief(height: np.ndarray, angle: float, strength: float) -> np.ndarray:

@@ -57,8 +57,7 @@ def _colour_under(c: Canvas, mask: np.ndarray) -> np.ndarray:
 def _contrast(c: Canvas, mask: np.ndarray, least: float, most: float) -> np.ndarray:
     """Draw a colour that differs in brightness from what lies under ``mask``."""
     under, step = _colour_under(c, mask), c.rng.uniform(least, most)
-    darker = c.rng.random() < np.clip(under.mean(), 0.15, 0.85)
-    colour = under - step if darker else under + step
+    colour = under - step if c.rng.random() < np.clip(under.mean(), 0.15, 0.85) else under + step
     return np.clip(colour + c.rng.normal(0, 0.03, 3), 0, 1).astype(np.float32)
 
 

@@ -87,8 +87,7 @@ def _capsule(c: Canvas, rng: Generator) -> None:
 
 def _bottle_cap(c: Canvas, rng: Generator) -> None:
     (r, angle), flutes = c.polar, int(rng.integers(18, 24))
-    distance = r - 0.82 - 0.05 * np.cos(flutes * angle)
-    mask = c.place(distance, hsv(rng, rng.random(), 0.65, 0.7))
+    mask = c.place(r - 0.82 - 0.05 * np.cos(flutes * angle), hsv(rng, rng.random(), 0.65, 0.7))
     c.shade(0.16 * np.cos(flutes * angle) * (r > 0.66), mask)
     c.bevel(c.circle(0.66), 0.1, 0.8)
     c.paint(np.abs(c.circle(0.52)) - 0.025, hsv(rng, rng.random(), 0.2, 0.9))
@@ -178,8 +177,7 @@ def _coin(c: Canvas, rng: Generator) -> None:
     mask = c.place(distance, metal)
     c.bevel(distance, 0.06, 1.0)
     c.bevel(c.circle(0.76), 0.04, -0.8)
-    beads = np.cos(angle * 40) * np.exp(-(((r - 0.68) / 0.04) ** 2))
-    c.shade(relief(np.clip(beads, 0, 1) * 2, c.light, 0.08), mask)
+    c.shade(relief(np.clip(np.cos(angle * 40) * np.exp(-(((r - 0.68) / 0.04) ** 2)), 0, 1) * 2, c.light, 0.08), mask)
     _text(c, str(rng.integers(1, 99)), 0, 0, 0.7, metal * rng.uniform(0.6, 0.75))
     c.grain(0.06, 8, mask)
 

@@ -132,8 +132,7 @@ def _perforated_sheet(c: Canvas, rng: Generator) -> None:
     metal, ground = grey(rng, 0.5, 0.85), grey(rng, 0.03, 0.25)
     c.fill(metal)
     c.grain(0.06)
-    row = np.floor(c.y / (pitch * 0.866))
-    dx = np.mod(c.x + pitch / 2 * np.mod(row, 2), pitch) - pitch / 2
+    dx = np.mod(c.x + pitch / 2 * np.mod(np.floor(c.y / (pitch * 0.866)), 2), pitch) - pitch / 2
     distance = np.hypot(dx, np.mod(c.y, pitch * 0.866) - pitch * 0.433) - radius
     plain = c.image
     c.paint(distance, ground)
