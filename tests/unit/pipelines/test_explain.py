@@ -83,6 +83,7 @@ def test_command(tmp_path, capsys, caplog, monkeypatch):
     assert cli.main(["explain", *command]) == 2
     assert "mask.png (30 x 20 pixels) does not have the shape of its image" in capsys.readouterr().err
     monkeypatch.setattr("anomalib_genclip.inferencer.Inferencer._open_export", lambda *_: {})
+    monkeypatch.setattr("anomalib_genclip.inferencer.Inferencer.transform", lambda _, image: image, raising=False)
     (tmp_path / "model.onnx").touch()
     with pytest.raises(ValueError, match=r"model\.onnx is an exported model"):
         explain(str(tmp_path / "model.onnx"), str(image))
