@@ -123,4 +123,4 @@ class Page:
         moved, latest = [slider.input for slider in self.sliders], {"trigger_mode": "always_last"}
         inputs = [shown, selected, *self.sliders]
         gr.on(moved, handlers.view, inputs, self.view, api_name="view", show_progress="hidden", **latest)
-        self.strip.select(handlers.select, [shown, *self.sliders], outputs[1:2] + outputs[4:], **_QUIET)
+        self.strip.select(handlers.select, [shown, *self.sliders], outputs[1:2] + outputs[4:], **_QUIET).then(**canvas)
