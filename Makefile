@@ -8,7 +8,7 @@ DEV := $(VENV)/.installed-dev
 .PHONY: help quickstart reproduce test test-slow test-matrix lint
 
 help:
-	@echo "make quickstart   train a small GenCLIP and test it on categories it has not seen: six minutes"
+	@echo "make quickstart   train a small GenCLIP and test it on categories it has not seen: about ten minutes"
 	@echo "make reproduce    run the paper's protocols: needs the datasets, CLIP's weights and a GPU"
 	@echo "make test         run the fast tests and measure their coverage"
 	@echo "make test-slow    run the slow tests"
