@@ -191,7 +191,8 @@ class Inferencer:
             faults.add(path or f"image {number}", own)
         faults.report(self._told)
         groups: dict[torch.Size, list[tuple[int, Tensor]]] = {}
-        for number, transformed in enumerate([self.transform(pixels) for pixels, _ in images]):
+        for number, (pixels, _) in enumerate(images):
+            transformed = self.transform(pixels)
             groups.setdefault(transformed.shape, []).append((number, transformed))
         records: dict[int, Record] = {}
         options: dict[str, Any] = {"class_name": class_name, "parts": parts}
@@ -250,8 +251,11 @@ class Inferencer:
 
     def _gray_values(self, images: Tensor, ignored: Tensor | None) -> list[float]:
         """Average the pixels that count, of a torch model's images; of an exported one's all count."""
-        counting = images.new_ones(1, 1, *images.shape[-2:]) if ignored is None else (~ignored).to(images)
-        means = (images * counting).sum((2, 3)) / counting.sum((2, 3))
+        if ignored is None:  # the usual case, without a copy of the batch
+            means = images.mean((2, 3))
+        else:
+            counting = (~ignored).to(images)
+            means = (images * counting).sum((2, 3)) / counting.sum((2, 3))
         return ((means.cpu() - self._black) / (self._white - self._black)).mean(1).tolist()
 
     def _score(self, images: Tensor, given: tuple[Any, ...], parts: bool) -> list[dict[str, Any]]:

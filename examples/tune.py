@@ -180,13 +180,11 @@ def pooled_score(model: GenCLIPModel, tokens: ImageTokens, result: BranchMaps) -
 
 def name_rows(model: GenCLIPModel, tokens: ImageTokens, given: Tensor) -> Rows:
     """Compute the rows in which every image has its ``given`` class name, or none has."""
-    rows: Rows = {}
+    model.references.set({})
+    indices = {"given names, no CNF": given, "no names": torch.zeros_like(given)}
     with patch.object(model, "class_name_filter", new=False):
-        for name, index in {"given names, no CNF": given, "no names": torch.zeros_like(given)}.items():
-            result = model.branch_maps(tokens, index)
-            maps = upsample(torch.stack([*result.maps.values()]).mean(0), model.image_size)
-            rows[name] = torch.lerp(top_mean(maps), result.cls, model.score_weight), maps
-    return rows
+        parts = {name: model.score_parts(tokens, index) for name, index in indices.items()}
+    return {name: (model.image_score(own), own.anomaly_map) for name, own in parts.items()}
 
 
 def zero_shot_rows(model: GenCLIPModel, tokens: ImageTokens, parts: ScoreParts, frozen: dict[str, Tensor]) -> Rows:
@@ -242,9 +240,10 @@ def measure(
             for draw, memory in [("", None), *enumerate(found.memories)]:
                 model.references.set({} if memory is None else {"": memory})
                 parts = model.score_parts(tokens)
-                without = memory is None
-                zero_shot = zero_shot_rows(model, tokens, parts, frozen) | of_names if without else {}
-                rows = zero_shot or reference_rows(model, parts)
+                if memory is None:
+                    rows = zero_shot_rows(model, tokens, parts, frozen) | of_names
+                else:
+                    rows = reference_rows(model, parts)
                 for name in [name for name in rows if not only or name in only]:
                     add(scores[draw, name], found, index, *rows[name])
     for (draw, name), row in scores.items():

@@ -97,7 +97,7 @@ def draw_references(module: Any, images: dict[str, NormalImages], seed: int | No
     memories, faults = {}, FileFaults()
     for category, found in images.items():
         own = [(found.files[row], found.read(row, faults)) for row in rows[category]]
-        pixels = [preprocessed(image, module) for _, image in own]  # all are resized to the first one
+        pixels = [preprocessed(image, module) for _, image in own]  # all of one size
         ignored = [model.ignore_mask.of(file, image.shape[-2:], pixels[0].shape[-2:]) for file, image in own]
         parts = _remember(model, pixels, ignored, module.hparams["max_reference_patches"], seed)
         memories[category], patches = ReferenceMemory(*parts, hashes[category], drawn_with), parts[0]

@@ -55,9 +55,9 @@ def run_notes(scores: Sequence[float], given: float | None, calibration: Mapping
 
 
 class DriftMonitor:
-    """Watches scores and gray values of the last parts, and says once that they no longer fit; at once, a ``note``.
+    """Watches scores and gray values of the last parts, and says once that they no longer fit.
 
-    It looks twice per window of parts, so that half of the rate is left for each.
+    It looks twice per window of parts, so that half of the rate is left for each. The first part gives the ``note``.
     """
 
     def __init__(self, calibration: Mapping[str, Any], note: str = "") -> None:
