@@ -252,7 +252,7 @@ class Inferencer:
     def _gray_values(self, images: Tensor, ignored: Tensor | None) -> list[float]:
         """Average the pixels that count, of a torch model's images; of an exported one's all count."""
         if ignored is None:  # the usual case, without a copy of the batch
-            means = images.mean((2, 3))
+            means = images.mean((2, 3), dtype=torch.float32)  # exported files take bytes
         else:
             counting = (~ignored).to(images)
             means = (images * counting).sum((2, 3)) / counting.sum((2, 3))
