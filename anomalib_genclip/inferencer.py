@@ -4,7 +4,7 @@
 """The one door from an image to what is known about it: score, label, map, mask and regions."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from .records import Parts, Record
 from .torch_model import GenCLIPModel, ScoreParts, set_ignore_mask
 from .utils.devices import Precision, choose_device, choose_precision
 from .utils.settings import UnitFloat, checked
+from .utils.tensors import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -145,8 +146,15 @@ class Inferencer:
         self.image_threshold: float | None = known.get("image_threshold")
         self.pixel_threshold: float | None = known.get("pixel_threshold")
         self.calibration: dict[str, Any] | None = known.get("calibration")
-        note = "" if self.model is None else self.model.model.ignore_mask.note_on(self.calibration)
-        self.drift = DriftMonitor(self.calibration or {}, note)
+        self._mask_note = "" if self.model is None else self.model.model.ignore_mask.note_on(self.calibration)
+        self.drift = DriftMonitor(self.calibration or {})
+
+    def watch(self, records: Iterable[Record]) -> None:
+        """Warn that the calibration does not fit: another ignore mask, once, and scores or gray values that moved."""
+        scored = [(record.score, record.gray_value or 0.0) for record in records if record.score is not None]
+        for note in filter(None, [self._mask_note, *(self.drift.add(*part) for part in scored)]):
+            logger.warning(note)
+        self._mask_note = ""
 
     def save(self, path: str | Path) -> Path:
         """Save with thresholds and references to ``*.safetensors``, an exported model to a file of its suffix.
@@ -205,6 +213,7 @@ class Inferencer:
                 records |= zip(numbers, found, strict=True)
         if errors := [record.error for record in records.values() if record.error]:
             raise ValueError(errors[0])
+        self.watch(records.values())
         return [records[number] for number in range(len(images))] if several else records[0]
 
     __call__ = predict
@@ -222,7 +231,7 @@ class Inferencer:
         """Predict images of one size after :attr:`transform`, ``(B, 3, H, W)``; other arguments as in :meth:`predict`.
 
         Their sizes are height and width before the transform, their categories each image's own class name, ``None``
-        without one. An image whose class name or ignore mask cannot be used has an ``error`` and no score.
+        without one. An image whose name or mask cannot be used has an ``error`` and no score. It does not :meth:`watch`.
         """
         records = [Record(path, (size[0], size[1])) for path, size in zip(paths, sizes, strict=True)]
         given, model = class_name or self.given_name, self.model
@@ -245,17 +254,22 @@ class Inferencer:
             ignored = None if masks[0] is None else torch.stack(masks if own.folder else masks[:1])
             used = images if len(rows) == len(images) else images[rows]
             scored = self._score(used, (*indices, ignored), parts)
-            for row, scores, gray_value in zip(rows, scored, self._gray_values(used, ignored), strict=True):
-                records[row] = self._compared(replace(records[row], gray_value=gray_value), scores)
+            if model is None and own.size:  # a graph's mask: nothing else is exactly 0
+                ignored = torch.from_numpy(np.stack([scores["anomaly_map"] for scores in scored]) == 0)[:, None]
+            views: Any = (
+                [None] * len(rows) if ignored is None else ignored[:, 0].expand(len(rows), -1, -1).cpu().numpy()
+            )
+            for row, scores, gray, view in zip(rows, scored, self._gray_values(used, ignored), views, strict=True):
+                records[row] = self._compared(replace(records[row], gray_value=gray, ignored=view), scores)
         return records
 
     def _gray_values(self, images: Tensor, ignored: Tensor | None) -> list[float]:
-        """Average the pixels that count, of a torch model's images; of an exported one's all count."""
+        """Average the pixels that count."""
         if ignored is None:  # the usual case, without a copy of the batch
             means = images.mean((2, 3), dtype=torch.float32)  # exported files take bytes
         else:
-            counting = (~ignored).to(images)
-            means = (images * counting).sum((2, 3)) / counting.sum((2, 3))
+            counting = (~nearest(ignored, images.shape[-2:])).to(images)
+            means = (images * counting).sum((2, 3)) / counting.sum((2, 3)).clamp(min=1)
         return ((means.cpu() - self._black) / (self._white - self._black)).mean(1).tolist()
 
     def _score(self, images: Tensor, given: tuple[Any, ...], parts: bool) -> list[dict[str, Any]]:
@@ -287,8 +301,6 @@ class Inferencer:
         """Compare an image's score and map with the thresholds; an exported model without any has judged them."""
         score, anomaly_map = float(found["pred_score"]), found["anomaly_map"]
         good = (self.calibration or {}).get("scores")
-        if note := self.drift.add(score, record.gray_value or 0.0):
-            logger.warning(note)
         return replace(
             record,
             class_name=found.get("class_name", None if self.model else self.class_name),

@@ -218,6 +218,7 @@ class GenCLIP(AnomalibModule):
         del batch_idx
         indices, model = self.look_up(categories_of(batch, self._trainer, dataloader_idx)), self.model
         ignored = None if batch.image is None else model.ignore_mask(batch.image.shape[-2:], batch.image_path)
+        batch.ignored = ignored  # type: ignore[attr-defined]  # for the metrics
         return batch.update(**model(images_of(batch, model.projections[0].dtype), *indices, ignored)._asdict())
 
     validation_step = predict_step = test_step  # type: ignore[assignment]

@@ -48,7 +48,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Record:
-    """Prediction of an image. Map and mask are ``(H, W)`` in the model's resolution."""
+    """Prediction of an image. Map and masks are ``(H, W)`` in the model's resolution."""
 
     path: str = ""  # or URL of the image; "" for pixels
     size: tuple[int, int] = (0, 0)  # height and width of the image; (0, 0) if it could not be read
@@ -61,9 +61,10 @@ class Record:
     alarm_level: str | None = None  # origin of the image threshold: "calibrated", "given", or "source" (training data)
     image_threshold: float | None = None  # None for an exported model that says none
     pixel_threshold: float | None = None  # of the anomaly map, likewise
-    gray_value: float | None = field(default=None, compare=False)  # mean of the image, 0 is black and 1 is white
+    gray_value: float | None = field(default=None, compare=False)  # mean of what counts, 0 is black and 1 is white
     anomaly_map: np.ndarray | None = field(default=None, repr=False, compare=False)  # float32, in [0, 1]
     mask: np.ndarray | None = field(default=None, repr=False, compare=False)  # bool, pixels above the threshold
+    ignored: np.ndarray | None = field(default=None, repr=False, compare=False)  # bool, pixels that do not count
     parts: Parts | None = field(default=None, repr=False, compare=False)  # what the score is made of, if asked for
 
     @property

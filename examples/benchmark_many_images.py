@@ -54,6 +54,9 @@ class Brightness:
             for path, size, anomaly_map, score in scored
         ]
 
+    def watch(self, records: list[Record]) -> None:
+        """There is no calibration."""
+
 
 def write_images(root: Path, count: int) -> None:
     """Write images of 32 to 320 px in several formats and modes; the broken ones are empty, cut off, or text."""

@@ -113,10 +113,10 @@ def view(
     tables = scores[_SHOWN_COLUMNS].round(3), regions[_SHOWN_REGION_COLUMNS].round(3)
     if not records:
         return gr.Label("Drop an image", label="", color=None), "", None, *tables, None, None
-    record, (_, picture, ignored) = records[selected], images[selected]
+    record, picture = records[selected], images[selected].picture
     assert record.anomaly_map is not None
     drawn = drawing.draw_regions(drawing.heat_map(picture, record.anomaly_map, opacity), record)
-    drawn = drawn if ignored is None else drawing.hatch(drawn, ignored)
+    drawn = drawn if record.ignored is None else drawing.hatch(drawn, record.ignored)
     count = len(record.regions)
     summary = f"Image score **{record.score:.3f}**, threshold {image_threshold:.3f}"
     summary += f"; {count or 'no'} region{'' if count == 1 else 's'} above {pixel_threshold:.3f}"
@@ -136,7 +136,7 @@ def explain(images: list[ScoredImage]) -> tuple[Any, ...]:
     """Explain the score of the first image: class name, parts of the score, maps."""
     if not images:
         return "", pd.DataFrame(columns=_PART_COLUMNS), []
-    record, picture, _ = images[0]
+    record, picture = images[0]
     parts: Any = record.parts
     rows = [
         (f"mean of the highest {TOP_SHARE:.0%} of the anomaly map", parts.top, f"{1 - parts.score_weight:.2f}"),
@@ -161,8 +161,8 @@ def canvas(images: list[ScoredImage], selected: int) -> tuple[dict[str, Any] | N
     """Return what the editor shows, the picture and what does not count, and width and height of the image."""
     if not images:
         return None, (0, 0)
-    record, picture, ignored = images[selected]
-    layers = [] if ignored is None else [drawing.layer_of(picture, ignored)]
+    record, picture = images[selected]
+    layers = [] if record.ignored is None else [drawing.layer_of(picture, record.ignored)]
     return {"background": picture, "layers": layers, "composite": None}, (record.size[1], record.size[0])
 
 

@@ -34,11 +34,10 @@ _PICTURE_SIDE = 960  # of a picture on the page, the longer one
 
 
 class ScoredImage(NamedTuple):
-    """A record, whose path is the file's name, the image as the page shows it, and the mask of what does not count."""
+    """A record, whose path is the file's name, and the image as the page shows it."""
 
     record: Record
     picture: Image.Image
-    ignored: np.ndarray | None = None
 
 
 class Scorer:
@@ -92,9 +91,10 @@ class Scorer:
             for path in paths:
                 try:
                     pixels = read_upload(path, found := list[str]())
-                    ignored = self.model.model.ignore_mask.of(path, pixels.shape[1:], self.model.model.image_size)
                     given: Any = self.inferencer.transform(pixels)[None], [path], [pixels.shape[1:]], [None]
                     (record,) = self.inferencer.predict_batch(*given, class_name=class_name, parts=True)
+                    if record.error:
+                        raise ValueError(record.error)  # noqa: TRY301  # as that of a file
                 except ValueError as error:
                     problems.append(_without_folders(error, files))
                     continue
@@ -105,8 +105,7 @@ class Scorer:
                 picture = to_pil_image(pixels)
                 scale = _PICTURE_SIDE / max(picture.size)
                 shown = picture.resize([max(1, round(side * scale)) for side in picture.size])
-                record = replace(record, path=Path(path).name)
-                scored.append(ScoredImage(record, shown, None if ignored is None else ignored[0].cpu().numpy()))
+                scored.append(ScoredImage(replace(record, path=Path(path).name), shown))
         return scored, list(dict.fromkeys([*problems, *faults.lines().values()]))
 
     def _leave_out(self, masks: Sequence[str], images: Sequence[str], stack: ExitStack) -> str:

@@ -77,7 +77,7 @@ class CategoryEvaluator(Evaluator):
         if trainer is None or not self._follows(trainer):
             super().on_validation_batch_end(trainer, pl_module, *args, **kwargs)
         else:
-            self._add(trainer, pl_module, self.pixel_budget // _VALIDATION_SHARE, *args, **kwargs)
+            self._add(trainer, self.pixel_budget // _VALIDATION_SHARE, *args, **kwargs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute and log the means while a model is trained, in all processes, else ``val_metrics``."""
@@ -103,15 +103,12 @@ class CategoryEvaluator(Evaluator):
         if trainer is None:  # anomalib's tiled ensemble, which reads test_metrics
             super().on_test_batch_end(trainer, pl_module, *args, **kwargs)
         else:
-            self._add(trainer, pl_module, self.pixel_budget, *args, **kwargs)
+            self._add(trainer, self.pixel_budget, *args, **kwargs)
 
-    def _add(
-        self, trainer: Trainer, module: object, budget: int, _: object, batch: ImageBatch, number: int, loader: int = 0
-    ) -> None:
+    def _add(self, trainer: Trainer, budget: int, _: object, batch: ImageBatch, number: int, loader: int = 0) -> None:
         """Add a batch's scores; all processes together keep at most ``budget`` pixels as maps."""
         place = f"batch {number} of loader {loader} of process {trainer.global_rank}"
-        own, maps = getattr(getattr(module, "model", None), "ignore_mask", None), batch.anomaly_map
-        found = None if own is None or maps is None else own(maps.shape[-2:], batch.image_path)
+        found = getattr(batch, "ignored", None)  # set by GenCLIP's step
         masks: list[Any] = [None] if found is None else [mask.clone() for mask in found[:, 0].cpu()]  # for all or each
         masks *= len(batch) // len(masks)
         for key, scores, ignored in zip(_keys(batch, trainer, loader), _scores(batch, place), masks, strict=True):

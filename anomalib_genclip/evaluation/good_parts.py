@@ -57,21 +57,20 @@ def run_notes(scores: Sequence[float], given: float | None, calibration: Mapping
 class DriftMonitor:
     """Watches scores and gray values of the last parts, and says once that they no longer fit.
 
-    It looks twice per window of parts, so that half of the rate is left for each. The first part gives the ``note``.
+    It looks twice per window of parts, so that half of the rate is left for each.
     """
 
-    def __init__(self, calibration: Mapping[str, Any], note: str = "") -> None:
+    def __init__(self, calibration: Mapping[str, Any]) -> None:
         self.calibration = calibration
         self._parts: deque[tuple[float, float]] = deque(maxlen=WINDOW)
-        self._added, self._told, self._note = 0, "", note
+        self._added, self._told = 0, ""
 
     def add(self, score: float, gray_value: float) -> str:
         """Add a part; say so if the last ones have just stopped to fit, else ``""``."""
         self._parts.append((score, gray_value))
         self._added += 1
         if self._added < WINDOW or self._added % (WINDOW // 2):
-            note, self._note = self._note, ""
-            return note
+            return ""
         scores, gray_values = zip(*self._parts, strict=True)
         run, before = {"scores": scores, "gray_values": gray_values}, self._told
         self._told = drift_note(run, self.calibration, 2)

@@ -31,11 +31,8 @@ def metadata_of(module: Any) -> dict[str, Any]:  # noqa: ANN401  # GenCLIP
     """Describe a model that is about to be exported, as plain data."""
     model = module.model
     learned = {key: value for key, value in model.state_dict().items() if not key.startswith("clip.")}
-    known = thresholds_of(module)
-    if model.ignore_mask.size and known["calibration"]:  # its gray values are of the pixels that count
-        known["calibration"] = {key: value for key, value in known["calibration"].items() if key != "gray_values"}
     return {
-        **known,
+        **thresholds_of(module),
         "class_name": model.class_names.names[int(model.default_class)],
         "class_name_filter": model.class_name_filter,
         "score_weight": model.score_weight,

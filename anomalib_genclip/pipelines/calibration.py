@@ -20,7 +20,6 @@ from anomalib_genclip.callbacks.reference_images import draw_references
 from anomalib_genclip.components.references import UNNAMED
 from anomalib_genclip.data.images import FileFaults
 from anomalib_genclip.data.normal_images import NormalImages, images_of_datamodule, images_of_folder
-from anomalib_genclip.evaluation.good_parts import DriftMonitor
 from anomalib_genclip.inferencer import Inferencer
 from anomalib_genclip.lightning_model import GenCLIP
 from anomalib_genclip.processing.post_processor import RawScorePostProcessor
@@ -73,7 +72,6 @@ def calibrate(
     rows = range(len(images.files)) if model is None else _without_references(model, category, images, of_datamodule)
     conformal_threshold(torch.zeros(len(rows)), rate)  # raises before anything is computed
     values, faults = [], FileFaults()
-    inferencer.drift = DriftMonitor({})  # an earlier calibration does not watch these parts
     for row in rows:
         pixels, file = images.read(row, faults), images.files[row]
         batch, size = inferencer.transform(pixels)[None], (pixels.shape[1], pixels.shape[2])

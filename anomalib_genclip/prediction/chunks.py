@@ -9,6 +9,7 @@ import os
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ class Chunks:
 
     def __init__(self, folder: ResultFolder, settings: RunSettings, run_id: bytes) -> None:
         self.folder, self.settings, self.run_id = folder, settings, run_id
+        self.find = partial(find_images, settings.data, (settings.out, settings.ignore_mask))  # of all shards
         self.done = 0  # images of this shard that were done before
         self.skipped: Counter[str] = Counter()  # suffixes of files that are no images
         self.counts: Counter[str] = Counter()  # of all chunks that are done, once they are read
@@ -56,8 +58,7 @@ class Chunks:
         """Find images, and yield the chunks of this shard to do; a ``ValueError`` if one that is done has others."""
         number, count = self.settings.shard_and_count
         present = {name.partition("-")[0]: f"{FOLDER}/{name}" for name in self.folder.names(FOLDER)}
-        images = find_images(self.settings.data, (self.settings.out, self.settings.ignore_mask), self.skipped)
-        for position, found in enumerate(in_lists(images, self.settings.chunk_size)):
+        for position, found in enumerate(in_lists(self.find(self.skipped), self.settings.chunk_size)):
             digest = hashlib.sha256(b"\0".join([self.run_id, *(os.fsencode(image.path) for image in found)]))
             place = f"{position:08}"
             file = f"{FOLDER}/{place}-{digest.hexdigest()[:16]}.jsonl"

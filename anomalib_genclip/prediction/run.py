@@ -22,7 +22,6 @@ from .chunks import Chunks
 from .manifest import MANIFEST, claim, describe
 from .schedulers import Scheduler
 from .settings import RunSettings
-from .sources import find_images
 from .storage import ResultFolder
 
 
@@ -69,7 +68,7 @@ def run(settings: RunSettings) -> Outcome:
             if (settings.precision, resolved.precision) == ("auto", "bf16"):
                 rank_zero_info("bf16 is fast here; --precision float32 gives the scores of `anomalib predict`.")
             folder.write(MANIFEST, manifest)
-            with _progress(settings, chunks.done) as bar:
+            with _progress(chunks) as bar:
                 for chunk in score(chain([first], pending)):
                     bar.update(len(chunk.images))
         is_complete = chunks.finish()
@@ -89,15 +88,15 @@ def _scheduler(settings: RunSettings) -> Scheduler:
 
 
 @contextmanager
-def _progress(settings: RunSettings, done: int) -> Iterator[tqdm]:
+def _progress(chunks: Chunks) -> Iterator[tqdm]:
     """Show progress if the output is a terminal. Images are counted meanwhile; a list from a pipe is read once."""
-    with tqdm(unit=" images", initial=done, disable=None) as bar:
+    with tqdm(unit=" images", initial=chunks.done, disable=None) as bar:
 
         def count() -> None:
             with suppress(OSError, ValueError):  # the run reports these itself
-                images = find_images(settings.data, (settings.out, settings.ignore_mask))
-                bar.total = sum(1 for _ in images) // settings.shard_and_count[1]
+                bar.total = sum(1 for _ in chunks.find()) // chunks.settings.shard_and_count[1]
 
-        if not (bar.disable or settings.data == "-" or Path(settings.data).is_fifo()):
+        data = chunks.settings.data
+        if not (bar.disable or data == "-" or Path(data).is_fifo()):
             Thread(target=count, daemon=True).start()
         yield bar

@@ -103,6 +103,7 @@ class Scorer:
             paths = [images[place].path for place in places]
             names = [images[place].folder if self.settings.class_from else None for place in places]
             scored = self.inferencer.predict_batch(torch.stack(pixels), paths, sizes, names)
+            self.inferencer.watch(scored)
             records.update(zip(places, scored, strict=True))
         return [records[place] for place in range(len(images))]
 

@@ -38,11 +38,11 @@ class Source(NamedTuple):
 
 
 def find_images(data: str, leave_out: Iterable[str | None] = (), skipped: Counter | None = None) -> Iterator[Source]:
-    """Find images outside of folders to leave out, of links to folders, and of names that start with a dot.
+    """Find images outside of files and folders to leave out, of links to folders, and of names that start with a dot.
 
     A ``FileNotFoundError`` names data that is not there, a ``ValueError`` data without an image.
     """
-    left_out = {folder if is_url(folder) else os.path.realpath(folder) for folder in leave_out if folder}
+    left_out = {place if is_url(place) else os.path.realpath(place) for place in leave_out if place}
     sources = _sources(data, left_out, Counter() if skipped is None else skipped)
     if (first := next(sources, None)) is None:
         msg = f"There are no images in {data}. Images end in {', '.join(sorted(IMG_EXTENSIONS))}."
@@ -113,21 +113,23 @@ def _walk(
 ) -> Iterator[Source]:
     """Yield the images of a folder and its subfolders, sorted by name, folder by folder."""
     prefix = root.rstrip("/") + "/"
+    has_files = any(map(os.path.isfile, left_out))  # else the links of no image are followed, which takes time
 
     def images(folder: str, entries: Iterator[tuple[str, bool]]) -> Iterator[Source]:
         for name, is_folder in entries:
             path = f"{folder}{name}"
             source = Source(path, path.removeprefix(prefix))
-            if name.startswith("."):
+            real = os.path.realpath(path) if (is_folder or has_files) and not is_url(path) else path
+            if name.startswith(".") or real in left_out:
                 continue
-            if is_folder and (path if is_url(path) else os.path.realpath(path)) not in left_out:
+            if is_folder:
                 try:
                     below = _list_folder(path, storage)
                 except PermissionError:
                     below = iter(())
                     yield source  # an error when it is read
                 yield from images(f"{path}/", below)
-            elif not is_folder and (matches is None or matches(source.name)):
+            elif matches is None or matches(source.name):
                 if is_image_file(name):
                     yield source
                     continue

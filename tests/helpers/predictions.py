@@ -30,6 +30,7 @@ class Brightness:
         self.good = good
         self.calibration = good and {"scores": good, "image_threshold": 0.5}
         self.seen: list[int] = []  # sizes of the batches
+        self.watched: list[str] = []  # paths
 
     def predict_batch(self, images, paths, sizes, categories):
         """Give the brightness of each image."""
@@ -54,6 +55,10 @@ class Brightness:
             )
             for anomaly_map, score, path, size, name in found
         ]
+
+    def watch(self, records):
+        """Note which images are watched."""
+        self.watched += [record.path for record in records]
 
 
 def use_model(monkeypatch, model: Brightness) -> Brightness:

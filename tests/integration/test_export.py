@@ -187,7 +187,11 @@ def test_file_has_the_ignore_mask(exported, masked, tmp_path, kind):
     with pytest.raises(ValueError, match=r"ignore_mask is fixed in an exported model.*prompts file"):
         Inferencer(path, ignore_mask=np.zeros((3, 3), bool))
     inferencer, image = Inferencer(path, device="cpu", precision="float32"), np.zeros((120, 180, 3), np.uint8)
-    assert not inferencer.predict(image).anomaly_map[:, :37].any()
+    image[:, :60] = 255
+    record = inferencer.predict(image)
+    assert not record.anomaly_map[:, :37].any()
+    np.testing.assert_array_equal(record.ignored, np.indices((112, 112))[1] < 37)
+    assert record.gray_value == pytest.approx(0, abs=0.01)
     with pytest.raises(ValueError, match=r"\(150 x 120 pixels\) does not have .* ignore_mask of .*\(90 x 60\)"):
         inferencer.predict([image, image[:, :150]])
 
@@ -394,6 +398,9 @@ def test_torch_file_has_its_description_beside_it(exported):
 
 CALIBRATED = "calibrated file with references"
 NEAR = {CALIBRATED: 500, "prompts file": 60, "checkpoint": 60}  # images near the threshold
+RUNTIMES = ("onnx", "openvino", "anomalib's torch", "anomalib's openvino")
+# One source is enough for the export to OpenVINO, which takes long.
+JUDGES = [(source, runtime) for source in NEAR for runtime in RUNTIMES if source == CALIBRATED or runtime != "openvino"]
 
 
 def weights_of(source, folder, rng):
@@ -436,7 +443,7 @@ def near_the_threshold(inferencer, count, rng):
     return list(found.values())[:count]
 
 
-@pytest.fixture(scope="module", params=NEAR)
+@pytest.fixture(scope="module")
 def judged(request, tmp_path_factory):
     """A model from a file of each kind, its judgement of images near its threshold, and its file in each format."""
     folder, rng, count = tmp_path_factory.mktemp("judged"), np.random.default_rng(0), NEAR[request.param]
@@ -451,7 +458,7 @@ def judged(request, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["onnx", "openvino", "anomalib's torch", "anomalib's openvino"])
+@pytest.mark.parametrize(("judged", "runtime"), JUDGES, indirect=["judged"], scope="module")
 def test_labels_and_masks_near_the_threshold_are_those_of_the_model(
     judged, monkeypatch, record_property, tmp_path, runtime
 ):
@@ -460,8 +467,6 @@ def test_labels_and_masks_near_the_threshold_are_those_of_the_model(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
     if len(judged.paths) < NEAR[CALIBRATED] and kind == "openvino":
-        if runtime == kind:
-            pytest.skip("one source is enough for this export, which takes long")
         kind = "onnx"  # OpenVINO reads it too
     path, own = judged.file(kind), judged.inferencer
     if runtime == kind:

@@ -93,7 +93,7 @@ def test_mask_of_a_visitor_holds_for_one_call(scorer, crack, tmp_path):
     (image,), problems = scorer.score([crack], None, (), [half])
     assert not problems
     assert not image.record.anomaly_map[:, image.record.anomaly_map.shape[1] // 2 + 1 :].any()
-    assert np.asarray(image.ignored).mean() == 0.5
+    assert image.record.ignored.mean() == 0.5
     for left, size, words in ((0, (320, 320), "all.png"), (10, (320, 200), "320 x 200"), (0, (0, 0), "broken.png")):
         path = tmp_path / f"{'broken' if not size[0] else 'all' if not left else 'wide'}.png"
         path.write_bytes(b"no image") if not size[0] else mask_file(path, left, size)
@@ -102,7 +102,7 @@ def test_mask_of_a_visitor_holds_for_one_call(scorer, crack, tmp_path):
         assert words in problem
         assert str(tmp_path) not in problem
     assert record_of(scorer, [crack]) == before
-    assert scorer.score([crack])[0][0].ignored is None
+    assert scorer.score([crack])[0][0].record.ignored is None
 
 
 def test_masks_of_a_visitor_are_for_the_images_of_their_names(scorer, crack, tmp_path):
@@ -114,7 +114,7 @@ def test_masks_of_a_visitor_are_for_the_images_of_their_names(scorer, crack, tmp
     for image, kept in zip(images, (1 / 2, 1 / 4), strict=True):
         counts = image.record.anomaly_map > 0
         assert counts.mean() == kept
-        np.testing.assert_array_equal(image.ignored, ~counts)
+        np.testing.assert_array_equal(image.record.ignored, ~counts)
     images, (problem,) = scorer.score([crack, other], None, (), masks[1:])
     assert [image.record.path for image in images] == ["other.png"]
     assert "has no mask for corrugated_cardboard_crack.png: it must have corrugated_cardboard_crack.png" in problem

@@ -18,6 +18,7 @@ from PIL import Image
 from anomalib_genclip import GenCLIP, Inferencer, cli, torch_model
 from anomalib_genclip.app.scoring import Scorer
 from anomalib_genclip.callbacks.reference_images import draw_references
+from anomalib_genclip.components import ignore_mask
 from anomalib_genclip.components.anomaly_map import top_mean
 from anomalib_genclip.components.ignore_mask import read_ignore_mask
 from anomalib_genclip.data.normal_images import images_of_folder
@@ -319,11 +320,13 @@ def test_engine_leaves_out_each_images_own_from_a_folder(tmp_path):
         mask.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((255 - square if number % 2 else square).astype(np.uint8)).save(mask)
     model = build(ignore_mask=masks, seed=0)
-    found, add = {}, CategoryScores.add
+    found, read, add = {}, [], CategoryScores.add
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ignore_mask, "read_ignore_mask", lambda path: read.append(path) or read_ignore_mask(path))
         patch.setattr(CategoryScores, "add", lambda own, *given: found.setdefault(given[0], given) and add(own, *given))
         engine(tmp_path / "results").test(model, datamodule=data)
     assert model.evaluator.result.streamed == ["bottle"]
+    assert len(read) == len(set(read)) == len(found)
     for number, path in enumerate(sorted(found)):
         _, _, _, anomaly_map, _, _, ignored = found[path]
         left, right = (half.any() for half in anomaly_map.split(32, dim=1))
@@ -357,6 +360,7 @@ def test_calibration_with_another_mask_is_told_once(left, tmp_path, caplog):
     (tmp_path / "good").mkdir()
     for file in tmp_path.glob("*.jpg"):
         file.rename(tmp_path / "good" / file.name)
+    Image.fromarray(IMAGE).save(tmp_path / "right.jpg")
     for mask, others in ((left, [tmp_path / "right.png", tmp_path]), (None, [left])):
         inferencer = open_in("tiny-demo", ignore_mask=mask)
         calibrate(inferencer, tmp_path / "good", 0.1)
@@ -366,8 +370,8 @@ def test_calibration_with_another_mask_is_told_once(left, tmp_path, caplog):
         assert not warnings()
         for other in others:
             inferencer = open_in(path, ignore_mask=other)
-            inferencer.predict_batch(torch.rand(1, 3, 112, 112), [str(tmp_path / "right.jpg")], [(96, 128)], [None])
-            inferencer.predict_batch(torch.rand(1, 3, 112, 112), [str(tmp_path / "right.jpg")], [(96, 128)], [None])
+            inferencer.predict([tmp_path / "right.jpg"] * 2)
+            inferencer.predict(tmp_path / "right.jpg")
             assert len(warnings()) == 1
         inferencer = open_in(path, ignore_mask=others[0])
         calibrate(inferencer, tmp_path / "good", 0.1)

@@ -42,11 +42,17 @@ def test_images_of_a_folder_come_sorted_by_name_folder_by_folder(tmp_path):
     assert names(tmp_path / ".config" / "images.v2") == names(tmp_path / ".config/images.v2/*/*.JPG") == ["x/1.JPG"]
 
 
-def test_hidden_files_own_results_and_linked_folders_are_passed_over(tmp_path):
-    touch(tmp_path, "a.png", ".hidden.png", ".cache/b.png", "out/pictures/a.png", "elsewhere/c.png")
+def test_hidden_files_own_results_a_mask_and_linked_folders_are_passed_over(tmp_path):
+    touch(tmp_path, "a.png", ".hidden.png", ".cache/b.png", "out/pictures/a.png", "elsewhere/c.png", "deep/mask.png")
     (tmp_path / "linked").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
-    assert names(tmp_path, leave_out=(str(tmp_path / "out"), None)) == ["a.png", "elsewhere/c.png", "link.png"]
+    (tmp_path / "mask.png").symlink_to(tmp_path / "deep" / "mask.png")
+    found = ["a.png", "deep/mask.png", "elsewhere/c.png", "link.png", "mask.png"]
+    assert names(tmp_path, leave_out=(str(tmp_path / "out"), None)) == found
+    for mask in ("mask.png", "linked/deep/mask.png"):
+        left_out = (str(tmp_path / "out"), str(tmp_path / mask))
+        assert names(tmp_path, leave_out=left_out) == ["a.png", "elsewhere/c.png", "link.png"]
+    assert names(tmp_path / "deep/../*.png", leave_out=[f"{tmp_path}/mask.png"]) == ["a.png", "link.png"]
 
 
 def test_patterns_match_whole_parts_of_a_path(tmp_path, monkeypatch):
