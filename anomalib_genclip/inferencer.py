@@ -231,7 +231,7 @@ class Inferencer:
         """Predict images of one size after :attr:`transform`, ``(B, 3, H, W)``; other arguments as in :meth:`predict`.
 
         Their sizes are height and width before the transform, their categories each image's own class name, ``None``
-        without one. An image whose name or mask cannot be used has an ``error`` and no score. It does not :meth:`watch`.
+        without one. An image whose name or mask cannot be used has an ``error`` and no score. Nothing is watched.
         """
         records = [Record(path, (size[0], size[1])) for path, size in zip(paths, sizes, strict=True)]
         given, model = class_name or self.given_name, self.model
@@ -256,11 +256,9 @@ class Inferencer:
             scored = self._score(used, (*indices, ignored), parts)
             if model is None and own.size:  # a graph's mask: nothing else is exactly 0
                 ignored = torch.from_numpy(np.stack([scores["anomaly_map"] for scores in scored]) == 0)[:, None]
-            views: Any = (
-                [None] * len(rows) if ignored is None else ignored[:, 0].expand(len(rows), -1, -1).cpu().numpy()
-            )
-            for row, scores, gray, view in zip(rows, scored, self._gray_values(used, ignored), views, strict=True):
-                records[row] = self._compared(replace(records[row], gray_value=gray, ignored=view), scores)
+            each: Any = [None] * len(rows) if ignored is None else ignored[:, 0].expand(len(rows), -1, -1).cpu().numpy()
+            for row, scores, gray, mask in zip(rows, scored, self._gray_values(used, ignored), each, strict=True):
+                records[row] = self._compared(replace(records[row], gray_value=gray, ignored=mask), scores)
         return records
 
     def _gray_values(self, images: Tensor, ignored: Tensor | None) -> list[float]:

@@ -116,9 +116,8 @@ def test_what_is_painted_is_a_mask_of_the_images_size(saved, tmp_path):
     with Image.open(tmp_path / name) as mask:
         ignored = np.asarray(mask)
     assert (ignored == (np.indices((400, 600))[1] >= 300)).all()
-    (layer,) = handlers.canvas([image._replace(record=replace(image.record, ignored=ignored))], 0)[0][
-        "layers"
-    ]  # is painted where it was
+    image = image._replace(record=replace(image.record, ignored=ignored))
+    (layer,) = handlers.canvas([image], 0)[0]["layers"]  # is painted where it was
     assert (np.asarray(layer)[..., 3] == 255 * (np.indices((40, 60))[1] >= 30)).all()
 
 

@@ -91,6 +91,7 @@ def test_images_of_one_size_are_scored_together(tmp_path, model, monkeypatch):
     (chunk,) = chunks_of(tmp_path, size=8)
     list(scorer_for(tmp_path, batch_size=8).score([chunk]))
     assert sorted(model.seen) == [1, 1, 1, 2, 2]
+    assert len(set(model.watched)) == sum(model.seen)
 
 
 def test_few_images_are_in_memory(tmp_path, monkeypatch):
