@@ -14,6 +14,7 @@ from anomalib_genclip import GenCLIP, Inferencer
 from anomalib_genclip.app.examples import write_examples
 from anomalib_genclip.app.handlers import Handlers
 from anomalib_genclip.app.scoring import Scorer
+from anomalib_genclip.components import ignore_mask
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +106,15 @@ def test_mask_of_a_visitor_holds_for_one_call(scorer, crack, tmp_path):
     assert scorer.score([crack])[0][0].record.ignored is None
 
 
-def test_masks_of_a_visitor_are_for_the_images_of_their_names(scorer, crack, tmp_path):
+def test_masks_of_a_visitor_are_for_the_images_of_their_names_and_read_once(scorer, crack, tmp_path, monkeypatch):
     other = str(copyfile(crack, tmp_path / "other.png"))
     masks = [mask_file(tmp_path / name / Path(file).name, left, (32, 32)) for name, file, left in
              (("masks", crack, 16), ("masks", other, 8), ("more", "unused.png", 0))]  # fmt: skip
+    read, real = [], ignore_mask.read_ignore_mask
+    monkeypatch.setattr(ignore_mask, "read_ignore_mask", lambda path: read.append(path.stem) or real(path))
     images, problems = scorer.score([crack, other], None, [other], masks)
     assert not problems
+    assert sorted(read) == [Path(crack).stem, "other", "other"]  # once as a good part
     for image, kept in zip(images, (1 / 2, 1 / 4), strict=True):
         counts = image.record.anomaly_map > 0
         assert counts.mean() == kept

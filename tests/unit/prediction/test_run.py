@@ -245,9 +245,9 @@ def test_other_settings_are_refused_by_name(tmp_path):
 
 def test_another_ignore_mask_is_another_run_and_the_same_one_elsewhere_is_not(tmp_path):
     write_images(tmp_path / "images", 3)
-    masks = tmp_path / "a" / "mask.png", tmp_path / "b" / "mask.png"
+    masks = tmp_path / "images" / "mask.png", tmp_path / "b" / "mask.png"  # the first one is not scored
     for path in masks:
-        path.parent.mkdir()
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"the same")
     run(settings_for(tmp_path, ignore_mask=str(masks[0])))
     assert run(settings_for(tmp_path, ignore_mask=str(masks[1]))).was_complete
