@@ -18,13 +18,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from train_tiny_clip import scale_embedding
 
-from anomalib_genclip.demo.tiny_clip import TRAINED_IDS, TRAINED_ROWS, tiny_state_dict
+from anomalib_genclip.demo.tiny_clip import TRAINED_IDS, TRAINED_ROWS, VISION, tiny_state_dict
 
 
 def compact_state(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Convert a checkpoint of ``train_tiny_clip.py`` to the tensors of the package's file."""
     saved = torch.load(checkpoint, weights_only=True)
+    embedding = "visual.conv1.weight"
+    saved["model"][embedding] = scale_embedding(saved["model"][embedding], VISION["patch_size"])
     state = {key: value.half().contiguous() for key, value in saved["model"].items()}
     state[TRAINED_ROWS] = state.pop("token_embedding.weight")
     state[TRAINED_IDS] = torch.tensor(saved["ids"], dtype=torch.int32)

@@ -14,6 +14,7 @@ it does, is in ``docs/tiny_clip_model_card.md``.
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,8 +39,10 @@ SEEN = tuple(name for name in CATEGORIES if name not in UNSEEN_BY_TINY)
 SHARD = 1000
 # Share of nameless things among the pictures, and of damaged ones.
 ANONYMOUS, DAMAGED = 0.55, 0.6
-SIDE, PATCH = VISION["image_size"], VISION["patch_size"]
-GRID = SIDE // PATCH
+# TINY_CLIP_SIDE=224 trains with twice the pixels in the same patches; export_tiny_clip.py goes back to the package's.
+SIDE = int(os.environ.get("TINY_CLIP_SIDE", VISION["image_size"]))
+GRID = VISION["image_size"] // VISION["patch_size"]
+PATCH = SIDE // GRID
 POOL_SIDE = SIDE * 8 // 7
 # Sizes in pixels below are meant for 112 px.
 SCALE = SIDE / 112
@@ -49,6 +52,15 @@ RESTORED = 8
 TEMPERATURE = 0.07
 MEAN = torch.tensor(OPENAI_DATASET_MEAN).view(3, 1, 1)
 STD = torch.tensor(OPENAI_DATASET_STD).view(3, 1, 1)
+
+
+def scale_embedding(kernel: torch.Tensor, side: int) -> torch.Tensor:
+    """Scale a patch embedding ``(d_v, 3, p, p)`` to patches of ``side`` pixels, to see the same in a scaled image."""
+    small = kernel.shape[-1] // side
+    if small > 1:
+        return functional.avg_pool2d(kernel, small) * small**2
+    factor = side // kernel.shape[-1]
+    return kernel.repeat_interleave(factor, -1).repeat_interleave(factor, -2) / factor**2
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
@@ -689,7 +701,7 @@ def build(vocab_size: int) -> CLIP:
     text = TEXT | {"vocab_size": vocab_size}
     return CLIP(
         embed_dim=EMBED_DIM,
-        vision_cfg=CLIPVisionCfg(**VISION),
+        vision_cfg=CLIPVisionCfg(**VISION | {"image_size": SIDE, "patch_size": PATCH}),
         text_cfg=CLIPTextCfg(**text),
         quick_gelu=True,
     )

@@ -40,6 +40,7 @@ from train_tiny_clip import (
     contrast,
     encode_texts,
     project,
+    scale_embedding,
     tower,
 )  # fmt: skip
 
@@ -299,8 +300,7 @@ def step_loss(
 def load_clip(source: str) -> tuple[CLIP, list[int]]:
     """Load a checkpoint, a weights file of the package's layout, or ``bundled``, with the token IDs of its embedding.
 
-    A patch embedding for smaller patches is enlarged, so that it sees an image of this size as the other one saw it
-    scaled down.
+    The patch embedding is scaled to ``PATCH``.
     """
     if source.endswith(".pt"):
         saved = torch.load(source, map_location="cpu", weights_only=True)
@@ -309,9 +309,7 @@ def load_clip(source: str) -> tuple[CLIP, list[int]]:
         state = {k: v.float() for k, v in load_file(TINY_CLIP_FILE if source == "bundled" else source).items()}
         ids = state.pop(TRAINED_IDS).long().tolist()
         state["token_embedding.weight"] = state.pop(TRAINED_ROWS)
-    kernel = state["visual.conv1.weight"]
-    factor = PATCH // kernel.shape[-1]
-    state["visual.conv1.weight"] = kernel.repeat_interleave(factor, -1).repeat_interleave(factor, -2) / factor**2
+    state["visual.conv1.weight"] = scale_embedding(state["visual.conv1.weight"], PATCH)
     model = build(len(ids))
     model.load_state_dict(state, strict=False)
     return model, ids
