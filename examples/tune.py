@@ -44,6 +44,7 @@ from anomalib_genclip.data.normal_images import images_of_datamodule
 from anomalib_genclip.demo.synthetic import SOURCE, TUNING
 from anomalib_genclip.evaluation.scores import CategoryScores
 from anomalib_genclip.model_settings import ModelSettings
+from anomalib_genclip.pipelines.free_text import FreeText
 from anomalib_genclip.pipelines.written_prompts import WrittenPrompts
 from anomalib_genclip.settings import TrainingSettings
 from anomalib_genclip.torch_model import BranchMaps, GenCLIPModel, ScoreParts
@@ -54,6 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "image_loss_weight 0": {"image_loss_weight": 0.0},
     "query_only_prob 0": {"query_only_prob": 0.0},
     "15 epochs": {"epochs": 15},
+    "free vectors instead of text": {"model": FreeText.torch_model},
     "value-value attention": {"patch_attention": "value"},  # last: the tower runs anew
 }
 METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
@@ -190,7 +192,7 @@ def name_rows(model: GenCLIPModel, tokens: ImageTokens, given: Tensor) -> Rows:
 def zero_shot_rows(model: GenCLIPModel, tokens: ImageTokens, parts: ScoreParts, frozen: dict[str, Tensor]) -> Rows:
     """Compute the rows without references; ``frozen`` are the scores of the CLS token by written prompts."""
     result, top = parts.branches, parts.top
-    rows: Rows = {"default": (model.image_score(parts), parts.anomaly_map)}
+    rows: Rows = {}
     pixels = parts.anomaly_map[0].numel()
     rows |= {f"top {share} %": (top_mean(parts.anomaly_map, round(share * pixels)), None) for share in (0.1, 1, 5)}
     for name, cls in {"trained CLS": result.cls, **frozen}.items():
@@ -212,7 +214,7 @@ def reference_rows(model: GenCLIPModel, parts: ScoreParts) -> Rows:
     assert distance is not None
     grid = torch.stack([*result.maps.values()]).mean(0)
     alone = upsample(distance.patches.exp().view_as(grid), model.image_size)
-    rows: Rows = {"default": (model.image_score(parts), parts.anomaly_map), "references": (top_mean(alone), alone)}
+    rows: Rows = {"references": (top_mean(alone), alone)}
     for weight in (0, 0.1, 0.25, 0.5):
         with patch.object(references, "ZERO_SHOT_WEIGHT", weight):
             maps = upsample(join_map(grid, distance), model.image_size)
@@ -230,20 +232,24 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """Yield a line for each row, and with references for each draw, with metrics in percent."""
     scores: dict[tuple[int | str, str], CategoryScores] = defaultdict(CategoryScores)
+    more = [*only] != ["default"]
     for index in torch.arange(len(found.labels)).split(TEST_BATCH):
         tokens, names = take(found.tokens, index), [found.name] * len(index)
-        given = model.class_index(names)
-        result, of_names = model.branch_maps(tokens, given), name_rows(model, tokens, given)
-        frozen = {name: one.branch_maps(tokens, one.class_index(names)).cls for name, one in written.items()}
+        given, rows_of_names, frozen = model.class_index(names), {}, {}
+        result = model.branch_maps(tokens, given)
+        if more:
+            rows_of_names = name_rows(model, tokens, given)
+            frozen = {name: one.branch_maps(tokens, one.class_index(names)).cls for name, one in written.items()}
         # The package computes map and score; the branches' maps, the same for all draws, are looked up.
         with patch.object(model, "branch_maps", return_value=result):
             for draw, memory in [("", None), *enumerate(found.memories)]:
                 model.references.set({} if memory is None else {"": memory})
                 parts = model.score_parts(tokens)
-                if memory is None:
-                    rows = zero_shot_rows(model, tokens, parts, frozen) | of_names
-                else:
-                    rows = reference_rows(model, parts)
+                rows: Rows = {"default": (model.image_score(parts), parts.anomaly_map)}
+                if more and memory is None:
+                    rows |= zero_shot_rows(model, tokens, parts, frozen) | rows_of_names
+                elif more:
+                    rows |= reference_rows(model, parts)
                 for name in [name for name in rows if not only or name in only]:
                     add(scores[draw, name], found, index, *rows[name])
     for (draw, name), row in scores.items():
@@ -303,6 +309,7 @@ def main() -> None:
     lines: list[dict[str, Any]] = []
     for variant in VARIANTS if "all" in args.variants else args.variants:
         chosen = {"patch_attention": "clip", "epochs": args.epochs, **VARIANTS[variant]}
+        kind = chosen.pop("model", GenCLIPModel)
         epochs, backbone["patch_attention"] = chosen.pop("epochs"), chosen.pop("patch_attention")
         if backbone["patch_attention"] != read_with:
             read_with, reader = backbone["patch_attention"], GenCLIP(k_shot=args.k_shot, **backbone)
@@ -313,7 +320,7 @@ def main() -> None:
         for (learned, tested), seed in product(rounds_of(source, targets, args.folds), range(args.seeds)):
             start = time.monotonic()
             torch.manual_seed(seed)
-            model = GenCLIPModel(reader.model.clip.model, ModelSettings.resolve(**backbone))
+            model = kind(reader.model.clip.model, ModelSettings.resolve(**backbone))
             train(model, learned, TrainingSettings(**chosen), epochs)
             for found in tested:
                 own = measure(model, found, written, args.only)
