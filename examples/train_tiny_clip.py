@@ -54,15 +54,6 @@ MEAN = torch.tensor(OPENAI_DATASET_MEAN).view(3, 1, 1)
 STD = torch.tensor(OPENAI_DATASET_STD).view(3, 1, 1)
 
 
-def scale_embedding(kernel: torch.Tensor, side: int) -> torch.Tensor:
-    """Scale a patch embedding ``(d_v, 3, p, p)`` to patches of ``side`` pixels, to see the same in a scaled image."""
-    small = kernel.shape[-1] // side
-    if small > 1:
-        return functional.avg_pool2d(kernel, small) * small**2
-    factor = side // kernel.shape[-1]
-    return kernel.repeat_interleave(factor, -1).repeat_interleave(factor, -2) / factor**2
-
-
 # --- pictures -----------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from export_tiny_clip import scale_embedding
 from open_clip import tokenize
 from open_clip.model import CLIP
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
@@ -40,7 +41,6 @@ from train_tiny_clip import (
     contrast,
     encode_texts,
     project,
-    scale_embedding,
     tower,
 )  # fmt: skip
 

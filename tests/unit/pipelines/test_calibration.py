@@ -155,7 +155,8 @@ def test_command_writes_what_the_thresholds_were_made_from(normal, few, tmp_path
 
 def test_a_file_alarms_at_its_rate_without_being_told_its_product(normal, tmp_path):
     """Its name and its tiles are the default: with others the rate would be another."""
-    inferencer = Inferencer("tiny-demo", "leather", tiles={"size": 24}, precision="float32")
+    model = GenCLIP(weights="tiny-demo", class_name="leather", class_name_filter=False, tiles={"size": 24})
+    inferencer = Inferencer(model, precision="float32")
     calibrate(inferencer, normal, 0.1)
     path = inferencer.save(tmp_path / "line3.safetensors")
     image = normal / "00.png"
