@@ -14,6 +14,7 @@ From the package's file to a complete state dict, which plain open_clip loads (a
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,23 +33,29 @@ def scale_embedding(kernel: torch.Tensor, side: int) -> torch.Tensor:
     return kernel.repeat_interleave(factor, -1).repeat_interleave(factor, -2) / factor**2
 
 
-def compact_state(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Convert a checkpoint of ``train_tiny_clip.py`` to the tensors of the package's file."""
-    saved = torch.load(checkpoint, weights_only=True)
-    embedding = "visual.conv1.weight"
-    saved["model"][embedding] = scale_embedding(saved["model"][embedding], VISION["patch_size"])
-    state = {key: value.half().contiguous() for key, value in saved["model"].items()}
+def compact_state(checkpoints: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """Convert checkpoints of one vocabulary, of which the mean is taken, to the tensors of the package's file."""
+    models, (ids, *_) = zip(*map(_load, checkpoints), strict=True)
+    mean = {key: torch.stack([model[key] for model in models]).mean(0) for key in models[0]}
+    mean["visual.conv1.weight"] = scale_embedding(mean["visual.conv1.weight"], VISION["patch_size"])
+    state = {key: value.half().contiguous() for key, value in mean.items()}
     state[TRAINED_ROWS] = state.pop("token_embedding.weight")
-    state[TRAINED_IDS] = torch.tensor(saved["ids"], dtype=torch.int32)
+    state[TRAINED_IDS] = torch.tensor(ids, dtype=torch.int32)
     # Half precision would round the temperature, which is an exponent.
-    state["logit_scale"] = saved["model"]["logit_scale"].float()
+    state["logit_scale"] = mean["logit_scale"]
     return state
+
+
+def _load(checkpoint: Path) -> tuple[dict[str, torch.Tensor], list[int]]:
+    saved = torch.load(checkpoint, weights_only=True)
+    return {key: value.float() for key, value in saved["model"].items()}, saved["ids"]
 
 
 def main() -> None:
     """Parse the command line and write the file atomically."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="training checkpoint; without it the package's own weights")
+    help_text = "training checkpoints, the mean of several; without any the package's own weights"
+    parser.add_argument("--checkpoint", type=Path, nargs="+", help=help_text)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     state = compact_state(args.checkpoint) if args.checkpoint else tiny_state_dict()

@@ -25,8 +25,8 @@ from anomalib.metrics.aupro import _AUPRO
 from sklearn.metrics import roc_auc_score
 from teacher_features import load_teacher, look, read_photo
 from torch.nn import functional
-from train_tiny_clip import GRID, SIDE
-from train_tiny_clip_photos import LAYERS, load_clip
+from train_tiny_clip import GRID, SIDE, load_clip
+from train_tiny_clip_photos import LAYERS
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 

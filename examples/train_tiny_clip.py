@@ -25,15 +25,17 @@ import cv2
 import numpy as np
 import torch
 from anomalib.metrics.aupro import _AUPRO
+from export_tiny_clip import scale_embedding
 from open_clip import tokenize
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 from unnamed_renders import render_anonymous
 
 from anomalib_genclip.demo.synthetic import CATEGORIES, DEFECTS_OF, SOURCE, TEXTURES, TUNING, UNSEEN_BY_TINY, render
-from anomalib_genclip.demo.tiny_clip import EMBED_DIM, TEXT, VISION
+from anomalib_genclip.demo.tiny_clip import EMBED_DIM, TEXT, TINY_CLIP_FILE, TRAINED_IDS, TRAINED_ROWS, VISION
 
 SEEN = tuple(name for name in CATEGORIES if name not in UNSEEN_BY_TINY)
 SHARD = 1000
@@ -698,6 +700,24 @@ def build(vocab_size: int) -> CLIP:
     )
 
 
+def load_clip(source: str) -> tuple[CLIP, list[int]]:
+    """Load a checkpoint, a weights file of the package's layout, or ``bundled``, with the token IDs of its embedding.
+
+    The patch embedding is scaled to ``PATCH``.
+    """
+    if source.endswith(".pt"):
+        saved = torch.load(source, map_location="cpu", weights_only=True)
+        state, ids = saved["model"], saved["ids"]
+    else:
+        state = {k: v.float() for k, v in load_file(TINY_CLIP_FILE if source == "bundled" else source).items()}
+        ids = state.pop(TRAINED_IDS).long().tolist()
+        state["token_embedding.weight"] = state.pop(TRAINED_ROWS)
+    state["visual.conv1.weight"] = scale_embedding(state["visual.conv1.weight"], PATCH)
+    model = build(len(ids))
+    model.load_state_dict(state, strict=False)
+    return model, ids
+
+
 def train(args: argparse.Namespace) -> None:
     """Train for a number of steps, continuing from the last checkpoint of ``args.out`` if there is one."""
     args.out.mkdir(parents=True, exist_ok=True)
@@ -815,10 +835,9 @@ def _tokens(model: CLIP, images: torch.Tensor) -> torch.Tensor:
 def measure(args: argparse.Namespace) -> None:
     """Print scores with hand-written prompts, and those after a short training on the source categories."""
     torch.set_num_threads(args.threads)
-    saved = torch.load(args.checkpoint, weights_only=True)
     vocabulary = Vocabulary()
-    model = build(len(vocabulary))
-    model.load_state_dict(saved["model"])
+    model, vocabulary.ids = load_clip(args.checkpoint)
+    vocabulary.place = {token: k for k, token in enumerate(vocabulary.ids)}
     model.requires_grad_(requires_grad=False)
     tested = dict.fromkeys((*TUNING, *(UNSEEN_BY_TINY if args.unseen else ())))
     train = [test_pictures(name, 10, 16, 77_000) for name in SOURCE]
@@ -843,7 +862,6 @@ def measure(args: argparse.Namespace) -> None:
         row += _pixel_scores(plain[:, :, 1:].mean(1).reshape(shape), masks)
         row += _pixel_scores(adapted[:, :, 1:].mean(1).reshape(shape), masks)
         rows.append((name, row))
-    print(f"step {saved['step']}, {saved['seconds'] / 60:.0f} minutes")
     print("category: image AUROC CLS, map | hand, last layer: pixel, AUPRO | hand, 4 layers | adapted, 4 layers")
     for title, group in (("TUNING", TUNING), ("UNSEEN", UNSEEN_BY_TINY)):
         chosen = [row for name, row in rows if name in group]
@@ -875,7 +893,7 @@ def _main() -> None:
     training.add_argument("--corrupted", type=int, default=24, help="images per step for masked prediction")
     training.add_argument("--restore", type=float, default=1.0, help="weight of masked prediction")
     measuring = commands.add_parser("measure", help="print scores of a checkpoint on categories it has not seen")
-    measuring.add_argument("--checkpoint", type=Path, required=True)
+    measuring.add_argument("--checkpoint", default="bundled", help="or a weights file; the bundled one if left out")
     measuring.add_argument("--unseen", action="store_true", help="also all categories that it has never seen")
     measuring.add_argument("--verbose", action="store_true", help="one line per category")
     for command in (training, measuring):

@@ -23,15 +23,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from export_tiny_clip import scale_embedding
 from open_clip import tokenize
 from open_clip.model import CLIP
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
-from safetensors.torch import load_file
 from torch.nn import functional
 from train_tiny_clip import (
     GRID,
-    PATCH,
     TEMPERATURE,
     Batch,
     Pool,
@@ -40,11 +37,12 @@ from train_tiny_clip import (
     build,
     contrast,
     encode_texts,
+    load_clip,
     project,
     tower,
 )  # fmt: skip
 
-from anomalib_genclip.demo.tiny_clip import TINY_CLIP_FILE, TRAINED_IDS, TRAINED_ROWS, VISION
+from anomalib_genclip.demo.tiny_clip import VISION
 
 LAYERS = (2, 4, 6, 8)
 # Sizes of the teacher's stages in a row of features, and how much of each a layer's own similarities follow.
@@ -295,24 +293,6 @@ def step_loss(
 
 
 # --- training -----------------------------------------------------------------------------------------------------
-
-
-def load_clip(source: str) -> tuple[CLIP, list[int]]:
-    """Load a checkpoint, a weights file of the package's layout, or ``bundled``, with the token IDs of its embedding.
-
-    The patch embedding is scaled to ``PATCH``.
-    """
-    if source.endswith(".pt"):
-        saved = torch.load(source, map_location="cpu", weights_only=True)
-        state, ids = saved["model"], saved["ids"]
-    else:
-        state = {k: v.float() for k, v in load_file(TINY_CLIP_FILE if source == "bundled" else source).items()}
-        ids = state.pop(TRAINED_IDS).long().tolist()
-        state["token_embedding.weight"] = state.pop(TRAINED_ROWS)
-    state["visual.conv1.weight"] = scale_embedding(state["visual.conv1.weight"], PATCH)
-    model = build(len(ids))
-    model.load_state_dict(state, strict=False)
-    return model, ids
 
 
 def start_from(source: str, vocabulary: PhotoVocabulary) -> CLIP:
