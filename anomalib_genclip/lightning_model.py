@@ -79,7 +79,7 @@ class GenCLIP(AnomalibModule):
         smoothing_sigma (float | None): Standard deviation of a Gaussian filter on the anomaly map, in input pixels; 0
             for none. Defaults to ``None``: that of ``weights``, else 0.
         score_weight (float | None): ``w``, share of the CLS token in the image score; the rest is the top of
-            the map. Defaults to ``None``: that of ``weights``, else 0.25.
+            the map. Defaults to ``None``: that of ``weights``, else 0.5.
         weights (str | Path | None): A prompts file written by :meth:`save_weights`, ``"tiny-demo"``, or
             ``"hf://owner/name[@revision]/file.safetensors"``. The model is then zero-shot and not trained, unless
             ``fine_tune`` is set. Defaults to ``None``.

@@ -26,7 +26,7 @@ Branches = Literal["both", "vision", "query"]
 PROMPT_LENGTH = 4  # n and q (ours)
 SHORTEST_SUFFIX = 3  # "damaged", "object", [EOS]
 # Of inference; w, share of the CLS token in the image score, is ours.
-DEFAULTS: dict[str, Any] = {"branches": "both", "class_name_filter": True, "smoothing_sigma": 0.0, "score_weight": 0.25}
+DEFAULTS: dict[str, Any] = {"branches": "both", "class_name_filter": True, "smoothing_sigma": 0.0, "score_weight": 0.5}
 
 
 @dataclass(frozen=True)
