@@ -100,7 +100,13 @@ def test_model_config_is_parsed(name, capsys):
     assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"].endswith("GenCLIP")
 
 
-@pytest.mark.parametrize("name", DATA)
+# The largest trees, read by the same datamodule as the others.
+LARGE = {"mvtec_to_dagm", "mvtec_to_dtd_synthetic"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in DATA]
+)
 def test_protocol_runs_on_a_tiny_tree(name, tmp_path, monkeypatch):
     for folder in NEEDS[name]:
         TREES[folder](tmp_path / "datasets" / folder)

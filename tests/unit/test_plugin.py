@@ -190,7 +190,12 @@ def started(request) -> Iterator[dict[str, "Future[Done[str]]"]]:
         pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = {f"known after: {first}" for first in (*FIRST_IMPORTS,)[3:] if not first.endswith("import GenCLIP")}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
+)
 def test_registration(case, started):
     done = started[case].result()
     assert (done.returncode == 0) == (case != "mistyped"), done.stderr[-4000:]
