@@ -25,7 +25,7 @@ from anomalib_genclip.utils.files import why_unreadable
 
 _REQUIRED = ("anomalib", "torch", "torchvision", "open_clip_torch", "lightning")
 _EXTRAS = {"export": ("onnxruntime", "openvino"), "scale": ("ray",), "app": ("gradio",)}
-_EXPECTED_SCORE = 0.9857
+_EXPECTED_SCORE = 0.7635
 _TOLERANCE = 0.01  # versions of the packages that render and resize differ in the third decimal
 
 
