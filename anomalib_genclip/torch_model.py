@@ -209,7 +209,9 @@ class GenCLIPModel(nn.Module):
 
     def cls_logits(self, image: ImageTokens, text: Tensor) -> Tensor:
         """Compare the last tapped layer's CLS token with its text features ``(B, 2, d)`` or ``(2, d)``: ``(B, 2)``."""
-        return similarity_logits((image.pooled @ self.projections[-1]).unsqueeze(1), text)[:, 0]
+        cls = image.pooled @ self.projections[-1]
+        # Of (2, d), OpenVINO's INT8_PTQ would fix the batch size.
+        return similarity_logits(cls.unsqueeze(1), text.expand(cls.shape[0], -1, -1))[:, 0]
 
     def training_logits(
         self,

@@ -175,7 +175,9 @@ def masked(exported, tmp_path_factory):
     return SimpleNamespace(model=model, file=lambda kind: getattr(model, f"to_{kind}")(folder))
 
 
-@pytest.mark.parametrize("kind", ["torch", "onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["torch", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("onnx", "openvino"))]
+)
 def test_file_has_the_ignore_mask(exported, masked, tmp_path, kind):
     need(kind)
     path = masked.file(kind)

@@ -182,8 +182,7 @@ def test_a_defect_that_all_references_show_is_no_longer_found(tmp_path):
         draw_references(model, {"": images_of_folder(str(tmp_path / kind), "folder")})
         records = Inferencer(model).predict(sorted((tmp_path / "hole").glob("*")))
         highest[kind] = [record.anomaly_map.max() for record in records]
-    assert min(highest["good"]) > 0.5
-    assert max(highest["hole"]) < 0.1
+    assert min(highest["good"]) > 4 * max(highest["hole"])
 
 
 def test_references_are_cut_into_tiles_too(good, normal):
