@@ -18,7 +18,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from anomalib.data import Folder
+from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from helpers import data_trees
 from helpers.runs import engine, save_checkpoint
 from PIL import Image
@@ -155,6 +156,22 @@ def test_onnx_in_one_file_and_of_fixed_size(exported, tmp_path, capfd):
     pixels = exported.batches["one"][0]
     record = Inferencer(path, precision="float32").predict(pixels)  # an image of another size is resized
     assert record.anomaly_map.shape == (112, 112)
+
+
+@pytest.mark.slow
+def test_quantized_file_takes_batches_of_any_size(exported, tmp_path):
+    need("openvino")
+    pytest.importorskip("nncf", reason="nncf comes with the extra: pip install .[export]")
+    (tmp_path / "good").mkdir()
+    for number in range(3):
+        save_image(torch.rand(3, 64, 64), tmp_path / "good" / f"{number}.png")
+    options = {"test_split_mode": "from_dir", "val_split_mode": "same_as_test", "num_workers": 0}
+    data = Folder("good", root=tmp_path, normal_dir="good", normal_test_dir="good", **options)
+    data.setup()
+    path = exported.model.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ, datamodule=data)
+    results = run_file(path, exported.inputs, tmp_path)
+    for name, images in exported.batches.items():
+        assert results[f"{name}/pred_score"].shape == (len(images),)
 
 
 def test_graph_of_tiles_needs_the_size_of_the_images(tmp_path):
