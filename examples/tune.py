@@ -192,9 +192,8 @@ def name_rows(model: GenCLIPModel, tokens: ImageTokens, given: Tensor) -> Rows:
 def zero_shot_rows(model: GenCLIPModel, tokens: ImageTokens, parts: ScoreParts, frozen: dict[str, Tensor]) -> Rows:
     """Compute the rows without references; ``frozen`` are the scores of the CLS token by written prompts."""
     result, top = parts.branches, parts.top
-    rows: Rows = {}
     pixels = parts.anomaly_map[0].numel()
-    rows |= {f"top {share} %": (top_mean(parts.anomaly_map, round(share * pixels)), None) for share in (0.1, 1, 5)}
+    rows: Rows = {f"top {share} %": (top_mean(parts.anomaly_map, round(share * pixels)), None) for share in (0.1, 1, 5)}
     for name, cls in {"trained CLS": result.cls, **frozen}.items():
         rows[name] = cls, None
         rows |= {f"top, w {w} {name}": (torch.lerp(top, cls, w), None) for w in (0.25, 0.5, 0.75)}
