@@ -37,7 +37,8 @@ def benchmark(config: str) -> int:
     """
     from .pipelines.comparison import compare, read_settings
 
-    return 0 if any("error" not in row for row in compare(read_settings(find_config(config))).rows) else 1
+    tables = compare(read_settings(find_config(config)))
+    return 0 if any("error" not in row for row in tables.rows) else 1
 
 
 def ablation(
@@ -102,7 +103,8 @@ def reproduce(config: str = "reproduce") -> int:
     from .pipelines.comparison import read_settings
     from .pipelines.reproduce import reproduce as run
 
-    measured = [row for row in run(read_settings(find_config(config))).rows if row["source"] == "measured"]
+    table = run(read_settings(find_config(config)))
+    measured = [row for row in table.rows if row["source"] == "measured"]
     return 0 if any(row["image_AUROC"] is not None for row in measured) else 1
 
 

@@ -26,11 +26,7 @@ from anomalib_genclip.demo.tiny_clip import TRAINED_IDS, TRAINED_ROWS, VISION, t
 
 def scale_embedding(kernel: torch.Tensor, side: int) -> torch.Tensor:
     """Scale a patch embedding ``(d_v, 3, p, p)`` to patches of ``side`` pixels, to see the same in a scaled image."""
-    small = kernel.shape[-1] // side
-    if small > 1:
-        return functional.avg_pool2d(kernel, small) * small**2
-    factor = side // kernel.shape[-1]
-    return kernel.repeat_interleave(factor, -1).repeat_interleave(factor, -2) / factor**2
+    return functional.adaptive_avg_pool2d(kernel, side) * (kernel.shape[-1] / side) ** 2
 
 
 def compact_state(checkpoints: Sequence[Path]) -> dict[str, torch.Tensor]:

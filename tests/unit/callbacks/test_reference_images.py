@@ -171,7 +171,7 @@ def test_one_folder_for_several_categories_is_an_error(cross, good, tmp_path):
 
 
 def test_a_defect_that_all_references_show_is_no_longer_found(tmp_path):
-    rng, highest = np.random.default_rng(0), {}
+    rng, highest = np.random.default_rng(1), {}
     for kind in ("good", "hole"):
         (tmp_path / kind).mkdir()
         for number in range(2):
@@ -182,7 +182,8 @@ def test_a_defect_that_all_references_show_is_no_longer_found(tmp_path):
         draw_references(model, {"": images_of_folder(str(tmp_path / kind), "folder")})
         records = Inferencer(model).predict(sorted((tmp_path / "hole").glob("*")))
         highest[kind] = [record.anomaly_map.max() for record in records]
-    assert min(highest["good"]) > 4 * max(highest["hole"])
+    assert min(highest["good"]) > 0.5
+    assert max(highest["hole"]) < 0.1
 
 
 def test_references_are_cut_into_tiles_too(good, normal):
